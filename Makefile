@@ -1,0 +1,64 @@
+# Everything a newcomer types: `make demo`, `make test`. The environment is made once, in .venv.
+
+PYTHON ?= python3
+TORCH  ?= 2.13.0
+ARGS   ?=
+
+BIN   := .venv/bin
+STAMP := .venv/.installed
+PIP   := -m pip install -qq --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint types imports readme lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(STAMP) ## train a small network without a backward pass, offline
+	@$(BIN)/worldsheet train
+
+# Two worker processes of one thread each: torch would start a thread per core in both.
+test: $(STAMP) ## run the tests (ARGS='-k wave' for some of them)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+
+check: lint types imports readme ## lint, types, import direction, README blocks
+
+lint: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	@$(BIN)/mypy
+
+imports: $(STAMP)
+	@$(BIN)/lint-imports
+
+readme: $(STAMP)
+	@$(BIN)/python tools/run_readme.py
+
+# The pins need Python 3.11; on 3.10 the ranges of pyproject.toml are resolved instead.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("worldsheet needs Python 3.10 or newer; $(PYTHON) is %d.%d. Name another one: make PYTHON=python3.12" % sys.version_info[:2])'
+	@echo "installing worldsheet and the pinned packages into .venv (once)"
+	@$(PYTHON) -m venv .venv
+	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+	    $(BIN)/python $(PIP) -r requirements.lock && \
+	    $(BIN)/python $(PIP) --no-deps --no-build-isolation -e .; \
+	else \
+	    $(BIN)/python $(PIP) -e '.[app,dev]'; \
+	fi
+	@touch $@
+
+lock: ## rewrite requirements.lock from pyproject.toml (TORCH=2.13.0 names the torch)
+	@echo "resolving in build/lock"
+	@rm -rf build/lock && $(PYTHON) -m venv build/lock
+	@build/lock/bin/python $(PIP) 'torch==$(TORCH)' '.[app,dev]'
+	@{ echo '# Pins for Python 3.11 and newer: the library, the demo, the tests and the checks.'; \
+	   echo '# Regenerate with `make lock TORCH=$(TORCH)`: it resolves pyproject.toml [app,dev] afresh and freezes what it got.'; \
+	   build/lock/bin/python -m pip freeze --all --disable-pip-version-check \
+	   | grep -v -E '^(pip|wheel|worldsheet|triton|nvidia-[^=]*|cuda-[^=]*)( @|==)' | sed 's/+[a-z0-9.]*$$//'; } > build/requirements.lock
+	@mv build/requirements.lock requirements.lock && rm -rf build/lock
+
+clean: ## remove .venv, caches and build output (runs/ stays)
+	@rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@find src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

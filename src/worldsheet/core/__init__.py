@@ -1,0 +1,1 @@
+"""Foundations: outcomes, errors, shapes and records; they know nothing of layers."""

@@ -1,0 +1,40 @@
+"""Errors raised at the door: what was given, what is accepted, what to do."""
+
+
+class WorldsheetError(Exception):
+    """A refusal in three parts, so that the reader can act on it without opening the source.
+
+    Args:
+        given: what was found, with its value.
+        accepted: what would have been accepted.
+        remedy: what to do about it.
+    """
+
+    def __init__(self, given: str, accepted: str, remedy: str) -> None:
+        super().__init__(f"{given}\n  accepted: {accepted}\n  remedy: {remedy}")
+        self.given = given
+        self.accepted = accepted
+        self.remedy = remedy
+
+    def __reduce__(self) -> tuple[type["WorldsheetError"], tuple[str, str, str]]:
+        return type(self), (self.given, self.accepted, self.remedy)
+
+
+class InputError(WorldsheetError, ValueError):
+    """An argument that cannot be right: an empty chain, a rate outside (0, 2), NaN in the input."""
+
+
+class LayerError(WorldsheetError, RuntimeError):
+    """A layer or loss that fails on what it receives: mismatched shapes, an output that is no tensor."""
+
+
+class RelaxationError(WorldsheetError, ArithmeticError):
+    """A relaxation whose gradients must not be used, raised where no `Outcome` can be returned."""
+
+
+class DataMissingError(WorldsheetError, FileNotFoundError):
+    """A data set that is neither on this machine nor to be had from the network."""
+
+
+class RunFolderError(WorldsheetError, OSError):
+    """A run folder that cannot be written, read or resumed."""

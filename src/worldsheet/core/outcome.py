@@ -1,0 +1,40 @@
+"""How a relaxation ended, as a value whose text is the remedy."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Status(Enum):
+    """The ways in which a relaxation can end."""
+
+    CONVERGED = "converged"
+    BUDGET_SPENT = "budget spent"
+    DIVERGED = "diverged"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a relaxation ended and, if it fell short, what to try.
+
+    Attributes:
+        status: converged, budget spent or diverged.
+        ticks: ticks of optimisation time that were run.
+        residual: largest relative residual of any site when it was last measured; None if it never was
+            (an exact schedule needs no measurement).
+        remedy: what to try next; empty when converged.
+    """
+
+    status: Status
+    ticks: int
+    residual: float | None = None
+    remedy: str = ""
+
+    @property
+    def converged(self) -> bool:
+        """Whether states and costates solve the two-point problem to the tolerance asked for."""
+        return self.status is Status.CONVERGED
+
+    def __str__(self) -> str:
+        measured = "" if self.residual is None else f", residual {self.residual:.1e}"
+        advice = f": {self.remedy}" if self.remedy else ""
+        return f"{self.status.value} after {self.ticks} ticks{measured}{advice}"

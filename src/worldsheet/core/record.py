@@ -1,0 +1,45 @@
+"""What a relaxation reports of itself while it runs: the worldsheet as two depth × tick pictures."""
+
+import torch
+
+from worldsheet.core.errors import InputError
+from worldsheet.core.shapes import Residuals, Worldsheet
+
+
+class Record:
+    """Residual norms of every site, taken at tick 0 and after every `every`-th tick.
+
+    Row k of `state_residuals` holds ‖r_l‖ = ‖f_l(x_{l-1}) − x_l‖ (2) for l = 1..L at tick `ticks[k]`, and the same row
+    of `costate_residuals` holds ‖g_l‖ = ‖J_{l+1}ᵀλ_{l+1} − λ_l‖ (3). Watching costs one evaluation and one pull-back of
+    every layer per row, except where the next tick would have made them anyway.
+
+    Args:
+        every: rows are `every` ticks apart, at least 1.
+
+    Raises:
+        InputError: `every` below 1.
+    """
+
+    def __init__(self, every: int = 1) -> None:
+        if every < 1:
+            raise InputError(f"Record(every={every})", "a whole number of ticks, at least 1", "use every=1")
+        self.every = every
+        self.ticks: list[int] = []
+        self._states: list[Residuals] = []
+        self._costates: list[Residuals] = []
+
+    def add(self, tick: int, states: Residuals, costates: Residuals) -> None:
+        """Append one row."""
+        self.ticks.append(tick)
+        self._states.append(states)
+        self._costates.append(costates)
+
+    @property
+    def state_residuals(self) -> Worldsheet:
+        """‖r_l‖ per recorded tick and site, shape (ticks, L), on the CPU in float64."""
+        return torch.stack(self._states)
+
+    @property
+    def costate_residuals(self) -> Worldsheet:
+        """‖g_l‖ per recorded tick and site, shape (ticks, L), on the CPU in float64."""
+        return torch.stack(self._costates)

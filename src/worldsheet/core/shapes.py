@@ -1,0 +1,18 @@
+"""Shapes are types: the tensors that travel on a worldsheet, named once."""
+
+from typing import TypeAlias
+
+from jaxtyping import Inexact
+from torch import Tensor
+
+State: TypeAlias = Inexact[Tensor, "*site"]
+"""The state x_l of one site: any floating or complex dtype, any shape, usually (batch, ...)."""
+
+Costate: TypeAlias = Inexact[Tensor, "*site"]
+"""The costate λ_l of one site: the shape, dtype and device of its state; units of cost per unit of state."""
+
+Residuals: TypeAlias = Inexact[Tensor, "site"]
+"""One norm per site, from the input side to the output side."""
+
+Worldsheet: TypeAlias = Inexact[Tensor, "tick site"]
+"""A depth × tick picture: one row per tick, one column per site."""

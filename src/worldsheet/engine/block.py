@@ -1,0 +1,197 @@
+"""The one loop body: sites fire, reading only their own fields and their neighbours' messages."""
+
+from typing import Any, NamedTuple, final
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import Parameter
+
+from worldsheet.core.shapes import Costate, Residuals, State
+from worldsheet.dynamics import Dynamics
+from worldsheet.engine.messages import Messages
+from worldsheet.engine.sheet import Sheet, held
+from worldsheet.problem import Caller, Chain, Fields, Pull, View
+from worldsheet.schedule import Field, Firing, Phase, Schedule
+
+
+class Residual(NamedTuple):
+    """How far a block is from the solution of the two-point problem.
+
+    Attributes:
+        states: ‖r_l‖ for l = 1..L, in float64 on the CPU.
+        costates: ‖g_l‖ for l = 1..L, likewise.
+        relative: the largest of ‖r_l‖/‖f_l(x_{l-1})‖ and ‖g_l‖/‖J_{l+1}ᵀλ_{l+1}‖.
+    """
+
+    states: Residuals
+    costates: Residuals
+    relative: float
+
+
+@final
+class Block:
+    """Consecutive sites that move in one process; the edges are the clamped input below and the cost above.
+
+    Args:
+        chain: the problem.
+        x: input x_0.
+        target: what the loss compares the output with.
+        dynamics: how a site moves.
+        schedule: when. It also says how long old messages are remembered.
+        keep: hold all fields to the end, for a solution; otherwise let go of what everyone has read.
+    """
+
+    def __init__(
+        self, chain: Chain, x: Tensor, target: Any, dynamics: Dynamics, schedule: Schedule, *, keep: bool
+    ) -> None:
+        self.chain = chain
+        self.dynamics = dynamics
+        self.caller = Caller(chain, target)
+        self.messages = Messages(self.caller, everywhere=keep, to_input=x.requires_grad)
+        self.sheet = Sheet(x, len(chain), schedule.memory)
+        self._keep = keep
+        self._unit: Tensor | None = None
+        self._loss: Tensor | None = None
+        self._efforts: dict[int, tuple[Tensor | None, ...]] = {}
+
+    def start(self, initial: Fields | None) -> None:
+        """Give the fields values before tick 0, zeros if None; a schedule that moves each site once never reads them.
+
+        Evaluates every layer once in order, which also draws random numbers in the order of a forward pass.
+        """
+        self.sheet.start(self._forward(), initial)
+        self.sheet.close_tick()
+
+    @property
+    def precision(self) -> float:
+        """Relative rounding of the output's dtype."""
+        return torch.finfo(held(self.sheet.states, len(self.chain)).dtype).eps
+
+    @property
+    def loss(self) -> Tensor:
+        """C at the output as it is now, or as it was when the output was let go."""
+        if self._loss is None or self.sheet.states[-1] is not None:
+            self._loss = self.messages.evaluation(self.caller.head, self.points(self.caller.head, 0)).output
+        return self._loss
+
+    def fire(self, phase: Phase) -> None:
+        """Move the sites of a phase: all read before any writes."""
+        wanted = self.messages.wanted
+        moves = [(f, self._move(f)) for f in phase if f.field is Field.STATE or wanted[f.site]]
+        for firing, value in moves:
+            fields = self.sheet.states if firing.field is Field.STATE else self.sheet.costates
+            fields[firing.site] = value
+            if firing.last and not self._keep:
+                self._let_go(firing.site)
+
+    def points(self, layer: int, age: int) -> list[State]:
+        """The states that a layer reads, `age` ticks old."""
+        states = self.sheet.moment(age)[0] if age else self.sheet.states
+        return [state for parent in self.caller.parents[layer] if (state := states[parent]) is not None]
+
+    def pulled(self, site: int, firing: Firing) -> Costate:
+        """The message from above: the credits of all layers that read this site, pulled back and summed."""
+        total: Tensor | None = None
+        for child in self.caller.children[site]:
+            for parent, part in zip(self.caller.parents[child], self._pull(child, firing).inputs, strict=True):
+                if parent == site and part is not None:
+                    total = part if total is None else total + part
+        return torch.zeros_like(held(self.sheet.states, site)) if total is None else total
+
+    def residual(self) -> Residual:
+        """Measure every site with the messages of this moment."""
+        views = [_SiteView(self, site, Firing(site, Field.STATE), 0) for site in self.chain.topology.sites]
+        states, costates = _norms([v.state_residual for v in views]), _norms([v.costate_residual for v in views])
+        scales = torch.cat([_norms([v.prediction for v in views]), _norms([v.pulled for v in views])])
+        ratios = torch.cat([states, costates]) / scales
+        at_rest = torch.cat([states, costates]) == 0  # 0/0 is a site where nothing flows
+        return Residual(states, costates, float(torch.where(at_rest, 0.0, ratios).max()))
+
+    def efforts(self) -> list[tuple[Parameter, Tensor | None]]:
+        """∂𝓛/∂θ (4) of every parameter of every layer, an entry per use; None where it was not used."""
+        found: list[tuple[Parameter, Tensor | None]] = []
+        for layer in range(1, self.caller.head + 1):
+            parameters = self.caller.traits[layer - 1].parameters
+            if parameters and layer not in self._efforts:
+                self._pull(layer, Firing(layer, Field.COSTATE, last=True))
+            found += zip(parameters, self._efforts.get(layer, ()), strict=bool(parameters))
+        return found
+
+    def input_gradient(self) -> Tensor | None:
+        """Jᵀλ pulled back to the input, which is clamped and so has no costate; None unless x requires grad."""
+        if not self.messages.wanted[0]:
+            return None
+        return self.pulled(0, Firing(0, Field.COSTATE, last=True))
+
+    def credit(self, layer: int, firing: Firing) -> Costate:
+        """What a layer pulls back: 1 for the cost, for a site what its dynamics says."""
+        if layer != self.caller.head:
+            return self.dynamics.credit(_SiteView(self, layer, firing, firing.age))
+        if self._unit is None:
+            self._unit = torch.ones_like(self.loss)
+        return self._unit
+
+    def _move(self, firing: Firing) -> Tensor:
+        view = _SiteView(self, firing.site, firing, 0)
+        return self.dynamics.state(view) if firing.field is Field.STATE else self.dynamics.costate(view)
+
+    def _pull(self, layer: int, firing: Firing) -> Pull:
+        points = self.points(layer, firing.point_age)
+        pull = self.messages.pull(layer, points, self.credit(layer, firing), last=firing.last)
+        if pull.efforts is not None:
+            self._efforts[layer] = pull.efforts
+        return pull
+
+    def _let_go(self, site: int) -> None:
+        if site == len(self.chain):
+            self._loss = self.loss
+        self.sheet.states[site] = None
+        for child in self.caller.children[site]:
+            if len(self.caller.parents[child]) > 1:
+                continue  # another parent may still ask
+            self.messages.forget(child)
+            if child != self.caller.head:
+                self.sheet.costates[child] = None
+
+    @torch.no_grad()
+    def _forward(self) -> list[State]:
+        outputs = list(self.sheet.states[:1])
+        for site in self.chain.topology.sites:
+            outputs.append(self.caller.function(site)(*(held(outputs, parent) for parent in self.caller.parents[site])))
+        return [output for output in outputs[1:] if output is not None]
+
+
+@final
+class _SiteView(View):
+    """A site's own fields, `age` ticks old, and its neighbours' messages of the ages that its firing says."""
+
+    __slots__ = ("_age", "_block", "_firing", "_site")
+
+    def __init__(self, block: Block, site: int, firing: Firing, age: int) -> None:
+        self._block = block
+        self._site = site
+        self._firing = firing
+        self._age = age
+
+    @property
+    def state(self) -> State:
+        sheet = self._block.sheet
+        return held(sheet.moment(self._age)[0] if self._age else sheet.states, self._site)
+
+    @property
+    def costate(self) -> Costate:
+        sheet = self._block.sheet
+        return held(sheet.moment(self._age)[1] if self._age else sheet.costates, self._site)
+
+    @property
+    def prediction(self) -> State:
+        points = self._block.points(self._site, self._firing.age)
+        return self._block.messages.evaluation(self._site, points).output
+
+    @property
+    def pulled(self) -> Costate:
+        return self._block.pulled(self._site, self._firing)
+
+
+def _norms(tensors: list[Tensor]) -> Residuals:
+    return torch.stack([torch.linalg.vector_norm(tensor.detach()) for tensor in tensors]).double().cpu()

@@ -1,0 +1,83 @@
+"""What travels between neighbours: states through a layer, credits back through it."""
+
+from collections.abc import Sequence
+from typing import final
+
+from worldsheet.core.shapes import Costate, State
+from worldsheet.problem import Caller, Evaluation, Pull
+
+
+@final
+class Messages:
+    """Evaluates and pulls back single layers, remembering what was made from the same tensors.
+
+    The cost counts as layer L + 1: its pull-back of credit 1 is ∇C. Asking for a message twice costs once, as long as
+    the tensors it is made from have not been replaced.
+
+    Args:
+        caller: the layers and the loss.
+        everywhere: whether every site's costate is wanted, or only those that parameters or the input's gradient use.
+        to_input: whether the input's gradient is wanted.
+
+    Attributes:
+        evaluations: forward evaluations so far, the loss not counted.
+        pulls: pull-backs so far, the loss not counted.
+        wanted: by site, whether anything at or below it uses its costate; the input counts if its gradient is wanted.
+    """
+
+    def __init__(self, caller: Caller, *, everywhere: bool, to_input: bool) -> None:
+        self.caller = caller
+        self.evaluations = 0
+        self.pulls = 0
+        self.wanted = [to_input]
+        for site in range(1, caller.head):
+            below = any(self.wanted[parent] for parent in caller.parents[site])
+            self.wanted.append(everywhere or below or bool(caller.traits[site - 1].parameters))
+        self._evaluations: dict[int, Evaluation] = {}
+        self._pulled: dict[int, tuple[Evaluation, Costate, Pull]] = {}
+
+    def evaluation(self, layer: int, points: Sequence[State]) -> Evaluation:
+        """The layer at `points`.
+
+        Raises:
+            LayerError: a layer or loss that fails there.
+        """
+        kept = self._evaluations.get(layer)
+        if kept is not None and kept.is_at(points):
+            return kept
+        self.evaluations += layer != self.caller.head
+        differentiate = [self.wanted[parent] for parent in self.caller.parents[layer]]
+        made = Evaluation(self.caller.function(layer), points, differentiate, self.caller.traits[layer - 1].parameters)
+        self._evaluations[layer] = made
+        return made
+
+    def pull(self, layer: int, points: Sequence[State], credit: Costate, *, last: bool) -> Pull:
+        """Pull `credit` back through the layer at `points`; with `last`, efforts come along and the graph is freed.
+
+        Raises:
+            LayerError: a pull-back that torch refuses.
+        """
+        evaluation = self.evaluation(layer, points)
+        kept = self._pulled.get(layer)
+        if (
+            kept is not None
+            and kept[0] is evaluation
+            and kept[1] is credit
+            and (kept[2].efforts is not None or not last)
+        ):
+            return kept[2]
+        if evaluation.spent:
+            self.forget(layer)
+            evaluation = self.evaluation(layer, points)
+        self.pulls += layer != self.caller.head
+        try:
+            pull = evaluation.pull(credit, effort=last, keep=not last)
+        except RuntimeError as error:
+            raise self.caller.blame(layer, points, error) from error
+        self._pulled[layer] = (evaluation, credit, pull)
+        return pull
+
+    def forget(self, layer: int) -> None:
+        """Let go of a layer that will not be evaluated or pulled through again."""
+        self._evaluations.pop(layer, None)
+        self._pulled.pop(layer, None)

@@ -1,0 +1,36 @@
+"""When to stop."""
+
+from dataclasses import dataclass
+from typing import final
+
+from worldsheet.core.errors import InputError
+
+
+@final
+@dataclass(frozen=True)
+class Stop:
+    """The end of a relaxation: a budget, a tolerance, or both.
+
+    Args:
+        max_ticks: budget in ticks; by default what an exact schedule needs, or what the dynamics thinks generous.
+        tol: largest relative residual of any site, ‖r_l‖/‖f_l(x_{l-1})‖ and ‖g_l‖/‖J_{l+1}ᵀλ_{l+1}‖, at which the
+            fields count as converged; by default not measured where the schedule is exact or max_ticks is given, else
+            32 units of rounding.
+        every: ticks between measurements. One costs nothing where the next tick makes the same messages anyway.
+
+    Raises:
+        InputError: a negative budget or tolerance, or `every` below 1.
+    """
+
+    max_ticks: int | None = None
+    tol: float | None = None
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if self.max_ticks is not None and self.max_ticks < 0:
+            raise InputError(f"max_ticks={self.max_ticks}", "0 or more", "leave it out to get 2L ticks with Dyadic()")
+        if self.tol is not None and not self.tol >= 0:
+            raise InputError(f"tol={self.tol}", "0 or more", "try tol=1e-6 in float32, 1e-12 in float64")
+        if self.every < 1:
+            raise InputError(f"every={self.every}", "1 or more ticks", "use every=1")

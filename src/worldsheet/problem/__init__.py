@@ -1,0 +1,10 @@
+"""The problem: layers in a graph, their loss, and what one site may see of them."""
+
+from worldsheet.problem.caller import Caller
+from worldsheet.problem.chain import Chain
+from worldsheet.problem.evaluation import Evaluation, Pull
+from worldsheet.problem.fields import Fields
+from worldsheet.problem.topology import Topology
+from worldsheet.problem.view import View
+
+__all__ = ["Caller", "Chain", "Evaluation", "Fields", "Pull", "Topology", "View"]

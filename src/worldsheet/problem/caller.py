@@ -1,0 +1,107 @@
+"""Calling the user's layers and loss, and refusing what cannot be right with both neighbours' names."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, final
+
+from torch import Tensor
+
+from worldsheet.core.errors import LayerError, WorldsheetError
+from worldsheet.core.shapes import State
+from worldsheet.problem.chain import Chain
+from worldsheet.problem.replay import Replay
+
+
+@final
+class Caller:
+    """The functions of one relaxation: layers 1..L, and the cost C as layer L + 1 above the output.
+
+    Args:
+        chain: the layers and the loss.
+        target: what the loss compares the output with.
+
+    Attributes:
+        head: L + 1, the number of the cost.
+        traits: what was found about each function, `traits[layer - 1]`.
+        replay: makes repeated evaluations draw the same numbers and move buffers once.
+        parents: by layer, whose states it reads; the cost reads the output.
+        children: by site, which layers read its state; the output is read by the cost.
+    """
+
+    def __init__(self, chain: Chain, target: Any) -> None:
+        functions: list[Callable[..., Any]] = [*(layer.module for layer in chain.layers), chain.loss]
+        self.chain = chain
+        self.target = target
+        self.head = len(functions)
+        self.traits = [*(layer.survey.look() for layer in chain.layers), chain.loss_survey.look()]
+        self.replay = Replay(functions, self.traits)
+        self._functions = [
+            partial(self.replay, index) if traits.random or traits.buffers else function
+            for index, (function, traits) in enumerate(zip(functions, self.traits, strict=True))
+        ]
+        topology = chain.topology
+        self.parents = ((), *topology.parents, (topology.size,))
+        self.children = tuple(above or (self.head,) for above in topology.children)
+
+    def function(self, layer: int) -> Callable[..., Tensor]:
+        """f_l as a function of its points, or the cost as a function of the output, in whatever grad mode is on.
+
+        Calling it raises `LayerError` where the user's code raises, or returns anything but one differentiable tensor.
+        """
+        return self._cost if layer == self.head else partial(self._layer, layer)
+
+    def blame(self, layer: int, points: Sequence[Tensor], error: Exception) -> LayerError:
+        """The error of a layer or of the loss, told with what it was given."""
+        if layer == self.head:
+            return self.chain.blame_loss(points[0], self.target, error)
+        return self.chain.blame_layer(layer, points, error)
+
+    def _layer(self, layer: int, *points: State) -> State:
+        info = self.chain.layers[layer - 1]
+        arguments = [point.clone() for point in points] if info.writes_input else points
+        try:
+            output = self._functions[layer - 1](*arguments)
+        except WorldsheetError:
+            raise
+        except Exception as error:  # whatever a user's layer raises is told with its neighbours' names
+            if not info.writes_input and _is_in_place_complaint(error):
+                info.writes_input = True
+                return self._layer(layer, *points)
+            raise self.blame(layer, points, error) from error
+        if not isinstance(output, Tensor):
+            raise LayerError(
+                f"layer {info.label} returned {type(output).__name__}",
+                "one tensor",
+                "wrap it in a module whose forward returns the tensor that the next layer reads",
+            )
+        if not (output.is_floating_point() or output.is_complex()):
+            raise LayerError(
+                f"layer {info.label} returned dtype {output.dtype}",
+                "a floating or complex dtype: costates need derivatives",
+                "join it with the next layer in one nn.Sequential, so that the integers stay inside one site",
+            )
+        return output
+
+    def _cost(self, output: State) -> Tensor:
+        try:
+            cost = self._functions[-1](output, self.target)
+        except Exception as error:  # whatever a user's loss raises is told with what it was given
+            raise self.blame(self.head, (output,), error) from error
+        if not isinstance(cost, Tensor) or cost.numel() != 1:
+            shape = f"shape {tuple(cost.shape)}" if isinstance(cost, Tensor) else type(cost).__name__
+            raise LayerError(
+                f"loss {self.chain.loss_name} returned {shape}",
+                "a scalar tensor",
+                "average or sum over the batch: reduction='mean' or 'sum'",
+            )
+        if output.requires_grad and not cost.requires_grad:
+            raise LayerError(
+                f"loss {self.chain.loss_name} returned a value that does not depend on the output",
+                "a loss that torch can differentiate by the output",
+                "compute it from the output without .detach(), .item(), argmax or numpy",
+            )
+        return cost.reshape(())
+
+
+def _is_in_place_complaint(error: Exception) -> bool:
+    return isinstance(error, RuntimeError) and "in-place operation" in str(error) and "leaf" in str(error)

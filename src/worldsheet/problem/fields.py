@@ -1,0 +1,50 @@
+"""The two fields of a worldsheet at one moment, in both readings."""
+
+from dataclasses import dataclass
+from typing import final
+
+from worldsheet.core.errors import InputError
+from worldsheet.core.shapes import Costate, State
+
+
+@final
+@dataclass(frozen=True)
+class Fields:
+    """States x_1..x_L and costates λ_1..λ_L; `states[-1]` is the output.
+
+    Read doubled, the same fields are x̂_l = x_l + λ_l/2 and ẑ_l = x_l − λ_l/2 (8): the mean of the two copies is the
+    state and their difference the costate.
+
+    Raises:
+        InputError: unequal numbers of states and costates, or a costate whose shape is not its state's.
+    """
+
+    states: tuple[State, ...]
+    costates: tuple[Costate, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse fields that do not pair."""
+        if len(self.states) != len(self.costates):
+            raise InputError(
+                f"{len(self.states)} states and {len(self.costates)} costates",
+                "one costate per state",
+                "leave out the input x_0: fields start at site 1",
+            )
+        for site, (state, costate) in enumerate(zip(self.states, self.costates, strict=True), start=1):
+            if state.shape != costate.shape:
+                raise InputError(
+                    f"site {site}: state {tuple(state.shape)}, costate {tuple(costate.shape)}",
+                    "the same shape",
+                    "a costate is the cost's derivative by its state and has its shape",
+                )
+
+    def doubled(self) -> tuple[tuple[State, ...], tuple[State, ...]]:
+        """(x̂, ẑ) of (8): x̂ climbs and ẑ descends the energy λᵀ(f(x) − x) + C(x)."""
+        pairs = list(zip(self.states, self.costates, strict=True))
+        return tuple(x + costate / 2 for x, costate in pairs), tuple(x - costate / 2 for x, costate in pairs)
+
+    @staticmethod
+    def from_doubled(climbing: tuple[State, ...], descending: tuple[State, ...]) -> "Fields":
+        """The inverse of `doubled`: x = (x̂ + ẑ)/2, λ = x̂ − ẑ."""
+        pairs = list(zip(climbing, descending, strict=True))
+        return Fields(tuple((hat + check) / 2 for hat, check in pairs), tuple(hat - check for hat, check in pairs))

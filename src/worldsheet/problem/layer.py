@@ -1,0 +1,155 @@
+"""One layer of a chain and what must be known about it before it can be evaluated more than once."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple, final
+
+from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parameter import Parameter
+
+from worldsheet.core.errors import InputError
+
+_DRAWS_ALWAYS = (nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
+_DRAWS_IN_TRAINING = (_DropoutNd, nn.RReLU, nn.RNNBase, nn.MultiheadAttention)
+
+
+class _Draws(Enum):
+    NEVER = 0
+    IN_TRAINING = 1
+    ALWAYS = 2
+
+
+class Traits(NamedTuple):
+    """What one look at a function tells: taken anew at each relaxation, since users change modes and parameters.
+
+    Attributes:
+        parameters: those that require grad, each once.
+        buffers: whether an evaluation may move buffers (batch-norm statistics, spectral-norm vectors).
+        random: whether an evaluation may draw random numbers; any class or hook that is not torch's own may.
+    """
+
+    parameters: tuple[Parameter, ...]
+    buffers: bool
+    random: bool
+
+
+@final
+class Survey:
+    """What a module is made of, walked once and walked again when a submodule has been replaced.
+
+    Args:
+        function: a module, or a plain function, which has no parameters or buffers and draws nothing.
+    """
+
+    def __init__(self, function: object) -> None:
+        self._function = function
+        self._modules: list[nn.Module] = []
+        self._walk()
+
+    def look(self) -> Traits:
+        """The traits as they are now."""
+        for module, children in self._containers:
+            if tuple(module._modules.values()) != children:
+                self._walk()
+                break
+        parameters = {id(p): p for held in self._holders for p in held.values() if p is not None and p.requires_grad}
+        return Traits((*parameters.values(),), self._may_move_buffers(), self._may_draw())
+
+    def _may_move_buffers(self) -> bool:
+        return bool(self._buffered) and any(module.training for module in self._buffered)
+
+    def _may_draw(self) -> bool:
+        for module, kind in self._drawing:
+            if kind is _Draws.ALWAYS or module.training:
+                return True
+        return any(module._forward_hooks or module._forward_pre_hooks for module in self._modules)
+
+    def _walk(self) -> None:
+        modules = list(self._function.modules()) if isinstance(self._function, nn.Module) else []
+        kinds = [(module, _draws(module)) for module in modules]
+        self._modules = modules
+        self._containers = [(module, tuple(module._modules.values())) for module in modules if module._modules]
+        self._holders = [module._parameters for module in modules if module._parameters]
+        self._buffered = [module for module in modules if module._buffers]
+        self._drawing = [(module, kind) for module, kind in kinds if kind is not _Draws.NEVER]
+
+
+def _draws(module: nn.Module) -> _Draws:
+    if not type(module).__module__.startswith("torch.nn.modules.") or isinstance(module, _DRAWS_ALWAYS):
+        return _Draws.ALWAYS
+    return _Draws.IN_TRAINING if isinstance(module, _DRAWS_IN_TRAINING) else _Draws.NEVER
+
+
+@dataclass
+class Layer:
+    """The map f_l with its name in the user's module.
+
+    Attributes:
+        name: dotted path in the user's module, or the index in the user's list.
+        module: the user's own module, called as it is.
+        survey: what it is made of.
+        writes_input: whether it overwrites its input in place, so that it must be given a copy; found out when the
+            chain is made or at the first evaluation.
+    """
+
+    name: str
+    module: nn.Module
+    survey: Survey
+    writes_input: bool
+
+    @property
+    def label(self) -> str:
+        """Name and class, for messages and tables."""
+        return f"'{self.name}' ({type(self.module).__name__})"
+
+
+def layers_of(module: object, flatten: bool) -> tuple[Layer, ...]:
+    """The sites of an `nn.Sequential`, an `nn.ModuleList` or a list of modules, nested Sequentials opened on request.
+
+    Raises:
+        InputError: anything else, or no layer at all.
+    """
+    if isinstance(module, nn.Sequential) and _is_plain(module):
+        found = list(_children(module, "", flatten))
+    elif isinstance(module, nn.ModuleList) or (isinstance(module, (list, tuple)) and not hasattr(module, "_fields")):
+        found = [pair for index, item in enumerate(module) for pair in _opened(str(index), item, flatten)]
+    else:
+        raise InputError(
+            f"a chain from {type(module).__name__}",
+            "an nn.Sequential without hooks of its own, an nn.ModuleList, or a list of modules",
+            "list the blocks of your model in order: ws.Chain([stem, block1, block2, head], loss)",
+        )
+    if not found:
+        raise InputError("an empty chain", "at least one layer", "put at least one module into the Sequential or list")
+    return tuple(Layer(name, item, Survey(item), _starts_in_place(item)) for name, item in found)
+
+
+def _is_plain(module: nn.Module) -> bool:
+    hooked = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+    return type(module).forward is nn.Sequential.forward and not hooked
+
+
+def _children(module: nn.Module, prefix: str, flatten: bool) -> Iterator[tuple[str, nn.Module]]:
+    for name, child in module._modules.items():  # named_children would skip a module that is used twice
+        yield from _opened(prefix + name, child, flatten)
+
+
+def _opened(name: str, item: object, flatten: bool) -> Iterator[tuple[str, nn.Module]]:
+    if not isinstance(item, nn.Module):
+        raise InputError(
+            f"layer '{name}' of type {type(item).__name__}",
+            "nn.Module",
+            "wrap a plain function in a module whose forward calls it",
+        )
+    if flatten and isinstance(item, nn.Sequential) and _is_plain(item):
+        yield from _children(item, f"{name}.", flatten)
+    else:
+        yield name, item
+
+
+def _starts_in_place(module: nn.Module) -> bool:
+    while isinstance(module, nn.Sequential) and len(module):
+        module = next(iter(module))
+    return getattr(module, "inplace", False) is True

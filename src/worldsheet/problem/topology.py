@@ -1,0 +1,96 @@
+"""Which site feeds which: order without tensors."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from worldsheet.core.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Topology:
+    """A directed acyclic graph of sites; site 0 is the input, sites 1..L are numbered in the order of evaluation.
+
+    Attributes:
+        parents: `parents[l - 1]` are the sites whose states layer l reads, each smaller than l.
+    """
+
+    parents: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        """Refuse an empty graph and a site that reads itself or a later one."""
+        if not self.parents:
+            raise InputError("a graph without layers", "at least one layer", "give the chain a layer to relax")
+        for site, above in enumerate(self.parents, start=1):
+            if not above or any(not 0 <= parent < site for parent in above):
+                raise InputError(
+                    f"site {site} with parents {above}",
+                    f"one or more parents among 0..{site - 1}",
+                    "number the sites in the order in which they are evaluated",
+                )
+
+    @staticmethod
+    def chain(depth: int) -> "Topology":
+        """The path 0 → 1 → … → depth."""
+        return Topology(tuple((site - 1,) for site in range(1, depth + 1)))
+
+    @property
+    def size(self) -> int:
+        """Number of layers L, which is also the number of the last site."""
+        return len(self.parents)
+
+    @cached_property
+    def sites(self) -> range:
+        """The sites that move: 1..L."""
+        return range(1, self.size + 1)
+
+    def parents_of(self, site: int) -> tuple[int, ...]:
+        """The sites whose states the layer of `site` reads."""
+        return self.parents[site - 1]
+
+    @cached_property
+    def children(self) -> tuple[tuple[int, ...], ...]:
+        """`children[l]` are the sites whose layers read x_l, in order, each once."""
+        found: list[list[int]] = [[] for _ in range(self.size + 1)]
+        for site in self.sites:
+            for parent in dict.fromkeys(self.parents_of(site)):
+                found[parent].append(site)
+        return tuple(tuple(sites) for sites in found)
+
+    @cached_property
+    def levels(self) -> tuple[int, ...]:
+        """Longest path from the input to each site: the tick at which the state front reaches it."""
+        level = [0] * (self.size + 1)
+        for site in self.sites:
+            level[site] = 1 + max(level[parent] for parent in self.parents_of(site))
+        return tuple(level)
+
+    @cached_property
+    def heights(self) -> tuple[int, ...]:
+        """Longest path from each site to one that nobody reads, plus one: ticks of the costate front after the turn."""
+        height = [1] * (self.size + 1)
+        for site in reversed(self.sites):
+            for parent in self.parents_of(site):
+                height[parent] = max(height[parent], height[site] + 1)
+        return tuple(height)
+
+    @cached_property
+    def rising(self) -> tuple[tuple[int, ...], ...]:
+        """Sites by level, 1 first: where the state front is at each tick."""
+        return _grouped(self.levels, self.sites)
+
+    @cached_property
+    def falling(self) -> tuple[tuple[int, ...], ...]:
+        """Sites by height, 1 first: where the costate front is at each tick after the turn."""
+        return _grouped(self.heights, self.sites)
+
+    @cached_property
+    def depth(self) -> int:
+        """The longest path, D; a relaxation at unit rate is exact after 2D ticks."""
+        return max(self.levels)
+
+
+def _grouped(ranks: tuple[int, ...], sites: range) -> tuple[tuple[int, ...], ...]:
+    groups: list[list[int]] = [[] for _ in range(max(ranks[1:]))]
+    for site in sites:
+        groups[ranks[site] - 1].append(site)
+    return tuple(tuple(group) for group in groups)

@@ -1,0 +1,22 @@
+"""Schedules: when each site moves, as data that is printed, checked and simulated without tensors."""
+
+from worldsheet.schedule.asynchronous import Asynchronous
+from worldsheet.schedule.base import Field, Firing, Phase, Schedule, Tick
+from worldsheet.schedule.simulate import Settling, simulate
+from worldsheet.schedule.sweep import Sweep
+from worldsheet.schedule.synchronous import Synchronous
+from worldsheet.schedule.wavefront import Wavefront
+
+__all__ = [
+    "Asynchronous",
+    "Field",
+    "Firing",
+    "Phase",
+    "Schedule",
+    "Settling",
+    "Sweep",
+    "Synchronous",
+    "Tick",
+    "Wavefront",
+    "simulate",
+]

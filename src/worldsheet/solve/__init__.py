@@ -1,0 +1,8 @@
+"""The verbs: relax, backward, compare."""
+
+from worldsheet.solve.backward import NotConvergedWarning, backward
+from worldsheet.solve.compare import Comparison, Fidelity, compare
+from worldsheet.solve.relax import relax
+from worldsheet.solve.solution import Solution
+
+__all__ = ["Comparison", "Fidelity", "NotConvergedWarning", "Solution", "backward", "compare", "relax"]

@@ -1,0 +1,87 @@
+"""The one changed line of a training loop."""
+
+import warnings
+from typing import Any
+
+from torch import Tensor
+
+from worldsheet.core.errors import RelaxationError
+from worldsheet.core.outcome import Outcome, Status
+from worldsheet.dynamics import Dyadic, Dynamics
+from worldsheet.engine import Block, Stop, run
+from worldsheet.problem import Chain
+from worldsheet.schedule import Schedule
+from worldsheet.solve.door import check_finite, check_input, default_schedule, is_finite
+from worldsheet.solve.gradients import accumulate, sum_uses
+from worldsheet.solve.solution import refuse_diverged
+
+_EXACT = Dyadic()
+_UNTIL_SETTLED = Stop()
+
+
+class NotConvergedWarning(UserWarning):
+    """Gradients were used although the tolerance asked for was not reached."""
+
+
+def backward(
+    chain: Chain,
+    x: Tensor,
+    target: Any,
+    dynamics: Dynamics = _EXACT,
+    schedule: Schedule | None = None,
+    stop: Stop = _UNTIL_SETTLED,
+) -> Tensor:
+    """Relax, add the gradients to `.grad` as `loss.backward()` does, and return the loss.
+
+    With the defaults each layer is evaluated once and pulled back once, gradients are backprop's to rounding, and what
+    everyone has read is let go at once, so that time and memory are those of backpropagation. Only costates that a
+    parameter needs are computed: frozen layers at the bottom cost a forward pass. Use `relax` to look at the fields.
+
+    Args:
+        chain: the layers and the loss.
+        x: input x_0; its `.grad` is filled too if it requires grad.
+        target: what the loss compares the output with.
+        dynamics: how a site moves.
+        schedule: when; by default `Wavefront` for a dynamics that settles at once, else `Synchronous`.
+        stop: budget and tolerance.
+
+    Returns:
+        The loss, a scalar without graph.
+
+    Raises:
+        InputError: arguments that cannot be right; NaN or infinity in the input, or in a parameter if the loss shows
+            it.
+        LayerError: a layer or loss that fails on what it receives.
+        RelaxationError: the relaxation diverged, or the loss is not finite.
+
+        No `.grad` is touched in any of these cases.
+
+    Warns:
+        NotConvergedWarning: a tolerance was asked for and not reached.
+    """
+    check_input(x)
+    schedule = default_schedule(dynamics, schedule)
+    block = Block(chain, x, target, dynamics, schedule, keep=False)
+    if not schedule.once:
+        block.start(None)
+    outcome = run(block, schedule, stop)
+    input_gradient, efforts, loss = block.input_gradient(), block.efforts(), block.loss
+    block.caller.replay.settle()
+    _refuse_unusable(chain, x, loss, outcome)
+    if outcome.status is Status.BUDGET_SPENT and stop.tol is not None:
+        warnings.warn(f"gradients of a relaxation that did not converge: {outcome}", NotConvergedWarning, stacklevel=2)
+    gradients = sum_uses(efforts)
+    accumulate(gradients if input_gradient is None else [*gradients, (x, input_gradient)])
+    return loss
+
+
+def _refuse_unusable(chain: Chain, x: Tensor, loss: Tensor, outcome: Outcome) -> None:
+    if is_finite(loss) and is_finite(x) and outcome.status is not Status.DIVERGED:
+        return
+    check_finite(chain, x)
+    refuse_diverged(outcome)
+    raise RelaxationError(
+        f"a loss of {loss.item()} from finite input and parameters",
+        "a finite loss",
+        "an activation or the loss overflowed: lower the learning rate, or check log and division in the loss",
+    )

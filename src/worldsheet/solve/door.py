@@ -1,0 +1,75 @@
+"""What every verb checks before anything moves."""
+
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldsheet.core.errors import InputError
+from worldsheet.dynamics import Dynamics
+from worldsheet.problem import Chain
+from worldsheet.schedule import Schedule, Synchronous, Wavefront
+
+
+def default_schedule(dynamics: Dynamics, schedule: Schedule | None) -> Schedule:
+    """The schedule asked for, else the wavefront for a dynamics that settles at once, else synchronous.
+
+    Raises:
+        InputError: a schedule that moves each site once, for a dynamics that needs many moves.
+    """
+    if schedule is None:
+        return Wavefront() if dynamics.settles_at_once else Synchronous()
+    if schedule.once and not dynamics.settles_at_once:
+        raise InputError(
+            f"{schedule} with {dynamics}",
+            "a schedule that moves each site many times, for a dynamics that does not settle in one move",
+            "use Synchronous(), Sweep(count=None) or Asynchronous(generator), or Dyadic(rate=1)",
+        )
+    return schedule
+
+
+def check_input(x: Any) -> None:
+    """Refuse an input that cannot be relaxed.
+
+    Raises:
+        InputError: no tensor, inference mode, or an input that is itself the result of a recorded computation.
+    """
+    if not isinstance(x, Tensor):
+        raise InputError(f"input of type {type(x).__name__}", "a torch.Tensor", "convert it: torch.as_tensor(x)")
+    if torch.is_inference_mode_enabled() or x.is_inference():
+        raise InputError(
+            "a call under torch.inference_mode, or on a tensor made there",
+            "grad mode or torch.no_grad, which are both fine",
+            "leave inference_mode, and clone the input outside it",
+        )
+    if x.requires_grad and not x.is_leaf:
+        raise InputError(
+            "an input that is the output of another computation and requires grad",
+            "a leaf tensor",
+            "h = x.detach().requires_grad_(); ws.backward(chain, h, target); x.backward(h.grad)",
+        )
+
+
+def check_finite(chain: Chain, x: Tensor) -> None:
+    """Refuse NaN and infinity in the input or a parameter, and name it.
+
+    Raises:
+        InputError: the first tensor found to hold any.
+    """
+    for name, tensor in [("the input", x), *((f"parameter {name}", p) for name, p in chain.named_parameters())]:
+        if not is_finite(tensor):
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise InputError(
+                f"{name}: {bad} of {tensor.numel()} entries are NaN or infinite",
+                "finite numbers",
+                "clean the data, or lower the learning rate if a parameter overflowed in training",
+            )
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether every entry is finite: one sum decides nearly always, since NaN and infinity survive it."""
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return True
+    total = tensor.detach().sum().item()
+    return isfinite(abs(total)) or bool(torch.isfinite(tensor).all())

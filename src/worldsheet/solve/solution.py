@@ -1,0 +1,85 @@
+"""What a relaxation returns."""
+
+from dataclasses import dataclass, field
+from typing import final
+
+from torch import Tensor
+
+from worldsheet.core.errors import RelaxationError
+from worldsheet.core.outcome import Outcome, Status
+from worldsheet.core.record import Record
+from worldsheet.core.shapes import Costate, State
+from worldsheet.problem import Caller, Chain, Fields
+from worldsheet.solve.gradients import accumulate
+
+
+@final
+@dataclass(frozen=True)
+class Solution:
+    """The fields of a relaxation when it stopped, what they say of the parameters, and how it ended.
+
+    Attributes:
+        chain: what was relaxed.
+        outcome: converged, budget spent or diverged, with a remedy.
+        loss: C(x_L, target), a scalar without graph.
+        fields: states and costates; `fields.doubled()` reads them as (x̂, ẑ).
+        record: the record that was asked for, or None.
+        evaluations: forward evaluations of layers, start values included.
+        pulls: pull-backs through layers.
+        caller: the functions that were relaxed; calling them again draws the same random numbers.
+        pairs: leaf tensors with their gradients; empty if the relaxation diverged.
+        input_gradient: ∂C/∂x_0, or None if the input did not require grad.
+    """
+
+    chain: Chain
+    outcome: Outcome
+    loss: Tensor
+    fields: Fields
+    record: Record | None
+    evaluations: int
+    pulls: int
+    caller: Caller = field(repr=False)
+    pairs: tuple[tuple[Tensor, Tensor], ...] = field(repr=False)
+    input_gradient: Tensor | None = field(repr=False)
+
+    @property
+    def ticks(self) -> int:
+        """Ticks of optimisation time."""
+        return self.outcome.ticks
+
+    @property
+    def states(self) -> tuple[State, ...]:
+        """x_1..x_L; `states[-1]` is the output."""
+        return self.fields.states
+
+    @property
+    def costates(self) -> tuple[Costate, ...]:
+        """λ_1..λ_L, in units of the loss per unit of state."""
+        return self.fields.costates
+
+    def gradients(self) -> dict[str, Tensor]:
+        """∂C/∂θ = (∂f_l/∂θ_l)ᵀλ_l (4) by parameter name; tied uses are summed, unused and frozen parameters left out.
+
+        Raises:
+            RelaxationError: the relaxation diverged, so there is nothing to use.
+        """
+        refuse_diverged(self.outcome)
+        names = {id(parameter): name for name, parameter in self.chain.named_parameters()}
+        return {names[id(leaf)]: gradient for leaf, gradient in self.pairs}
+
+    def accumulate(self) -> None:
+        """Add the gradients to the parameters' `.grad`, as `loss.backward()` would.
+
+        Raises:
+            RelaxationError: the relaxation diverged; `.grad` is untouched.
+        """
+        refuse_diverged(self.outcome)
+        accumulate([(leaf, gradient.clone()) for leaf, gradient in self.pairs])
+
+
+def refuse_diverged(outcome: Outcome) -> None:
+    """Raise where an outcome cannot be returned and its gradients would be wrong."""
+    if outcome.status is Status.DIVERGED:
+        raise RelaxationError(
+            f"a relaxation that {outcome}", "one that converges, or spends its budget", outcome.remedy
+        )
