@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from typing import final
 
+import torch
+
 from worldsheet.core.shapes import Costate, State
-from worldsheet.problem import Caller, Evaluation, Pull
+from worldsheet.problem import Caller, Evaluation, Pull, Recorded, Stepwise
 
 
 @final
@@ -27,6 +29,7 @@ class Messages:
 
     def __init__(self, caller: Caller, *, everywhere: bool, to_input: bool) -> None:
         self.caller = caller
+        self._autocast = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
         self.evaluations = 0
         self.pulls = 0
         self.wanted = [to_input]
@@ -46,9 +49,7 @@ class Messages:
         if kept is not None and kept.is_at(points):
             return kept
         self.evaluations += layer != self.caller.head
-        differentiate = [self.wanted[parent] for parent in self.caller.parents[layer]]
-        made = Evaluation(self.caller.function(layer), points, differentiate, self.caller.traits[layer - 1].parameters)
-        self._evaluations[layer] = made
+        made = self._evaluations[layer] = self._evaluate(layer, points)
         return made
 
     def pull(self, layer: int, points: Sequence[State], credit: Costate, *, last: bool) -> Pull:
@@ -81,3 +82,13 @@ class Messages:
         """Let go of a layer that will not be evaluated or pulled through again."""
         self._evaluations.pop(layer, None)
         self._pulled.pop(layer, None)
+
+    def _evaluate(self, layer: int, points: Sequence[State]) -> Evaluation:
+        traits = self.caller.traits[layer - 1]
+        differentiate = [self.wanted[parent] for parent in self.caller.parents[layer]]
+        if traits.steps and not self._autocast and all(step.fits(points[0]) for step in traits.steps):
+            try:
+                return Stepwise(traits.steps, points, differentiate[0], traits.parameters)
+            except RuntimeError:
+                pass  # let the module itself say what is wrong
+        return Recorded(self.caller.function(layer), points, differentiate, traits.parameters)

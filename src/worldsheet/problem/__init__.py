@@ -2,9 +2,9 @@
 
 from worldsheet.problem.caller import Caller
 from worldsheet.problem.chain import Chain
-from worldsheet.problem.evaluation import Evaluation, Pull
+from worldsheet.problem.evaluation import Evaluation, Pull, Recorded, Stepwise
 from worldsheet.problem.fields import Fields
 from worldsheet.problem.topology import Topology
 from worldsheet.problem.view import View
 
-__all__ = ["Caller", "Chain", "Evaluation", "Fields", "Pull", "Topology", "View"]
+__all__ = ["Caller", "Chain", "Evaluation", "Fields", "Pull", "Recorded", "Stepwise", "Topology", "View"]

@@ -1,5 +1,6 @@
-"""One layer at one point: the only place where torch.autograd works for a relaxation, one layer at a time."""
+"""One layer at one point, and what is pulled back through it: the only place where autograd works for a relaxation."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, final
 
@@ -7,71 +8,89 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import Parameter
 
+from worldsheet.core.shapes import Costate, State
+from worldsheet.problem.steps import Step
+
 
 class Pull(NamedTuple):
     """A pulled-back credit.
 
     Attributes:
         inputs: Jᵀ·credit for each input of the layer; None where the layer does not depend on it.
-        efforts: ∂f/∂θᵀ·credit (4) for each parameter, None where a parameter was not used; None if not asked for.
+        efforts: (∂f/∂θ)ᵀ·credit (4) for each parameter, None where a parameter was not used; None if not asked for.
     """
 
     inputs: tuple[Tensor | None, ...]
     efforts: tuple[Tensor | None, ...] | None
 
 
-@final
-class Evaluation:
-    """f_l at given points, with the graph of this one layer for its vector-Jacobian products.
+class Evaluation(ABC):
+    """f_l at given points, kept for its vector-Jacobian products.
 
-    Args:
-        function: the layer.
-        points: its inputs; a floating or complex one may be pulled back to.
-        differentiate: for each point, whether pull-backs to it will be asked for.
-        parameters: the layer's parameters that require grad.
+    Attributes:
+        points: the very tensors the layer was evaluated at.
+        output: f_l there.
+        spent: whether it has been pulled through for the last time.
     """
 
-    __slots__ = ("_graph", "_leaves", "_parameters", "output", "points", "spent")
+    __slots__ = ("output", "points", "spent")
+    output: State
+    points: Sequence[State]
+    spent: bool
 
-    def __init__(
-        self,
-        function: Callable[..., Tensor],
-        points: Sequence[Tensor],
-        differentiate: Sequence[bool],
-        parameters: Sequence[Parameter],
-    ) -> None:
-        self.points = tuple(points)
-        self._parameters = parameters
-        self._leaves = [
-            point.detach().requires_grad_(wanted) for point, wanted in zip(points, differentiate, strict=True)
-        ]
-        if torch.is_grad_enabled():
-            self._graph = function(*self._leaves)
-        else:
-            with torch.enable_grad():
-                self._graph = function(*self._leaves)
-        self.output = self._graph.detach()
-        self.spent = False
+    @abstractmethod
+    def pull(self, credit: Costate, *, effort: bool, keep: bool) -> Pull:
+        """Pull a credit back to the inputs and, with `effort`, to the parameters, in one go.
 
-    def is_at(self, points: Sequence[Tensor]) -> bool:
+        Args:
+            credit: covector at the output.
+            effort: whether to pull back to the parameters too.
+            keep: whether this point will be pulled through again; otherwise what was saved for it is freed.
+        """
+
+    def is_at(self, points: Sequence[State]) -> bool:
         """Whether this evaluation was made from these very tensors."""
         for mine, other in zip(self.points, points, strict=True):  # noqa: SIM110  all() costs a generator per message
             if mine is not other:
                 return False
         return True
 
-    def pull(self, credit: Tensor, *, effort: bool, keep: bool) -> Pull:
-        """Pull a credit back to the inputs and, with `effort`, to the parameters, in one go.
 
-        Args:
-            credit: covector at the output.
-            effort: whether to pull back to the parameters too.
-            keep: whether the graph will be pulled through again; otherwise it is freed and the evaluation spent.
-        """
-        self.spent = not keep
+@final
+class Recorded(Evaluation):
+    """Any layer: torch records the graph of this one layer.
+
+    Args:
+        function: the layer.
+        points: its inputs.
+        differentiate: for each point, whether pull-backs to it will be asked for.
+        parameters: the layer's parameters that require grad.
+    """
+
+    __slots__ = ("_graph", "_leaves", "_parameters")
+
+    def __init__(
+        self,
+        function: Callable[..., State],
+        points: Sequence[State],
+        differentiate: Sequence[bool],
+        parameters: Sequence[Parameter],
+    ) -> None:
+        self.points = points
+        self.spent = False
+        self._parameters = parameters
+        with torch.enable_grad():
+            self._leaves = [
+                point.detach().requires_grad_(wanted) for point, wanted in zip(points, differentiate, strict=True)
+            ]
+            self._graph = function(*self._leaves)
+        self.output = self._graph.detach()
+
+    def pull(self, credit: Costate, *, effort: bool, keep: bool) -> Pull:
+        """One run of torch's engine over this layer's graph."""
         graph, leaves = self._graph, self._leaves
         if not keep:
-            self._graph, self._leaves = self.output, []
+            self._graph, self._leaves, self.spent = self.output, [], True
         wanted = [leaf for leaf in leaves if leaf.requires_grad]
         count = len(wanted)
         if effort:
@@ -87,3 +106,49 @@ class Evaluation:
             found = iter(inputs)
             inputs = tuple(next(found) if leaf.requires_grad else None for leaf in leaves)
         return Pull(inputs, pulled[count:] if effort else None)
+
+
+@final
+class Stepwise(Evaluation):
+    """A layer made of steps whose derivatives are known: no graph, no engine. To be made under `torch.no_grad`.
+
+    Args:
+        steps: the elementary maps, applied in order.
+        points: the layer's one input.
+        differentiate: whether pull-backs to it will be asked for.
+        parameters: the layer's parameters that require grad.
+    """
+
+    __slots__ = ("_differentiate", "_parameters", "_saved", "_steps")
+
+    def __init__(
+        self, steps: Sequence[Step], points: Sequence[State], differentiate: bool, parameters: Sequence[Parameter]
+    ) -> None:
+        self.points = points
+        self.spent = False
+        self._steps = steps
+        self._differentiate = differentiate
+        self._parameters = parameters
+        (value,) = points
+        self._saved: list[State] = []
+        for step in steps:
+            value, saved = step.forward(value)
+            self._saved.append(saved)
+        self.output = value
+
+    def pull(self, credit: Costate, *, effort: bool, keep: bool) -> Pull:
+        """The chain rule over the steps, from the last to the first."""
+        values = self._saved
+        if not keep:
+            self._saved, self.spent = [], True
+        efforts: dict[int, Tensor] = {}
+        for index in range(len(self._steps) - 1, -1, -1):
+            step, saved = self._steps[index], values[index]
+            if effort:
+                for parameter, part in step.efforts(credit, saved):
+                    known = efforts.get(id(parameter))
+                    efforts[id(parameter)] = part if known is None else known + part
+            if index or self._differentiate:
+                credit = step.pull(credit, saved)
+        inputs = (credit if self._differentiate else None,)
+        return Pull(inputs, tuple([efforts.get(id(p)) for p in self._parameters]) if effort else None)

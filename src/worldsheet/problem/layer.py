@@ -10,6 +10,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import Parameter
 
 from worldsheet.core.errors import InputError
+from worldsheet.problem.steps import Step, steps_of
 
 _DRAWS_ALWAYS = (nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
 _DRAWS_IN_TRAINING = (_DropoutNd, nn.RReLU, nn.RNNBase, nn.MultiheadAttention)
@@ -28,11 +29,13 @@ class Traits(NamedTuple):
         parameters: those that require grad, each once.
         buffers: whether an evaluation may move buffers (batch-norm statistics, spectral-norm vectors).
         random: whether an evaluation may draw random numbers; any class or hook that is not torch's own may.
+        steps: its closed form, if it has one and nothing listens to its calls.
     """
 
     parameters: tuple[Parameter, ...]
     buffers: bool
     random: bool
+    steps: tuple[Step, ...] | None
 
 
 @final
@@ -45,35 +48,39 @@ class Survey:
 
     def __init__(self, function: object) -> None:
         self._function = function
-        self._modules: list[nn.Module] = []
         self._walk()
 
     def look(self) -> Traits:
         """The traits as they are now."""
-        for module, children in self._containers:
-            if tuple(module._modules.values()) != children:
-                self._walk()
-                break
+        if any(module._modules and tuple(module._modules.values()) != children for module, children in self._parts):
+            self._walk()
+        watched = any(_is_watched(module) for module, _ in self._parts)
         parameters = {id(p): p for held in self._holders for p in held.values() if p is not None and p.requires_grad}
-        return Traits((*parameters.values(),), self._may_move_buffers(), self._may_draw())
+        steps = self._steps
+        if steps and (watched or any(p._backward_hooks for p in parameters.values())):
+            steps = None
+        return Traits((*parameters.values(),), self._may_move_buffers(), watched or self._may_draw(), steps)
 
     def _may_move_buffers(self) -> bool:
         return bool(self._buffered) and any(module.training for module in self._buffered)
 
     def _may_draw(self) -> bool:
-        for module, kind in self._drawing:
-            if kind is _Draws.ALWAYS or module.training:
-                return True
-        return any(module._forward_hooks or module._forward_pre_hooks for module in self._modules)
+        return bool(self._drawing) and any(kind is _Draws.ALWAYS or m.training for m, kind in self._drawing)
 
     def _walk(self) -> None:
         modules = list(self._function.modules()) if isinstance(self._function, nn.Module) else []
         kinds = [(module, _draws(module)) for module in modules]
-        self._modules = modules
-        self._containers = [(module, tuple(module._modules.values())) for module in modules if module._modules]
+        self._parts = [(module, tuple(module._modules.values())) for module in modules]
+        self._steps = steps_of(self._function)
         self._holders = [module._parameters for module in modules if module._parameters]
         self._buffered = [module for module in modules if module._buffers]
         self._drawing = [(module, kind) for module, kind in kinds if kind is not _Draws.NEVER]
+
+
+def _is_watched(module: nn.Module) -> bool:
+    """Whether hooks see its calls; a hook may also draw random numbers."""
+    before = module._forward_hooks or module._forward_pre_hooks
+    return bool(before or module._backward_hooks or module._backward_pre_hooks)
 
 
 def _draws(module: nn.Module) -> _Draws:
@@ -127,8 +134,7 @@ def layers_of(module: object, flatten: bool) -> tuple[Layer, ...]:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    hooked = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-    return type(module).forward is nn.Sequential.forward and not hooked
+    return type(module).forward is nn.Sequential.forward and not _is_watched(module)
 
 
 def _children(module: nn.Module, prefix: str, flatten: bool) -> Iterator[tuple[str, nn.Module]]:

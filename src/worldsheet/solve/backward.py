@@ -3,6 +3,7 @@
 import warnings
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from worldsheet.core.errors import RelaxationError
@@ -23,6 +24,7 @@ class NotConvergedWarning(UserWarning):
     """Gradients were used although the tolerance asked for was not reached."""
 
 
+@torch.no_grad()
 def backward(
     chain: Chain,
     x: Tensor,

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from worldsheet.core.outcome import Status
@@ -18,6 +19,7 @@ _EXACT = Dyadic()
 _UNTIL_SETTLED = Stop()
 
 
+@torch.no_grad()
 def relax(  # noqa: PLR0913  the public signature, in the order of decreasing use
     chain: Chain,
     x: Tensor,

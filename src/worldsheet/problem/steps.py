@@ -1,0 +1,122 @@
+"""Elementary maps whose derivatives are written out: the local rule in closed form, without a graph."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import cast, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parameter import Parameter
+
+from worldsheet.core.shapes import Costate, State
+
+
+class Step(ABC):
+    """One elementary map y = f(x; θ) with its two transposed derivatives."""
+
+    @abstractmethod
+    def forward(self, x: State) -> tuple[State, State]:
+        """Return y = f(x) and the one tensor, x or y, that the derivatives need."""
+
+    @abstractmethod
+    def pull(self, credit: Costate, saved: State) -> Costate:
+        """(∂f/∂x)ᵀ·credit."""
+
+    def efforts(self, credit: Costate, saved: State) -> tuple[tuple[Tensor, Tensor], ...]:
+        """(∂f/∂θ)ᵀ·credit (4) for each parameter that requires grad; none without parameters."""
+        del credit, saved
+        return ()
+
+    def fits(self, x: State) -> bool:
+        """Whether the closed form holds for this input; torch's own code takes over where it does not."""
+        return x.is_floating_point()
+
+
+@final
+class Affine(Step):
+    """The map y = x Wᵀ + b: Jᵀc = c W; the effort of W is cᵀx, that of b the sum of c over the batch."""
+
+    __slots__ = ("_module",)
+
+    def __init__(self, module: nn.Linear) -> None:
+        self._module = module
+
+    def forward(self, x: State) -> tuple[State, State]:
+        """One product; x is saved."""
+        return F.linear(x, self._module.weight, self._module.bias), x
+
+    def pull(self, credit: Costate, saved: State) -> Costate:
+        """One product."""
+        return torch.matmul(credit, self._module.weight)
+
+    def efforts(self, credit: Costate, saved: State) -> tuple[tuple[Tensor, Tensor], ...]:
+        """One product and one sum."""
+        weight, bias = self._module._parameters["weight"], self._module._parameters["bias"]
+        rows, inputs = _rows(credit), _rows(saved)
+        found: tuple[tuple[Tensor, Tensor], ...] = ()
+        if weight is not None and weight.requires_grad:
+            found = ((weight, torch.mm(rows.t(), inputs)),)
+        if bias is not None and bias.requires_grad:
+            found = (*found, (bias, rows.sum(0)))
+        return found
+
+    def fits(self, x: State) -> bool:
+        """Plain parameters of the input's dtype: quantised and distributed ones have code of their own."""
+        weight = self._module.weight
+        return x.is_floating_point() and type(weight) is Parameter and x.dtype == weight.dtype
+
+
+@final
+class Pointwise(Step):
+    """An activation y = φ(x) whose derivative is a function of y: Jᵀc = φ'(y)·c.
+
+    Args:
+        activation: φ.
+        pulled: maps (c, y) to φ'·c.
+    """
+
+    __slots__ = ("_activation", "_pulled")
+
+    def __init__(self, activation: Callable[[Tensor], Tensor], pulled: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self._activation = activation
+        self._pulled = pulled
+
+    def forward(self, x: State) -> tuple[State, State]:
+        """The activation; y is saved."""
+        y = self._activation(x)
+        return y, y
+
+    def pull(self, credit: Costate, saved: State) -> Costate:
+        """One kernel."""
+        return self._pulled(credit, saved)
+
+
+def steps_of(module: object) -> tuple[Step, ...] | None:
+    """The steps of a linear layer, a known activation or a plain Sequential of them; None for anything else.
+
+    Exact classes only: a subclass may compute something else.
+    """
+    kind = type(module)
+    if isinstance(module, nn.Linear) and kind is nn.Linear:
+        return (Affine(module),)
+    if isinstance(module, nn.Sequential) and kind is nn.Sequential and len(module):
+        parts = [steps_of(child) for child in module]
+        return None if None in parts else tuple(step for part in parts if part for step in part)
+    made = _ACTIVATIONS.get(kind)
+    return None if made is None else (made,)
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dim() == 2 else tensor.reshape(-1, tensor.shape[-1])
+
+
+def _below_zero_nothing(credit: Tensor, y: Tensor) -> Tensor:
+    return cast(Tensor, torch.ops.aten.threshold_backward(credit, y, 0))
+
+
+_ACTIVATIONS: dict[type, Step] = {
+    nn.Tanh: Pointwise(torch.tanh, torch.ops.aten.tanh_backward),
+    nn.Sigmoid: Pointwise(torch.sigmoid, torch.ops.aten.sigmoid_backward),
+    nn.ReLU: Pointwise(torch.relu, _below_zero_nothing),
+}
