@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import Parameter
 
-from worldsheet.core.shapes import Costate, Residuals, State
+from worldsheet.core.shapes import Costate, Point, Residuals, State
 from worldsheet.dynamics import Dynamics
 from worldsheet.engine.messages import Messages
 from worldsheet.engine.sheet import Sheet, held
@@ -84,7 +84,7 @@ class Block:
             if firing.last and not self._keep:
                 self._let_go(firing.site)
 
-    def points(self, layer: int, age: int) -> list[State]:
+    def points(self, layer: int, age: int) -> list[Point]:
         """The states that a layer reads, `age` ticks old."""
         states = self.sheet.moment(age)[0] if age else self.sheet.states
         return [state for parent in self.caller.parents[layer] if (state := states[parent]) is not None]
@@ -154,7 +154,7 @@ class Block:
                 self.sheet.costates[child] = None
 
     @torch.no_grad()
-    def _forward(self) -> list[State]:
+    def _forward(self) -> list[Point]:
         outputs = list(self.sheet.states[:1])
         for site in self.chain.topology.sites:
             outputs.append(self.caller.function(site)(*(held(outputs, parent) for parent in self.caller.parents[site])))

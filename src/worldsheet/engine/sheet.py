@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from worldsheet.core.errors import InputError
-from worldsheet.core.shapes import Costate, State
+from worldsheet.core.shapes import Elsewhere
 from worldsheet.problem import Fields
 
-Moment: TypeAlias = tuple[list[State | None], list[Costate | None]]
+Moment: TypeAlias = tuple[list[Tensor | None], list[Elsewhere | None]]
 """States and costates by site, 0..L; None where nothing is held: before the front, or after everyone has read it."""
 
 
@@ -28,11 +28,11 @@ class Sheet:
     """
 
     def __init__(self, x: Tensor, size: int, memory: int) -> None:
-        self.states: list[State | None] = [x] + [None] * size
-        self.costates: list[Costate | None] = [None] * (size + 1)
+        self.states: list[Tensor | None] = [x] + [None] * size
+        self.costates: list[Elsewhere | None] = [None] * (size + 1)
         self._past: deque[Moment] = deque(maxlen=memory)
 
-    def start(self, outputs: Sequence[State], initial: Fields | None) -> None:
+    def start(self, outputs: Sequence[Elsewhere], initial: Fields | None) -> None:
         """Fill both fields for tick 0 with `initial`, or with zeros shaped like the layers' outputs.
 
         Raises:

@@ -9,26 +9,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parameter import Parameter
 
-from worldsheet.core.shapes import Costate, State
+from worldsheet.core.shapes import Costate, Elsewhere, Point, State
 
 
 class Step(ABC):
     """One elementary map y = f(x; θ) with its two transposed derivatives."""
 
     @abstractmethod
-    def forward(self, x: State) -> tuple[State, State]:
+    def forward(self, x: Point) -> tuple[State, Point]:
         """Return y = f(x) and the one tensor, x or y, that the derivatives need."""
 
     @abstractmethod
-    def pull(self, credit: Costate, saved: State) -> Costate:
+    def pull(self, credit: Costate, saved: Point) -> Elsewhere:
         """(∂f/∂x)ᵀ·credit."""
 
-    def efforts(self, credit: Costate, saved: State) -> tuple[tuple[Tensor, Tensor], ...]:
+    def efforts(self, credit: Costate, saved: Point) -> tuple[tuple[Tensor, Tensor], ...]:
         """(∂f/∂θ)ᵀ·credit (4) for each parameter that requires grad; none without parameters."""
         del credit, saved
         return ()
 
-    def fits(self, x: State) -> bool:
+    def fits(self, x: Point) -> bool:
         """Whether the closed form holds for this input; torch's own code takes over where it does not."""
         return x.is_floating_point()
 
@@ -42,15 +42,15 @@ class Affine(Step):
     def __init__(self, module: nn.Linear) -> None:
         self._module = module
 
-    def forward(self, x: State) -> tuple[State, State]:
+    def forward(self, x: Point) -> tuple[State, Point]:
         """One product; x is saved."""
         return F.linear(x, self._module.weight, self._module.bias), x
 
-    def pull(self, credit: Costate, saved: State) -> Costate:
+    def pull(self, credit: Costate, saved: Point) -> Elsewhere:
         """One product."""
         return torch.matmul(credit, self._module.weight)
 
-    def efforts(self, credit: Costate, saved: State) -> tuple[tuple[Tensor, Tensor], ...]:
+    def efforts(self, credit: Costate, saved: Point) -> tuple[tuple[Tensor, Tensor], ...]:
         """One product and one sum."""
         weight, bias = self._module._parameters["weight"], self._module._parameters["bias"]
         rows, inputs = _rows(credit), _rows(saved)
@@ -61,7 +61,7 @@ class Affine(Step):
             found = (*found, (bias, rows.sum(0)))
         return found
 
-    def fits(self, x: State) -> bool:
+    def fits(self, x: Point) -> bool:
         """Plain parameters of the input's dtype: quantised and distributed ones have code of their own."""
         weight = self._module.weight
         return x.is_floating_point() and type(weight) is Parameter and x.dtype == weight.dtype
@@ -82,12 +82,12 @@ class Pointwise(Step):
         self._activation = activation
         self._pulled = pulled
 
-    def forward(self, x: State) -> tuple[State, State]:
+    def forward(self, x: Point) -> tuple[State, Point]:
         """The activation; y is saved."""
         y = self._activation(x)
         return y, y
 
-    def pull(self, credit: Costate, saved: State) -> Costate:
+    def pull(self, credit: Costate, saved: Point) -> Elsewhere:
         """One kernel."""
         return self._pulled(credit, saved)
 
