@@ -1,5 +1,6 @@
 """The one loop body: sites fire, reading only their own fields and their neighbours' messages."""
 
+from math import nan
 from typing import Any, NamedTuple, final
 
 import torch
@@ -20,7 +21,8 @@ class Residual(NamedTuple):
     Attributes:
         states: ‖r_l‖ for l = 1..L, in float64 on the CPU.
         costates: ‖g_l‖ for l = 1..L, likewise.
-        relative: the largest of ‖r_l‖/‖f_l(x_{l-1})‖ and ‖g_l‖/‖J_{l+1}ᵀλ_{l+1}‖.
+        relative: the largest of ‖r_l‖/‖f_l(x_{l-1})‖ and ‖g_l‖/‖J_{l+1}ᵀλ_{l+1}‖: 0 where nothing flows, infinite where a
+            message is zero and its field is not, NaN if any field has overflowed.
     """
 
     states: Residuals
@@ -103,9 +105,10 @@ class Block:
         views = [_SiteView(self, site, Firing(site, Field.STATE), 0) for site in self.chain.topology.sites]
         states, costates = _norms([v.state_residual for v in views]), _norms([v.costate_residual for v in views])
         scales = torch.cat([_norms([v.prediction for v in views]), _norms([v.pulled for v in views])])
-        ratios = torch.cat([states, costates]) / scales
-        at_rest = torch.cat([states, costates]) == 0  # 0/0 is a site where nothing flows
-        return Residual(states, costates, float(torch.where(at_rest, 0.0, ratios).max()))
+        sizes = torch.cat([states, costates])
+        if not bool(torch.isfinite(sizes).all()):
+            return Residual(states, costates, nan)
+        return Residual(states, costates, float(torch.where(sizes == 0, 0.0, sizes / scales).max()))
 
     def efforts(self) -> list[tuple[Parameter, Tensor | None]]:
         """∂𝓛/∂θ (4) of every parameter of every layer, an entry per use; None where it was not used."""
