@@ -1,0 +1,154 @@
+"""One line is made wrong in a copy of the library, and the tests that should see it must see it."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import worldsheet as ws
+
+TESTS = Path(__file__).parents[1]
+
+
+class Defect(NamedTuple):
+    """A line of the source, what it is turned into, and which tests must fail then."""
+
+    file: str
+    right: str
+    wrong: str
+    test: str
+    choice: str
+
+
+DEFECTS = {
+    "the-loss-has-no-slope": Defect(
+        "problem/caller.py",
+        "tuple(above or (self.head,) for above in topology.children)",
+        "topology.children",
+        "laws/test_exactness.py",
+        "exact_after_two_ticks and 3-Tanh",
+    ),
+    "a-phase-reads-what-it-writes": Defect(
+        "engine/block.py",
+        "moves = [(f, self._move(f)) for f in phase if f.field is Field.STATE or wanted[f.site]]",
+        "moves = ((f, self._move(f)) for f in phase if f.field is Field.STATE or wanted[f.site])",
+        "laws/test_exactness.py",
+        "states_settle_after_one_tick and 3",
+    ),
+    "the-rate-is-turned-around": Defect(
+        "dynamics/dyadic.py",
+        "view.state.lerp(view.prediction, self.rate)",
+        "view.state.lerp(view.prediction, 1 - self.rate)",
+        "closed_form/test_linear_chain.py",
+        "spreads_as_a_binomial and 4-0.75",
+    ),
+    "the-last-use-of-a-tied-weight-wins": Defect(
+        "solve/gradients.py",
+        "(parameter, effort if known is None else known[1] + effort)",
+        "(parameter, effort)",
+        "parity/test_grad.py",
+        "every_use_of_a_parameter and one-module-three-sites-wavefront",
+    ),
+    "grad-is-overwritten": Defect(
+        "solve/gradients.py",
+        "leaf.grad += gradient",
+        "leaf.grad = gradient",
+        "parity/test_grad.py",
+        "second_call_adds and wavefront",
+    ),
+    "dropout-is-drawn-again": Defect(
+        "problem/replay.py",
+        "with _rewound(kept.random, device):",
+        "with _rewound((), device):",
+        "parity/test_random_layers.py",
+        "one_mask_serves and 0.6",
+    ),
+    "statistics-move-at-every-evaluation": Defect(
+        "problem/caller.py",
+        "if traits.random or traits.buffers else function",
+        "if traits.random else function",
+        "parity/test_buffers.py",
+        "backward_moves_statistics_once and synchronous",
+    ),
+    "old-messages-are-new": Defect(
+        "engine/block.py",
+        "states = self.sheet.moment(age)[0] if age else self.sheet.states",
+        "states = self.sheet.states",
+        "laws/test_schedules.py",
+        "simulated_settle_ticks",
+    ),
+    "the-wave-stops-a-tick-early": Defect(
+        "schedule/wavefront.py",
+        "return up + down",
+        "return up + down[:-1]",
+        "laws/test_schedules.py",
+        "a_chain_settles_up_and_down_again and 9",
+    ),
+    "a-dead-layer-is-averaged-away": Defect(
+        "solve/compare.py",
+        "return min((row.cosine for row in self.rows), default=1.0)",
+        "return sum(row.cosine for row in self.rows) / len(self.rows)",
+        "parity/test_compare.py",
+        "dead_layer",
+    ),
+    "a-closed-form-has-its-neighbours-slope": Defect(
+        "problem/steps.py",
+        "torch.ops.aten.sigmoid_backward",
+        "torch.ops.aten.tanh_backward",
+        "parity/test_closed_forms.py",
+        "every_form_takes_every_shape and one-row-sigmoid",
+    ),
+    "an-overwritten-input-is-not-copied": Defect(
+        "problem/caller.py",
+        "[point.clone() for point in points] if info.writes_input else points",
+        "points",
+        "parity/test_in_place.py",
+        "slow_rate and relu_in_the_middle",
+    ),
+}
+
+
+def run_tests(library: Path, *selection: str) -> subprocess.CompletedProcess[str]:
+    """The chosen tests on another copy of the library, without the annotation checker, which may speak first."""
+    options = ["-q", "--import-mode=importlib", "-p", "no:cacheprovider", "-p", "no:xdist", "-x", "--tb=line"]
+    paths = f"pythonpath={library} {TESTS} {TESTS.parent / 'tools'}"
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", *options, "-o", "addopts=", "-o", paths, *selection],
+        cwd=TESTS.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    """A folder with a copy of the library in it."""
+    shutil.copytree(
+        Path(ws.__file__).parent, tmp_path / "worldsheet", ignore=shutil.ignore_patterns("__pycache__", "app")
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_a_planted_defect_is_caught(name: str, library: Path) -> None:
+    defect = DEFECTS[name]
+    source = library / "worldsheet" / defect.file
+    text = source.read_text(encoding="utf-8")
+    assert text.count(defect.right) == 1, f"{defect.file} has changed: plant this defect anew"
+    source.write_text(text.replace(defect.right, defect.wrong), encoding="utf-8")
+    done = run_tests(library, str(TESTS / defect.test), "-k", defect.choice)
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout + done.stderr
+    assert "error" not in done.stdout.splitlines()[-1], done.stdout
+
+
+def test_the_same_tests_pass_on_an_unspoilt_copy(library: Path) -> None:
+    files = sorted({str(TESTS / defect.test) for defect in DEFECTS.values()})
+    choice = " or ".join(f"({defect.choice})" for defect in DEFECTS.values())
+    done = run_tests(library, *files, "-k", choice)
+    assert done.returncode == pytest.ExitCode.OK, done.stdout + done.stderr
+    passed = int(done.stdout.splitlines()[-1].split(" passed")[0].split()[-1])
+    assert passed >= len(DEFECTS)

@@ -1,0 +1,152 @@
+"""What the verbs and their options refuse before anything moves; `.grad` is never half-filled."""
+
+from collections.abc import Callable
+from math import inf, nan
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import worldsheet as ws
+from nets import Order, assert_tells, asynchronous, every_order, tanh_net
+
+
+@pytest.mark.parametrize(
+    ("make", "fragments"),
+    [
+        pytest.param(lambda: ws.Dyadic(0.0), ["Dyadic(rate=0.0)", "strictly between 0 and 2", "rate=1"], id="rate-0"),
+        pytest.param(lambda: ws.Dyadic(2.0), ["Dyadic(rate=2.0)", "strictly between 0 and 2"], id="rate-2"),
+        pytest.param(lambda: ws.Dyadic(-1.0), ["Dyadic(rate=-1.0)"], id="rate-negative"),
+        pytest.param(lambda: ws.Dyadic(nan), ["Dyadic(rate=nan)"], id="rate-nan"),
+        pytest.param(lambda: ws.Dyadic(inf), ["Dyadic(rate=inf)"], id="rate-inf"),
+        pytest.param(lambda: ws.Stop(max_ticks=-1), ["max_ticks=-1", "0 or more"], id="negative-ticks"),
+        pytest.param(lambda: ws.Stop(tol=-1e-3), ["tol=-0.001", "0 or more", "1e-6"], id="negative-tol"),
+        pytest.param(lambda: ws.Stop(tol=nan), ["tol=nan", "0 or more"], id="nan-tol"),
+        pytest.param(lambda: ws.Stop(every=0), ["every=0", "1 or more"], id="stop-every-0"),
+        pytest.param(lambda: ws.Record(every=0), ["Record(every=0)", "at least 1", "every=1"], id="record-every-0"),
+        pytest.param(lambda: asynchronous(0, -1), ["max_delay=-1", "0 or more ticks"], id="future-messages"),
+        pytest.param(lambda: ws.Sweep(0), ["Sweep(count=0)", "at least 1, or None", "Sweep()"], id="no-sweep"),
+        pytest.param(lambda: ws.Sweep(-2), ["Sweep(count=-2)"], id="negative-sweep"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused(make: Callable[[], Any], fragments: list[str]) -> None:
+    with pytest.raises(ws.InputError) as refusal:
+        make()
+    assert_tells(refusal.value, *fragments)
+
+
+@pytest.mark.parametrize("verb", [ws.relax, ws.backward])
+@pytest.mark.parametrize("schedule", [ws.Wavefront(), ws.Sweep()], ids=["wavefront", "sweep"])
+def test_a_schedule_that_moves_once_is_refused_at_a_slow_rate(schedule: ws.Schedule, verb: Callable[..., Any]) -> None:
+    net = tanh_net(2)
+    with pytest.raises(ws.InputError) as refusal:
+        verb(net.chain, net.x, net.target, ws.Dyadic(0.5), schedule)
+    assert_tells(refusal.value, type(schedule).__name__, "Dyadic(rate=0.5)", "Synchronous()", "Sweep(count=None)")
+
+
+@pytest.mark.parametrize("verb", [ws.relax, ws.backward])
+def test_inputs_that_cannot_be_relaxed_are_refused(verb: Callable[..., Any]) -> None:
+    net = tanh_net(2)
+    with pytest.raises(ws.InputError) as refusal:
+        verb(net.chain, net.x.requires_grad_() * 2, net.target)
+    assert_tells(refusal.value, "the output of another computation", "a leaf tensor", "x.detach().requires_grad_()")
+    with torch.inference_mode():
+        with pytest.raises(ws.InputError) as refusal:
+            verb(net.chain, net.x, net.target)
+        assert_tells(refusal.value, "inference_mode", "no_grad")
+        made = net.x.detach().clone()
+    with pytest.raises(ws.InputError, match="a tensor made there"):
+        verb(net.chain, made, net.target)
+
+
+def test_the_remedy_for_an_input_inside_a_computation_works() -> None:
+    net = tanh_net(2)
+    below = nn.Linear(4, 4, dtype=torch.float64)
+    wanted = torch.autograd.grad(net.loss(net.module(below(net.x)), net.target), list(below.parameters()))
+    x = below(net.x)
+    h = x.detach().requires_grad_()
+    ws.backward(net.chain, h, net.target)
+    x.backward(h.grad)
+    torch.testing.assert_close([p.grad for p in below.parameters()], list(wanted), rtol=1e-12, atol=1e-15)
+
+
+@every_order
+@pytest.mark.parametrize("verb", [ws.relax, ws.backward])
+@pytest.mark.parametrize(
+    ("place", "name", "bad"),
+    [
+        ("input", "the input", nan),
+        ("input", "the input", -inf),
+        ("0.0.weight", "parameter 0.0.weight", nan),
+        ("2.weight", "parameter 2.weight", inf),
+        ("2.bias", "parameter 2.bias", nan),
+        ("2.bias", "parameter 2.bias", -inf),
+    ],
+)
+def test_what_is_not_finite_is_named_and_no_grad_is_touched(
+    place: str, name: str, bad: float, verb: Callable[..., Any], order: Order
+) -> None:
+    net = tanh_net(3)
+    for parameter in net.chain.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    victim = net.x if place == "input" else net.module.get_parameter(place).data
+    victim.view(-1)[1] = bad
+    with pytest.raises(ws.InputError) as refusal:
+        verb(net.chain, net.x, net.target, schedule=order())
+    assert_tells(refusal.value, f"{name}: 1 of {victim.numel()} entries", "finite numbers")
+    assert all(p.grad.equal(torch.ones_like(p)) for p in net.chain.parameters())
+
+
+@every_order
+def test_a_loss_that_overflows_is_refused_and_no_grad_is_touched(order: Order) -> None:
+    def overflowing(output: Tensor, target: Tensor) -> Tensor:
+        return (output * 1e200).square().sum()
+
+    net = tanh_net(2)
+    with pytest.raises(ws.RelaxationError) as refusal:
+        ws.backward(ws.Chain(net.module, overflowing), net.x, net.target, schedule=order())
+    assert_tells(refusal.value, "a loss of inf from finite input and parameters", "lower the learning rate")
+    assert all(p.grad is None for p in net.chain.parameters())
+
+
+def test_an_empty_batch_has_no_mean_and_is_refused() -> None:
+    net = tanh_net(2)
+    with pytest.raises(ws.RelaxationError, match="a loss of nan"):
+        ws.backward(net.chain, net.x[:0], net.target[:0])
+
+
+@pytest.mark.parametrize("schedule", [ws.Synchronous(), ws.Wavefront()], ids=["synchronous", "wavefront"])
+def test_initial_fields_of_other_shapes_are_refused(schedule: ws.Schedule) -> None:
+    net = tanh_net(3)
+    fields = ws.relax(net.chain, net.x[:2], net.target[:2]).fields
+    with pytest.raises(ws.InputError) as refusal:
+        ws.relax(net.chain, net.x, net.target, schedule=schedule, initial=fields)
+    assert_tells(refusal.value, "initial fields of shapes [(2, 4), (2, 4), (2, 4)]", "(3, 4)", "initial=sol.fields")
+    with pytest.raises(ws.InputError, match="initial fields of shapes"):
+        ws.relax(
+            net.chain,
+            net.x[:2],
+            net.target[:2],
+            schedule=schedule,
+            initial=ws.Fields(fields.states[:2], fields.costates[:2]),
+        )
+
+
+def test_fields_that_do_not_pair_are_refused() -> None:
+    a, b = torch.zeros(2, 3), torch.zeros(2, 4)
+    with pytest.raises(ws.InputError) as refusal:
+        ws.Fields((a, b), (a,))
+    assert_tells(refusal.value, "2 states and 1 costates", "one costate per state", "leave out the input")
+    with pytest.raises(ws.InputError) as refusal:
+        ws.Fields((a, b), (a, a))
+    assert_tells(refusal.value, "site 2: state (2, 4), costate (2, 3)", "the same shape")
+
+
+def test_comparing_with_another_chain_or_target_is_refused() -> None:
+    net, other = tanh_net(2), tanh_net(2, seed=1)
+    sol = ws.relax(net.chain, net.x, net.target)
+    for chain, target in ((other.chain, net.target), (net.chain, net.target.clone())):
+        with pytest.raises(ws.InputError) as refusal:
+            ws.compare(chain, net.x, target, sol)
+        assert_tells(refusal.value, "a solution of another chain or target", "the very objects")

@@ -1,0 +1,190 @@
+"""What a chain, its layers and its loss refuse: told with names, what is accepted and what to do."""
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import worldsheet as ws
+from nets import ORDERS, Order, assert_tells, every_order
+
+MSE = nn.MSELoss()
+
+
+class Model(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+@pytest.mark.parametrize(
+    ("module", "loss", "fragments"),
+    [
+        pytest.param([], MSE, ["an empty chain", "at least one layer"], id="empty-list"),
+        pytest.param(nn.Sequential(), MSE, ["an empty chain", "at least one layer"], id="empty-sequential"),
+        pytest.param(Model(), MSE, ["a chain from Model", "nn.Sequential", "list the blocks"], id="plain-module"),
+    ],
+)
+def test_what_is_no_chain_is_refused_when_it_is_made(module: Any, loss: Any, fragments: list[str]) -> None:
+    with pytest.raises(ws.InputError) as refusal:
+        ws.Chain(module, loss)
+    assert_tells(refusal.value, *fragments)
+
+
+def test_a_sequential_with_a_hook_of_its_own_is_not_opened() -> None:
+    module = nn.Sequential(nn.Linear(2, 2))
+    module.register_forward_hook(lambda *_: None)
+    with pytest.raises(ws.InputError, match="without hooks of its own"):
+        ws.Chain(module, MSE)
+
+
+class Pair(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x
+
+
+class Nothing(nn.Module):
+    def forward(self, x: Tensor) -> None:
+        return None
+
+
+class Integers(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.argmax(-1)
+
+
+class Raises(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        raise KeyError("planted")
+
+
+@every_order
+@pytest.mark.parametrize("verb", ["relax", "backward"])
+@pytest.mark.parametrize(
+    ("layer", "fragments"),
+    [
+        pytest.param(Pair(), ["layer '1' (Pair) returned tuple", "one tensor", "wrap"], id="tuple"),
+        pytest.param(Nothing(), ["layer '1' (Nothing) returned NoneType", "one tensor"], id="none"),
+        pytest.param(Integers(), ["layer '1' (Integers) returned dtype torch.int64", "floating"], id="integers"),
+        pytest.param(Raises(), ["layer '1' (Raises) (site 2) failed", "'0' (Linear)", "planted"], id="raises"),
+        pytest.param(
+            nn.Linear(5, 2),
+            ["layer '1' (Linear) (site 2) failed on (3, 4) float32 from '0' (Linear)", "Linear(in_features=5"],
+            id="shapes",
+        ),
+        pytest.param(
+            nn.Linear(4, 2).double(), ["layer '1' (Linear)", "(3, 4) float32 from '0' (Linear)", "fit"], id="dtypes"
+        ),
+    ],
+)
+def test_a_layer_that_does_not_fit_is_named_with_its_neighbour(
+    layer: nn.Module, fragments: list[str], verb: str, order: Order
+) -> None:
+    first = nn.Linear(2, 4)
+    chain = ws.Chain([first, layer, nn.Linear(2, 2)], MSE)
+    with pytest.raises(ws.LayerError) as refusal:
+        getattr(ws, verb)(chain, torch.randn(3, 2), torch.randn(3, 2), schedule=order())
+    assert_tells(refusal.value, *fragments)
+    assert first.weight.grad is None
+
+
+def test_the_first_layer_is_told_with_the_input() -> None:
+    with pytest.raises(ws.LayerError) as refusal:
+        ws.backward(ws.Chain([nn.Linear(3, 2)], MSE), torch.randn(5, 4), torch.randn(5, 2))
+    assert_tells(refusal.value, "layer '0' (Linear) (site 1)", "(5, 4) float32 from the input")
+
+
+def detached(output: Tensor, target: Tensor) -> Tensor:
+    return (output.detach() - target).square().mean()
+
+
+def as_number(output: Tensor, target: Tensor) -> float:
+    return float((output.detach() - target).square().mean())
+
+
+INDICES, NUMBERS = torch.tensor([0, 1, 1]), torch.randn(3, 2)
+
+
+@every_order
+@pytest.mark.parametrize(
+    ("loss", "target", "fragments"),
+    [
+        pytest.param(nn.MSELoss(reduction="none"), NUMBERS, ["MSELoss returned shape (3, 2)", "scalar"], id="vector"),
+        pytest.param(detached, NUMBERS, ["loss detached returned a value that does not depend"], id="detached"),
+        pytest.param(as_number, NUMBERS, ["loss as_number returned float", "a scalar tensor"], id="number"),
+        pytest.param(
+            nn.CrossEntropyLoss(),
+            INDICES.int(),
+            ["loss CrossEntropyLoss failed on output (3, 2) float32 and target (3,) int32", "int64"],
+            id="int32-classes",
+        ),
+        pytest.param(
+            nn.CrossEntropyLoss(),
+            INDICES[:2],
+            ["loss CrossEntropyLoss failed on output (3, 2) float32 and target (2,) int64"],
+            id="too-few-classes",
+        ),
+        pytest.param(nn.CrossEntropyLoss(), INDICES + 1, ["CrossEntropyLoss failed", "out of"], id="no-such-class"),
+        pytest.param(nn.MSELoss(), None, ["loss MSELoss failed", "target NoneType"], id="no-target"),
+    ],
+)
+def test_a_loss_that_does_not_fit_is_told_with_what_it_was_given(
+    loss: Any, target: Any, fragments: list[str], order: Order
+) -> None:
+    layer = nn.Linear(4, 2)
+    with pytest.raises(ws.LayerError) as refusal:
+        ws.backward(ws.Chain([layer], loss), torch.randn(3, 4), target, schedule=order())
+    assert_tells(refusal.value, *fragments)
+    assert layer.weight.grad is None
+
+
+@pytest.mark.parametrize("order", [ORDERS["synchronous"], ORDERS["asynchronous"]])
+def test_a_shared_batch_norm_is_refused_where_it_is_evaluated_twice(order: Order) -> None:
+    norm = nn.BatchNorm1d(4)
+    chain = ws.Chain([nn.Linear(4, 4), norm, nn.Linear(4, 4), norm], MSE)
+    x, target = torch.randn(3, 4), torch.randn(3, 4)
+    with pytest.raises(ws.LayerError) as refusal:
+        ws.relax(chain, x, target, schedule=order())
+    assert_tells(refusal.value, "sites [2, 4] share one BatchNorm1d", "Wavefront", ".eval()")
+    norm.eval()
+    assert ws.relax(chain, x, target, schedule=order()).outcome.converged
+
+
+@pytest.mark.parametrize(
+    ("parents", "fragments"),
+    [
+        pytest.param((), ["a graph without layers"], id="empty"),
+        pytest.param(((0,), (2,)), ["site 2 with parents (2,)", "0..1"], id="itself"),
+        pytest.param(((0,), (3,), (0,)), ["site 2 with parents (3,)"], id="later"),
+        pytest.param(((0,), ()), ["site 2 with parents ()", "one or more parents"], id="orphan"),
+        pytest.param(((-1,),), ["site 1 with parents (-1,)"], id="negative"),
+    ],
+)
+def test_a_graph_out_of_order_is_refused(parents: tuple[tuple[int, ...], ...], fragments: list[str]) -> None:
+    with pytest.raises(ws.InputError) as refusal:
+        ws.Topology(parents)
+    assert_tells(refusal.value, *fragments)
+
+
+@pytest.mark.parametrize(
+    ("kind", "builtin"),
+    [
+        (ws.InputError, ValueError),
+        (ws.LayerError, RuntimeError),
+        (ws.RelaxationError, ArithmeticError),
+        (ws.DataMissingError, FileNotFoundError),
+        (ws.RunFolderError, OSError),
+    ],
+)
+def test_errors_survive_pickling_and_are_pythons_own_kinds(
+    kind: type[ws.WorldsheetError], builtin: type[Exception]
+) -> None:
+    error = kind("a rate of 2", "less than 2", "use 1")
+    assert isinstance(error, builtin)
+    assert isinstance(error, ws.WorldsheetError)
+    for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert type(twin) is kind
+        assert (twin.given, twin.accepted, twin.remedy) == ("a rate of 2", "less than 2", "use 1")
+        assert_tells(twin, "a rate of 2")

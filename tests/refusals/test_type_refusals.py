@@ -1,0 +1,54 @@
+"""Arguments of a wrong type are refused by the library itself.
+
+Its annotations are checked while the tests run, and the checker would speak first: so these calls are made in a fresh
+interpreter, where nothing is checked but what the library checks.
+"""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+CALLS = {
+    "ws.Chain('linear', loss)": ["a chain from str", "a list of modules", "list the blocks"],
+    "ws.Chain([layer, torch.tanh], loss)": ["layer '1' of type builtin_function_or_method", "nn.Module", "wrap"],
+    "ws.Chain([layer, None], loss)": ["layer '1' of type NoneType", "nn.Module"],
+    "ws.Chain([layer], 'mse')": ["a loss of type str", "a callable", "CrossEntropyLoss"],
+    "ws.Chain([layer], None)": ["a loss of type NoneType", "a callable", "CrossEntropyLoss"],
+    "ws.relax(ws.Chain([layer], loss), [[1.0, 2.0]], x)": ["input of type list", "a torch.Tensor", "torch.as_tensor"],
+    "ws.backward(ws.Chain([layer], loss), None, x)": ["input of type NoneType", "a torch.Tensor"],
+    "ws.Dyadic(0)": ["Dyadic(rate=0)", "strictly between 0 and 2"],
+}
+PROGRAM = """
+import json
+import torch
+import worldsheet as ws
+
+layer, loss, x = torch.nn.Linear(2, 2), torch.nn.MSELoss(), torch.randn(3, 2)
+told = {}
+for call in %r:
+    try:
+        eval(call)
+    except Exception as error:
+        told[call] = [type(error).__name__, str(error)]
+assert ws.Dyadic(1) == ws.Dyadic(1.0)
+print(json.dumps(told))
+"""
+
+
+@pytest.fixture(scope="module")
+def told() -> dict[str, Any]:
+    done = subprocess.run([sys.executable, "-c", PROGRAM % list(CALLS)], capture_output=True, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_arguments_of_a_wrong_type_are_refused(call: str, told: dict[str, Any]) -> None:
+    kind, text = told[call]
+    assert kind == "InputError"
+    assert text.count("\n  accepted: ") == text.count("\n  remedy: ") == 1
+    for fragment in CALLS[call]:
+        assert fragment in text

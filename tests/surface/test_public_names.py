@@ -1,0 +1,147 @@
+"""The public surface is frozen: names, signatures, what an import costs, and that everything is explained."""
+
+import inspect
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+import worldsheet as ws
+
+NAMES = [
+    "Asynchronous",
+    "Chain",
+    "Comparison",
+    "DataMissingError",
+    "Dyadic",
+    "Dynamics",
+    "Fidelity",
+    "Fields",
+    "InputError",
+    "LayerError",
+    "NotConvergedWarning",
+    "Outcome",
+    "Record",
+    "RelaxationError",
+    "RunFolderError",
+    "Schedule",
+    "Solution",
+    "Status",
+    "Stop",
+    "Sweep",
+    "Synchronous",
+    "Topology",
+    "View",
+    "Wavefront",
+    "WorldsheetError",
+    "__version__",
+    "backward",
+    "compare",
+    "relax",
+    "simulate",
+]
+
+STOP = "Stop(max_ticks=None, tol=None, every=1)"
+SIGNATURES = {
+    "Asynchronous": "generator, max_delay=0",
+    "Chain": "module, loss, *, flatten=False",
+    "Chain.named_parameters": "self",
+    "Chain.parameters": "self",
+    "Dyadic": "rate=1.0",
+    "Fields": "states, costates",
+    "Fields.doubled": "self",
+    "Fields.from_doubled": "climbing, descending",
+    "Record": "every=1",
+    "Schedule.table": "self, topology, ticks=None",
+    "Solution.accumulate": "self",
+    "Solution.gradients": "self",
+    "Stop": "max_ticks=None, tol=None, every=1",
+    "Sweep": "count=1",
+    "Synchronous": "",
+    "Topology": "parents",
+    "Topology.chain": "depth",
+    "Wavefront": "",
+    "WorldsheetError": "given, accepted, remedy",
+    "backward": f"chain, x, target, dynamics=Dyadic(rate=1.0), schedule=None, stop={STOP}",
+    "compare": "chain, x, target, solution",
+    "relax": f"chain, x, target, dynamics=Dyadic(rate=1.0), schedule=None, stop={STOP}, record=None, *, initial=None",
+    "simulate": "schedule, topology",
+}
+MEMBERS = {
+    "Comparison": "cosine relative_error rows snr",
+    "Fidelity": "cosine name relative_error snr",
+    "Fields": "costates doubled from_doubled states",
+    "Outcome": "converged remedy residual status ticks",
+    "Record": "add costate_residuals every state_residuals ticks",
+    "Solution": "accumulate caller chain costates evaluations fields gradients input_gradient loss outcome pairs pulls "
+    "record states ticks",
+    "Status": "BUDGET_SPENT CONVERGED DIVERGED",
+    "Stop": "every max_ticks tol",
+    "View": "costate costate_residual prediction pulled state state_residual",
+}
+
+
+def reach(path: str) -> Any:
+    found: Any = ws
+    for part in path.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def written(function: Any) -> str:
+    """Names, kinds and defaults of the arguments; annotations are the type checker's business."""
+    signature = inspect.signature(function)
+    bare = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
+    return str(signature.replace(parameters=bare, return_annotation=inspect.Signature.empty))[1:-1]
+
+
+def test_public_names_are_these_and_are_there() -> None:
+    assert ws.__all__ == NAMES
+    assert all(hasattr(ws, name) for name in NAMES)
+
+
+@pytest.mark.parametrize("path", SIGNATURES)
+def test_signatures_are_frozen(path: str) -> None:
+    assert written(reach(path)) == SIGNATURES[path]
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_members_are_frozen(name: str) -> None:
+    cls = reach(name)
+    fields = set(getattr(cls, "__dataclass_fields__", ()))
+    if name == "Record":
+        fields = {field for field in vars(ws.Record()) if not field.startswith("_")}
+    found = fields | {member for member in vars(cls) if not member.startswith("_")}
+    assert sorted(found) == MEMBERS[name].split()
+
+
+def test_every_public_thing_is_explained() -> None:
+    silent = []
+    for name in ws.__all__:
+        thing = reach(name)
+        if name == "__version__":
+            continue
+        doc = inspect.getdoc(thing) or ""
+        if not doc or doc.startswith(f"{name}("):  # what a dataclass writes by itself
+            silent.append(name)
+        if inspect.isclass(thing):
+            members = {member: value for member, value in vars(thing).items() if not member.startswith("_")}
+            ours = {
+                m: v for m, v in members.items() if inspect.isfunction(v) or isinstance(v, (property, staticmethod))
+            }
+            silent += [f"{name}.{member}" for member in ours if not inspect.getdoc(getattr(thing, member))]
+    assert silent == []
+
+
+def test_every_public_name_says_where_it_lives() -> None:
+    homes = {name: reach(name).__module__ for name in ws.__all__ if name != "__version__"}
+    assert all(home.startswith("worldsheet.") for home in homes.values()), homes
+
+
+def test_importing_the_library_loads_no_shell() -> None:
+    heavy = ["matplotlib", "typer", "rich", "sklearn", "pooch", "safetensors", "worldsheet.app"]
+    code = f"import json, sys, worldsheet; print(json.dumps([name for name in {heavy} if name in sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == []

@@ -1,0 +1,195 @@
+"""Rules that the source keeps: where autograd is, where imports point, who may inherit from whom."""
+
+import ast
+import importlib
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import worldsheet as ws
+from worldsheet.core.errors import WorldsheetError
+
+ROOT = Path(ws.__file__).parent
+SOURCES = {path.relative_to(ROOT).as_posix(): path for path in sorted(ROOT.rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in SOURCES.items()}
+
+RELATIVES = {
+    "run_backward",
+    "vjp",
+    "jvp",
+    "jacrev",
+    "jacfwd",
+    "jacobian",
+    "hessian",
+    "grad_and_value",
+    "linearize",
+}
+
+
+def differentiates(tree: ast.AST) -> set[str]:
+    """How a module asks torch for derivatives: `torch.autograd.grad`, `x.backward(…)`, and their relatives."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module in (
+            "torch.autograd",
+            "torch.func",
+            "torch.autograd.functional",
+        ):
+            found |= {alias.name for alias in node.names} & (RELATIVES | {"grad", "backward"})
+        if not isinstance(node, ast.Attribute):
+            continue
+        owner = ast.unparse(node.value)
+        if node.attr in RELATIVES or (node.attr in ("grad", "backward") and owner.endswith(("autograd", "func"))):
+            found.add(node.attr)
+    for node in ast.walk(tree):
+        called = node.func if isinstance(node, ast.Call) else None
+        if isinstance(called, ast.Attribute) and called.attr == "backward" and ast.unparse(called.value) != "ws":
+            found.add("backward")
+    return found
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, ()) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield node.module or "", tuple(alias.name for alias in node.names)
+
+
+def test_autograd_is_asked_for_one_layer_at_a_time_and_end_to_end_only_by_the_oracle() -> None:
+    found = {name: ways for name, tree in TREES.items() if (ways := differentiates(tree))}
+    assert found == {"problem/evaluation.py": {"run_backward"}, "solve/oracle.py": {"grad", "backward"}}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import torch\ntorch.autograd.grad(y, x)",
+        "from torch.autograd import grad",
+        "from torch import autograd\nautograd.backward(y)",
+        "loss.backward()",
+        "(a + b).backward(g)",
+        "torch.func.vjp(f, x)",
+        "from torch.func import jacrev",
+        "engine.run_backward((y,))",
+    ],
+)
+def test_the_rule_about_autograd_sees_every_way_around_it(code: str) -> None:
+    assert differentiates(ast.parse(code))
+
+
+def test_a_gradient_that_is_only_read_is_no_backward_pass() -> None:
+    assert not differentiates(
+        ast.parse("import worldsheet as ws\nws.backward(c, x, y)\nleaf.grad += 1\nbackward(c, x, y)")
+    )
+
+
+def test_only_the_plots_import_matplotlib() -> None:
+    users = {name for name, tree in TREES.items() for module, _ in imports(tree) if module.startswith("matplotlib")}
+    assert users <= {"app/plots.py"}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_nothing_is_imported_inside_a_function(name: str) -> None:
+    for function in ast.walk(TREES[name]):
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            inner = [node for node in ast.walk(function) if isinstance(node, (ast.Import, ast.ImportFrom))]
+            assert not inner, f"{name}:{inner[0].lineno}"
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if name.startswith("dynamics/")])
+def test_a_dynamics_knows_nothing_but_a_view(name: str) -> None:
+    for module, names in imports(TREES[name]):
+        if module.startswith("worldsheet"):
+            allowed = module.startswith(("worldsheet.core.", "worldsheet.dynamics"))
+            assert allowed or (module == "worldsheet.problem" and names == ("View",)), f"{module} {names}"
+
+
+class Recording(ws.View):
+    """A view that writes down what is looked at."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def __getattr__(self, name: str) -> Tensor:
+        raise AssertionError(f"a dynamics looked for {name}")
+
+    def _look(self, name: str, value: float) -> Tensor:
+        self.seen.append(name)
+        return torch.full((2, 3), value, dtype=torch.float64)
+
+    @property
+    def state(self) -> Tensor:
+        return self._look("state", 1.0)
+
+    @property
+    def costate(self) -> Tensor:
+        return self._look("costate", 10.0)
+
+    @property
+    def prediction(self) -> Tensor:
+        return self._look("prediction", 3.0)
+
+    @property
+    def pulled(self) -> Tensor:
+        return self._look("pulled", 50.0)
+
+
+@pytest.mark.parametrize(
+    ("rate", "state", "costate"),
+    [(1.0, {"prediction"}, {"pulled"}), (0.5, {"state", "prediction"}, {"costate", "pulled"})],
+)
+def test_a_site_moves_by_what_it_sees_and_reads_no_message_it_does_not_need(
+    rate: float, state: set[str], costate: set[str]
+) -> None:
+    dynamics = ws.Dyadic(rate)
+    for move, seen, value in (
+        (dynamics.state, state, 1 + rate * 2),
+        (dynamics.costate, costate, 10 + rate * 40),
+        (dynamics.credit, {"costate"}, 10.0),
+    ):
+        view = Recording()
+        assert move(view).unique().tolist() == [value]
+        assert set(view.seen) == seen
+
+
+def classes() -> Iterator[type]:
+    """Every class of the library, the shell left out."""
+    for name in SOURCES:
+        if not name.startswith(("app/", "__main__")):
+            parts = name.removesuffix(".py").removesuffix("/__init__").replace("__init__", "").split("/")
+            module = importlib.import_module(".".join(["worldsheet", *filter(None, parts)]))
+            members = inspect.getmembers(module, inspect.isclass)
+            yield from (cls for _, cls in members if cls.__module__ == module.__name__)
+
+
+def test_every_dynamics_and_schedule_is_abstract_or_final() -> None:
+    kinds = [cls for cls in classes() if issubclass(cls, (ws.Dynamics, ws.Schedule))]
+    assert {ws.Dyadic, ws.Synchronous, ws.Wavefront, ws.Sweep, ws.Asynchronous} <= set(kinds)
+    between = [cls for cls in kinds if not inspect.isabstract(cls) and "@final" not in decorators(cls)]
+    assert between == []
+
+
+def decorators(cls: type) -> list[str]:
+    """What is written above a class (`__final__` is not there on Python 3.10)."""
+    name = cls.__module__.removeprefix("worldsheet.").replace(".", "/")
+    tree = TREES.get(f"{name}.py") or TREES[f"{name}/__init__.py"]
+    (found,) = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == cls.__name__]
+    return [f"@{ast.unparse(decorator)}" for decorator in found.decorator_list]
+
+
+def test_nobody_inherits_from_a_concrete_class() -> None:
+    for cls in classes():
+        for base in cls.__bases__:
+            if base.__module__.startswith("worldsheet") and not issubclass(base, WorldsheetError):
+                assert inspect.isabstract(base), f"{cls.__name__} inherits from {base.__name__}"
+
+
+def test_files_are_short() -> None:
+    long = {name: lines for name, path in SOURCES.items() if (lines := len(path.read_text("utf-8").splitlines())) > 300}
+    assert long == {}
