@@ -8,28 +8,33 @@ from worldsheet.core.errors import (
     RunFolderError,
     WorldsheetError,
 )
+from worldsheet.core.field import Field
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.record import Record
-from worldsheet.dynamics import Dyadic, Dynamics
+from worldsheet.dynamics import AugmentedLagrangian, Dyadic, Dynamics, PredictiveCoding, Wave
 from worldsheet.engine import Stop
 from worldsheet.problem import Chain, Fields, Topology, View
-from worldsheet.schedule import Asynchronous, Schedule, Sweep, Synchronous, Wavefront, simulate
+from worldsheet.schedule import Asynchronous, Leapfrog, Schedule, Sweep, Synchronous, Wavefront, simulate
 from worldsheet.solve import Comparison, Fidelity, NotConvergedWarning, Solution, backward, compare, relax
 from worldsheet.version import __version__
 
 __all__ = [
     "Asynchronous",
+    "AugmentedLagrangian",
     "Chain",
     "Comparison",
     "DataMissingError",
     "Dyadic",
     "Dynamics",
     "Fidelity",
+    "Field",
     "Fields",
     "InputError",
     "LayerError",
+    "Leapfrog",
     "NotConvergedWarning",
     "Outcome",
+    "PredictiveCoding",
     "Record",
     "RelaxationError",
     "RunFolderError",
@@ -41,6 +46,7 @@ __all__ = [
     "Synchronous",
     "Topology",
     "View",
+    "Wave",
     "Wavefront",
     "WorldsheetError",
     "__version__",

@@ -1,16 +1,31 @@
 """A dynamics: how one site moves when it is its turn."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
 
+import torch
+
+from worldsheet.core.field import Field
 from worldsheet.core.shapes import Costate, State
-from worldsheet.problem import View
+from worldsheet.problem import Fields, View
 
 
 class Dynamics(ABC):
     """The law of motion of a site, written in what that site can see.
 
     Every concrete dynamics is final. The engine asks for a new state, a new costate or both, as the schedule says.
+
+    Attributes:
+        leads: the field that moves first in a tick, the other then reads it moved; None if both read the same moment.
+        open_output: whether the last edge is no constraint: the output is the last layer's prediction at every moment
+            and its costate ∇C there.
+        vanishing: which residuals are zero at its fixed point.
     """
+
+    leads: ClassVar[Field | None]
+    open_output: ClassVar[bool]
+    vanishing: ClassVar[tuple[Field, ...]]
 
     @abstractmethod
     def state(self, view: View) -> State:
@@ -24,6 +39,10 @@ class Dynamics(ABC):
     def credit(self, view: View) -> Costate:
         """What the site pulls back through its layer: to its parents' costates and to its parameters (4)."""
 
+    @abstractmethod
+    def start(self, outputs: Sequence[State]) -> Fields:
+        """Fields before tick 0, given what a forward pass puts at every site."""
+
     @property
     @abstractmethod
     def settles_at_once(self) -> bool:
@@ -32,3 +51,8 @@ class Dynamics(ABC):
     @abstractmethod
     def budget(self, depth: int) -> int:
         """Ticks after which a relaxation over `depth` layers is given up unless the user says otherwise."""
+
+
+def zeros_like(outputs: Sequence[State]) -> tuple[State, ...]:
+    """A zero field of the shapes of a forward pass."""
+    return tuple(torch.zeros_like(output) for output in outputs)

@@ -1,13 +1,15 @@
 """Dyadic relaxation: one-way waves that reflect nothing."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, isfinite
-from typing import final
+from typing import ClassVar, final
 
 from worldsheet.core.errors import InputError
+from worldsheet.core.field import Field
 from worldsheet.core.shapes import Costate, State
-from worldsheet.dynamics.base import Dynamics
-from worldsheet.problem import View
+from worldsheet.dynamics.base import Dynamics, zeros_like
+from worldsheet.problem import Fields, View
 
 
 @final
@@ -38,6 +40,9 @@ class Dyadic(Dynamics):
     """
 
     rate: float = 1.0
+    leads: ClassVar[Field | None] = None
+    open_output: ClassVar[bool] = False
+    vanishing: ClassVar[tuple[Field, ...]] = (Field.STATE, Field.COSTATE)
 
     def __post_init__(self) -> None:
         """Refuse a rate at which the relaxation cannot converge."""
@@ -59,6 +64,10 @@ class Dyadic(Dynamics):
     def credit(self, view: View) -> Costate:
         """λ_l itself."""
         return view.costate
+
+    def start(self, outputs: Sequence[State]) -> Fields:
+        """Zeros: the flow forgets its start."""
+        return Fields(zeros_like(outputs), zeros_like(outputs))
 
     @property
     def settles_at_once(self) -> bool:

@@ -1,35 +1,24 @@
 """The one loop body: sites fire, reading only their own fields and their neighbours' messages."""
 
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 from torch.nn.parameter import Parameter
 
-from worldsheet.core.shapes import Costate, Residuals, State
+from worldsheet.core.field import Field
+from worldsheet.core.shapes import Costate, State
 from worldsheet.dynamics import Dynamics
+from worldsheet.engine.base import Engine, Residual
+from worldsheet.engine.measure import norms, residual_of, start_fields
 from worldsheet.engine.messages import Messages
 from worldsheet.engine.sheet import Sheet, held
 from worldsheet.problem import Caller, Chain, Fields, Pull, View
-from worldsheet.schedule import Field, Firing, Phase, Schedule
-
-
-class Residual(NamedTuple):
-    """How far a block is from the solution of the two-point problem.
-
-    Attributes:
-        states: ‖r_l‖ for l = 1..L, in float64 on the CPU.
-        costates: ‖g_l‖ for l = 1..L, likewise.
-        relative: the largest of ‖r_l‖/‖f_l(x_{l-1})‖ and ‖g_l‖/‖J_{l+1}ᵀλ_{l+1}‖.
-    """
-
-    states: Residuals
-    costates: Residuals
-    relative: float
+from worldsheet.schedule import Firing, Phase, Schedule
 
 
 @final
-class Block:
+class Block(Engine):
     """Consecutive sites that move in one process; the edges are the clamped input below and the cost above.
 
     Args:
@@ -45,6 +34,7 @@ class Block:
         self, chain: Chain, x: Tensor, target: Any, dynamics: Dynamics, schedule: Schedule, *, keep: bool
     ) -> None:
         self.chain = chain
+        self.topology = chain.topology
         self.dynamics = dynamics
         self.caller = Caller(chain, target)
         self.messages = Messages(self.caller, everywhere=keep, to_input=x.requires_grad)
@@ -55,12 +45,14 @@ class Block:
         self._efforts: dict[int, tuple[Tensor | None, ...]] = {}
 
     def start(self, initial: Fields | None) -> None:
-        """Give the fields values before tick 0, zeros if None; a schedule that moves each site once never reads them.
+        """Give the fields values before tick 0, by default the dynamics' own.
 
         Evaluates every layer once in order, which also draws random numbers in the order of a forward pass.
+
+        Raises:
+            InputError: initial fields whose number or shapes are not those that the layers produce.
         """
-        self.sheet.start(self._forward(), initial)
-        self.sheet.close_tick()
+        self.sheet.start(start_fields(self.dynamics, self._forward(), initial))
 
     @property
     def precision(self) -> float:
@@ -84,8 +76,29 @@ class Block:
             if firing.last and not self._keep:
                 self._let_go(firing.site)
 
+    def close_tick(self) -> None:
+        """Remember the tick if old messages may be asked for."""
+        self.sheet.close_tick()
+
+    @property
+    def evaluations(self) -> int:
+        """Forward evaluations of layers, those for start values included."""
+        return self.messages.evaluations
+
+    @property
+    def pulls(self) -> int:
+        """Pull-backs through layers."""
+        return self.messages.pulls
+
+    @property
+    def fields(self) -> Fields:
+        """The fields now, input left out."""
+        return self.sheet.fields
+
     def points(self, layer: int, age: int) -> list[State]:
         """The states that a layer reads, `age` ticks old."""
+        if layer == self.caller.head and self.dynamics.open_output:
+            return [self.messages.evaluation(layer - 1, self.points(layer - 1, age)).output]
         states = self.sheet.moment(age)[0] if age else self.sheet.states
         return [state for parent in self.caller.parents[layer] if (state := states[parent]) is not None]
 
@@ -101,11 +114,7 @@ class Block:
     def residual(self) -> Residual:
         """Measure every site with the messages of this moment."""
         views = [_SiteView(self, site, Firing(site, Field.STATE), 0) for site in self.chain.topology.sites]
-        states, costates = _norms([v.state_residual for v in views]), _norms([v.costate_residual for v in views])
-        scales = torch.cat([_norms([v.prediction for v in views]), _norms([v.pulled for v in views])])
-        ratios = torch.cat([states, costates]) / scales
-        at_rest = torch.cat([states, costates]) == 0  # 0/0 is a site where nothing flows
-        return Residual(states, costates, float(torch.where(at_rest, 0.0, ratios).max()))
+        return residual_of(self.dynamics, views, norms)
 
     def efforts(self) -> list[tuple[Parameter, Tensor | None]]:
         """∂𝓛/∂θ (4) of every parameter of every layer, an entry per use; None where it was not used."""
@@ -184,6 +193,22 @@ class _SiteView(View):
         return held(sheet.moment(self._age)[1] if self._age else sheet.costates, self._site)
 
     @property
+    def state_residual(self) -> State:
+        return self.prediction - self.state
+
+    @property
+    def credit(self) -> Costate:
+        return self._block.credit(self._site, self._firing)
+
+    @property
+    def samples(self) -> int:
+        return self.state.shape[0]
+
+    @property
+    def at_output(self) -> bool:
+        return self._site == len(self._block.chain)
+
+    @property
     def prediction(self) -> State:
         points = self._block.points(self._site, self._firing.age)
         return self._block.messages.evaluation(self._site, points).output
@@ -191,7 +216,3 @@ class _SiteView(View):
     @property
     def pulled(self) -> Costate:
         return self._block.pulled(self._site, self._firing)
-
-
-def _norms(tensors: list[Tensor]) -> Residuals:
-    return torch.stack([torch.linalg.vector_norm(tensor.detach()) for tensor in tensors]).double().cpu()

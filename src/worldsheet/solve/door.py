@@ -9,7 +9,7 @@ from torch import Tensor
 from worldsheet.core.errors import InputError
 from worldsheet.dynamics import Dynamics
 from worldsheet.problem import Chain
-from worldsheet.schedule import Schedule, Synchronous, Wavefront
+from worldsheet.schedule import Leapfrog, Schedule, Synchronous, Wavefront
 
 
 def default_schedule(dynamics: Dynamics, schedule: Schedule | None) -> Schedule:
@@ -19,7 +19,9 @@ def default_schedule(dynamics: Dynamics, schedule: Schedule | None) -> Schedule:
         InputError: a schedule that moves each site once, for a dynamics that needs many moves.
     """
     if schedule is None:
-        return Wavefront() if dynamics.settles_at_once else Synchronous()
+        if dynamics.settles_at_once:
+            return Wavefront()
+        return Synchronous() if dynamics.leads is None else Leapfrog(dynamics.leads)
     if schedule.once and not dynamics.settles_at_once:
         raise InputError(
             f"{schedule} with {dynamics}",

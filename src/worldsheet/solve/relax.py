@@ -8,7 +8,7 @@ from torch import Tensor
 from worldsheet.core.outcome import Status
 from worldsheet.core.record import Record
 from worldsheet.dynamics import Dyadic, Dynamics
-from worldsheet.engine import Block, Stop, run
+from worldsheet.engine import Block, Engine, StackedBlock, Stop, run
 from worldsheet.problem import Chain, Fields
 from worldsheet.schedule import Schedule
 from worldsheet.solve.door import check_finite, check_input, default_schedule
@@ -30,6 +30,7 @@ def relax(  # noqa: PLR0913  the public signature, in the order of decreasing us
     record: Record | None = None,
     *,
     initial: Fields | None = None,
+    stack: bool = True,
 ) -> Solution:
     """Relax states and costates towards r = g = 0 (2), (3), where (4) is backprop's gradient, and return the fields.
 
@@ -52,7 +53,10 @@ def relax(  # noqa: PLR0913  the public signature, in the order of decreasing us
     check_input(x)
     check_finite(chain, x)
     schedule = default_schedule(dynamics, schedule)
-    block = Block(chain, x, target, dynamics, schedule, keep=True)
+    stacked = stack and schedule.uniform
+    block: Engine = (
+        StackedBlock(chain, x, target, dynamics) if stacked else Block(chain, x, target, dynamics, schedule, keep=True)
+    )
     if record is not None or initial is not None or not schedule.once:
         block.start(initial)
     outcome = run(block, schedule, stop, record)
@@ -64,10 +68,10 @@ def relax(  # noqa: PLR0913  the public signature, in the order of decreasing us
         chain=chain,
         outcome=outcome,
         loss=block.loss,
-        fields=block.sheet.fields,
+        fields=block.fields,
         record=record,
-        evaluations=block.messages.evaluations,
-        pulls=block.messages.pulls,
+        evaluations=block.evaluations,
+        pulls=block.pulls,
         caller=block.caller,
         pairs=tuple(pairs),
         input_gradient=input_gradient,

@@ -1,0 +1,54 @@
+"""Start values and residuals, the same for every engine."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from worldsheet.core.errors import InputError
+from worldsheet.core.field import Field
+from worldsheet.core.shapes import Residuals, State
+from worldsheet.dynamics import Dynamics
+from worldsheet.engine.base import Residual
+from worldsheet.problem import Fields, View
+
+
+def residual_of(dynamics: Dynamics, views: Sequence[View], norms: Callable[[list[Tensor]], Residuals]) -> Residual:
+    """Norms of r and g at every site, and the largest of those that the dynamics brings to zero, relative to its message."""
+    states, costates = norms([view.state_residual for view in views]), norms([view.costate_residual for view in views])
+    measured = {
+        Field.STATE: (states, norms([view.prediction for view in views])),
+        Field.COSTATE: (costates, norms([view.pulled for view in views])),
+    }
+    worst = 0.0
+    for field in dynamics.vanishing:
+        size, scale = measured[field]
+        worst = max(worst, float(torch.where(size == 0, 0.0, size / scale).max()))  # 0/0: nothing flows there
+        if not bool(torch.isfinite(size).all()):
+            worst = float("nan")
+            break
+    return Residual(states, costates, worst)
+
+
+def norms(tensors: list[Tensor]) -> Residuals:
+    """One norm per tensor."""
+    return torch.stack([torch.linalg.vector_norm(tensor.detach()) for tensor in tensors]).double().cpu()
+
+
+def start_fields(dynamics: Dynamics, outputs: Sequence[State], initial: Fields | None) -> Fields:
+    """The dynamics' own start, or the one given.
+
+    Raises:
+        InputError: initial fields whose number or shapes are not those that the layers produce.
+    """
+    if initial is None:
+        return dynamics.start(outputs)
+    given = [tuple(state.shape) for state in initial.states]
+    wanted = [tuple(output.shape) for output in outputs]
+    if given != wanted:
+        raise InputError(
+            f"initial fields of shapes {given}",
+            f"the shapes that the layers produce, {wanted}",
+            "take them from a solution of the same chain and batch: initial=sol.fields",
+        )
+    return initial
