@@ -1,5 +1,6 @@
 """worldsheet: train networks and solve control problems with local waves instead of a backward pass."""
 
+from worldsheet import port as ports
 from worldsheet.core.errors import (
     DataMissingError,
     InputError,
@@ -13,7 +14,7 @@ from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.record import Record
 from worldsheet.dynamics import AugmentedLagrangian, Dyadic, Dynamics, PredictiveCoding, Wave
 from worldsheet.engine import Stop
-from worldsheet.problem import Chain, Fields, Topology, View
+from worldsheet.problem import Chain, Fields, OffersStep, ResidualLinear, Step, Topology, View
 from worldsheet.schedule import Asynchronous, Leapfrog, Schedule, Sweep, Synchronous, Wavefront, simulate
 from worldsheet.solve import Comparison, Fidelity, NotConvergedWarning, Solution, backward, compare, relax
 from worldsheet.version import __version__
@@ -33,14 +34,17 @@ __all__ = [
     "LayerError",
     "Leapfrog",
     "NotConvergedWarning",
+    "OffersStep",
     "Outcome",
     "PredictiveCoding",
     "Record",
     "RelaxationError",
+    "ResidualLinear",
     "RunFolderError",
     "Schedule",
     "Solution",
     "Status",
+    "Step",
     "Stop",
     "Sweep",
     "Synchronous",
@@ -52,6 +56,7 @@ __all__ = [
     "__version__",
     "backward",
     "compare",
+    "ports",
     "relax",
     "simulate",
 ]

@@ -78,7 +78,7 @@ class PredictiveCoding(Dynamics):
 @final
 @dataclass(frozen=True)
 class AugmentedLagrangian(Dynamics):
-    """Predictive coding with local multipliers (PC-ALM): descent in the states, ascent in the costates of 𝓛 + ρ/2 Σ‖r_l‖².
+    """Predictive coding with local multipliers, PC-ALM: descent in x and ascent in λ of 𝓛 + ρ/2 Σ‖r_l‖².
 
         e_l = λ_l + ρ r_l,     x_l ← x_l + η (e_l − J_{l+1}ᵀ e_{l+1}),     λ_l ← λ_l + α r_l                       (10)
 
@@ -86,8 +86,8 @@ class AugmentedLagrangian(Dynamics):
     that the last tick ends with the states and e is the credit before the next multiplier step. The output is open.
     In linear networks the fixed point is backprop's; on ReLU networks it is good at a budget of about 2L ticks.
 
-    Cost per tick and site: one evaluation and one pull-back. Stable for η σ²(2ρ + α) < 4, σ the largest singular value of
-    1 − J.
+    Cost per tick and site: one evaluation and one pull-back. Stable for η σ²(2ρ + α) < 4, σ the largest singular
+    value of 1 − J.
 
     Args:
         rate: η, about ¼.

@@ -22,8 +22,8 @@ class Wave(Dynamics):
     with γ = c cos φ, ν = c sin φ and φ = (1 − matching) π/2. In wave variables a = x + zλ and b = x − zλ, ν carries a
     towards the output and b towards the input at speed c, and γ absorbs what junctions reflect: matching 0 is the
     lossless worldsheet, which rings, matching 1 the perfectly matched one, which is `Dyadic(rate=speed)`. States move
-    first and costates read them moved. Costates are meant per sample: where the loss is a batch mean they are multiplied
-    by the batch size before z is applied.
+    first and costates read them moved. Costates are meant per sample: where the loss is a batch mean they are
+    multiplied by the batch size before z is applied.
 
     Cost per tick and site: one evaluation and one pull-back.
 

@@ -34,16 +34,22 @@ class Engine(ABC):
         dynamics: how a site moves.
         caller: the user's functions.
         topology: the sites as the schedule sees them.
-        evaluations: forward evaluations of layers so far.
-        pulls: pull-backs through layers so far.
     """
 
     chain: Chain
     dynamics: Dynamics
     caller: Caller
     topology: Topology
-    evaluations: int
-    pulls: int
+
+    @property
+    @abstractmethod
+    def evaluations(self) -> int:
+        """Forward evaluations of layers so far, those for start values included."""
+
+    @property
+    @abstractmethod
+    def pulls(self) -> int:
+        """Pull-backs through layers so far."""
 
     @abstractmethod
     def start(self, initial: Fields | None) -> None:

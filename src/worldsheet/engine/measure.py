@@ -14,7 +14,7 @@ from worldsheet.problem import Fields, View
 
 
 def residual_of(dynamics: Dynamics, views: Sequence[View], norms: Callable[[list[Tensor]], Residuals]) -> Residual:
-    """Norms of r and g at every site, and the largest of those that the dynamics brings to zero, relative to its message."""
+    """Norms of r and g at every site, and the largest, relative to its message, that the dynamics brings to zero."""
     states, costates = norms([view.state_residual for view in views]), norms([view.costate_residual for view in views])
     measured = {
         Field.STATE: (states, norms([view.prediction for view in views])),

@@ -31,8 +31,8 @@ class _Run:
 class StackedBlock(Engine):
     """A chain whose equal consecutive layers are one batched operation, for schedules that move all sites at once.
 
-    The same numbers as `Block` to rounding. Fields of a run are tensors (site, batch, ...); a tick of S equal layers is a
-    few batched kernels instead of S small ones.
+    The same numbers as `Block` to rounding. Fields of a run are tensors (site, batch, ...); a tick of S equal layers is
+    a few batched kernels instead of S small ones.
 
     Args:
         chain: the problem; the last layer always moves alone.
@@ -161,7 +161,7 @@ class StackedBlock(Engine):
         return pull
 
     def state_residual(self, index: int) -> State:
-        """r of a run, remembered until its prediction or state is replaced."""
+        """The state residual of a run, remembered until its prediction or state is replaced."""
         prediction, state = self.evaluation(index).output, self._states[index]
         kept = self._residuals.get(index)
         if kept is not None and kept[0] is prediction and kept[1] is state:

@@ -42,7 +42,7 @@ class Step(ABC):
 
 
 class OffersStep(ABC):
-    """A module that states its own closed form; mix it into an `nn.Module` to have your layer relaxed without a graph."""
+    """A module that states its own closed form; mixed into an `nn.Module`, the layer is relaxed without a graph."""
 
     @abstractmethod
     def step(self) -> Step:
@@ -102,7 +102,7 @@ class AffineStack(Step):
 
     def __init__(self, modules: Sequence[nn.Linear]) -> None:
         self._weights = [module.weight for module in modules]
-        self._biases = [module.bias for module in modules if module.bias is not None]
+        self._biases = [b for b in (module._parameters["bias"] for module in modules) if b is not None]
         self._weight = torch.stack([weight.detach() for weight in self._weights])
         self._bias = torch.stack([bias.detach() for bias in self._biases]).unsqueeze(1) if self._biases else None
 

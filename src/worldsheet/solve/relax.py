@@ -44,7 +44,8 @@ def relax(  # noqa: PLR0913  the public signature, in the order of decreasing us
         schedule: when; by default `Wavefront` for a dynamics that settles at once, else `Synchronous`.
         stop: budget and tolerance.
         record: filled with the residuals of every site at every tick.
-        initial: fields before tick 0; zeros by default. A dynamics that converges forgets them.
+        initial: fields before tick 0; the dynamics' own by default.
+        stack: let equal consecutive layers move as one batched operation where the schedule moves all sites at once.
 
     Raises:
         InputError: arguments that cannot be right, NaN or infinity in the input or a parameter.
