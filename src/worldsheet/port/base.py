@@ -18,7 +18,7 @@ class Port(torch.optim.Optimizer):
     """Parameters that answer their effort e = ∂𝓛/∂θ (4) with a flow θ̇ through a resistance R, and report the echo.
 
     With port waves (e ± R θ̇)/√(2R) the power sent back is |e + R θ̇|²/(2R), zero if and only if θ̇ = −e/R (12). One
-    step is the unit of time. A port is a `torch.optim.Optimizer`: schedulers, parameter groups and state_dict work as ever.
+    step is the unit of time. A port is a `torch.optim.Optimizer`: schedulers, groups and state_dict work as ever.
     """
 
     @abstractmethod
