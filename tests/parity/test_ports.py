@@ -61,7 +61,7 @@ def test_a_port_resumes_from_its_state() -> None:
     port, other = ws.ports.Inertial([weight], lr=0.1), ws.ports.Inertial([twin], lr=0.1)
     weight.grad = torch.arange(3.0)
     port.step()
-    other.load_state_dict(port.state_dict())
+    other.load_state_dict(copy.deepcopy(port.state_dict()))
     twin.data.copy_(weight)
     twin.grad = weight.grad.clone()
     port.step()
@@ -77,4 +77,4 @@ def test_a_rate_that_is_no_conductance_is_refused(rate: float) -> None:
 
 def test_a_momentum_without_resistance_is_refused() -> None:
     with pytest.raises(ws.InputError, match="momentum=1"):
-        ws.ports.Inertial([nn.Parameter(torch.ones(1))], lr=0.1, momentum=1)
+        ws.ports.Inertial([nn.Parameter(torch.ones(1))], lr=0.1, momentum=1.0)

@@ -2,7 +2,7 @@
 
 from typing import TypeAlias
 
-from jaxtyping import Inexact
+from jaxtyping import Inexact, Shaped
 from torch import Tensor
 
 State: TypeAlias = Inexact[Tensor, "*site"]
@@ -10,6 +10,12 @@ State: TypeAlias = Inexact[Tensor, "*site"]
 
 Costate: TypeAlias = Inexact[Tensor, "*site"]
 """The costate λ_l of one site: the shape, dtype and device of its state; units of cost per unit of state."""
+
+Point: TypeAlias = Shaped[Tensor, "..."]
+"""What a layer reads: the state of a site below it, or the input, which may hold integers."""
+
+Elsewhere: TypeAlias = Inexact[Tensor, "..."]
+"""A state or costate of some site, where tensors of several sites with shapes of their own stand together."""
 
 Residuals: TypeAlias = Inexact[Tensor, "site"]
 """One norm per site, from the input side to the output side."""

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 
 from worldsheet.core.field import Field
-from worldsheet.core.shapes import Costate, State
+from worldsheet.core.shapes import Costate, Elsewhere, State
 from worldsheet.problem import Fields, View
 
 
@@ -40,7 +40,7 @@ class Dynamics(ABC):
         """What the site pulls back through its layer: to its parents' costates and to its parameters (4)."""
 
     @abstractmethod
-    def start(self, outputs: Sequence[State]) -> Fields:
+    def start(self, outputs: Sequence[Elsewhere]) -> Fields:
         """Fields before tick 0, given what a forward pass puts at every site."""
 
     @property
@@ -53,6 +53,6 @@ class Dynamics(ABC):
         """Ticks after which a relaxation over `depth` layers is given up unless the user says otherwise."""
 
 
-def zeros_like(outputs: Sequence[State]) -> tuple[State, ...]:
+def zeros_like(outputs: Sequence[Elsewhere]) -> tuple[Elsewhere, ...]:
     """A zero field of the shapes of a forward pass."""
     return tuple(torch.zeros_like(output) for output in outputs)

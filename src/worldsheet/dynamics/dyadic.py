@@ -7,7 +7,7 @@ from typing import ClassVar, final
 
 from worldsheet.core.errors import InputError
 from worldsheet.core.field import Field
-from worldsheet.core.shapes import Costate, State
+from worldsheet.core.shapes import Costate, Elsewhere, State
 from worldsheet.dynamics.base import Dynamics, zeros_like
 from worldsheet.problem import Fields, View
 
@@ -65,7 +65,7 @@ class Dyadic(Dynamics):
         """λ_l itself."""
         return view.costate
 
-    def start(self, outputs: Sequence[State]) -> Fields:
+    def start(self, outputs: Sequence[Elsewhere]) -> Fields:
         """Zeros: the flow forgets its start."""
         return Fields(zeros_like(outputs), zeros_like(outputs))
 

@@ -7,7 +7,7 @@ from typing import ClassVar, final
 
 from worldsheet.core.errors import InputError
 from worldsheet.core.field import Field
-from worldsheet.core.shapes import Costate, State
+from worldsheet.core.shapes import Costate, Elsewhere, State
 from worldsheet.dynamics.base import Dynamics, zeros_like
 from worldsheet.problem import Fields, View
 
@@ -45,7 +45,7 @@ class PredictiveCoding(Dynamics):
         """Refuse what cannot descend."""
         _refuse_not_positive("PredictiveCoding", rate=self.rate, precision=self.precision)
 
-    def start(self, outputs: Sequence[State]) -> Fields:
+    def start(self, outputs: Sequence[Elsewhere]) -> Fields:
         """The forward pass, free of errors."""
         return Fields(tuple(outputs), zeros_like(outputs))
 
@@ -114,7 +114,7 @@ class AugmentedLagrangian(Dynamics):
         """Refuse what cannot descend."""
         _refuse_not_positive("AugmentedLagrangian", rate=self.rate, dual_rate=self.dual_rate, penalty=self.penalty)
 
-    def start(self, outputs: Sequence[State]) -> Fields:
+    def start(self, outputs: Sequence[Elsewhere]) -> Fields:
         """The forward pass, multipliers zero."""
         return Fields(tuple(outputs), zeros_like(outputs))
 

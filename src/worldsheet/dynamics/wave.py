@@ -7,7 +7,7 @@ from typing import ClassVar, final
 
 from worldsheet.core.errors import InputError
 from worldsheet.core.field import Field
-from worldsheet.core.shapes import Costate, State
+from worldsheet.core.shapes import Costate, Elsewhere, State
 from worldsheet.dynamics.base import Dynamics, zeros_like
 from worldsheet.problem import Fields, View
 
@@ -55,7 +55,7 @@ class Wave(Dynamics):
         if not 0 <= self.matching <= 1:
             raise InputError(f"{self}", "matching between 0 and 1", "use 1 for Dyadic, 0 for the lossless wave")
 
-    def start(self, outputs: Sequence[State]) -> Fields:
+    def start(self, outputs: Sequence[Elsewhere]) -> Fields:
         """Silence."""
         return Fields(zeros_like(outputs), zeros_like(outputs))
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.parameter import Parameter
 
 from worldsheet.core.field import Field
-from worldsheet.core.shapes import Costate, State
+from worldsheet.core.shapes import Costate, Point, State
 from worldsheet.dynamics import Dynamics
 from worldsheet.engine.base import Engine, Residual
 from worldsheet.engine.measure import norms, residual_of, start_fields
@@ -95,7 +95,7 @@ class Block(Engine):
         """The fields now, input left out."""
         return self.sheet.fields
 
-    def points(self, layer: int, age: int) -> list[State]:
+    def points(self, layer: int, age: int) -> list[Point]:
         """The states that a layer reads, `age` ticks old."""
         if layer == self.caller.head and self.dynamics.open_output:
             return [self.messages.evaluation(layer - 1, self.points(layer - 1, age)).output]
@@ -163,7 +163,7 @@ class Block(Engine):
                 self.sheet.costates[child] = None
 
     @torch.no_grad()
-    def _forward(self) -> list[State]:
+    def _forward(self) -> list[Point]:
         outputs = list(self.sheet.states[:1])
         for site in self.chain.topology.sites:
             outputs.append(self.caller.function(site)(*(held(outputs, parent) for parent in self.caller.parents[site])))

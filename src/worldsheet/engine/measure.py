@@ -7,7 +7,7 @@ from torch import Tensor
 
 from worldsheet.core.errors import InputError
 from worldsheet.core.field import Field
-from worldsheet.core.shapes import Residuals, State
+from worldsheet.core.shapes import Elsewhere, Residuals
 from worldsheet.dynamics import Dynamics
 from worldsheet.engine.base import Residual
 from worldsheet.problem import Fields, View
@@ -35,7 +35,7 @@ def norms(tensors: list[Tensor]) -> Residuals:
     return torch.stack([torch.linalg.vector_norm(tensor.detach()) for tensor in tensors]).double().cpu()
 
 
-def start_fields(dynamics: Dynamics, outputs: Sequence[State], initial: Fields | None) -> Fields:
+def start_fields(dynamics: Dynamics, outputs: Sequence[Elsewhere], initial: Fields | None) -> Fields:
     """The dynamics' own start, or the one given.
 
     Raises:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import final
 
 import torch
+from torch import Tensor
 
-from worldsheet.core.shapes import Costate, State
+from worldsheet.core.shapes import Costate, Point
 from worldsheet.problem import Caller, Evaluation, Pull, Recorded, Stepwise
 
 
@@ -37,9 +38,9 @@ class Messages:
             below = any(self.wanted[parent] for parent in caller.parents[site])
             self.wanted.append(everywhere or below or bool(caller.traits[site - 1].parameters))
         self._evaluations: dict[int, Evaluation] = {}
-        self._pulled: dict[int, tuple[Evaluation, Costate, Pull]] = {}
+        self._pulled: dict[int, tuple[Evaluation, Tensor, Pull]] = {}
 
-    def evaluation(self, layer: int, points: Sequence[State]) -> Evaluation:
+    def evaluation(self, layer: int, points: Sequence[Point]) -> Evaluation:
         """The layer at `points`.
 
         Raises:
@@ -52,7 +53,7 @@ class Messages:
         made = self._evaluations[layer] = self._evaluate(layer, points)
         return made
 
-    def pull(self, layer: int, points: Sequence[State], credit: Costate, *, last: bool) -> Pull:
+    def pull(self, layer: int, points: Sequence[Point], credit: Costate, *, last: bool) -> Pull:
         """Pull `credit` back through the layer at `points`; with `last`, efforts come along and the graph is freed.
 
         Raises:
@@ -83,7 +84,7 @@ class Messages:
         self._evaluations.pop(layer, None)
         self._pulled.pop(layer, None)
 
-    def _evaluate(self, layer: int, points: Sequence[State]) -> Evaluation:
+    def _evaluate(self, layer: int, points: Sequence[Point]) -> Evaluation:
         traits = self.caller.traits[layer - 1]
         differentiate = [self.wanted[parent] for parent in self.caller.parents[layer]]
         if traits.steps and not self._autocast and all(step.fits(points[0]) for step in traits.steps):

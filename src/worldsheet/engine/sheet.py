@@ -6,10 +6,10 @@ from typing import TypeAlias, final
 
 from torch import Tensor
 
-from worldsheet.core.shapes import Costate, State
+from worldsheet.core.shapes import Elsewhere
 from worldsheet.problem import Fields
 
-Moment: TypeAlias = tuple[list[State | None], list[Costate | None]]
+Moment: TypeAlias = tuple[list[Tensor | None], list[Elsewhere | None]]
 """States and costates by site, 0..L; None where nothing is held: before the front, or after everyone has read it."""
 
 
@@ -26,8 +26,8 @@ class Sheet:
     """
 
     def __init__(self, x: Tensor, size: int, memory: int) -> None:
-        self.states: list[State | None] = [x] + [None] * size
-        self.costates: list[Costate | None] = [None] * (size + 1)
+        self.states: list[Tensor | None] = [x] + [None] * size
+        self.costates: list[Elsewhere | None] = [None] * (size + 1)
         self._past: deque[Moment] = deque(maxlen=memory)
 
     def start(self, fields: Fields) -> None:

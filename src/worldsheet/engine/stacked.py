@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.parameter import Parameter
 
 from worldsheet.core.field import Field
-from worldsheet.core.shapes import Costate, Residuals, State
+from worldsheet.core.shapes import Costate, Elsewhere, Point, Residuals, State
 from worldsheet.dynamics import Dynamics
 from worldsheet.engine.base import Engine, Residual
 from worldsheet.engine.measure import residual_of, start_fields
@@ -49,13 +49,13 @@ class StackedBlock(Engine):
         self.topology = Topology.chain(len(self._runs))
         self._messages = Messages(self.caller, everywhere=True, to_input=x.requires_grad)
         self._x = x
-        self._states: list[State] = []
-        self._costates: list[Costate] = []
-        self._evaluated: dict[int, tuple[State, State, Evaluation]] = {}
-        self._pulled: dict[int, tuple[Evaluation, Costate, Pull]] = {}
-        self._credits: dict[int, tuple[State, Costate, State, Costate]] = {}
-        self._residuals: dict[int, tuple[State, State, State]] = {}
-        self._tops: dict[int, tuple[State, State]] = {}
+        self._states: list[Elsewhere] = []
+        self._costates: list[Elsewhere] = []
+        self._evaluated: dict[int, tuple[Tensor, Tensor, Evaluation]] = {}
+        self._pulled: dict[int, tuple[Evaluation, Tensor, Pull]] = {}
+        self._credits: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+        self._residuals: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        self._tops: dict[int, tuple[Tensor, Tensor]] = {}
         self._unit: Tensor | None = None
         self._stacked_evaluations = self._stacked_pulls = 0
 
@@ -201,7 +201,7 @@ class StackedBlock(Engine):
         last = len(self._runs) - 1
         return self.evaluation(last).output if self.dynamics.open_output else self._states[last]
 
-    def _below(self, index: int) -> State:
+    def _below(self, index: int) -> Point:
         if index == 0:
             return self._x
         state = self._states[index - 1]

@@ -7,7 +7,7 @@ from typing import Any, final
 from torch import Tensor
 
 from worldsheet.core.errors import LayerError, WorldsheetError
-from worldsheet.core.shapes import State
+from worldsheet.core.shapes import Point, State
 from worldsheet.problem.chain import Chain
 from worldsheet.problem.replay import Replay
 
@@ -56,7 +56,7 @@ class Caller:
             return self.chain.blame_loss(points[0], self.target, error)
         return self.chain.blame_layer(layer, points, error)
 
-    def _layer(self, layer: int, *points: State) -> State:
+    def _layer(self, layer: int, *points: Point) -> State:
         info = self.chain.layers[layer - 1]
         arguments = [point.clone() for point in points] if info.writes_input else points
         try:

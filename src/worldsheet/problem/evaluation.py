@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import Parameter
 
-from worldsheet.core.shapes import Costate, State
+from worldsheet.core.shapes import Costate, Point, State
 from worldsheet.problem.steps import Step
 
 
@@ -35,7 +35,7 @@ class Evaluation(ABC):
 
     __slots__ = ("output", "points", "spent")
     output: State
-    points: Sequence[State]
+    points: Sequence[Point]
     spent: bool
 
     @abstractmethod
@@ -48,7 +48,7 @@ class Evaluation(ABC):
             keep: whether this point will be pulled through again; otherwise what was saved for it is freed.
         """
 
-    def is_at(self, points: Sequence[State]) -> bool:
+    def is_at(self, points: Sequence[Point]) -> bool:
         """Whether this evaluation was made from these very tensors."""
         for mine, other in zip(self.points, points, strict=True):  # noqa: SIM110  all() costs a generator per message
             if mine is not other:
@@ -72,7 +72,7 @@ class Recorded(Evaluation):
     def __init__(
         self,
         function: Callable[..., State],
-        points: Sequence[State],
+        points: Sequence[Point],
         differentiate: Sequence[bool],
         parameters: Sequence[Parameter],
     ) -> None:
@@ -122,7 +122,7 @@ class Stepwise(Evaluation):
     __slots__ = ("_differentiate", "_parameters", "_saved", "_steps")
 
     def __init__(
-        self, steps: Sequence[Step], points: Sequence[State], differentiate: bool, parameters: Sequence[Parameter]
+        self, steps: Sequence[Step], points: Sequence[Point], differentiate: bool, parameters: Sequence[Parameter]
     ) -> None:
         self.points = points
         self.spent = False
@@ -130,7 +130,7 @@ class Stepwise(Evaluation):
         self._differentiate = differentiate
         self._parameters = parameters
         (value,) = points
-        self._saved: list[State] = []
+        self._saved: list[Tensor] = []
         for step in steps:
             value, saved = step.forward(value)
             self._saved.append(saved)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import final
 
 from worldsheet.core.errors import InputError
-from worldsheet.core.shapes import Costate, State
+from worldsheet.core.shapes import Elsewhere
 
 
 @final
@@ -19,8 +19,8 @@ class Fields:
         InputError: unequal numbers of states and costates, or a costate whose shape is not its state's.
     """
 
-    states: tuple[State, ...]
-    costates: tuple[Costate, ...]
+    states: tuple[Elsewhere, ...]
+    costates: tuple[Elsewhere, ...]
 
     def __post_init__(self) -> None:
         """Refuse fields that do not pair."""
@@ -38,13 +38,13 @@ class Fields:
                     "a costate is the cost's derivative by its state and has its shape",
                 )
 
-    def doubled(self) -> tuple[tuple[State, ...], tuple[State, ...]]:
+    def doubled(self) -> tuple[tuple[Elsewhere, ...], tuple[Elsewhere, ...]]:
         """(x̂, ẑ) of (8): x̂ climbs and ẑ descends the energy λᵀ(f(x) − x) + C(x)."""
         pairs = list(zip(self.states, self.costates, strict=True))
         return tuple(x + costate / 2 for x, costate in pairs), tuple(x - costate / 2 for x, costate in pairs)
 
     @staticmethod
-    def from_doubled(climbing: tuple[State, ...], descending: tuple[State, ...]) -> "Fields":
+    def from_doubled(climbing: tuple[Elsewhere, ...], descending: tuple[Elsewhere, ...]) -> "Fields":
         """The inverse of `doubled`: x = (x̂ + ẑ)/2, λ = x̂ − ẑ."""
         pairs = list(zip(climbing, descending, strict=True))
         return Fields(tuple((hat + check) / 2 for hat, check in pairs), tuple(hat - check for hat, check in pairs))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
-from worldsheet.core.shapes import Costate, State
+from worldsheet.core.shapes import Costate, Elsewhere, Point, State
 from worldsheet.problem.steps import OffersStep, Step
 
 
@@ -47,14 +47,14 @@ class _Residual(Step):
         self._modules = modules
         self._weight = torch.stack([module.weight.detach() for module in modules]) if len(modules) > 1 else None
 
-    def forward(self, x: State) -> tuple[State, State]:
+    def forward(self, x: Point) -> tuple[State, Point]:
         """One product and one sum; z is saved."""
         scale, weight = self._modules[0].scale, self._weight
         if weight is None:
             return torch.addmm(x, self._active(x), self._modules[0].weight.t(), alpha=scale), x
         return torch.baddbmm(x, self._active(x), weight.transpose(1, 2), alpha=scale), x
 
-    def pull(self, credit: Costate, saved: State) -> Costate:
+    def pull(self, credit: Costate, saved: Point) -> Elsewhere:
         """One product, one mask, one sum."""
         weight = self._modules[0].weight if self._weight is None else self._weight
         through = torch.matmul(credit, weight)
@@ -62,7 +62,7 @@ class _Residual(Step):
             through = torch.ops.aten.threshold_backward(through, saved, 0)
         return torch.add(credit, through, alpha=self._modules[0].scale)
 
-    def efforts(self, credit: Costate, saved: State) -> tuple[tuple[Tensor, Tensor], ...]:
+    def efforts(self, credit: Costate, saved: Point) -> tuple[tuple[Tensor, Tensor], ...]:
         """One product, told apart by site."""
         products = torch.matmul(credit.transpose(-1, -2), self._active(saved)).mul_(self._modules[0].scale)
         parts = (products,) if self._weight is None else products.unbind()
@@ -82,7 +82,7 @@ class _Residual(Step):
     def _kind(self) -> tuple[int, float, bool]:
         return self._modules[0].weight.shape[0], self._modules[0].scale, self._modules[0].rectify
 
-    def fits(self, x: State) -> bool:
+    def fits(self, x: Point) -> bool:
         """Rows of the weight's dtype."""
         return x.dim() == 2 + (self._weight is not None) and x.dtype == self._modules[0].weight.dtype
 

@@ -9,21 +9,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parameter import Parameter
 
-from worldsheet.core.shapes import Costate, State
+from worldsheet.core.shapes import Costate, Elsewhere, Point, State
 
 
 class Step(ABC):
     """One elementary map y = f(x; θ) with its two transposed derivatives."""
 
     @abstractmethod
-    def forward(self, x: State) -> tuple[State, State]:
+    def forward(self, x: Point) -> tuple[State, Point]:
         """Return y = f(x) and the one tensor, x or y, that the derivatives need."""
 
     @abstractmethod
-    def pull(self, credit: Costate, saved: State) -> Costate:
+    def pull(self, credit: Costate, saved: Point) -> Elsewhere:
         """(∂f/∂x)ᵀ·credit."""
 
-    def efforts(self, credit: Costate, saved: State) -> tuple[tuple[Tensor, Tensor], ...]:
+    def efforts(self, credit: Costate, saved: Point) -> tuple[tuple[Tensor, Tensor], ...]:
         """(∂f/∂θ)ᵀ·credit (4) for each parameter that requires grad; none without parameters."""
         del credit, saved
         return ()
@@ -36,7 +36,7 @@ class Step(ABC):
     def stacked(self, others: Sequence["Step"]) -> "Step":
         """This step and its like as one step on states (site, batch, ...)."""
 
-    def fits(self, x: State) -> bool:
+    def fits(self, x: Point) -> bool:
         """Whether the closed form holds for this input; torch's own code takes over where it does not."""
         return x.is_floating_point()
 
@@ -58,15 +58,15 @@ class Affine(Step):
     def __init__(self, module: nn.Linear) -> None:
         self._module = module
 
-    def forward(self, x: State) -> tuple[State, State]:
+    def forward(self, x: Point) -> tuple[State, Point]:
         """One product; x is saved."""
         return F.linear(x, self._module.weight, self._module.bias), x
 
-    def pull(self, credit: Costate, saved: State) -> Costate:
+    def pull(self, credit: Costate, saved: Point) -> Elsewhere:
         """One product."""
         return torch.matmul(credit, self._module.weight)
 
-    def efforts(self, credit: Costate, saved: State) -> tuple[tuple[Tensor, Tensor], ...]:
+    def efforts(self, credit: Costate, saved: Point) -> tuple[tuple[Tensor, Tensor], ...]:
         """One product and one sum."""
         weight, bias = self._module._parameters["weight"], self._module._parameters["bias"]
         rows, inputs = _rows(credit), _rows(saved)
@@ -88,7 +88,7 @@ class Affine(Step):
         """One batched product."""
         return AffineStack([self._module, *(other._module for other in others if isinstance(other, Affine))])
 
-    def fits(self, x: State) -> bool:
+    def fits(self, x: Point) -> bool:
         """Plain parameters of the input's dtype: quantised and distributed ones have code of their own."""
         weight = self._module.weight
         return x.is_floating_point() and type(weight) is Parameter and x.dtype == weight.dtype
@@ -106,16 +106,16 @@ class AffineStack(Step):
         self._weight = torch.stack([weight.detach() for weight in self._weights])
         self._bias = torch.stack([bias.detach() for bias in self._biases]).unsqueeze(1) if self._biases else None
 
-    def forward(self, x: State) -> tuple[State, State]:
+    def forward(self, x: Point) -> tuple[State, Point]:
         """One batched product; x is saved."""
         weight = self._weight.transpose(1, 2)
         return (torch.bmm(x, weight) if self._bias is None else torch.baddbmm(self._bias, x, weight)), x
 
-    def pull(self, credit: Costate, saved: State) -> Costate:
+    def pull(self, credit: Costate, saved: Point) -> Elsewhere:
         """One batched product."""
         return torch.bmm(credit, self._weight)
 
-    def efforts(self, credit: Costate, saved: State) -> tuple[tuple[Tensor, Tensor], ...]:
+    def efforts(self, credit: Costate, saved: Point) -> tuple[tuple[Tensor, Tensor], ...]:
         """One batched product and one sum, told apart by site."""
         products = torch.bmm(credit.transpose(1, 2), saved).unbind()
         found = [pair for pair in zip(self._weights, products, strict=True) if pair[0].requires_grad]
@@ -148,7 +148,7 @@ class Pointwise(Step):
         self._activation = activation
         self._pulled = pulled
 
-    def forward(self, x: State) -> tuple[State, State]:
+    def forward(self, x: Point) -> tuple[State, Point]:
         """The activation; y is saved."""
         y = self._activation(x)
         return y, y
@@ -161,7 +161,7 @@ class Pointwise(Step):
         """Works on any shape as it is."""
         return self
 
-    def pull(self, credit: Costate, saved: State) -> Costate:
+    def pull(self, credit: Costate, saved: Point) -> Elsewhere:
         """One kernel."""
         return self._pulled(credit, saved)
 

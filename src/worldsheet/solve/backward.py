@@ -9,7 +9,7 @@ from torch import Tensor
 from worldsheet.core.errors import RelaxationError
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.dynamics import Dyadic, Dynamics
-from worldsheet.engine import Block, Engine, StackedBlock, Stop, run
+from worldsheet.engine import Stop, engine_for, run
 from worldsheet.problem import Chain
 from worldsheet.schedule import Schedule
 from worldsheet.solve.door import check_finite, check_input, default_schedule, is_finite
@@ -63,11 +63,7 @@ def backward(
     """
     check_input(x)
     schedule = default_schedule(dynamics, schedule)
-    block: Engine = (
-        StackedBlock(chain, x, target, dynamics)
-        if schedule.uniform
-        else Block(chain, x, target, dynamics, schedule, keep=False)
-    )
+    block = engine_for(chain, x, target, dynamics, schedule, keep=False)
     if not schedule.once:
         block.start(None)
     outcome = run(block, schedule, stop)

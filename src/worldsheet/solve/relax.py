@@ -8,7 +8,7 @@ from torch import Tensor
 from worldsheet.core.outcome import Status
 from worldsheet.core.record import Record
 from worldsheet.dynamics import Dyadic, Dynamics
-from worldsheet.engine import Block, Engine, StackedBlock, Stop, run
+from worldsheet.engine import Stop, engine_for, run
 from worldsheet.problem import Chain, Fields
 from worldsheet.schedule import Schedule
 from worldsheet.solve.door import check_finite, check_input, default_schedule
@@ -54,10 +54,7 @@ def relax(  # noqa: PLR0913  the public signature, in the order of decreasing us
     check_input(x)
     check_finite(chain, x)
     schedule = default_schedule(dynamics, schedule)
-    stacked = stack and schedule.uniform
-    block: Engine = (
-        StackedBlock(chain, x, target, dynamics) if stacked else Block(chain, x, target, dynamics, schedule, keep=True)
-    )
+    block = engine_for(chain, x, target, dynamics, schedule, keep=True, stack=stack)
     if record is not None or initial is not None or not schedule.once:
         block.start(initial)
     outcome = run(block, schedule, stop, record)

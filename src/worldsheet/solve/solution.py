@@ -8,7 +8,7 @@ from torch import Tensor
 from worldsheet.core.errors import RelaxationError
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.record import Record
-from worldsheet.core.shapes import Costate, State
+from worldsheet.core.shapes import Elsewhere
 from worldsheet.problem import Caller, Chain, Fields
 from worldsheet.solve.gradients import accumulate
 
@@ -48,12 +48,12 @@ class Solution:
         return self.outcome.ticks
 
     @property
-    def states(self) -> tuple[State, ...]:
+    def states(self) -> tuple[Elsewhere, ...]:
         """x_1..x_L; `states[-1]` is the output."""
         return self.fields.states
 
     @property
-    def costates(self) -> tuple[Costate, ...]:
+    def costates(self) -> tuple[Elsewhere, ...]:
         """λ_1..λ_L, in units of the loss per unit of state."""
         return self.fields.costates
 
