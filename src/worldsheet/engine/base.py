@@ -18,7 +18,8 @@ class Residual(NamedTuple):
     Attributes:
         states: ‖r_l‖ for l = 1..L, in float64 on the CPU.
         costates: ‖g_l‖ for l = 1..L, likewise.
-        relative: the largest of ‖r_l‖/‖f_l(x_{l-1})‖ and ‖g_l‖/‖J_{l+1}ᵀλ_{l+1}‖ that the dynamics brings to zero.
+        relative: the largest of ‖r_l‖/‖f_l(x_{l-1})‖ and ‖g_l‖/‖J_{l+1}ᵀλ_{l+1}‖ that the dynamics brings to zero: 0
+            where nothing flows, infinite where a message is zero and its field is not, NaN if any field has overflowed.
     """
 
     states: Residuals

@@ -1,7 +1,7 @@
 """The one loop over ticks."""
 
 from itertools import islice
-from math import isfinite
+from math import isnan
 
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.record import Record
@@ -35,7 +35,7 @@ def run(engine: Engine, schedule: Schedule, stop: Stop, record: Record | None = 
             return Outcome(Status.CONVERGED, done)
         if tol is not None and done % stop.every == 0:
             residual = engine.residual().relative
-            if residual <= tol or not isfinite(residual):
+            if residual <= tol or isnan(residual):
                 return _measured(done, residual, tol)
     if exact is not None:
         remedy = f"this schedule is exact after {exact} ticks: raise max_ticks"
@@ -50,7 +50,7 @@ def _budget(engine: Engine, stop: Stop, exact: int | None) -> int:
 
 
 def _measured(ticks: int, residual: float, tol: float | None) -> Outcome:
-    if not isfinite(residual):
+    if isnan(residual):
         remedy = "the fields overflowed; use a rate closer to 1, or scale inputs, weights or loss down"
         return Outcome(Status.DIVERGED, ticks, residual, remedy)
     if tol is not None and residual <= tol:

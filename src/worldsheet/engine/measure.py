@@ -1,6 +1,7 @@
 """Start values and residuals, the same for every engine."""
 
 from collections.abc import Callable, Sequence
+from math import nan
 
 import torch
 from torch import Tensor
@@ -20,14 +21,10 @@ def residual_of(dynamics: Dynamics, views: Sequence[View], norms: Callable[[list
         Field.STATE: (states, norms([view.prediction for view in views])),
         Field.COSTATE: (costates, norms([view.pulled for view in views])),
     }
-    worst = 0.0
-    for field in dynamics.vanishing:
-        size, scale = measured[field]
-        worst = max(worst, float(torch.where(size == 0, 0.0, size / scale).max()))  # 0/0: nothing flows there
-        if not bool(torch.isfinite(size).all()):
-            worst = float("nan")
-            break
-    return Residual(states, costates, worst)
+    if not bool(torch.isfinite(torch.cat([states, costates])).all()):
+        return Residual(states, costates, nan)
+    ratios = [torch.where(size == 0, 0.0, size / scale) for size, scale in (measured[f] for f in dynamics.vanishing)]
+    return Residual(states, costates, float(torch.cat(ratios).max()))
 
 
 def norms(tensors: list[Tensor]) -> Residuals:

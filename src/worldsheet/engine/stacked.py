@@ -281,7 +281,7 @@ def _alike(steps: tuple[Step, ...] | None, others: tuple[Step, ...] | None) -> b
 
 
 def _run(indices: list[int], traits: list[Traits]) -> _Run:
-    parameters = tuple(p for index in indices for p in traits[index].parameters)
+    parameters = tuple({id(p): p for index in indices for p in traits[index].parameters}.values())
     steps: tuple[Step, ...] = ()
     if len(indices) > 1:
         columns = zip(*(traits[index].steps or () for index in indices), strict=True)

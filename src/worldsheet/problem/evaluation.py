@@ -143,7 +143,7 @@ class Stepwise(Evaluation):
             self._saved, self.spent = [], True
         efforts: dict[int, Tensor] = {}
         for index in range(len(self._steps) - 1, -1, -1):
-            step, saved = self._steps[index], values[index]
+            step, saved = self._steps[index], values[index] if keep else values.pop()
             if effort:
                 for parameter, part in step.efforts(credit, saved):
                     known = efforts.get(id(parameter))

@@ -24,7 +24,7 @@ class Solution:
         loss: C(x_L, target), a scalar without graph.
         fields: states and costates; `fields.doubled()` reads them as (x̂, ẑ).
         record: the record that was asked for, or None.
-        evaluations: forward evaluations of layers, start values included.
+        evaluations: forward evaluations of layers, those for the shapes of start values left out.
         pulls: pull-backs through layers.
         caller: the functions that were relaxed; calling them again draws the same random numbers.
         pairs: leaf tensors with their gradients; empty if the relaxation diverged.
