@@ -1,5 +1,6 @@
 """worldsheet: train networks and solve control problems with local waves instead of a backward pass."""
 
+from worldsheet import port as ports
 from worldsheet.core.errors import (
     DataMissingError,
     InputError,
@@ -8,44 +9,55 @@ from worldsheet.core.errors import (
     RunFolderError,
     WorldsheetError,
 )
+from worldsheet.core.field import Field
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.record import Record
-from worldsheet.dynamics import Dyadic, Dynamics
+from worldsheet.dynamics import AugmentedLagrangian, Character, Dyadic, Dynamics, PredictiveCoding, Wave
 from worldsheet.engine import Stop
-from worldsheet.problem import Chain, Fields, Topology, View
-from worldsheet.schedule import Asynchronous, Schedule, Sweep, Synchronous, Wavefront, simulate
+from worldsheet.problem import Chain, Fields, OffersStep, ResidualLinear, Step, Topology, View
+from worldsheet.schedule import Asynchronous, Leapfrog, Schedule, Sweep, Synchronous, Wavefront, simulate
 from worldsheet.solve import Comparison, Fidelity, NotConvergedWarning, Solution, backward, compare, relax
 from worldsheet.version import __version__
 
 __all__ = [
     "Asynchronous",
+    "AugmentedLagrangian",
     "Chain",
+    "Character",
     "Comparison",
     "DataMissingError",
     "Dyadic",
     "Dynamics",
     "Fidelity",
+    "Field",
     "Fields",
     "InputError",
     "LayerError",
+    "Leapfrog",
     "NotConvergedWarning",
+    "OffersStep",
     "Outcome",
+    "PredictiveCoding",
     "Record",
     "RelaxationError",
+    "ResidualLinear",
     "RunFolderError",
     "Schedule",
     "Solution",
     "Status",
+    "Step",
     "Stop",
     "Sweep",
     "Synchronous",
     "Topology",
     "View",
+    "Wave",
     "Wavefront",
     "WorldsheetError",
     "__version__",
     "backward",
     "compare",
+    "ports",
     "relax",
     "simulate",
 ]

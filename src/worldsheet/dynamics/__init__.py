@@ -1,6 +1,8 @@
 """Dynamics: how one site moves."""
 
-from worldsheet.dynamics.base import Dynamics
+from worldsheet.dynamics.base import Character, Dynamics
 from worldsheet.dynamics.dyadic import Dyadic
+from worldsheet.dynamics.predictive import AugmentedLagrangian, PredictiveCoding
+from worldsheet.dynamics.wave import Wave
 
-__all__ = ["Dyadic", "Dynamics"]
+__all__ = ["AugmentedLagrangian", "Character", "Dyadic", "Dynamics", "PredictiveCoding", "Wave"]

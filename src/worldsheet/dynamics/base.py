@@ -1,9 +1,30 @@
 """A dynamics: how one site moves when it is its turn."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from worldsheet.core.shapes import Costate, State
-from worldsheet.problem import View
+import torch
+
+from worldsheet.core.field import Field
+from worldsheet.core.shapes import Costate, Elsewhere, State
+from worldsheet.problem import Fields, View
+
+
+@dataclass(frozen=True)
+class Character:
+    """What the engine must know of a dynamics besides its moves.
+
+    Attributes:
+        leads: the field that moves first in a tick, the other then reads it moved; None if both read the same moment.
+        open_output: whether the last edge is no constraint: the output is the last layer's prediction at every moment
+            and its costate ∇C there.
+        vanishing: which residuals are zero at its fixed point.
+    """
+
+    leads: Field | None = None
+    open_output: bool = False
+    vanishing: tuple[Field, ...] = (Field.STATE, Field.COSTATE)
 
 
 class Dynamics(ABC):
@@ -26,9 +47,27 @@ class Dynamics(ABC):
 
     @property
     @abstractmethod
+    def character(self) -> Character:
+        """Which field leads, how the output is held, what vanishes at rest."""
+
+    @abstractmethod
+    def start(self, outputs: Sequence[Elsewhere]) -> Fields:
+        """Fields before tick 0, given what a forward pass puts at every site."""
+
+    @property
+    @abstractmethod
     def settles_at_once(self) -> bool:
         """Whether one move on settled neighbours settles a site, so that a finite number of ticks is exact."""
 
     @abstractmethod
+    def tolerance(self, precision: float) -> float:
+        """The relative residual that rounding to `precision` lets it reach, with some to spare."""
+
+    @abstractmethod
     def budget(self, depth: int) -> int:
         """Ticks after which a relaxation over `depth` layers is given up unless the user says otherwise."""
+
+
+def zeros_like(outputs: Sequence[Elsewhere]) -> tuple[Elsewhere, ...]:
+    """A zero field of the shapes of a forward pass."""
+    return tuple(torch.zeros_like(output) for output in outputs)

@@ -1,13 +1,14 @@
 """Dyadic relaxation: one-way waves that reflect nothing."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, isfinite
 from typing import final
 
 from worldsheet.core.errors import InputError
-from worldsheet.core.shapes import Costate, State
-from worldsheet.dynamics.base import Dynamics
-from worldsheet.problem import View
+from worldsheet.core.shapes import Costate, Elsewhere, State
+from worldsheet.dynamics.base import Character, Dynamics, zeros_like
+from worldsheet.problem import Fields, View
 
 
 @final
@@ -61,9 +62,22 @@ class Dyadic(Dynamics):
         return view.costate
 
     @property
+    def character(self) -> Character:
+        """Both fields at once."""
+        return Character()
+
+    def start(self, outputs: Sequence[Elsewhere]) -> Fields:
+        """Zeros: the flow forgets its start."""
+        return Fields(zeros_like(outputs), zeros_like(outputs))
+
+    @property
     def settles_at_once(self) -> bool:
         """True at η = 1."""
         return self.rate == 1
+
+    def tolerance(self, precision: float) -> float:
+        """Rounding, amplified by slow rates and by ringing ones."""
+        return min(0.02, 32 * precision / min(self.rate, 2 - self.rate))
 
     def budget(self, depth: int) -> int:
         """Ten times the 2·depth/min(η, 2 − η) ticks in which the mean signal makes the round trip."""

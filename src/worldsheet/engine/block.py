@@ -1,37 +1,24 @@
 """The one loop body: sites fire, reading only their own fields and their neighbours' messages."""
 
-from math import nan
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 from torch.nn.parameter import Parameter
 
-from worldsheet.core.shapes import Costate, Point, Residuals, State
+from worldsheet.core.field import Field
+from worldsheet.core.shapes import Costate, Point, State
 from worldsheet.dynamics import Dynamics
+from worldsheet.engine.base import Engine, Residual
+from worldsheet.engine.measure import norms, residual_of, start_fields
 from worldsheet.engine.messages import Messages
 from worldsheet.engine.sheet import Sheet, held
 from worldsheet.problem import Caller, Chain, Fields, Pull, View
-from worldsheet.schedule import Field, Firing, Phase, Schedule
-
-
-class Residual(NamedTuple):
-    """How far a block is from the solution of the two-point problem.
-
-    Attributes:
-        states: ‖r_l‖ for l = 1..L, in float64 on the CPU.
-        costates: ‖g_l‖ for l = 1..L, likewise.
-        relative: the largest of ‖r_l‖/‖f_l(x_{l-1})‖ and ‖g_l‖/‖J_{l+1}ᵀλ_{l+1}‖: 0 where nothing flows, infinite where
-            a message is zero and its field is not, NaN if any field has overflowed.
-    """
-
-    states: Residuals
-    costates: Residuals
-    relative: float
+from worldsheet.schedule import Firing, Phase, Schedule
 
 
 @final
-class Block:
+class Block(Engine):
     """Consecutive sites that move in one process; the edges are the clamped input below and the cost above.
 
     Args:
@@ -47,6 +34,7 @@ class Block:
         self, chain: Chain, x: Tensor, target: Any, dynamics: Dynamics, schedule: Schedule, *, keep: bool
     ) -> None:
         self.chain = chain
+        self.topology = chain.topology
         self.dynamics = dynamics
         self.caller = Caller(chain, target)
         self.messages = Messages(self.caller, everywhere=keep, to_input=x.requires_grad)
@@ -54,15 +42,19 @@ class Block:
         self._keep = keep
         self._unit: Tensor | None = None
         self._loss: Tensor | None = None
+        self._cut: set[int] = set()  # sites that the cost does not depend on: their layers get no gradient at all
+        self._open = dynamics.character.open_output
         self._efforts: dict[int, tuple[Tensor | None, ...]] = {}
 
     def start(self, initial: Fields | None) -> None:
-        """Give the fields values before tick 0, zeros if None; a schedule that moves each site once never reads them.
+        """Give the fields values before tick 0, by default the dynamics' own.
 
         Evaluates every layer once in order, which also draws random numbers in the order of a forward pass.
+
+        Raises:
+            InputError: initial fields whose number or shapes are not those that the layers produce.
         """
-        self.sheet.start(self._forward(), initial)
-        self.sheet.close_tick()
+        self.sheet.start(start_fields(self.dynamics, self._forward(), initial))
 
     @property
     def precision(self) -> float:
@@ -86,8 +78,29 @@ class Block:
             if firing.last and not self._keep:
                 self._let_go(firing.site)
 
+    def close_tick(self) -> None:
+        """Remember the tick if old messages may be asked for."""
+        self.sheet.close_tick()
+
+    @property
+    def evaluations(self) -> int:
+        """Forward evaluations of layers, those for start values included."""
+        return self.messages.evaluations
+
+    @property
+    def pulls(self) -> int:
+        """Pull-backs through layers."""
+        return self.messages.pulls
+
+    @property
+    def fields(self) -> Fields:
+        """The fields now, input left out."""
+        return self.sheet.fields
+
     def points(self, layer: int, age: int) -> list[Point]:
         """The states that a layer reads, `age` ticks old."""
+        if layer == self.caller.head and self._open:
+            return [self.messages.evaluation(layer - 1, self.points(layer - 1, age)).output]
         states = self.sheet.moment(age)[0] if age else self.sheet.states
         return [state for parent in self.caller.parents[layer] if (state := states[parent]) is not None]
 
@@ -95,26 +108,28 @@ class Block:
         """The message from above: the credits of all layers that read this site, pulled back and summed."""
         total: Tensor | None = None
         for child in self.caller.children[site]:
+            if child in self._cut:
+                continue
             for parent, part in zip(self.caller.parents[child], self._pull(child, firing).inputs, strict=True):
                 if parent == site and part is not None:
                     total = part if total is None else total + part
-        return torch.zeros_like(held(self.sheet.states, site)) if total is None else total
+        if total is not None:
+            return total
+        self._cut.add(site)
+        return torch.zeros_like(held(self.sheet.states, site))
 
     def residual(self) -> Residual:
         """Measure every site with the messages of this moment."""
         views = [_SiteView(self, site, Firing(site, Field.STATE), 0) for site in self.chain.topology.sites]
-        states, costates = _norms([v.state_residual for v in views]), _norms([v.costate_residual for v in views])
-        scales = torch.cat([_norms([v.prediction for v in views]), _norms([v.pulled for v in views])])
-        sizes = torch.cat([states, costates])
-        if not bool(torch.isfinite(sizes).all()):
-            return Residual(states, costates, nan)
-        return Residual(states, costates, float(torch.where(sizes == 0, 0.0, sizes / scales).max()))
+        return residual_of(self.dynamics, views, norms)
 
     def efforts(self) -> list[tuple[Parameter, Tensor | None]]:
         """∂𝓛/∂θ (4) of every parameter of every layer, an entry per use; None where it was not used."""
         found: list[tuple[Parameter, Tensor | None]] = []
         for layer in range(1, self.caller.head + 1):
             parameters = self.caller.traits[layer - 1].parameters
+            if layer in self._cut:
+                continue
             if parameters and layer not in self._efforts:
                 self._pull(layer, Firing(layer, Field.COSTATE, last=True))
             found += zip(parameters, self._efforts.get(layer, ()), strict=bool(parameters))
@@ -124,7 +139,8 @@ class Block:
         """Jᵀλ pulled back to the input, which is clamped and so has no costate; None unless x requires grad."""
         if not self.messages.wanted[0]:
             return None
-        return self.pulled(0, Firing(0, Field.COSTATE, last=True))
+        pulled = self.pulled(0, Firing(0, Field.COSTATE, last=True))
+        return None if 0 in self._cut else pulled
 
     def credit(self, layer: int, firing: Firing) -> Costate:
         """What a layer pulls back: 1 for the cost, for a site what its dynamics says."""
@@ -187,6 +203,22 @@ class _SiteView(View):
         return held(sheet.moment(self._age)[1] if self._age else sheet.costates, self._site)
 
     @property
+    def state_residual(self) -> State:
+        return self.prediction - self.state
+
+    @property
+    def credit(self) -> Costate:
+        return self._block.credit(self._site, self._firing)
+
+    @property
+    def samples(self) -> int:
+        return self.state.shape[0]
+
+    @property
+    def at_output(self) -> bool:
+        return self._site == len(self._block.chain)
+
+    @property
     def prediction(self) -> State:
         points = self._block.points(self._site, self._firing.age)
         return self._block.messages.evaluation(self._site, points).output
@@ -194,7 +226,3 @@ class _SiteView(View):
     @property
     def pulled(self) -> Costate:
         return self._block.pulled(self._site, self._firing)
-
-
-def _norms(tensors: list[Tensor]) -> Residuals:
-    return torch.stack([torch.linalg.vector_norm(tensor.detach()) for tensor in tensors]).double().cpu()

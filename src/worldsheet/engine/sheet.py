@@ -4,10 +4,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TypeAlias, final
 
-import torch
 from torch import Tensor
 
-from worldsheet.core.errors import InputError
 from worldsheet.core.shapes import Elsewhere
 from worldsheet.problem import Fields
 
@@ -32,26 +30,11 @@ class Sheet:
         self.costates: list[Elsewhere | None] = [None] * (size + 1)
         self._past: deque[Moment] = deque(maxlen=memory)
 
-    def start(self, outputs: Sequence[Elsewhere], initial: Fields | None) -> None:
-        """Fill both fields for tick 0 with `initial`, or with zeros shaped like the layers' outputs.
-
-        Raises:
-            InputError: initial fields whose number or shapes are not those of the outputs.
-        """
-        if initial is None:
-            self.states[1:] = [torch.zeros_like(output) for output in outputs]
-            self.costates[1:] = [torch.zeros_like(output) for output in outputs]
-            return
-        given = [tuple(state.shape) for state in initial.states]
-        wanted = [tuple(output.shape) for output in outputs]
-        if given != wanted:
-            raise InputError(
-                f"initial fields of shapes {given}",
-                f"the shapes that the layers produce, {wanted}",
-                "take them from a solution of the same chain and batch: initial=sol.fields",
-            )
-        self.states[1:] = [state.detach() for state in initial.states]
-        self.costates[1:] = [costate.detach() for costate in initial.costates]
+    def start(self, fields: Fields) -> None:
+        """Give the fields values before tick 0."""
+        self.states[1:] = [state.detach() for state in fields.states]
+        self.costates[1:] = [costate.detach() for costate in fields.costates]
+        self.close_tick()
 
     def close_tick(self) -> None:
         """Remember the fields as they are at the end of a tick."""

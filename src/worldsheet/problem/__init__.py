@@ -4,7 +4,24 @@ from worldsheet.problem.caller import Caller
 from worldsheet.problem.chain import Chain
 from worldsheet.problem.evaluation import Evaluation, Pull, Recorded, Stepwise
 from worldsheet.problem.fields import Fields
+from worldsheet.problem.layer import Traits
+from worldsheet.problem.residual import ResidualLinear
+from worldsheet.problem.steps import OffersStep, Step
 from worldsheet.problem.topology import Topology
 from worldsheet.problem.view import View
 
-__all__ = ["Caller", "Chain", "Evaluation", "Fields", "Pull", "Recorded", "Stepwise", "Topology", "View"]
+__all__ = [
+    "Caller",
+    "Chain",
+    "Evaluation",
+    "Fields",
+    "OffersStep",
+    "Pull",
+    "Recorded",
+    "ResidualLinear",
+    "Step",
+    "Stepwise",
+    "Topology",
+    "Traits",
+    "View",
+]

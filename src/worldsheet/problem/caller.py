@@ -58,16 +58,18 @@ class Caller:
 
     def _layer(self, layer: int, *points: Point) -> State:
         info = self.chain.layers[layer - 1]
-        arguments = [point.clone() for point in points] if info.writes_input else points
+        training = info.module.training
+        writes = info.writes_input.get(training)
+        arguments = points if writes is False else [point.clone() for point in points]
+        versions = [argument._version for argument in arguments] if writes is None else []
         try:
             output = self._functions[layer - 1](*arguments)
         except WorldsheetError:
             raise
         except Exception as error:  # whatever a user's layer raises is told with its neighbours' names
-            if not info.writes_input and _is_in_place_complaint(error):
-                info.writes_input = True
-                return self._layer(layer, *points)
             raise self.blame(layer, points, error) from error
+        if writes is None:
+            info.writes_input[training] = versions != [argument._version for argument in arguments]
         if not isinstance(output, Tensor):
             raise LayerError(
                 f"layer {info.label} returned {type(output).__name__}",
@@ -101,7 +103,3 @@ class Caller:
                 "compute it from the output without .detach(), .item(), argmax or numpy",
             )
         return cost.reshape(())
-
-
-def _is_in_place_complaint(error: Exception) -> bool:
-    return isinstance(error, RuntimeError) and "in-place operation" in str(error) and "leaf" in str(error)

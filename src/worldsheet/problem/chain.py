@@ -61,7 +61,8 @@ class Chain:
         seen: set[int] = set()
         parts = [(layer.name, layer.module) for layer in self.layers]
         if isinstance(self.loss, nn.Module):
-            parts.append(("loss", self.loss))
+            taken = {name.split(".")[0] for name, _ in parts}
+            parts.append((next(name for name in ("loss", "loss_fn", "the loss") if name not in taken), self.loss))
         for prefix, module in parts:
             for name, parameter in module.named_parameters(prefix):
                 if id(parameter) not in seen:

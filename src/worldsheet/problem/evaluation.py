@@ -17,7 +17,8 @@ class Pull(NamedTuple):
 
     Attributes:
         inputs: Jᵀ·credit for each input of the layer; None where the layer does not depend on it.
-        efforts: (∂f/∂θ)ᵀ·credit (4) for each parameter, None where a parameter was not used; None if not asked for.
+        efforts: (∂f/∂θ)ᵀ·credit (4) for each parameter in memory of its own, None where a parameter was not used; None
+            if not asked for.
     """
 
     inputs: tuple[Tensor | None, ...]
@@ -105,7 +106,10 @@ class Recorded(Evaluation):
         if count < len(leaves):
             found = iter(inputs)
             inputs = tuple(next(found) if leaf.requires_grad else None for leaf in leaves)
-        return Pull(inputs, pulled[count:] if effort else None)
+        if not effort:
+            return Pull(inputs, None)
+        # copied, because a layer may return memory that it shares with other gradients or with the user's own tensors
+        return Pull(inputs, tuple(None if part is None else part.clone() for part in pulled[count:]))
 
 
 @final

@@ -1,12 +1,13 @@
 """One layer of a chain and what must be known about it before it can be evaluated more than once."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, final
 
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.parameter import Parameter
 
 from worldsheet.core.errors import InputError
@@ -43,7 +44,7 @@ class Survey:
     """What a module is made of, walked once and walked again when a submodule has been replaced.
 
     Args:
-        function: a module, or a plain function, which has no parameters or buffers and draws nothing.
+        function: a module, or a plain function, which has no parameters or buffers, but may draw if it is not torch's.
     """
 
     def __init__(self, function: object) -> None:
@@ -54,7 +55,7 @@ class Survey:
         """The traits as they are now."""
         if any(module._modules and tuple(module._modules.values()) != children for module, children in self._parts):
             self._walk()
-        watched = any(_is_watched(module) for module, _ in self._parts)
+        watched = any(_is_watched(module) for module, _ in self._parts) or bool(_has_any_global_hook())  # type: ignore[no-untyped-call]
         parameters = {id(p): p for held in self._holders for p in held.values() if p is not None and p.requires_grad}
         steps = self._steps
         if steps and (watched or any(p._backward_hooks for p in parameters.values())):
@@ -65,6 +66,8 @@ class Survey:
         return bool(self._buffered) and any(module.training for module in self._buffered)
 
     def _may_draw(self) -> bool:
+        if not self._parts:
+            return not str(getattr(self._function, "__module__", "")).startswith("torch.")
         return bool(self._drawing) and any(kind is _Draws.ALWAYS or m.training for m, kind in self._drawing)
 
     def _walk(self) -> None:
@@ -78,9 +81,9 @@ class Survey:
 
 
 def _is_watched(module: nn.Module) -> bool:
-    """Whether hooks see its calls; a hook may also draw random numbers."""
+    """Whether hooks or a `forward` of its own see its calls; these may also draw random numbers."""
     before = module._forward_hooks or module._forward_pre_hooks
-    return bool(before or module._backward_hooks or module._backward_pre_hooks)
+    return bool(before or module._backward_hooks or module._backward_pre_hooks or "forward" in vars(module))
 
 
 def _draws(module: nn.Module) -> _Draws:
@@ -97,14 +100,14 @@ class Layer:
         name: dotted path in the user's module, or the index in the user's list.
         module: the user's own module, called as it is.
         survey: what it is made of.
-        writes_input: whether it overwrites its input in place, so that it must be given a copy; found out when the
-            chain is made or at the first evaluation.
+        writes_input: by training mode, whether it overwrites its input in place, so that it must be given a copy; found
+            out at the first evaluation.
     """
 
     name: str
     module: nn.Module
     survey: Survey
-    writes_input: bool
+    writes_input: dict[bool, bool] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -130,7 +133,7 @@ def layers_of(module: object, flatten: bool) -> tuple[Layer, ...]:
         )
     if not found:
         raise InputError("an empty chain", "at least one layer", "put at least one module into the Sequential or list")
-    return tuple(Layer(name, item, Survey(item), _starts_in_place(item)) for name, item in found)
+    return tuple(Layer(name, item, Survey(item)) for name, item in found)
 
 
 def _is_plain(module: nn.Module) -> bool:
@@ -153,9 +156,3 @@ def _opened(name: str, item: object, flatten: bool) -> Iterator[tuple[str, nn.Mo
         yield from _children(item, f"{name}.", flatten)
     else:
         yield name, item
-
-
-def _starts_in_place(module: nn.Module) -> bool:
-    while isinstance(module, nn.Sequential) and len(module):
-        module = next(iter(module))
-    return getattr(module, "inplace", False) is True

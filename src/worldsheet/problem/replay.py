@@ -8,7 +8,6 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from worldsheet.core.errors import LayerError
 from worldsheet.problem.layer import Traits
 
 
@@ -27,7 +26,8 @@ class Replay:
 
     The first call of a function is an ordinary call, so a schedule that evaluates every layer once behaves to the bit
     like a forward pass, buffers and generator included. Repetitions rewind the generator meanwhile and move copies of
-    the buffers; `settle` writes the copies of the last repetition back.
+    the buffers; `settle` writes the copies of the last repetition back, in order, so that a module at several sites
+    moves its buffers once per site, as in a forward pass.
 
     Args:
         functions: layers in order of evaluation, the loss last.
@@ -51,7 +51,6 @@ class Replay:
         with _rewound(kept.random, device):
             if not (kept.buffers and isinstance(function, nn.Module)):
                 return function(*arguments)
-            self._refuse_shared(index)
             kept.latest = {name: buffer.clone() for name, buffer in kept.buffers.items()}
             return torch.func.functional_call(function, kept.latest, arguments)
 
@@ -65,15 +64,6 @@ class Replay:
                 for name, buffer in function.named_buffers():
                     buffer.copy_(kept.latest[name])
             kept.latest = None
-
-    def _refuse_shared(self, index: int) -> None:
-        twins = [other for other, function in enumerate(self._functions) if function is self._functions[index]]
-        if len(twins) > 1:
-            raise LayerError(
-                f"sites {[twin + 1 for twin in twins]} share one {type(self._functions[index]).__name__} with buffers",
-                "a module with moving buffers at one site only, or a schedule that evaluates each layer once",
-                "relax with Dyadic(rate=1) on Wavefront(), give each site its own module, or call .eval() on it",
-            )
 
 
 def _copies(function: Any) -> dict[str, Tensor]:

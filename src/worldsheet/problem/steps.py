@@ -1,7 +1,7 @@
 """Elementary maps whose derivatives are written out: the local rule in closed form, without a graph."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast, final
 
 import torch
@@ -28,9 +28,25 @@ class Step(ABC):
         del credit, saved
         return ()
 
+    @abstractmethod
+    def alike(self, other: "Step") -> bool:
+        """Whether the two can be stacked: the same map but for the values of parameters."""
+
+    @abstractmethod
+    def stacked(self, others: Sequence["Step"]) -> "Step":
+        """This step and its like as one step on states (site, batch, ...)."""
+
     def fits(self, x: Point) -> bool:
         """Whether the closed form holds for this input; torch's own code takes over where it does not."""
         return x.is_floating_point()
+
+
+class OffersStep(ABC):
+    """A module that states its own closed form; mixed into an `nn.Module`, the layer is relaxed without a graph."""
+
+    @abstractmethod
+    def step(self) -> Step:
+        """The module's map with its derivatives, reading its parameters when called."""
 
 
 @final
@@ -61,10 +77,60 @@ class Affine(Step):
             found = (*found, (bias, rows.sum(0)))
         return found
 
+    def alike(self, other: Step) -> bool:
+        """Equal shapes, both with a bias or both without."""
+        if not isinstance(other, Affine):
+            return False
+        mine, theirs = self._module, other._module
+        return mine.weight.shape == theirs.weight.shape and (mine.bias is None) == (theirs.bias is None)
+
+    def stacked(self, others: Sequence[Step]) -> Step:
+        """One batched product."""
+        return AffineStack([self._module, *(other._module for other in others if isinstance(other, Affine))])
+
     def fits(self, x: Point) -> bool:
         """Plain parameters of the input's dtype: quantised and distributed ones have code of their own."""
         weight = self._module.weight
         return x.is_floating_point() and type(weight) is Parameter and x.dtype == weight.dtype
+
+
+@final
+class AffineStack(Step):
+    """Affine maps of equal shapes on states (site, batch, width), one batched product for all."""
+
+    __slots__ = ("_bias", "_biases", "_weight", "_weights")
+
+    def __init__(self, modules: Sequence[nn.Linear]) -> None:
+        self._weights = [module.weight for module in modules]
+        self._biases = [b for b in (module._parameters["bias"] for module in modules) if b is not None]
+        self._weight = torch.stack([weight.detach() for weight in self._weights])
+        self._bias = torch.stack([bias.detach() for bias in self._biases]).unsqueeze(1) if self._biases else None
+
+    def forward(self, x: Point) -> tuple[State, Point]:
+        """One batched product; x is saved."""
+        weight = self._weight.transpose(1, 2)
+        return (torch.bmm(x, weight) if self._bias is None else torch.baddbmm(self._bias, x, weight)), x
+
+    def pull(self, credit: Costate, saved: Point) -> Elsewhere:
+        """One batched product."""
+        return torch.bmm(credit, self._weight)
+
+    def efforts(self, credit: Costate, saved: Point) -> tuple[tuple[Tensor, Tensor], ...]:
+        """One batched product and one sum, told apart by site."""
+        products = torch.bmm(credit.transpose(1, 2), saved).unbind()
+        found = [pair for pair in zip(self._weights, products, strict=True) if pair[0].requires_grad]
+        if self._biases:
+            sums = credit.sum(1).unbind()
+            found += [pair for pair in zip(self._biases, sums, strict=True) if pair[0].requires_grad]
+        return tuple(found)
+
+    def alike(self, other: Step) -> bool:
+        """Stacks are not stacked again."""
+        return False
+
+    def stacked(self, others: Sequence[Step]) -> Step:
+        """Stacks are not stacked again."""
+        raise NotImplementedError
 
 
 @final
@@ -87,6 +153,14 @@ class Pointwise(Step):
         y = self._activation(x)
         return y, y
 
+    def alike(self, other: Step) -> bool:
+        """The same activation."""
+        return other is self
+
+    def stacked(self, others: Sequence[Step]) -> Step:
+        """Works on any shape as it is."""
+        return self
+
     def pull(self, credit: Costate, saved: Point) -> Elsewhere:
         """One kernel."""
         return self._pulled(credit, saved)
@@ -103,6 +177,8 @@ def steps_of(module: object) -> tuple[Step, ...] | None:
     if isinstance(module, nn.Sequential) and kind is nn.Sequential and len(module):
         parts = [steps_of(child) for child in module]
         return None if None in parts else tuple(step for part in parts if part for step in part)
+    if isinstance(module, OffersStep):
+        return (module.step(),)
     made = _ACTIVATIONS.get(kind)
     return None if made is None else (made,)
 

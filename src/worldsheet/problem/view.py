@@ -33,9 +33,24 @@ class View(ABC):
         """From above: Jᵀ·credit of the layers that read this site, summed; ∇C at the output."""
 
     @property
+    @abstractmethod
+    def credit(self) -> Costate:
+        """What the site itself sends down, as its dynamics says."""
+
+    @property
+    @abstractmethod
+    def samples(self) -> int:
+        """Batch size: the first dimension of a state."""
+
+    @property
+    @abstractmethod
+    def at_output(self) -> bool:
+        """Whether the message from above is ∇C."""
+
+    @property
+    @abstractmethod
     def state_residual(self) -> State:
         """r_l = f_l(x_{l-1}) − x_l (2)."""
-        return self.prediction - self.state
 
     @property
     def costate_residual(self) -> Costate:

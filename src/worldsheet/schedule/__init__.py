@@ -1,7 +1,8 @@
 """Schedules: when each site moves, as data that is printed, checked and simulated without tensors."""
 
 from worldsheet.schedule.asynchronous import Asynchronous
-from worldsheet.schedule.base import Field, Firing, Phase, Schedule, Tick
+from worldsheet.schedule.base import Firing, Phase, Schedule, Tick
+from worldsheet.schedule.leapfrog import Leapfrog
 from worldsheet.schedule.simulate import Settling, simulate
 from worldsheet.schedule.sweep import Sweep
 from worldsheet.schedule.synchronous import Synchronous
@@ -9,8 +10,8 @@ from worldsheet.schedule.wavefront import Wavefront
 
 __all__ = [
     "Asynchronous",
-    "Field",
     "Firing",
+    "Leapfrog",
     "Phase",
     "Schedule",
     "Settling",

@@ -7,8 +7,9 @@ from typing import final
 import torch
 
 from worldsheet.core.errors import InputError
+from worldsheet.core.field import Field
 from worldsheet.problem import Topology
-from worldsheet.schedule.base import Field, Firing, Schedule, Tick
+from worldsheet.schedule.base import Firing, Schedule, Tick
 
 
 @final
@@ -49,6 +50,11 @@ class Asynchronous(Schedule):
     def settles_after(self, topology: Topology) -> int:
         """(max_delay + 1) ticks per level and direction."""
         return 2 * topology.depth * (self.max_delay + 1)
+
+    @property
+    def uniform(self) -> bool:
+        """False."""
+        return False
 
     @property
     def once(self) -> bool:

@@ -2,18 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from enum import Enum
 from itertools import islice
 from typing import NamedTuple, TypeAlias
 
+from worldsheet.core.field import Field
 from worldsheet.problem import Topology
-
-
-class Field(Enum):
-    """The two fields of a worldsheet."""
-
-    STATE = "x"
-    COSTATE = "λ"
 
 
 class Firing(NamedTuple):
@@ -63,6 +56,11 @@ class Schedule(ABC):
     @abstractmethod
     def once(self) -> bool:
         """Whether each site moves each field only once, on neighbours that have settled."""
+
+    @property
+    @abstractmethod
+    def uniform(self) -> bool:
+        """Whether every phase moves a field at all sites, so that equal sites can move as one."""
 
     @property
     def memory(self) -> int:

@@ -4,8 +4,9 @@ from itertools import islice
 from typing import NamedTuple
 
 from worldsheet.core.errors import InputError
+from worldsheet.core.field import Field
 from worldsheet.problem import Topology
-from worldsheet.schedule.base import Field, Firing, Schedule
+from worldsheet.schedule.base import Firing, Schedule
 
 
 class Settling(NamedTuple):

@@ -6,8 +6,9 @@ from itertools import repeat
 from typing import final
 
 from worldsheet.core.errors import InputError
+from worldsheet.core.field import Field
 from worldsheet.problem import Topology
-from worldsheet.schedule.base import Field, Firing, Schedule, Tick
+from worldsheet.schedule.base import Firing, Schedule, Tick
 
 
 @final
@@ -42,6 +43,11 @@ class Sweep(Schedule):
     def settles_after(self, topology: Topology) -> int:
         """A single sweep."""
         return 1
+
+    @property
+    def uniform(self) -> bool:
+        """False."""
+        return False
 
     @property
     def once(self) -> bool:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import final
 
+from worldsheet.core.field import Field
 from worldsheet.problem import Topology
-from worldsheet.schedule.base import Field, Firing, Schedule, Tick
+from worldsheet.schedule.base import Firing, Schedule, Tick
 
 
 @final
@@ -26,6 +27,11 @@ class Wavefront(Schedule):
     def settles_after(self, topology: Topology) -> int:
         """Twice the longest path, as synchronously."""
         return 2 * topology.depth
+
+    @property
+    def uniform(self) -> bool:
+        """False."""
+        return False
 
     @property
     def once(self) -> bool:

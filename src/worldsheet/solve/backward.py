@@ -9,10 +9,10 @@ from torch import Tensor
 from worldsheet.core.errors import RelaxationError
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.dynamics import Dyadic, Dynamics
-from worldsheet.engine import Block, Stop, run
+from worldsheet.engine import Stop, engine_for, run
 from worldsheet.problem import Chain
 from worldsheet.schedule import Schedule
-from worldsheet.solve.door import check_finite, check_input, default_schedule, is_finite
+from worldsheet.solve.door import check_finite, check_input, default_schedule, is_finite, reads_start
 from worldsheet.solve.gradients import accumulate, sum_uses
 from worldsheet.solve.solution import refuse_diverged
 
@@ -24,7 +24,6 @@ class NotConvergedWarning(UserWarning):
     """Gradients were used although the tolerance asked for was not reached."""
 
 
-@torch.no_grad()
 def backward(
     chain: Chain,
     x: Tensor,
@@ -63,17 +62,18 @@ def backward(
     """
     check_input(x)
     schedule = default_schedule(dynamics, schedule)
-    block = Block(chain, x, target, dynamics, schedule, keep=False)
-    if not schedule.once:
-        block.start(None)
-    outcome = run(block, schedule, stop)
-    input_gradient, efforts, loss = block.input_gradient(), block.efforts(), block.loss
-    block.caller.replay.settle()
-    _refuse_unusable(chain, x, loss, outcome)
+    with torch.no_grad():  # layers record their own graphs
+        engine = engine_for(chain, x, target, dynamics, schedule, keep=False)
+        if reads_start(schedule, stop, chain.topology):
+            engine.start(None)
+        outcome = run(engine, schedule, stop)
+        input_gradient, efforts, loss = engine.input_gradient(), engine.efforts(), engine.loss
+        engine.caller.replay.settle()
+        _refuse_unusable(chain, x, loss, outcome)
+        gradients = sum_uses(efforts)
+        accumulate(gradients if input_gradient is None else [*gradients, (x, input_gradient.clone())])
     if outcome.status is Status.BUDGET_SPENT and stop.tol is not None:
         warnings.warn(f"gradients of a relaxation that did not converge: {outcome}", NotConvergedWarning, stacklevel=2)
-    gradients = sum_uses(efforts)
-    accumulate(gradients if input_gradient is None else [*gradients, (x, input_gradient)])
     return loss
 
 

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from worldsheet.core.errors import InputError
 from worldsheet.dynamics import Dynamics
-from worldsheet.problem import Chain
-from worldsheet.schedule import Schedule, Synchronous, Wavefront
+from worldsheet.engine import Stop
+from worldsheet.problem import Chain, Topology
+from worldsheet.schedule import Leapfrog, Schedule, Synchronous, Wavefront
 
 
 def default_schedule(dynamics: Dynamics, schedule: Schedule | None) -> Schedule:
@@ -19,7 +20,9 @@ def default_schedule(dynamics: Dynamics, schedule: Schedule | None) -> Schedule:
         InputError: a schedule that moves each site once, for a dynamics that needs many moves.
     """
     if schedule is None:
-        return Wavefront() if dynamics.settles_at_once else Synchronous()
+        if dynamics.settles_at_once:
+            return Wavefront()
+        return Synchronous() if dynamics.character.leads is None else Leapfrog(dynamics.character.leads)
     if schedule.once and not dynamics.settles_at_once:
         raise InputError(
             f"{schedule} with {dynamics}",
@@ -27,6 +30,13 @@ def default_schedule(dynamics: Dynamics, schedule: Schedule | None) -> Schedule:
             "use Synchronous(), Sweep(count=None) or Asynchronous(generator), or Dyadic(rate=1)",
         )
     return schedule
+
+
+def reads_start(schedule: Schedule, stop: Stop, topology: Topology) -> bool:
+    """Whether fields are read before they have moved: always, unless each site moves once and all of them get to."""
+    if not schedule.once or stop.max_ticks is None:
+        return not schedule.once
+    return stop.max_ticks < (schedule.settles_after(topology) or 0)
 
 
 def check_input(x: Any) -> None:

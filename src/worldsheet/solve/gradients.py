@@ -1,4 +1,4 @@
-"""From parameter efforts to gradients: summed over uses, owned by nobody else, added as autograd adds."""
+"""From parameter efforts to gradients: summed over uses and added as autograd adds."""
 
 from collections.abc import Iterable
 
@@ -13,24 +13,24 @@ def sum_uses(efforts: Iterable[tuple[Tensor, Tensor | None]]) -> list[tuple[Tens
         if effort is None:
             continue
         known = totals.get(id(parameter))
-        totals[id(parameter)] = (parameter, effort if known is None else known[1] + effort)
+        totals[id(parameter)] = (parameter, effort if known is None else _sum(known[1], effort))
     return list(totals.values())
 
 
 def accumulate(gradients: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Add gradients to `.grad` in place, or set it where there is none, as `loss.backward()` does.
+    """Add gradients, each in memory of its own, to `.grad`, or set it where there is none, as `loss.backward()` does.
 
-    A gradient is kept as it is if its memory is nobody else's and laid out plainly; otherwise it is copied, since users
-    write into `.grad`.
+    A new `.grad` has its leaf's layout.
     """
-    taken: set[int] = set()
     for leaf, gradient in gradients:
         if leaf.grad is not None:
-            leaf.grad += gradient
-        elif gradient.layout is not torch.strided:
-            leaf.grad = gradient
-        elif gradient.data_ptr() not in taken and gradient.is_contiguous() and leaf.is_contiguous():
-            taken.add(gradient.data_ptr())
+            leaf.grad = _sum(leaf.grad, gradient) if leaf.grad.is_sparse else leaf.grad.add_(gradient)
+        elif gradient.is_sparse or gradient.stride() == leaf.stride():
             leaf.grad = gradient
         else:
             leaf.grad = torch.empty_like(leaf).copy_(gradient)
+
+
+def _sum(one: Tensor, other: Tensor) -> Tensor:
+    """Torch adds sparse to dense, but not dense to sparse."""
+    return other + one if one.is_sparse and not other.is_sparse else one + other

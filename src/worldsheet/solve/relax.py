@@ -5,13 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldsheet.core.outcome import Status
+from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.record import Record
 from worldsheet.dynamics import Dyadic, Dynamics
-from worldsheet.engine import Block, Stop, run
+from worldsheet.engine import Stop, engine_for, run
 from worldsheet.problem import Chain, Fields
 from worldsheet.schedule import Schedule
-from worldsheet.solve.door import check_finite, check_input, default_schedule
+from worldsheet.solve.door import check_finite, check_input, default_schedule, is_finite, reads_start
 from worldsheet.solve.gradients import sum_uses
 from worldsheet.solve.solution import Solution
 
@@ -19,7 +19,6 @@ _EXACT = Dyadic()
 _UNTIL_SETTLED = Stop()
 
 
-@torch.no_grad()
 def relax(  # noqa: PLR0913  the public signature, in the order of decreasing use
     chain: Chain,
     x: Tensor,
@@ -30,6 +29,7 @@ def relax(  # noqa: PLR0913  the public signature, in the order of decreasing us
     record: Record | None = None,
     *,
     initial: Fields | None = None,
+    stack: bool = True,
 ) -> Solution:
     """Relax states and costates towards r = g = 0 (2), (3), where (4) is backprop's gradient, and return the fields.
 
@@ -43,7 +43,8 @@ def relax(  # noqa: PLR0913  the public signature, in the order of decreasing us
         schedule: when; by default `Wavefront` for a dynamics that settles at once, else `Synchronous`.
         stop: budget and tolerance.
         record: filled with the residuals of every site at every tick.
-        initial: fields before tick 0; zeros by default. A dynamics that converges forgets them.
+        initial: fields before tick 0; the dynamics' own by default.
+        stack: let equal consecutive layers move as one batched operation where the schedule moves all sites at once.
 
     Raises:
         InputError: arguments that cannot be right, NaN or infinity in the input or a parameter.
@@ -52,23 +53,32 @@ def relax(  # noqa: PLR0913  the public signature, in the order of decreasing us
     check_input(x)
     check_finite(chain, x)
     schedule = default_schedule(dynamics, schedule)
-    block = Block(chain, x, target, dynamics, schedule, keep=True)
-    if record is not None or initial is not None or not schedule.once:
-        block.start(initial)
-    outcome = run(block, schedule, stop, record)
-    good = outcome.status is not Status.DIVERGED
-    input_gradient = block.input_gradient() if good else None
-    pairs = sum_uses(block.efforts()) if good else []
-    block.caller.replay.settle()
-    return Solution(
-        chain=chain,
-        outcome=outcome,
-        loss=block.loss,
-        fields=block.sheet.fields,
-        record=record,
-        evaluations=block.messages.evaluations,
-        pulls=block.messages.pulls,
-        caller=block.caller,
-        pairs=tuple(pairs),
-        input_gradient=input_gradient,
-    )
+    with torch.no_grad():  # layers record their own graphs
+        engine = engine_for(chain, x, target, dynamics, schedule, keep=True, stack=stack)
+        if record is not None or initial is not None or reads_start(schedule, stop, chain.topology):
+            engine.start(initial)
+        outcome = _checked(run(engine, schedule, stop, record), engine.loss)
+        good = outcome.status is not Status.DIVERGED
+        input_gradient = engine.input_gradient() if good else None
+        pairs = sum_uses(engine.efforts()) if good else []
+        engine.caller.replay.settle()
+        return Solution(
+            chain=chain,
+            outcome=outcome,
+            loss=engine.loss,
+            fields=engine.fields,
+            record=record,
+            evaluations=engine.evaluations,
+            pulls=engine.pulls,
+            caller=engine.caller,
+            pairs=tuple(pairs),
+            input_gradient=None if input_gradient is None else input_gradient.clone(),
+        )
+
+
+def _checked(outcome: Outcome, loss: Tensor) -> Outcome:
+    """An exact schedule measures nothing, so that only its loss tells an overflow."""
+    if is_finite(loss):
+        return outcome
+    remedy = "the loss is not finite though input and parameters are: lower the learning rate, or check its logarithms"
+    return Outcome(Status.DIVERGED, outcome.ticks, outcome.residual, remedy)

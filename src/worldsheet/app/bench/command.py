@@ -1,0 +1,124 @@
+"""`worldsheet bench`: what the local gradients cost beside autograd's."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+
+from worldsheet.app.bench.machine import Machine, this_machine
+from worldsheet.app.bench.measure import Plan, measure
+from worldsheet.app.bench.models import CASES, Case
+from worldsheet.app.bench.results import Result
+from worldsheet.app.bench.tables import tables
+from worldsheet.app.choices import choose
+from worldsheet.core.errors import InputError
+
+# Wide enough for the tables where there is no terminal to ask, as in a pipe or a log.
+_WIDTH = 120
+
+bench = typer.Typer(help="Measure beside autograd.", no_args_is_help=True)
+
+
+@bench.callback()
+def _bench() -> None:
+    """Measure beside autograd."""
+
+
+@bench.command()
+def gradient(
+    threads: Annotated[str, typer.Option(help="CPU threads of torch, one measurement for each")] = "1,2",
+    repeats: Annotated[int, typer.Option(help="rounds of autograd and wavefront; 0 for each case's own")] = 0,
+    quick: Annotated[bool, typer.Option(help="few rounds and small batches: a trial of the command")] = False,
+    case: Annotated[list[str] | None, typer.Option(help=f"among {', '.join(CASES)}; all if left out")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1")] = "cpu",
+    seed: Annotated[int, typer.Option(help="weights, inputs and labels")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="print the result as one JSON object on stdout")] = False,
+) -> None:
+    """Measure time, memory, work and precision of one gradient by autograd and by relaxation, in turns."""
+    plan = Plan(_threads(threads), _rounds(repeats), quick, _device(device), seed)
+    names = list(dict.fromkeys(case or ()))
+    cases = [each for name in names or CASES for each in choose("case", name, CASES)]
+    machine, line = this_machine(plan.device, plan.threads), _command_line(plan, names, as_json)
+    log = Console(stderr=True)
+    log.print(f"{machine}\n{line}", highlight=False, soft_wrap=True)
+    results = _measured(cases, plan, log)
+    if as_json:
+        typer.echo(json.dumps(report(results, machine, line)))
+    else:
+        _show(results, machine, line)
+
+
+def report(results: Sequence[Result], machine: Machine, line: str) -> dict[str, Any]:
+    """The one object that `--json` prints; seconds and bytes, ratios to autograd."""
+    return {"command": line, "machine": asdict(machine), "cases": [_plain(asdict(result)) for result in results]}
+
+
+def _plain(value: Any) -> Any:
+    """Named tuples as objects, so that every figure carries its name."""
+    if hasattr(value, "_asdict"):
+        return _plain(value._asdict())
+    if isinstance(value, dict):
+        return {name: _plain(entry) for name, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+
+def _measured(cases: Sequence[Case], plan: Plan, log: Console) -> list[Result]:
+    """One line for each step, not a live bar: its thread would take time from what is timed."""
+    return [measure(case, plan, lambda text: log.print(text, highlight=False)) for case in cases]
+
+
+def _show(results: Sequence[Result], machine: Machine, line: str) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH)
+    for table in tables(results):
+        console.print(table)
+        console.print()
+    console.print(f"{machine}\n{line}", highlight=False, soft_wrap=True)
+
+
+def _command_line(plan: Plan, names: Sequence[str], as_json: bool) -> str:
+    """The command that repeats this measurement."""
+    words = ["worldsheet", "bench", "gradient", "--threads", ",".join(str(count) for count in plan.threads)]
+    words += ["--repeats", str(plan.rounds)] if plan.rounds else []
+    words += ["--quick"] * plan.quick
+    words += [word for name in names for word in ("--case", name)]
+    words += ["--device", str(plan.device), "--seed", str(plan.seed), *["--json"] * as_json]
+    return shlex.join(words)
+
+
+def _threads(text: str) -> tuple[int, ...]:
+    counts = text.split(",")
+    if not all(count.strip().isdecimal() and int(count) > 0 for count in counts):
+        raise InputError(f"--threads {text}", "whole numbers above 0 with commas between", "use --threads 1,2")
+    return tuple(dict.fromkeys(int(count) for count in counts))
+
+
+def _rounds(repeats: int) -> int | None:
+    if repeats < 0:
+        raise InputError(f"--repeats {repeats}", "1 or more, or 0 for each case's own number", "leave it out")
+    return repeats or None
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.empty(0, device=name).device
+        metered = device.type == "cpu" or hasattr(torch.get_device_module(device), "max_memory_allocated")
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch built without CUDA asserts
+        raise _no_device(name, str(error).partition("\n")[0]) from error
+    if not metered:
+        raise _no_device(name, "torch keeps no account of its peak memory")
+    return device
+
+
+def _no_device(name: str, reason: str) -> InputError:
+    return InputError(
+        f"device {name!r}: {reason}",
+        "a device that this torch can use and measure: cpu, cuda, cuda:1",
+        "use --device cpu, or install a torch built for the device",
+    )

@@ -1,0 +1,112 @@
+"""What is measured: networks, batches and goals, by name."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor, nn
+
+from worldsheet.app.bench.methods import LITERAL, SYNCHRONOUS, Method
+from worldsheet.app.networks import Blueprint, cnn, mlp
+from worldsheet.app.streams import drawing, seed_of
+from worldsheet.problem import Chain
+
+NETWORKS = "networks"
+DEPTH = "depth"
+MEMORY_GOAL = 1.10
+
+_CLASSES = 10
+_BATCH = 64
+_TANH_MLP_GOAL = 1.25
+_CNN_GOAL = 1.10
+
+
+@final
+@dataclass(frozen=True)
+class Case:
+    """One network and how it is measured.
+
+    Attributes:
+        name: how it is called in tables and files.
+        make: builds the network; every child of the Sequential is a site.
+        shape: of one input.
+        goal: the time ratio to autograd that is aimed at; None for none.
+        group: the table it is in.
+        repeats: rounds of autograd and wavefront.
+        slow: methods that cost a multiple of autograd, measured in a few rounds of their own.
+        slow_repeats: how many rounds that is.
+        quick_batch: batch size of a quick run.
+        fidelity: whether gradients are compared with those in float64.
+    """
+
+    name: str
+    make: Callable[[], nn.Sequential]
+    shape: tuple[int, ...]
+    goal: float | None = _TANH_MLP_GOAL
+    repeats: int = 200
+    group: str = NETWORKS
+    slow: tuple[Method, ...] = (SYNCHRONOUS, LITERAL)
+    slow_repeats: int = 5
+    quick_batch: int = _BATCH
+    fidelity: bool = False
+
+    def batch(self, quick: bool) -> int:
+        """Inputs per gradient."""
+        return self.quick_batch if quick else _BATCH
+
+
+class Instance(NamedTuple):
+    """A network with a batch to make gradients of: the arguments of a `Gradient`."""
+
+    chain: Chain
+    x: Tensor
+    target: Tensor
+
+
+def instance(case: Case, batch: int, seed: int, device: torch.device) -> Instance:
+    """The case's network with weights, inputs and labels that the seed decides; the inputs are standard normal."""
+    with drawing(seed_of(seed, case.name), torch.device("cpu")):
+        module = case.make()
+        x = torch.randn(batch, *case.shape)
+        target = torch.randint(_CLASSES, (batch,))
+    return Instance(Chain(module.to(device), nn.CrossEntropyLoss()), x.to(device), target.to(device))
+
+
+def tanh_mlp(size: int, width: int, depth: int) -> nn.Sequential:
+    """A site is a linear layer with its tanh; the last one is linear with ten outputs."""
+    return mlp(Blueprint((1, 1, size), _CLASSES, depth, width, "tanh", 0.0))
+
+
+def vgg9() -> nn.Sequential:
+    """A VGG of nine weight layers for images of 32 x 32: 64 64 M 128 128 M 256 256 M 256 256 M, then 10 outputs.
+
+    A site is a 3 x 3 convolution with batch norm, ReLU and the halving M if one follows; the last one is linear.
+    """
+    return cnn(Blueprint((3, 32, 32), _CLASSES, 9, 64, "relu", 0.0))
+
+
+def _uniform(name: str, depth: int) -> Case:
+    return Case(name, partial(tanh_mlp, 128, 128, depth), (1, 1, 128))
+
+
+def _of_depth(depth: int) -> Case:
+    # Synchronously the cost grows with the square of the depth; 32 layers show it.
+    slow = (SYNCHRONOUS,) if depth <= 32 else ()
+    case = _uniform(f"depth-{depth}", depth)
+    return replace(case, group=DEPTH, goal=None, repeats=60, slow=slow, slow_repeats=3)
+
+
+_NETWORKS = (
+    Case("mlp-784", partial(tanh_mlp, 784, 300, 4), (1, 1, 784)),
+    _uniform("w128-l10", 10),
+    replace(_uniform("w128-l30", 30), repeats=100, slow_repeats=3, fidelity=True),
+    Case("cnn-vgg9", vgg9, (3, 32, 32), goal=_CNN_GOAL, repeats=12, slow_repeats=1, quick_batch=4),
+)
+
+CASES: Mapping[str, tuple[Case, ...]] = {
+    **{case.name: (case,) for case in _NETWORKS},
+    DEPTH: tuple(_of_depth(depth) for depth in (4, 8, 16, 32, 64, 128)),
+}
+"""What `--case` can name; cost against depth is one name for six networks."""

@@ -1,0 +1,55 @@
+"""The command line: `worldsheet`."""
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+from typer.core import TyperGroup
+
+from worldsheet.app.bench.command import bench
+from worldsheet.app.train_command import EXAMPLE, train
+from worldsheet.core.errors import WorldsheetError
+from worldsheet.version import __version__
+
+
+class _Commands(TyperGroup):
+    """The commands, whose refusals are told in a few lines and not by a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except WorldsheetError as error:
+            text = Text.assemble(("error: ", "bold red"), error.given)
+            text.append(f"\n  accepted: {error.accepted}\n  remedy: {error.remedy}")
+            Console(stderr=True).print(text, soft_wrap=True)
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt:
+            Console(stderr=True).print("interrupted")
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
+app.command(epilog=EXAMPLE)(train)
+app.add_typer(bench, name="bench")
+
+
+def _print_version(wanted: bool) -> bool:
+    if wanted:
+        typer.echo(f"worldsheet {__version__}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def worldsheet(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and stop")
+    ] = False,
+) -> None:
+    """Train networks by local relaxation instead of a backward pass."""
+
+
+def main() -> None:
+    """The entry point of the installed command."""
+    app()

@@ -1,0 +1,96 @@
+"""What the loop and the verbs need of an engine."""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+from torch import Tensor
+from torch.nn.parameter import Parameter
+
+from worldsheet.core.shapes import Residuals
+from worldsheet.dynamics import Dynamics
+from worldsheet.problem import Caller, Chain, Fields, Topology
+from worldsheet.schedule import Phase
+
+
+class Residual(NamedTuple):
+    """How far the fields are from the solution of the two-point problem.
+
+    Attributes:
+        states: ‖r_l‖ for l = 1..L, in float64 on the CPU.
+        costates: ‖g_l‖ for l = 1..L, likewise.
+        relative: the largest of ‖r_l‖/‖f_l(x_{l-1})‖ and ‖g_l‖/‖J_{l+1}ᵀλ_{l+1}‖ that the dynamics brings to zero: 0
+            where nothing flows, infinite where a message is zero and its field is not, NaN if any field has overflowed.
+    """
+
+    states: Residuals
+    costates: Residuals
+    relative: float
+
+
+class Engine(ABC):
+    """Holds the fields of one relaxation and lets sites fire.
+
+    Attributes:
+        chain: the problem.
+        dynamics: how a site moves.
+        caller: the user's functions.
+        topology: the sites as the schedule sees them.
+    """
+
+    chain: Chain
+    dynamics: Dynamics
+    caller: Caller
+    topology: Topology
+
+    @property
+    @abstractmethod
+    def evaluations(self) -> int:
+        """Forward evaluations of layers so far, those for start values included."""
+
+    @property
+    @abstractmethod
+    def pulls(self) -> int:
+        """Pull-backs through layers so far."""
+
+    @abstractmethod
+    def start(self, initial: Fields | None) -> None:
+        """Give the fields values before tick 0, by default the dynamics' own.
+
+        Raises:
+            InputError: initial fields whose number or shapes are not those that the layers produce.
+        """
+
+    @abstractmethod
+    def fire(self, phase: Phase) -> None:
+        """Move the sites of a phase: all read before any writes."""
+
+    @abstractmethod
+    def close_tick(self) -> None:
+        """What is now in the fields is one tick old from here on."""
+
+    @abstractmethod
+    def residual(self) -> Residual:
+        """Measure every site with the messages of this moment."""
+
+    @abstractmethod
+    def efforts(self) -> list[tuple[Parameter, Tensor | None]]:
+        """∂𝓛/∂θ (4) of every parameter of every layer, an entry per use; None where it was not used."""
+
+    @abstractmethod
+    def input_gradient(self) -> Tensor | None:
+        """Jᵀλ pulled back to the input, which is clamped and so has no costate; None unless x requires grad."""
+
+    @property
+    @abstractmethod
+    def fields(self) -> Fields:
+        """The fields now, input left out."""
+
+    @property
+    @abstractmethod
+    def loss(self) -> Tensor:
+        """C at the output as it is now."""
+
+    @property
+    @abstractmethod
+    def precision(self) -> float:
+        """Relative rounding of the output's dtype."""

@@ -1,0 +1,32 @@
+"""Which engine carries a relaxation."""
+
+from typing import Any
+
+from torch import Tensor
+
+from worldsheet.dynamics import Dynamics
+from worldsheet.engine.base import Engine
+from worldsheet.engine.block import Block
+from worldsheet.engine.stacked import StackedBlock
+from worldsheet.problem import Chain
+from worldsheet.schedule import Schedule
+
+
+def engine_for(
+    chain: Chain,
+    x: Tensor,
+    target: Any,
+    dynamics: Dynamics,
+    schedule: Schedule,
+    *,
+    keep: bool,
+    stack: bool = True,
+) -> Engine:
+    """Equal sites as one where the schedule moves all at once, else site by site.
+
+    A dynamics that settles at once moves site by site too: its fields are then the same to the last bit under every
+    schedule, which batched products would break.
+    """
+    if stack and schedule.uniform and not dynamics.settles_at_once:
+        return StackedBlock(chain, x, target, dynamics)
+    return Block(chain, x, target, dynamics, schedule, keep=keep)

@@ -1,0 +1,7 @@
+"""Ports: how parameters answer their effort. Any `torch.optim` optimizer does in their place."""
+
+from worldsheet.port.base import Port
+from worldsheet.port.inertial import Inertial
+from worldsheet.port.resistive import Resistive
+
+__all__ = ["Inertial", "Port", "Resistive"]
