@@ -66,18 +66,24 @@ def test_predictive_coding_rests_on_the_least_energy_of_a_linear_net() -> None:
 
 
 def test_credit_diffuses_in_predictive_coding_and_travels_with_multipliers() -> None:
-    """Ticks until the first layer has a tenth of its credit: doubling the depth quadruples one and doubles the other."""
+    """Ticks until the first layer has a fiftieth of its credit, at twice the depth."""
 
     def arrival(dynamics: ws.Dynamics, depth: int) -> int:
         chain, (x, target) = _identity_chain(depth), batch()
-        final = None
-        for ticks in range(1, 3000):
+        share = 0.02 * float(ws.relax(chain, x, target).costates[0].norm())
+
+        def arrived(ticks: int) -> bool:
             sol = ws.relax(chain, x, target, dynamics, stop=ws.Stop(max_ticks=ticks))
-            size = float(sol.costates[0].norm())
-            final = final or 0.1 * float(ws.relax(chain, x, target).costates[0].norm())
-            if size > final:
-                return ticks
-        raise AssertionError("no credit arrived")
+            return float(sol.costates[0].norm()) > share
+
+        low, high = 0, 1
+        while not arrived(high):
+            assert high < 2000, "no credit arrived"
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if arrived(middle) else (middle, high)
+        return high
 
     diffusive = arrival(ws.PredictiveCoding(0.2), 12) / arrival(ws.PredictiveCoding(0.2), 6)
     ballistic = arrival(ws.AugmentedLagrangian(0.2), 12) / arrival(ws.AugmentedLagrangian(0.2), 6)

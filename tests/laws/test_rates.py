@@ -23,14 +23,7 @@ def test_every_rate_between_zero_and_two_converges(rate: float, depth: int, seed
     assert distance(sol.gradients(), exact(net)) < 100 * tol * max(1, 1 / rate) ** 2
 
 
-beyond_rounding = pytest.mark.xfail(
-    strict=True, reason="the default tolerance, 32 units of rounding, is below the rounding floor of rates above 1.4"
-)
-
-
-@pytest.mark.parametrize(
-    ("rate", "depth"), [(0.3, 2), (0.75, 5), (1.2, 5), pytest.param(1.8, 3, marks=beyond_rounding)]
-)
+@pytest.mark.parametrize(("rate", "depth"), [(0.3, 2), (0.75, 5), (1.2, 5), (1.8, 3)])
 def test_the_default_stop_reaches_rounding(rate: float, depth: int) -> None:
     net = tanh_net(depth, width=3)
     sol = ws.relax(net.chain, net.x, net.target, ws.Dyadic(rate))
@@ -130,7 +123,6 @@ def test_at_rest_the_mean_is_the_forward_pass_and_the_difference_the_adjoint() -
         torch.testing.assert_close(hat - check, adjoint, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.xfail(strict=True, reason="a message of exactly zero makes any remainder of its field infinitely large")
 def test_a_layer_that_dies_on_the_way_converges_like_the_others() -> None:
     # The unit lives while its input is below 1/2 and is dead at rest: its costate then halves at every tick, for ever.
     layers = [nn.Linear(1, 1), nn.Sequential(nn.Linear(1, 1), nn.ReLU()), nn.Linear(1, 1)]
@@ -143,4 +135,4 @@ def test_a_layer_that_dies_on_the_way_converges_like_the_others() -> None:
     sol = ws.relax(chain, x, 3 * x, ws.Dyadic(0.5), stop=ws.Stop(tol=1e-6))
     assert float(sol.costates[0].abs()) < 1e-6
     assert sol.outcome.converged
-    assert sol.ticks < 60
+    assert sol.ticks < 100  # down to rounding of the largest message, not to the smallest number there is

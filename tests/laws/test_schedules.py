@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import worldsheet as ws
 from nets import Net, asynchronous, law, random_fields, tanh_net
-from worldsheet.schedule import Field, Firing, Tick
+from worldsheet.core.field import Field
+from worldsheet.schedule import Firing, Tick
 
 X, COSTATE = Field.STATE, Field.COSTATE
 

@@ -81,7 +81,6 @@ def test_comparing_moves_no_statistics() -> None:
     assert_buffers(net, kept, tol=0)
 
 
-@pytest.mark.xfail(strict=True, reason="compare evaluates a shared batch norm again, which only relax may refuse")
 def test_a_shared_batch_norm_can_be_compared() -> None:
     torch.manual_seed(0)
     norm = nn.BatchNorm1d(4)

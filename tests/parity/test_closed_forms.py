@@ -128,7 +128,6 @@ def test_a_layer_that_is_more_than_its_class_is_called(make: Callable[[], nn.Mod
     assert_gradients(sol.gradients() | {"input": sol.input_gradient}, wanted)
 
 
-@pytest.mark.xfail(strict=True, reason="a forward replaced on the instance, as wrappers do, is not noticed")
 def test_a_forward_replaced_on_the_instance_is_called() -> None:
     net = regression(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)).to(DOUBLE))
     plain = net.module[0].forward
@@ -136,7 +135,6 @@ def test_a_forward_replaced_on_the_instance_is_called() -> None:
     assert_gradients(ws.relax(net.chain, net.x, net.target).gradients(), exact(net))
 
 
-@pytest.mark.xfail(strict=True, reason="hooks registered for all modules do not see layers in closed form")
 def test_a_hook_for_all_modules_sees_every_layer() -> None:
     seen: list[Any] = []
     net = regression(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)).to(DOUBLE))

@@ -71,9 +71,6 @@ SAFE = [
     custom_on_a_view,
 ]
 UNGUARDED = [custom_first, custom_on_a_view_of_the_input, custom_above_a_frozen_layer]
-unnoticed = pytest.mark.xfail(
-    strict=True, reason="an overwritten input is noticed only if torch refuses it, which it does for leaves with grad"
-)
 
 
 def pair(make: Callable[[bool], nn.Module]) -> tuple[Net, Net]:
@@ -113,7 +110,6 @@ def test_overwriting_layers_are_given_a_copy_at_a_slow_rate(make: Callable[[bool
     check(make, ws.Dyadic(0.6), ws.Synchronous())
 
 
-@unnoticed
 @pytest.mark.parametrize("make", UNGUARDED)
 def test_a_layer_may_overwrite_what_needs_no_grad(make: Callable[[bool], nn.Module]) -> None:
     check(make, ws.Dyadic(0.6), ws.Synchronous())

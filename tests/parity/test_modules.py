@@ -53,7 +53,6 @@ def test_a_list_names_its_layers_by_index() -> None:
         assert [name for name, _ in ws.Chain(given, nn.MSELoss()).named_parameters()] == wanted
 
 
-@pytest.mark.xfail(strict=True, reason="a layer called 'loss' and the loss's own parameters get the same names")
 def test_a_layer_called_loss_keeps_its_gradient() -> None:
     class Scaled(nn.Module):
         def __init__(self) -> None:

@@ -15,6 +15,12 @@ def squares(output: Tensor, target: Tensor) -> Tensor:
 
 def networks() -> dict[str, nn.Sequential]:
     torch.manual_seed(0)
+
+    def turn(width: int, bias: bool = True) -> nn.Linear:
+        linear = nn.Linear(width, width, bias=bias)  # norm-keeping, so that no dynamics is unstable behind a layer norm
+        nn.init.orthogonal_(linear.weight)
+        return linear
+
     shared = nn.Sequential(nn.Linear(5, 5), nn.Sigmoid())
     return {
         "mlp": nn.Sequential(
@@ -25,9 +31,9 @@ def networks() -> dict[str, nn.Sequential]:
         ),
         "tied": nn.Sequential(nn.Linear(6, 5), shared, shared, shared, nn.Linear(5, 3)),
         "two runs": nn.Sequential(
-            *[nn.Linear(6, 6, bias=False) for _ in range(3)],
+            *[turn(6, bias=False) for _ in range(3)],
             nn.LayerNorm(6),
-            *[nn.Sequential(nn.Linear(6, 6), nn.ReLU()) for _ in range(3)],
+            *[nn.Sequential(turn(6), nn.ReLU()) for _ in range(3)],
             nn.Linear(6, 3),
         ),
     }

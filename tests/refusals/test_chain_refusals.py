@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import worldsheet as ws
-from nets import ORDERS, Order, assert_tells, every_order
+from nets import Order, assert_tells, every_order
 
 MSE = nn.MSELoss()
 
@@ -138,18 +138,6 @@ def test_a_loss_that_does_not_fit_is_told_with_what_it_was_given(
         ws.backward(ws.Chain([layer], loss), torch.randn(3, 4), target, schedule=order())
     assert_tells(refusal.value, *fragments)
     assert layer.weight.grad is None
-
-
-@pytest.mark.parametrize("order", [ORDERS["synchronous"], ORDERS["asynchronous"]])
-def test_a_shared_batch_norm_is_refused_where_it_is_evaluated_twice(order: Order) -> None:
-    norm = nn.BatchNorm1d(4)
-    chain = ws.Chain([nn.Linear(4, 4), norm, nn.Linear(4, 4), norm], MSE)
-    x, target = torch.randn(3, 4), torch.randn(3, 4)
-    with pytest.raises(ws.LayerError) as refusal:
-        ws.relax(chain, x, target, schedule=order())
-    assert_tells(refusal.value, "sites [2, 4] share one BatchNorm1d", "Wavefront", ".eval()")
-    norm.eval()
-    assert ws.relax(chain, x, target, schedule=order()).outcome.converged
 
 
 @pytest.mark.parametrize(

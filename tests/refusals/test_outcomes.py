@@ -1,6 +1,7 @@
 """A relaxation that falls short says so, says what to try, and hands out no gradients that diverged."""
 
-import warnings
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -44,7 +45,6 @@ def test_backward_raises_on_divergence_and_leaves_grad(dynamics: ws.Dyadic) -> N
     assert all(p.grad.equal(torch.ones_like(p)) for p in net.chain.parameters())
 
 
-@pytest.mark.xfail(strict=True, reason="an exact schedule measures nothing and calls overflowed fields converged")
 @every_order
 def test_an_exact_schedule_does_not_call_overflow_converged(order: Order) -> None:
     net = exploding()
@@ -63,13 +63,16 @@ def test_a_tolerance_not_reached_warns_and_still_adds_gradients() -> None:
     assert_gradients(found, sol.gradients(), tol=0)
 
 
-@pytest.mark.xfail(strict=True, reason="the grad-mode decorator's frame is not counted in stacklevel")
 def test_the_warning_points_at_the_callers_line() -> None:
-    net = tanh_net(3)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        ws.backward(net.chain, net.x, net.target, ws.Dyadic(0.5), stop=SHORT)
-    assert [(w.category, w.filename) for w in caught] == [(ws.NotConvergedWarning, __file__)]
+    # In an interpreter of its own: the shape checks of this one stand between the caller and the library.
+    code = (
+        "import warnings, torch, worldsheet as ws\n"
+        "chain = ws.Chain([torch.nn.Linear(2, 2)], torch.nn.MSELoss())\n"
+        "stop = ws.Stop(max_ticks=1, tol=1e-9)\n"
+        "ws.backward(chain, torch.ones(1, 2), torch.ones(1, 2), ws.Dyadic(0.5), stop=stop)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.startswith("<string>:4: NotConvergedWarning: ")
 
 
 def test_a_budget_without_a_tolerance_does_not_warn() -> None:
@@ -90,7 +93,6 @@ def test_a_spent_budget_says_how_many_ticks_are_needed(ticks: int) -> None:
     assert needed.outcome.converged
 
 
-@pytest.mark.xfail(strict=True, raises=LookupError, reason="fields a stopped wavefront has not reached are read")
 @pytest.mark.parametrize("ticks", [0, 2, 5])
 def test_a_wavefront_stopped_early_is_an_outcome_too(ticks: int) -> None:
     net = tanh_net(3)
@@ -98,11 +100,13 @@ def test_a_wavefront_stopped_early_is_an_outcome_too(ticks: int) -> None:
     sol = ws.relax(net.chain, net.x, net.target, stop=stop)
     assert sol.outcome.status is ws.Status.BUDGET_SPENT
     assert "exact after 6 ticks" in sol.outcome.remedy
-    same = ws.relax(net.chain, net.x, net.target, schedule=ws.Synchronous(), stop=stop)
-    assert_gradients(sol.gradients(), same.gradients())
+    exact = ws.relax(net.chain, net.x, net.target)
+    for site, (found, end) in enumerate(zip(sol.states, exact.states, strict=True), start=1):
+        assert found.equal(end if site <= ticks else torch.zeros_like(end))
+    for site, (found, end) in enumerate(zip(sol.costates, exact.costates, strict=True), start=1):
+        assert found.equal(end if site > 6 - ticks else torch.zeros_like(end))
 
 
-@pytest.mark.xfail(strict=True, raises=LookupError, reason="a tolerance makes the wavefront measure unmoved fields")
 @pytest.mark.parametrize("verb", ["relax", "backward"])
 def test_a_tolerance_is_allowed_with_the_default_dynamics(verb: str) -> None:
     net = tanh_net(3)

@@ -12,39 +12,56 @@ import worldsheet as ws
 
 NAMES = [
     "Asynchronous",
+    "AugmentedLagrangian",
     "Chain",
+    "Character",
     "Comparison",
     "DataMissingError",
     "Dyadic",
     "Dynamics",
     "Fidelity",
+    "Field",
     "Fields",
     "InputError",
     "LayerError",
+    "Leapfrog",
     "NotConvergedWarning",
+    "OffersStep",
     "Outcome",
+    "PredictiveCoding",
     "Record",
     "RelaxationError",
+    "ResidualLinear",
     "RunFolderError",
     "Schedule",
     "Solution",
     "Status",
+    "Step",
     "Stop",
     "Sweep",
     "Synchronous",
     "Topology",
     "View",
+    "Wave",
     "Wavefront",
     "WorldsheetError",
     "__version__",
     "backward",
     "compare",
+    "ports",
     "relax",
     "simulate",
 ]
 
 STOP = "Stop(max_ticks=None, tol=None, every=1)"
 SIGNATURES = {
+    "AugmentedLagrangian": "rate=0.23, dual_rate=1.0, penalty=1.0, averaged=True",
+    "Leapfrog": "first=<Field.STATE: 'x'>",
+    "PredictiveCoding": "rate=0.2, precision=1.0, averaged=True",
+    "ResidualLinear": "width, scale, *, rectify",
+    "Wave": "speed=0.7, impedance=1.0, matching=0.8, averaged=True",
+    "ports.Inertial": "params, lr, momentum=0.9",
+    "ports.Resistive": "params, lr",
     "Asynchronous": "generator, max_delay=0",
     "Chain": "module, loss, *, flatten=False",
     "Chain.named_parameters": "self",
@@ -66,7 +83,8 @@ SIGNATURES = {
     "WorldsheetError": "given, accepted, remedy",
     "backward": f"chain, x, target, dynamics=Dyadic(rate=1.0), schedule=None, stop={STOP}",
     "compare": "chain, x, target, solution",
-    "relax": f"chain, x, target, dynamics=Dyadic(rate=1.0), schedule=None, stop={STOP}, record=None, *, initial=None",
+    "relax": f"chain, x, target, dynamics=Dyadic(rate=1.0), schedule=None, stop={STOP}, record=None, *, initial=None, "
+    "stack=True",
     "simulate": "schedule, topology",
 }
 MEMBERS = {
@@ -79,7 +97,7 @@ MEMBERS = {
     "record states ticks",
     "Status": "BUDGET_SPENT CONVERGED DIVERGED",
     "Stop": "every max_ticks tol",
-    "View": "costate costate_residual prediction pulled state state_residual",
+    "View": "at_output costate costate_residual credit prediction pulled samples state state_residual",
 }
 
 
@@ -136,7 +154,7 @@ def test_every_public_thing_is_explained() -> None:
 
 
 def test_every_public_name_says_where_it_lives() -> None:
-    homes = {name: reach(name).__module__ for name in ws.__all__ if name != "__version__"}
+    homes = {name: reach(name).__module__ for name in ws.__all__ if name not in ("__version__", "ports")}
     assert all(home.startswith("worldsheet.") for home in homes.values()), homes
 
 

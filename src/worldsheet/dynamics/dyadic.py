@@ -76,8 +76,8 @@ class Dyadic(Dynamics):
         return self.rate == 1
 
     def tolerance(self, precision: float) -> float:
-        """Rounding, amplified by slow rates and by ringing ones."""
-        return min(0.02, 32 * precision / min(self.rate, 2 - self.rate))
+        """Rounding, amplified by slow rates, and more by ringing ones: at every layer anew."""
+        return min(0.02, 32 * precision / (self.rate if self.rate <= 1 else (2 - self.rate) ** 4))
 
     def budget(self, depth: int) -> int:
         """Ten times the 2·depth/min(η, 2 − η) ticks in which the mean signal makes the round trip."""

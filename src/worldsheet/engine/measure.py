@@ -28,7 +28,7 @@ def residual_of(dynamics: Dynamics, views: Sequence[View], norms: Callable[[list
 
 
 def _relative(sizes: Residuals, scales: Residuals) -> Residuals:
-    """Sizes against their site's message, or against rounding of the largest message where nothing arrives."""
+    """Sizes against their site's message, or against rounding of the largest one where the message dies away."""
     floor = torch.finfo(scales.dtype).eps * scales.max()
     return torch.where(sizes == 0, 0.0, sizes / torch.maximum(scales, floor))
 

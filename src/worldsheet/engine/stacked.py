@@ -1,6 +1,5 @@
 """The same loop body for runs of equal sites: each run moves as one batched tensor."""
 
-from dataclasses import dataclass
 from typing import Any, final
 
 import torch
@@ -13,18 +12,9 @@ from worldsheet.dynamics import Dynamics
 from worldsheet.engine.base import Engine, Residual
 from worldsheet.engine.measure import residual_of, start_fields
 from worldsheet.engine.messages import Messages
-from worldsheet.problem import Caller, Chain, Evaluation, Fields, Pull, Step, Stepwise, Topology, Traits, View
+from worldsheet.engine.runs import gathered, runs, scattered
+from worldsheet.problem import Caller, Chain, Evaluation, Fields, Pull, Stepwise, Topology, View
 from worldsheet.schedule import Phase
-
-
-@dataclass(frozen=True)
-class _Run:
-    """Consecutive sites first..first + size − 1 that move together; `steps` only if there is more than one."""
-
-    first: int
-    size: int
-    steps: tuple[Step, ...]
-    parameters: tuple[Parameter, ...]
 
 
 @final
@@ -76,8 +66,8 @@ class StackedBlock(Engine):
         for site in self.chain.topology.sites:
             outputs.append(self.caller.function(site)(outputs[-1]))
         fields = start_fields(self.dynamics, outputs[1:], initial)
-        self._states = [_gathered(fields.states, run) for run in self._runs]
-        self._costates = [_gathered(fields.costates, run) for run in self._runs]
+        self._states = [gathered(fields.states, run) for run in self._runs]
+        self._costates = [gathered(fields.costates, run) for run in self._runs]
 
     def fire(self, phase: Phase) -> None:
         """Move the runs of a phase."""
@@ -116,10 +106,8 @@ class StackedBlock(Engine):
     @property
     def fields(self) -> Fields:
         """See `Engine.fields`."""
-        states = [s for run, state in zip(self._runs, self._states, strict=True) for s in _scattered(state, run)]
-        costates = [
-            c for run, costate in zip(self._runs, self._costates, strict=True) for c in _scattered(costate, run)
-        ]
+        states = [s for run, state in zip(self._runs, self._states, strict=True) for s in scattered(state, run)]
+        costates = [c for run, costate in zip(self._runs, self._costates, strict=True) for c in scattered(costate, run)]
         return Fields(tuple(states), tuple(costates))
 
     @property
@@ -260,42 +248,6 @@ class _RunView(View):
     @property
     def at_output(self) -> bool:
         return self._index == len(self._block._runs) - 1
-
-
-def runs(traits: list[Traits]) -> list[_Run]:
-    """Consecutive layers with equal closed forms, the last layer apart."""
-    found: list[list[int]] = []
-    for index, now in enumerate(traits):
-        joins = index < len(traits) - 1 and found and _alike(traits[found[-1][-1]].steps, now.steps)
-        if joins:
-            found[-1].append(index)
-        else:
-            found.append([index])
-    return [_run(indices, traits) for indices in found]
-
-
-def _alike(steps: tuple[Step, ...] | None, others: tuple[Step, ...] | None) -> bool:
-    if not steps or not others or len(steps) != len(others):
-        return False
-    return all(step.alike(other) for step, other in zip(steps, others, strict=True))
-
-
-def _run(indices: list[int], traits: list[Traits]) -> _Run:
-    parameters = tuple({id(p): p for index in indices for p in traits[index].parameters}.values())
-    steps: tuple[Step, ...] = ()
-    if len(indices) > 1:
-        columns = zip(*(traits[index].steps or () for index in indices), strict=True)
-        steps = tuple(column[0].stacked(column[1:]) for column in columns)
-    return _Run(indices[0] + 1, len(indices), steps, parameters)
-
-
-def _gathered(fields: tuple[Tensor, ...], run: _Run) -> Tensor:
-    own = fields[run.first - 1 : run.first - 1 + run.size]
-    return own[0] if run.size == 1 else torch.stack(own)
-
-
-def _scattered(field: Tensor, run: _Run) -> tuple[Tensor, ...]:
-    return (field,) if run.size == 1 else field.unbind()
 
 
 def _present(part: Tensor | None, like: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """A parameter as a port: effort in, flow out."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from math import isfinite
 from typing import Any, TypeAlias
@@ -14,7 +14,7 @@ Parameters: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]]
 """What every `torch.optim` optimizer takes."""
 
 
-class Port(torch.optim.Optimizer):
+class Port(torch.optim.Optimizer, ABC):
     """Parameters that answer their effort e = ∂𝓛/∂θ (4) with a flow θ̇ through a resistance R, and report the echo.
 
     With port waves (e ± R θ̇)/√(2R) the power sent back is |e + R θ̇|²/(2R), zero if and only if θ̇ = −e/R (12). One

@@ -52,11 +52,6 @@ class Asynchronous(Schedule):
         return 2 * topology.depth * (self.max_delay + 1)
 
     @property
-    def uniform(self) -> bool:
-        """False."""
-        return False
-
-    @property
     def once(self) -> bool:
         """False: sites move until the relaxation stops."""
         return False

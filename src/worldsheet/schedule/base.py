@@ -58,9 +58,9 @@ class Schedule(ABC):
         """Whether each site moves each field only once, on neighbours that have settled."""
 
     @property
-    @abstractmethod
     def uniform(self) -> bool:
         """Whether every phase moves a field at all sites, so that equal sites can move as one."""
+        return False
 
     @property
     def memory(self) -> int:

@@ -45,11 +45,6 @@ class Sweep(Schedule):
         return 1
 
     @property
-    def uniform(self) -> bool:
-        """False."""
-        return False
-
-    @property
     def once(self) -> bool:
         """True for a single sweep."""
         return self.count == 1

@@ -29,11 +29,6 @@ class Wavefront(Schedule):
         return 2 * topology.depth
 
     @property
-    def uniform(self) -> bool:
-        """False."""
-        return False
-
-    @property
     def once(self) -> bool:
         """True."""
         return True
