@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from worldsheet.core.shapes import Costate, Point
-from worldsheet.problem import Caller, Evaluation, Pull, Recorded, Stepwise
+from worldsheet.problem import Caller, Evaluation, Pull, Recorded, Step, Stepwise
 
 
 @final
@@ -35,8 +35,10 @@ class Messages:
         self.pulls = 0
         self.wanted = [to_input]
         for site in range(1, caller.head):
-            below = any(self.wanted[parent] for parent in caller.parents[site])
-            self.wanted.append(everywhere or below or bool(caller.traits[site - 1].parameters))
+            wanted = everywhere or bool(caller.traits[site - 1].parameters)
+            for parent in caller.parents[site]:
+                wanted = wanted or self.wanted[parent]
+            self.wanted.append(wanted)
         self._evaluations: dict[int, Evaluation] = {}
         self._pulled: dict[int, tuple[Evaluation, Tensor, Pull]] = {}
 
@@ -47,7 +49,7 @@ class Messages:
             LayerError: a layer or loss that fails there.
         """
         kept = self._evaluations.get(layer)
-        if kept is not None and kept.is_at(points):
+        if kept is not None and not kept.emptied and kept.is_at(points):
             return kept
         self.evaluations += layer != self.caller.head
         made = self._evaluations[layer] = self._evaluate(layer, points)
@@ -59,15 +61,15 @@ class Messages:
         Raises:
             LayerError: a pull-back that torch refuses.
         """
-        evaluation = self.evaluation(layer, points)
         kept = self._pulled.get(layer)
         if (
             kept is not None
-            and kept[0] is evaluation
             and kept[1] is credit
+            and kept[0].is_at(points)
             and (kept[2].efforts is not None or not last)
         ):
             return kept[2]
+        evaluation = self.evaluation(layer, points)
         if evaluation.spent:
             self.forget(layer)
             evaluation = self.evaluation(layer, points)
@@ -87,9 +89,16 @@ class Messages:
     def _evaluate(self, layer: int, points: Sequence[Point]) -> Evaluation:
         traits = self.caller.traits[layer - 1]
         differentiate = [self.wanted[parent] for parent in self.caller.parents[layer]]
-        if traits.steps and not self._autocast and all(step.fits(points[0]) for step in traits.steps):
+        if traits.steps and not self._autocast and _fit(traits.steps, points[0]):
             try:
                 return Stepwise(traits.steps, points, differentiate[0], traits.parameters)
             except RuntimeError:
                 pass  # let the module itself say what is wrong
-        return Recorded(self.caller.function(layer), points, differentiate, traits.parameters)
+        return Recorded(self.caller.function(layer), points, differentiate, traits)
+
+
+def _fit(steps: Sequence[Step], point: Point) -> bool:
+    for step in steps:  # noqa: SIM110  all() costs a generator per message
+        if not step.fits(point):
+            return False
+    return True

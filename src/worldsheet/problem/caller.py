@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, final
 
 from torch import Tensor
+from torch.nn.modules.module import _has_any_global_hook
 
 from worldsheet.core.errors import LayerError, WorldsheetError
 from worldsheet.core.shapes import Point, State
@@ -33,15 +34,16 @@ class Caller:
         self.chain = chain
         self.target = target
         self.head = len(functions)
-        self.traits = [*(layer.survey.look() for layer in chain.layers), chain.loss_survey.look()]
+        watched = bool(_has_any_global_hook())  # type: ignore[no-untyped-call]
+        self.traits = [layer.survey.look(watched) for layer in chain.layers]
+        self.traits.append(chain.loss_survey.look(watched))
         self.replay = Replay(functions, self.traits)
         self._functions = [
             partial(self.replay, index) if traits.random or traits.buffers else function
             for index, (function, traits) in enumerate(zip(functions, self.traits, strict=True))
         ]
-        topology = chain.topology
-        self.parents = ((), *topology.parents, (topology.size,))
-        self.children = tuple(above or (self.head,) for above in topology.children)
+        self.parents = chain.topology.reads
+        self.children = chain.topology.readers
 
     def function(self, layer: int) -> Callable[..., Tensor]:
         """f_l as a function of its points, or the cost as a function of the output, in whatever grad mode is on.

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.parameter import Parameter
 
 from worldsheet.core.shapes import Costate, Point, State
+from worldsheet.problem.layer import Traits
 from worldsheet.problem.steps import Step
 
 
@@ -32,12 +33,14 @@ class Evaluation(ABC):
         points: the very tensors the layer was evaluated at.
         output: f_l there.
         spent: whether it has been pulled through for the last time.
+        emptied: whether it has let go of its output too.
     """
 
-    __slots__ = ("output", "points", "spent")
+    __slots__ = ("emptied", "output", "points", "spent")
     output: State
     points: Sequence[Point]
     spent: bool
+    emptied: bool
 
     @abstractmethod
     def pull(self, credit: Costate, *, effort: bool, keep: bool) -> Pull:
@@ -65,21 +68,22 @@ class Recorded(Evaluation):
         function: the layer.
         points: its inputs.
         differentiate: for each point, whether pull-backs to it will be asked for.
-        parameters: the layer's parameters that require grad.
+        traits: what is known of the layer.
     """
 
-    __slots__ = ("_graph", "_leaves", "_parameters")
+    __slots__ = ("_foreign", "_graph", "_leaves", "_parameters")
 
     def __init__(
         self,
         function: Callable[..., State],
         points: Sequence[Point],
         differentiate: Sequence[bool],
-        parameters: Sequence[Parameter],
+        traits: Traits,
     ) -> None:
         self.points = points
-        self.spent = False
-        self._parameters = parameters
+        self.spent = self.emptied = False
+        self._parameters = traits.parameters
+        self._foreign = traits.foreign
         with torch.enable_grad():
             self._leaves = [
                 point.detach().requires_grad_(wanted) for point, wanted in zip(points, differentiate, strict=True)
@@ -108,8 +112,7 @@ class Recorded(Evaluation):
             inputs = tuple(next(found) if leaf.requires_grad else None for leaf in leaves)
         if not effort:
             return Pull(inputs, None)
-        # copied, because a layer may return memory that it shares with other gradients or with the user's own tensors
-        return Pull(inputs, tuple(None if part is None else part.clone() for part in pulled[count:]))
+        return Pull(inputs, tuple([None if part is None else _owned(part, self._foreign) for part in pulled[count:]]))
 
 
 @final
@@ -129,7 +132,7 @@ class Stepwise(Evaluation):
         self, steps: Sequence[Step], points: Sequence[Point], differentiate: bool, parameters: Sequence[Parameter]
     ) -> None:
         self.points = points
-        self.spent = False
+        self.spent = self.emptied = False
         self._steps = steps
         self._differentiate = differentiate
         self._parameters = parameters
@@ -145,6 +148,7 @@ class Stepwise(Evaluation):
         values = self._saved
         if not keep:
             self._saved, self.spent = [], True
+            self.output, self.emptied = self.output.new_empty(0), True
         efforts: dict[int, Tensor] = {}
         for index in range(len(self._steps) - 1, -1, -1):
             step, saved = self._steps[index], values[index] if keep else values.pop()
@@ -156,3 +160,12 @@ class Stepwise(Evaluation):
                 credit = step.pull(credit, saved)
         inputs = (credit if self._differentiate else None,)
         return Pull(inputs, tuple([efforts.get(id(p)) for p in self._parameters]) if effort else None)
+
+
+def _owned(gradient: Tensor, foreign: bool) -> Tensor:
+    """The gradient, copied where its memory may be another gradient's too, or a tensor's that a foreign layer keeps."""
+    if foreign or gradient.layout is not torch.strided:
+        return gradient.clone()
+    storage = gradient.untyped_storage()
+    alone = torch._C._storage_Use_Count(storage._cdata) == 2  # the gradient and `storage` here
+    return gradient if alone and storage.nbytes() == gradient.numel() * gradient.element_size() else gradient.clone()

@@ -7,7 +7,6 @@ from typing import NamedTuple, final
 
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
-from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.parameter import Parameter
 
 from worldsheet.core.errors import InputError
@@ -30,12 +29,14 @@ class Traits(NamedTuple):
         parameters: those that require grad, each once.
         buffers: whether an evaluation may move buffers (batch-norm statistics, spectral-norm vectors).
         random: whether an evaluation may draw random numbers; any class or hook that is not torch's own may.
+        foreign: whether any of its code is not torch's own.
         steps: its closed form, if it has one and nothing listens to its calls.
     """
 
     parameters: tuple[Parameter, ...]
     buffers: bool
     random: bool
+    foreign: bool
     steps: tuple[Step, ...] | None
 
 
@@ -51,16 +52,24 @@ class Survey:
         self._function = function
         self._walk()
 
-    def look(self) -> Traits:
-        """The traits as they are now."""
-        if any(module._modules and tuple(module._modules.values()) != children for module, children in self._parts):
-            self._walk()
-        watched = any(_is_watched(module) for module, _ in self._parts) or bool(_has_any_global_hook())  # type: ignore[no-untyped-call]
+    def look(self, watched: bool) -> Traits:
+        """The traits as they are now.
+
+        Args:
+            watched: whether hooks for all modules are set.
+        """
+        for module, children in self._parts:
+            if module._modules and tuple(module._modules.values()) != children:
+                self._walk()
+                return self.look(watched)
+            watched = watched or _is_watched(module)
         parameters = {id(p): p for held in self._holders for p in held.values() if p is not None and p.requires_grad}
         steps = self._steps
-        if steps and (watched or any(p._backward_hooks for p in parameters.values())):
-            steps = None
-        return Traits((*parameters.values(),), self._may_move_buffers(), watched or self._may_draw(), steps)
+        if steps is not None:
+            for parameter in parameters.values():
+                watched = watched or bool(parameter._backward_hooks)
+        random, foreign = watched or self._may_draw(), watched or self._foreign
+        return Traits((*parameters.values(),), self._may_move_buffers(), random, foreign, None if watched else steps)
 
     def _may_move_buffers(self) -> bool:
         return bool(self._buffered) and any(module.training for module in self._buffered)
@@ -75,6 +84,7 @@ class Survey:
         kinds = [(module, _draws(module)) for module in modules]
         self._parts = [(module, tuple(module._modules.values())) for module in modules]
         self._steps = steps_of(self._function)
+        self._foreign = not modules or any(not _is_torchs(module) for module in modules)
         self._holders = [module._parameters for module in modules if module._parameters]
         self._buffered = [module for module in modules if module._buffers]
         self._drawing = [(module, kind) for module, kind in kinds if kind is not _Draws.NEVER]
@@ -82,12 +92,17 @@ class Survey:
 
 def _is_watched(module: nn.Module) -> bool:
     """Whether hooks or a `forward` of its own see its calls; these may also draw random numbers."""
-    before = module._forward_hooks or module._forward_pre_hooks
-    return bool(before or module._backward_hooks or module._backward_pre_hooks or "forward" in vars(module))
+    own = module.__dict__
+    before = own["_forward_hooks"] or own["_forward_pre_hooks"]
+    return bool(before or own["_backward_hooks"] or own["_backward_pre_hooks"] or "forward" in own)
+
+
+def _is_torchs(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.nn.modules.")
 
 
 def _draws(module: nn.Module) -> _Draws:
-    if not type(module).__module__.startswith("torch.nn.modules.") or isinstance(module, _DRAWS_ALWAYS):
+    if not _is_torchs(module) or isinstance(module, _DRAWS_ALWAYS):
         return _Draws.ALWAYS
     return _Draws.IN_TRAINING if isinstance(module, _DRAWS_IN_TRAINING) else _Draws.NEVER
 

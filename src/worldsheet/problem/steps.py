@@ -166,6 +166,36 @@ class Pointwise(Step):
         return self._pulled(credit, saved)
 
 
+@final
+class Flattened(Step):
+    """Dimensions joined: Jᵀc is c in the old shape.
+
+    Args:
+        module: which dimensions.
+    """
+
+    __slots__ = ("_module",)
+
+    def __init__(self, module: nn.Flatten) -> None:
+        self._module = module
+
+    def forward(self, x: Point) -> tuple[State, Point]:
+        """A view; x is kept for its shape."""
+        return x.flatten(self._module.start_dim, self._module.end_dim), x
+
+    def pull(self, credit: Costate, saved: Point) -> Elsewhere:
+        """A view."""
+        return credit.reshape(saved.shape)
+
+    def alike(self, other: Step) -> bool:
+        """Flattening once changes the shape of what follows, so that no two in a row are the same."""
+        return False
+
+    def stacked(self, others: Sequence[Step]) -> Step:
+        """Never alike."""
+        raise NotImplementedError
+
+
 def steps_of(module: object) -> tuple[Step, ...] | None:
     """The steps of a linear layer, a known activation or a plain Sequential of them; None for anything else.
 
@@ -179,6 +209,8 @@ def steps_of(module: object) -> tuple[Step, ...] | None:
         return None if None in parts else tuple(step for part in parts if part for step in part)
     if isinstance(module, OffersStep):
         return (module.step(),)
+    if isinstance(module, nn.Flatten) and kind is nn.Flatten:
+        return (Flattened(module),)
     made = _ACTIVATIONS.get(kind)
     return None if made is None else (made,)
 

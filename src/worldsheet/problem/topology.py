@@ -57,6 +57,16 @@ class Topology:
         return tuple(tuple(sites) for sites in found)
 
     @cached_property
+    def reads(self) -> tuple[tuple[int, ...], ...]:
+        """`reads[l]` are the sites that layer l reads, with the cost as layer L + 1, which reads the output."""
+        return ((), *self.parents, (self.size,))
+
+    @cached_property
+    def readers(self) -> tuple[tuple[int, ...], ...]:
+        """`readers[l]` are the layers that read x_l; what no layer reads is read by the cost."""
+        return tuple(above or (self.size + 1,) for above in self.children)
+
+    @cached_property
     def levels(self) -> tuple[int, ...]:
         """Longest path from the input to each site: the tick at which the state front reaches it."""
         level = [0] * (self.size + 1)
