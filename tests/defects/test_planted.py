@@ -25,9 +25,9 @@ class Defect(NamedTuple):
 
 DEFECTS = {
     "the-loss-has-no-slope": Defect(
-        "problem/caller.py",
-        "tuple(above or (self.head,) for above in topology.children)",
-        "topology.children",
+        "problem/topology.py",
+        "tuple(above or (self.size + 1,) for above in self.children)",
+        "self.children",
         "laws/test_exactness.py",
         "exact_after_two_ticks and 3-Tanh",
     ),
