@@ -1,0 +1,51 @@
+"""Constants that no dynamics of the family can have are refused, and a dynamics that blows up says so."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+import worldsheet as ws
+from nets import assert_tells
+
+
+@pytest.mark.parametrize(
+    ("make", "fragments"),
+    [
+        pytest.param(lambda: ws.Wave(speed=0.0), ["speed=0.0", "positive speed"], id="still"),
+        pytest.param(lambda: ws.Wave(impedance=-1.0), ["impedance=-1.0", "positive"], id="impedance"),
+        pytest.param(lambda: ws.Wave(impedance=float("nan")), ["impedance=nan"], id="nan"),
+        pytest.param(lambda: ws.Wave(matching=1.5), ["matching=1.5", "between 0 and 1"], id="matching"),
+        pytest.param(lambda: ws.PredictiveCoding(rate=-0.1), ["rate=-0.1", "leave rate out"], id="pc-rate"),
+        pytest.param(lambda: ws.PredictiveCoding(precision=0.0), ["precision=0.0"], id="pc-precision"),
+        pytest.param(lambda: ws.AugmentedLagrangian(dual_rate=float("inf")), ["dual_rate=inf"], id="alm-dual"),
+        pytest.param(lambda: ws.AugmentedLagrangian(penalty=-1.0), ["penalty=-1.0"], id="alm-penalty"),
+    ],
+)
+def test_constants_out_of_range_are_refused(make: Callable[[], ws.Dynamics], fragments: list[str]) -> None:
+    with pytest.raises(ws.InputError) as refusal:
+        make()
+    assert_tells(refusal.value, *fragments)
+
+
+@pytest.mark.parametrize("dynamics", [ws.Wave(), ws.PredictiveCoding(), ws.AugmentedLagrangian()])
+def test_a_dynamics_of_many_moves_is_refused_a_schedule_of_one(dynamics: ws.Dynamics) -> None:
+    chain, x = ws.Chain([nn.Linear(2, 2)], nn.MSELoss()), torch.randn(3, 2)
+    with pytest.raises(ws.InputError, match="does not settle in one move"):
+        ws.relax(chain, x, x, dynamics, ws.Wavefront())
+
+
+@pytest.mark.parametrize(
+    "dynamics", [ws.Wave(speed=30.0, matching=0.2), ws.PredictiveCoding(rate=30.0), ws.AugmentedLagrangian(rate=30.0)]
+)
+def test_a_step_beyond_the_stability_limit_is_an_outcome_and_leaves_no_gradient(dynamics: ws.Dynamics) -> None:
+    torch.manual_seed(0)
+    chain = ws.Chain([nn.Linear(4, 4) for _ in range(5)], nn.MSELoss(reduction="sum"))
+    x, target = torch.randn(2, 3, 4)
+    sol = ws.relax(chain, x, target, dynamics, stop=ws.Stop(max_ticks=2000, tol=1e-6))
+    assert sol.outcome.status is ws.Status.DIVERGED
+    assert sol.ticks < 2000
+    with pytest.raises(ws.RelaxationError):
+        ws.backward(chain, x, target, dynamics, stop=ws.Stop(max_ticks=2000, tol=1e-6))
+    assert all(parameter.grad is None for parameter in chain.parameters())
