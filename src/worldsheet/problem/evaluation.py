@@ -150,13 +150,14 @@ class Stepwise(Evaluation):
             self._saved, self.spent = [], True
             self.output, self.emptied = self.output.new_empty(0), True
         efforts: dict[int, Tensor] = {}
-        for index in range(len(self._steps) - 1, -1, -1):
+        lowest = -1 if self._differentiate else _lowest(self._steps)
+        for index in range(len(self._steps) - 1, max(lowest, 0) - 1, -1):
             step, saved = self._steps[index], values[index] if keep else values.pop()
             if effort:
                 for parameter, part in step.efforts(credit, saved):
                     known = efforts.get(id(parameter))
                     efforts[id(parameter)] = part if known is None else known + part
-            if index or self._differentiate:
+            if index > lowest:
                 credit = step.pull(credit, saved)
         inputs = (credit if self._differentiate else None,)
         return Pull(inputs, tuple([efforts.get(id(p)) for p in self._parameters]) if effort else None)
@@ -169,3 +170,11 @@ def _owned(gradient: Tensor, foreign: bool) -> Tensor:
     storage = gradient.untyped_storage()
     alone = torch._C._storage_Use_Count(storage._cdata) == 2  # the gradient and `storage` here
     return gradient if alone and storage.nbytes() == gradient.numel() * gradient.element_size() else gradient.clone()
+
+
+def _lowest(steps: Sequence[Step]) -> int:
+    """The first step that has parameters, where a pull-back that nobody wants at the input may end."""
+    for index, step in enumerate(steps):
+        if step.has_parameters:
+            return index
+    return len(steps)

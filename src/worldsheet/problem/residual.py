@@ -68,6 +68,11 @@ class _Residual(Step):
         parts = (products,) if self._weight is None else products.unbind()
         return tuple((m.weight, part) for m, part in zip(self._modules, parts, strict=True) if m.weight.requires_grad)
 
+    @property
+    def has_parameters(self) -> bool:
+        """True."""
+        return True
+
     def alike(self, other: Step) -> bool:
         """Equal width, scale and activation."""
         return isinstance(other, _Residual) and self._kind == other._kind

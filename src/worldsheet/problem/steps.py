@@ -28,6 +28,11 @@ class Step(ABC):
         del credit, saved
         return ()
 
+    @property
+    def has_parameters(self) -> bool:
+        """Whether there is anything to give efforts for; what lies below the lowest such step is not pulled back."""
+        return False
+
     @abstractmethod
     def alike(self, other: "Step") -> bool:
         """Whether the two can be stacked: the same map but for the values of parameters."""
@@ -77,6 +82,11 @@ class Affine(Step):
             found = (*found, (bias, rows.sum(0)))
         return found
 
+    @property
+    def has_parameters(self) -> bool:
+        """True."""
+        return True
+
     def alike(self, other: Step) -> bool:
         """Equal shapes, both with a bias or both without."""
         if not isinstance(other, Affine):
@@ -123,6 +133,11 @@ class AffineStack(Step):
             sums = credit.sum(1).unbind()
             found += [pair for pair in zip(self._biases, sums, strict=True) if pair[0].requires_grad]
         return tuple(found)
+
+    @property
+    def has_parameters(self) -> bool:
+        """True."""
+        return True
 
     def alike(self, other: Step) -> bool:
         """Stacks are not stacked again."""
