@@ -53,9 +53,7 @@ class PredictiveCoding(Dynamics):
 
     def state(self, view: View) -> State:
         """One step of (9)."""
-        if view.at_output:
-            return view.prediction
-        return view.state.add(view.credit - view.pulled, alpha=self.rate * _samples(view, self.averaged))
+        return _descended(view, self.rate * _samples(view, self.averaged))
 
     def costate(self, view: View) -> Costate:
         """ρ r_l."""
@@ -128,9 +126,7 @@ class AugmentedLagrangian(Dynamics):
 
     def state(self, view: View) -> State:
         """Descent in x_l."""
-        if view.at_output:
-            return view.prediction
-        return view.state.add(view.credit - view.pulled, alpha=self.rate * _samples(view, self.averaged))
+        return _descended(view, self.rate * _samples(view, self.averaged))
 
     def costate(self, view: View) -> Costate:
         """Ascent in λ_l; ∇C at the output."""
@@ -156,6 +152,11 @@ class AugmentedLagrangian(Dynamics):
     def budget(self, depth: int) -> int:
         """Many round trips."""
         return ceil(200 * depth / self.rate)
+
+
+def _descended(view: View, step: float) -> State:
+    """One step of descent in x_l; the output is no variable and follows its prediction."""
+    return view.prediction if view.at_output else view.state.add(view.credit - view.pulled, alpha=step)
 
 
 def _samples(view: View, averaged: bool) -> int:

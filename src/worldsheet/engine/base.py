@@ -45,7 +45,7 @@ class Engine(ABC):
     @property
     @abstractmethod
     def evaluations(self) -> int:
-        """Forward evaluations of layers so far, those for start values included."""
+        """Forward evaluations of layers so far, those for the shapes of start values left out."""
 
     @property
     @abstractmethod

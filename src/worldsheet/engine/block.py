@@ -84,7 +84,7 @@ class Block(Engine):
 
     @property
     def evaluations(self) -> int:
-        """Forward evaluations of layers, those for start values included."""
+        """Forward evaluations of layers, those for the shapes of start values left out."""
         return self.messages.evaluations
 
     @property

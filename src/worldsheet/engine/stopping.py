@@ -15,7 +15,7 @@ class Stop:
         max_ticks: budget in ticks; by default what an exact schedule needs, or what the dynamics thinks generous.
         tol: largest relative residual of any site, ‖r_l‖/‖f_l(x_{l-1})‖ and ‖g_l‖/‖J_{l+1}ᵀλ_{l+1}‖, at which the
             fields count as converged; by default not measured where the schedule is exact or max_ticks is given, else
-            32 units of rounding.
+            what the dynamics can reach in the output's precision.
         every: ticks between measurements. One costs nothing where the next tick makes the same messages anyway.
 
     Raises:

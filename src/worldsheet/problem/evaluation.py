@@ -102,7 +102,7 @@ class Recorded(Evaluation):
             wanted += self._parameters
         if not wanted or not graph.requires_grad:
             return Pull((None,) * len(leaves), (None,) * len(self._parameters) if effort else None)
-        # torch.autograd.grad, less its checks of what the engine has made itself: they cost a third of a narrow layer
+        # torch.autograd.grad, less its checks of what the engine has made itself, which a narrow layer feels
         pulled: tuple[Tensor | None, ...] = torch.autograd.Variable._execution_engine.run_backward(
             (graph,), (credit,), keep, False, (*wanted,), allow_unreachable=True, accumulate_grad=False
         )

@@ -40,7 +40,7 @@ def relax(  # noqa: PLR0913  the public signature, in the order of decreasing us
         x: input x_0, any shape and dtype that the first layer takes. Its gradient comes along if it requires grad.
         target: what the loss compares the output with.
         dynamics: how a site moves.
-        schedule: when; by default `Wavefront` for a dynamics that settles at once, else `Synchronous`.
+        schedule: when; by default `Wavefront` for a dynamics that settles at once, else `Leapfrog` or `Synchronous`.
         stop: budget and tolerance.
         record: filled with the residuals of every site at every tick.
         initial: fields before tick 0; the dynamics' own by default.
