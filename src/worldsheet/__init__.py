@@ -12,7 +12,16 @@ from worldsheet.core.errors import (
 from worldsheet.core.field import Field
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.record import Record
-from worldsheet.dynamics import AugmentedLagrangian, Character, Dyadic, Dynamics, PredictiveCoding, Wave
+from worldsheet.dynamics import (
+    AugmentedLagrangian,
+    Character,
+    Dyadic,
+    Dynamics,
+    Impedance,
+    PredictiveCoding,
+    Riccati,
+    Wave,
+)
 from worldsheet.engine import Stop
 from worldsheet.problem import Chain, Fields, OffersStep, ResidualLinear, Step, Topology, View
 from worldsheet.schedule import Asynchronous, Leapfrog, Schedule, Sweep, Synchronous, Wavefront, simulate
@@ -31,6 +40,7 @@ __all__ = [
     "Fidelity",
     "Field",
     "Fields",
+    "Impedance",
     "InputError",
     "LayerError",
     "Leapfrog",
@@ -41,6 +51,7 @@ __all__ = [
     "Record",
     "RelaxationError",
     "ResidualLinear",
+    "Riccati",
     "RunFolderError",
     "Schedule",
     "Solution",

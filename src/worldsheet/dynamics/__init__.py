@@ -2,7 +2,8 @@
 
 from worldsheet.dynamics.base import Character, Dynamics
 from worldsheet.dynamics.dyadic import Dyadic
+from worldsheet.dynamics.impedance import Impedance, Riccati
 from worldsheet.dynamics.predictive import AugmentedLagrangian, PredictiveCoding
 from worldsheet.dynamics.wave import Wave
 
-__all__ = ["AugmentedLagrangian", "Character", "Dyadic", "Dynamics", "PredictiveCoding", "Wave"]
+__all__ = ["AugmentedLagrangian", "Character", "Dyadic", "Dynamics", "Impedance", "PredictiveCoding", "Riccati", "Wave"]

@@ -9,6 +9,7 @@ from worldsheet.core.errors import InputError
 from worldsheet.core.field import Field
 from worldsheet.core.shapes import Costate, Elsewhere, State
 from worldsheet.dynamics.base import Character, Dynamics, zeros_like
+from worldsheet.dynamics.impedance import Impedance
 from worldsheet.problem import Fields, View
 
 
@@ -41,13 +42,14 @@ class Wave(Dynamics):
     """
 
     speed: float = 0.7
-    impedance: float = 1.0
+    impedance: float | Impedance = 1.0
     matching: float = 0.8
     averaged: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what is no wave."""
-        if not (isfinite(self.speed) and self.speed > 0 and isfinite(self.impedance) and self.impedance > 0):
+        scalar = 1.0 if isinstance(self.impedance, Impedance) else self.impedance
+        if not (isfinite(self.speed) and self.speed > 0 and isfinite(scalar) and scalar > 0):
             raise InputError(f"{self}", "a positive speed and impedance", "use Wave(speed=0.7, impedance=1.0)")
         if not 0 <= self.matching <= 1:
             raise InputError(f"{self}", "matching between 0 and 1", "use 1 for Dyadic, 0 for the lossless wave")
@@ -96,4 +98,6 @@ class Wave(Dynamics):
         return self.speed * cos(angle), self.speed * sin(angle)
 
     def _scaled(self, view: View) -> float:
+        if isinstance(self.impedance, Impedance):
+            raise InputError(f"{self}", "a positive number over layers of a network", "use impedance=1.0")
         return self.impedance * (view.samples if self.averaged else 1)
