@@ -1,6 +1,7 @@
 """worldsheet: train networks and solve control problems with local waves instead of a backward pass."""
 
 from worldsheet import port as ports
+from worldsheet import streaming
 from worldsheet.core.errors import (
     DataMissingError,
     InputError,
@@ -72,4 +73,5 @@ __all__ = [
     "ports",
     "relax",
     "simulate",
+    "streaming",
 ]

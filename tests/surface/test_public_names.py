@@ -54,6 +54,7 @@ NAMES = [
     "ports",
     "relax",
     "simulate",
+    "streaming",
 ]
 
 STOP = "Stop(max_ticks=None, tol=None, every=1)"
@@ -99,7 +100,7 @@ MEMBERS = {
     "Record": "add costate_residuals every state_residuals ticks",
     "Solution": "accumulate caller chain costates evaluations fields gradients input_gradient loss outcome pairs pulls "
     "record states ticks",
-    "Status": "BUDGET_SPENT CONVERGED DIVERGED",
+    "Status": "BUDGET_SPENT CONVERGED DIVERGED ENDED STOPPED",
     "Stop": "every max_ticks tol",
     "View": "at_output costate costate_residual credit own prediction pulled samples state state_residual",
 }
@@ -158,7 +159,7 @@ def test_every_public_thing_is_explained() -> None:
 
 
 def test_every_public_name_says_where_it_lives() -> None:
-    homes = {name: reach(name).__module__ for name in ws.__all__ if name not in ("__version__", "ports")}
+    homes = {name: reach(name).__module__ for name in ws.__all__ if name not in ("__version__", "ports", "streaming")}
     assert all(home.startswith("worldsheet.") for home in homes.values()), homes
 
 

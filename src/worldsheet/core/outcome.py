@@ -10,6 +10,8 @@ class Status(Enum):
     CONVERGED = "converged"
     BUDGET_SPENT = "budget spent"
     DIVERGED = "diverged"
+    ENDED = "stream ended"
+    STOPPED = "stopped"
 
 
 @dataclass(frozen=True)
