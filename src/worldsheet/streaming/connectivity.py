@@ -58,7 +58,7 @@ class Connectivity(ABC):
 
     @abstractmethod
     def effort(self, sensitivity: Neurons, state: Neurons, *, shared: bool) -> Edges:
-        """δ_i x_j on every edge, summed over the streams if they share their weights."""
+        """δ_i x_j on every edge in memory of its own, summed over the streams if they share their weights."""
 
     @abstractmethod
     def to(self: Self, device: torch.device) -> Self:
@@ -154,7 +154,9 @@ class Dense(Connectivity):
     def effort(self, sensitivity: Neurons, state: Neurons, *, shared: bool) -> Edges:
         """δ xᵀ where there is an edge."""
         product = sensitivity.T @ state if shared else sensitivity[:, :, None] * state[:, None]
-        return product if self._complete else product.mul_(self._present)
+        if not self._complete:
+            product.diagonal(dim1=-2, dim2=-1).zero_()
+        return product
 
     def to(self, device: torch.device) -> "Dense":
         """The same graph on another device."""

@@ -21,8 +21,8 @@ class Regulariser(ABC):
         """Force + ∂R/∂x."""
 
     @abstractmethod
-    def pull_weights(self, force: Edges, weights: Edges) -> Edges:
-        """Force + ∂R/∂w."""
+    def pull_weights(self, force: Edges, weights: Edges, gain: float | Tensor) -> Edges:
+        """Force + gain ∂R/∂w."""
 
     @abstractmethod
     def of_states(self, state: Neurons) -> PerStream:
@@ -58,9 +58,13 @@ class Quadratic(Regulariser):
         """Force + r x."""
         return force.add(state, alpha=self.states) if self.states else force
 
-    def pull_weights(self, force: Edges, weights: Edges) -> Edges:
-        """Force + r_w w."""
-        return force.add(weights, alpha=self.weights) if self.weights else force
+    def pull_weights(self, force: Edges, weights: Edges, gain: float | Tensor) -> Edges:
+        """Force + gain r_w w."""
+        if not self.weights:
+            return force
+        if isinstance(gain, Tensor):
+            return force.addcmul_(gain, weights, value=self.weights)
+        return force.add_(weights, alpha=self.weights * gain)
 
     def of_states(self, state: Neurons) -> PerStream:
         """r/2 Σ x²."""

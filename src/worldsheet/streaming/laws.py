@@ -36,13 +36,17 @@ class Pace(NamedTuple):
     Attributes:
         reach: the part of the way to σ(a) that x goes.
         costate: of π.
-        momentum: of π_w.
+        momentum_keep: decay of π_w, the same for all edges.
+        momentum_gain: gain of π_w, one number per stream if signs differ.
+        momentum_gain_on_edges: the same in a shape that multiplies edges.
         flow: −dt/m.
     """
 
-    reach: Neurons | Tensor
+    reach: Tensor
     costate: Factors
-    momentum: Factors
+    momentum_keep: float
+    momentum_gain: float | Tensor
+    momentum_gain_on_edges: float | Tensor
     flow: float
 
 
@@ -95,9 +99,9 @@ class Laws:
         return self.graph.effort(conductance * costate, state, shared=shared)
 
     def momentum(self, point: PhasePoint, effort: Edges, pace: Pace) -> Edges:
-        """π_w a step later."""
-        force = self.functional.regulariser.pull_weights(effort, point.weights)
-        return torch.addcmul(pace.momentum.gain * force, pace.momentum.keep, point.momentum)
+        """π_w a step later, in the memory of an effort that has been multiplied by the gain."""
+        force = self.functional.regulariser.pull_weights(effort, point.weights, pace.momentum_gain_on_edges)
+        return force.add_(point.momentum, alpha=pace.momentum_keep)
 
     def weights(self, weights: Edges, momentum: Edges, pace: Pace) -> Edges:
         """The weights a step later."""
@@ -106,18 +110,20 @@ class Laws:
     def pace(self, sign: Sign, dt: float, shared: bool) -> Pace:
         """Decays and gains of a step under a sign, one for each system if it is a tensor."""
         advance, functional = self.integrator.factors, self.functional
-        theta = torch.full_like(self.speed.view(-1)[:1], functional.dissipation)
-        decay = advance(theta, dt)
+        theta = torch.tensor(functional.dissipation, dtype=torch.float64)
+        momentum = advance(theta, dt)
         per_neuron = sign.to(self.speed)[:, None] if isinstance(sign, Tensor) else sign
-        per_edge = _beside_edges(sign.to(self.speed), self.graph, shared) if isinstance(sign, Tensor) else sign
-        answer = advance(functional.dissipation - per_neuron * self.speed, dt)
+        costate = advance(functional.dissipation - per_neuron * self.speed, dt)
+        gain = -per_neuron * float(momentum.gain)
         return Pace(
             reach=1 - advance(self.speed, dt).keep,
-            costate=Factors(answer.keep, -per_neuron * answer.gain),
-            momentum=Factors(decay.keep.view(()), -per_edge * decay.gain.view(())),
+            costate=Factors(costate.keep, -per_neuron * costate.gain),
+            momentum_keep=float(momentum.keep),
+            momentum_gain=gain,
+            momentum_gain_on_edges=_beside_edges(gain, self.graph, shared) if isinstance(gain, Tensor) else gain,
             flow=-dt / functional.mass,
         )
 
 
-def _beside_edges(sign: Tensor, graph: Connectivity, shared: bool) -> Tensor:
-    return sign.view(()) if shared else sign.view(-1, *[1] * len(graph.edge_shape))
+def _beside_edges(gain: Tensor, graph: Connectivity, shared: bool) -> Tensor:
+    return gain.view(()) if shared else gain.view(-1, *[1] * len(graph.edge_shape))

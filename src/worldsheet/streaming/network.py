@@ -145,7 +145,8 @@ class HamiltonianNetwork:
         conductance = laws.conductance(sight)
         force = lesson.blame(laws.pull(point, conductance), reading)
         costate = laws.costate(point, force, pace)
-        effort = laws.effort(costate if staggered else point.costate, conductance, point.state, shared)
+        credit = costate if staggered else point.costate
+        effort = laws.effort(credit, conductance * pace.momentum_gain, point.state, shared)
         momentum = laws.momentum(point, effort, pace)
         weights = laws.weights(point.weights, momentum if staggered else point.momentum, pace)
         self._advance(PhasePoint(state, costate, weights, momentum), dt)

@@ -42,8 +42,9 @@ class Sparse(Connectivity):
                 "every edge once",
                 "leave the second out: two edges in parallel are one whose weight is their sum",
             )
-        self._rows = _compressed(self._targets, neurons)
-        self._columns = self._sources.int()
+        self._turn = torch.argsort(self._sources * neurons + self._targets)
+        self._forward = _compressed(self._targets, neurons), self._sources.int()
+        self._backward = _compressed(self._sources, neurons), self._targets[self._turn].int()
         _spend_the_warning()
 
     @property
@@ -77,18 +78,21 @@ class Sparse(Connectivity):
             column = state.T if len(state) > 1 else state[0]
             product: Tensor = matrix @ column
             return product.T if len(state) > 1 else product[None]
-        return self._summed(self._targets, weights * state.index_select(1, self._sources))
+        return self._summed(self._targets, _at(state, self._sources).mul_(weights))
 
     def pull(self, weights: Edges, sensitivity: Neurons) -> Neurons:
         """The sum over outgoing edges."""
-        return self._summed(self._sources, sensitivity.index_select(1, self._targets).mul_(weights))
+        if weights.dim() == 1 and len(sensitivity) > 1:
+            product: Tensor = self._matrix(weights.index_select(0, self._turn), turned=True) @ sensitivity.T
+            return product.T
+        return self._summed(self._sources, _at(sensitivity, self._targets).mul_(weights))
 
     def effort(self, sensitivity: Neurons, state: Neurons, *, shared: bool) -> Edges:
-        """The product of both ends, stream after stream so that memory does not grow with their number."""
+        """The product of both ends."""
         if not shared:
-            return sensitivity.index_select(1, self._targets).mul_(state.index_select(1, self._sources))
+            return _at(sensitivity, self._targets).mul_(_at(state, self._sources))
         if len(state) == 1:
-            return sensitivity[0].index_select(0, self._targets).mul_(state[0].index_select(0, self._sources))
+            return _at(sensitivity, self._targets).mul_(_at(state, self._sources))[0]
         pattern = self._matrix(state.new_zeros(self.edge_shape))
         product: Tensor = torch.sparse.sampled_addmm(pattern, sensitivity.T, state).values()
         return product
@@ -105,13 +109,22 @@ class Sparse(Connectivity):
         sources = torch.cat([self._sources, torch.full_like(everyone, self._neurons)])
         return Sparse(self._neurons + 1, sources, torch.cat([self._targets, everyone]), self_loops=True)
 
-    def _matrix(self, weights: Edges) -> Tensor:
+    def _matrix(self, weights: Edges, *, turned: bool = False) -> Tensor:
+        """W, or Wᵀ from weights in the order of source and then target."""
         size = (self._neurons, self._neurons)
-        return torch.sparse_csr_tensor(self._rows, self._columns, weights, size, check_invariants=False)
+        rows, columns = self._backward if turned else self._forward
+        return torch.sparse_csr_tensor(rows, columns, weights, size, check_invariants=False)
 
     def _summed(self, ends: Index, values: Tensor) -> Neurons:
         """Σ over the edges that share an end."""
+        if len(values) == 1:  # the kernels in one dimension are several times faster
+            return values.new_zeros(self._neurons).scatter_add_(0, ends, values[0])[None]
         return values.new_zeros(len(values), self._neurons).scatter_add_(1, ends.expand_as(values), values)
+
+
+def _at(values: Neurons, ends: Index) -> Tensor:
+    """The values of every edge's end, (streams, E)."""
+    return values[0].index_select(0, ends)[None] if len(values) == 1 else values.index_select(1, ends)
 
 
 def _compressed(ascending: Tensor, neurons: int) -> Tensor:
