@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torch.func import jacrev
 
-from worldsheet.streaming.shapes import PerStream, Signal, Target
+from worldsheet.streaming.shapes import Signal, Target
 
 
 def value_and_gradient(
-    function: Callable[[Signal, Target], PerStream], output: Signal, target: Target
-) -> tuple[PerStream, Signal]:
+    function: Callable[[Tensor, Tensor], Tensor], output: Signal, target: Target
+) -> tuple[Tensor, Signal]:
     """A potential V(output, target) per stream and its gradient in the output, nothing before the output being seen."""
     with torch.enable_grad():
         point = output.detach().requires_grad_()

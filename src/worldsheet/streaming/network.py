@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from math import isfinite
+from math import isfinite, nan
 from typing import TypeAlias, final
 
 import torch
@@ -86,7 +86,7 @@ class HamiltonianNetwork:
         self._laws = Laws(graph.to(like.device), speed, medium, functional or Functional(), integrator or Exponential())
         self._ears = Ears(inputs, outputs, self.streams, self.functional.potential, like.device)
         self._paces: dict[float, Pace] = {}
-        self._dt = 0.0
+        self._dt = nan
         self.point = self._drawn(start or Start(), like)
         self.time = 0.0
         self.steps = 0
