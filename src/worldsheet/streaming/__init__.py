@@ -8,6 +8,7 @@ from worldsheet.streaming.integrator import ExplicitEuler, Exponential, Integrat
 from worldsheet.streaming.network import HamiltonianNetwork
 from worldsheet.streaming.phase import Moment, PhasePoint
 from worldsheet.streaming.potential import CrossEntropy, Custom, Potential, Squared
+from worldsheet.streaming.riccati import CostateNetwork, LinearQuadratic
 from worldsheet.streaming.sign import (
     ConstantFlip,
     PeriodicFlip,
@@ -25,6 +26,7 @@ __all__ = [
     "Activation",
     "Connectivity",
     "ConstantFlip",
+    "CostateNetwork",
     "CrossEntropy",
     "Custom",
     "Dense",
@@ -34,6 +36,7 @@ __all__ = [
     "HamiltonianNetwork",
     "Identity",
     "Integrator",
+    "LinearQuadratic",
     "Logistic",
     "Medium",
     "Missing",

@@ -1,11 +1,10 @@
-"""The derivatives of a user's function at one instant: the only place in this folder where autograd works."""
+"""Derivatives of a user's functions at one instant: the only place in this folder where autograd works."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
-from torch.func import jacrev
+from torch import Tensor, nn
+from torch.func import functional_call, jacrev
 
 from worldsheet.streaming.shapes import Signal, Target
 
@@ -21,6 +20,19 @@ def value_and_gradient(
     return value.detach(), gradient
 
 
-def jacobian(function: Callable[..., Tensor], *points: Any, argument: int = 0) -> Any:
-    """∂function/∂points[argument]; one matrix per tensor where the argument holds several."""
-    return jacrev(function, argnums=argument)(*points)
+def gradients(function: Callable[..., Tensor], *points: Tensor) -> tuple[Tensor, ...]:
+    """The slopes of a scalar function in each of its arguments."""
+    with torch.enable_grad():
+        leaves = tuple(point.detach().requires_grad_() for point in points)
+        return torch.autograd.grad(function(*leaves), leaves)
+
+
+def output_jacobians(module: nn.Module, weights: Mapping[str, Tensor], point: Tensor) -> tuple[Tensor, Tensor]:
+    """∂output/∂weights, one row per output, all weights in one line, and ∂output/∂point, of a module at one point."""
+
+    def output(named: dict[str, Tensor], at: Tensor) -> Tensor:
+        found: Tensor = functional_call(module, named, (at,))
+        return found
+
+    by_name, by_point = jacrev(output, argnums=(0, 1))(dict(weights), point)
+    return torch.cat([block.flatten(1) for block in by_name.values()], 1), by_point
