@@ -23,6 +23,7 @@ from worldsheet.dynamics import (
     Wave,
 )
 from worldsheet.engine import Stop
+from worldsheet.pipeline import Current, NeighbourError, Pipeline, Plan, Predicted, Stashed
 from worldsheet.problem import Chain, Fields, OffersStep, ResidualLinear, Step, Topology, View
 from worldsheet.schedule import Asynchronous, Leapfrog, Schedule, Sweep, Synchronous, Wavefront, simulate
 from worldsheet.solve import Comparison, Fidelity, NotConvergedWarning, Solution, backward, calibrate, compare, relax
@@ -34,6 +35,7 @@ __all__ = [
     "Chain",
     "Character",
     "Comparison",
+    "Current",
     "DataMissingError",
     "Dyadic",
     "Dynamics",
@@ -44,9 +46,13 @@ __all__ = [
     "InputError",
     "LayerError",
     "Leapfrog",
+    "NeighbourError",
     "NotConvergedWarning",
     "OffersStep",
     "Outcome",
+    "Pipeline",
+    "Plan",
+    "Predicted",
     "PredictiveCoding",
     "Record",
     "RelaxationError",
@@ -55,6 +61,7 @@ __all__ = [
     "RunFolderError",
     "Schedule",
     "Solution",
+    "Stashed",
     "Status",
     "Step",
     "Stop",
