@@ -23,7 +23,7 @@ from worldsheet.dynamics import (
     Wave,
 )
 from worldsheet.engine import Stop
-from worldsheet.pipeline import Current, NeighbourError, Pipeline, Plan, Predicted, Stashed
+from worldsheet.pipeline import Current, Pipeline, Plan, Predicted, Stashed
 from worldsheet.problem import Chain, Fields, OffersStep, ResidualLinear, Step, Topology, View
 from worldsheet.schedule import Asynchronous, Leapfrog, Schedule, Sweep, Synchronous, Wavefront, simulate
 from worldsheet.solve import Comparison, Fidelity, NotConvergedWarning, Solution, backward, calibrate, compare, relax
@@ -46,7 +46,6 @@ __all__ = [
     "InputError",
     "LayerError",
     "Leapfrog",
-    "NeighbourError",
     "NotConvergedWarning",
     "OffersStep",
     "Outcome",

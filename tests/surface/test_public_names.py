@@ -27,7 +27,6 @@ NAMES = [
     "InputError",
     "LayerError",
     "Leapfrog",
-    "NeighbourError",
     "NotConvergedWarning",
     "OffersStep",
     "Outcome",
