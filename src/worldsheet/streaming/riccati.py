@@ -80,10 +80,10 @@ class CostateNetwork:
 
     Along ẋ = ∂H/∂p the costate would have to obey γ_ω ω̇ + γ_x ẋ = −∂H/∂x, from the end of time. Turned around,
 
-        γ_ω ω̇ = ∂H/∂x + γ_x ẋ                                                                  (6f)
+        γ_ω ω̇ = ∂H/∂x + γ_x ẋ − θ γ                                                            (6f)
 
     starts from the beginning. ω̇ is the shortest damped least-squares solution over the points that are looked at. For
-    γ = P x and H linear-quadratic, (6f) is Riccati's equation turned around.
+    γ = P x, H linear-quadratic and θ = 0, (6f) is Riccati's equation turned around.
 
     Cost per step: the Jacobian of γ in ω at every point, and one solution of as many equations as costates and points.
 
@@ -91,6 +91,7 @@ class CostateNetwork:
         hamiltonian: H(x, p, t) of one state and costate, its control eliminated; differentiable.
         network: γ from a state to a costate.
         damping: added to the diagonal of the normal equations, relative to their mean.
+        dissipation: θ, where the cost is weighted with e^{θt} and p is divided by it.
         around: offsets (k, n) of further points at which the equation is asked to hold, beside the state itself.
 
     Raises:
@@ -105,6 +106,7 @@ class CostateNetwork:
         hamiltonian: Callable[[Tensor, Tensor, Tensor], Tensor],
         network: nn.Module,
         damping: float = 1e-6,
+        dissipation: float = 0.0,
         around: Tensor | None = None,
     ) -> None:
         if not damping > 0:
@@ -112,6 +114,7 @@ class CostateNetwork:
         self._hamiltonian = hamiltonian
         self._network = network
         self._damping = damping
+        self._dissipation = dissipation
         self._around = around
         self.weights = {name: value.detach().clone() for name, value in network.named_parameters()}
 
@@ -136,7 +139,7 @@ class CostateNetwork:
             force, velocity = self.slopes(point, costate, time)
             by_weight, by_state = output_jacobians(self._network, self.weights, point)
             rows.append(by_weight)
-            wanted.append(force + by_state @ velocity)
+            wanted.append(force + by_state @ velocity - self._dissipation * costate)
         moved = state + dt * self.slopes(state, self.costate(state), time)[1]
         self._turn(torch.cat(rows), torch.cat(wanted), dt)
         return moved
