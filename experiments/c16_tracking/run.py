@@ -48,7 +48,7 @@ def measure(size: Size, cells: Cells) -> Findings:
         hard[name] = cells.get(f"hard {name}", partial(patched, functional, 12.0 * periods))
     track = cells.get("sine on a track", partial(sinusoid, periods, sign=TrackFlip(streaming.costate_within(0.05))))
     plain = cells.get("sine plain", partial(sinusoid, periods, sign=Plain()))
-    forward = cells.get("neural", partial(neural.tracked, 6.0 if size is Size.SMALL else 24.0, 0))
+    forward = cells.get("neural, two neurons", partial(neural.tracked, 6.0 if size is Size.SMALL else 24.0, 0))
     a = PLANTS.index(-0.5)
     figures = {
         "lq_flipped_cost": costs[a]["flipped"],

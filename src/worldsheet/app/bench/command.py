@@ -13,6 +13,7 @@ from rich.console import Console
 from worldsheet.app.bench.measure import Plan, measure
 from worldsheet.app.bench.models import CASES, Case
 from worldsheet.app.bench.results import Result
+from worldsheet.app.bench.stream import stream
 from worldsheet.app.bench.tables import tables
 from worldsheet.app.choices import choose
 from worldsheet.app.machine import Machine, this_machine
@@ -27,6 +28,9 @@ bench = typer.Typer(help="Measure beside autograd.", no_args_is_help=True)
 @bench.callback()
 def _bench() -> None:
     """Measure beside autograd."""
+
+
+bench.command()(stream)
 
 
 @bench.command()
