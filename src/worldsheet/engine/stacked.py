@@ -105,6 +105,11 @@ class StackedBlock(Engine):
         part = self.pull(0, last=True).inputs[0]
         return part if part is None or self._runs[0].size == 1 else part[0]
 
+    def credit_at_ends(self) -> tuple[float, float]:
+        """See `Engine.credit_at_ends`."""
+        near = self.credit(0) if self._runs[0].size == 1 else self.credit(0)[0]
+        return float(near.norm()), float(self.pulled(len(self._runs) - 1).norm())
+
     @property
     def fields(self) -> Fields:
         """See `Engine.fields`."""

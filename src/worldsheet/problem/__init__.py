@@ -6,7 +6,7 @@ from worldsheet.problem.evaluation import Evaluation, Pull, Recorded, Stepwise
 from worldsheet.problem.fields import Fields
 from worldsheet.problem.layer import Traits
 from worldsheet.problem.linearised import Linearised, Sites, linearise
-from worldsheet.problem.residual import ResidualLinear
+from worldsheet.problem.residual import Nonlinearity, ResidualLinear, ScaledLinear, residual_mlp
 from worldsheet.problem.steps import OffersStep, Step
 from worldsheet.problem.topology import Topology
 from worldsheet.problem.view import View
@@ -17,10 +17,12 @@ __all__ = [
     "Evaluation",
     "Fields",
     "Linearised",
+    "Nonlinearity",
     "OffersStep",
     "Pull",
     "Recorded",
     "ResidualLinear",
+    "ScaledLinear",
     "Sites",
     "Step",
     "Stepwise",
@@ -28,4 +30,5 @@ __all__ = [
     "Traits",
     "View",
     "linearise",
+    "residual_mlp",
 ]
