@@ -6,6 +6,7 @@ from worldsheet.problem.evaluation import Evaluation, Pull, Recorded, Stepwise
 from worldsheet.problem.fields import Fields
 from worldsheet.problem.layer import Traits
 from worldsheet.problem.residual import ResidualLinear
+from worldsheet.problem.stacks import Stack
 from worldsheet.problem.steps import OffersStep, Step
 from worldsheet.problem.topology import Topology
 from worldsheet.problem.view import View
@@ -19,6 +20,7 @@ __all__ = [
     "Pull",
     "Recorded",
     "ResidualLinear",
+    "Stack",
     "Step",
     "Stepwise",
     "Topology",

@@ -1,13 +1,14 @@
 """A residual layer with its derivative written out, ready to be stacked."""
 
 from collections.abc import Sequence
-from typing import final
+from typing import cast, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
 from worldsheet.core.shapes import Costate, Elsewhere, Point, State
+from worldsheet.problem.stacks import ResidualStack, Stack
 from worldsheet.problem.steps import OffersStep, Step
 
 
@@ -34,39 +35,34 @@ class ResidualLinear(nn.Module, OffersStep):
 
     def step(self) -> Step:
         """Jᵀc = c + k φ'(z)·(c W); the effort of W is k cᵀφ(z)."""
-        return _Residual([self])
+        return _Residual(self)
 
 
 @final
 class _Residual(Step):
-    """One residual layer, or several of equal width on states (site, batch, width)."""
+    """One residual layer on rows."""
 
-    __slots__ = ("_modules", "_weight")
+    __slots__ = ("_module",)
 
-    def __init__(self, modules: Sequence[ResidualLinear]) -> None:
-        self._modules = modules
-        self._weight = torch.stack([module.weight.detach() for module in modules]) if len(modules) > 1 else None
+    def __init__(self, module: ResidualLinear) -> None:
+        self._module = module
 
     def forward(self, x: Point) -> tuple[State, Point]:
         """One product and one sum; z is saved."""
-        scale, weight = self._modules[0].scale, self._weight
-        if weight is None:
-            return torch.addmm(x, self._active(x), self._modules[0].weight.t(), alpha=scale), x
-        return torch.baddbmm(x, self._active(x), weight.transpose(1, 2), alpha=scale), x
+        module = self._module
+        return torch.addmm(x, self._active(x), module.weight.t(), alpha=module.scale), x
 
     def pull(self, credit: Costate, saved: Point) -> Elsewhere:
         """One product, one mask, one sum."""
-        weight = self._modules[0].weight if self._weight is None else self._weight
-        through = torch.matmul(credit, weight)
-        if self._modules[0].rectify:
-            through = torch.ops.aten.threshold_backward(through, saved, 0)
-        return torch.add(credit, through, alpha=self._modules[0].scale)
+        through = self._masked(torch.mm(credit, self._module.weight), saved)
+        return torch.add(credit, through, alpha=self._module.scale)
 
     def efforts(self, credit: Costate, saved: Point) -> tuple[tuple[Tensor, Tensor], ...]:
-        """One product, told apart by site."""
-        products = torch.matmul(credit.transpose(-1, -2), self._active(saved)).mul_(self._modules[0].scale)
-        parts = (products,) if self._weight is None else products.unbind()
-        return tuple((m.weight, part) for m, part in zip(self._modules, parts, strict=True) if m.weight.requires_grad)
+        """One product."""
+        weight = self._module.weight
+        if not weight.requires_grad:
+            return ()
+        return ((weight, torch.mm(credit.t(), self._active(saved)).mul_(self._module.scale)),)
 
     @property
     def has_parameters(self) -> bool:
@@ -77,19 +73,25 @@ class _Residual(Step):
         """Equal width, scale and activation."""
         return isinstance(other, _Residual) and self._kind == other._kind
 
-    def stacked(self, others: Sequence[Step]) -> Step:
+    def stacked(self, others: Sequence[Step]) -> Stack:
         """One batched product."""
-        return _Residual(
-            [*self._modules, *(m for other in others if isinstance(other, _Residual) for m in other._modules)]
-        )
+        modules = [self._module, *(other._module for other in others if isinstance(other, _Residual))]
+        weights = tuple(module.weight for module in modules)
+        gathered = torch.stack([weight.detach() for weight in weights])
+        return ResidualStack(weights, gathered, self._module.scale, self._active, self._masked)
 
     @property
     def _kind(self) -> tuple[int, float, bool]:
-        return self._modules[0].weight.shape[0], self._modules[0].scale, self._modules[0].rectify
+        return self._module.weight.shape[0], self._module.scale, self._module.rectify
 
     def fits(self, x: Point) -> bool:
         """Rows of the weight's dtype."""
-        return x.dim() == 2 + (self._weight is not None) and x.dtype == self._modules[0].weight.dtype
+        return x.dim() == 2 and x.dtype == self._module.weight.dtype
 
-    def _active(self, z: State) -> State:
-        return torch.relu(z) if self._modules[0].rectify else z
+    def _active(self, z: Tensor) -> Tensor:
+        return torch.relu(z) if self._module.rectify else z
+
+    def _masked(self, through: Tensor, z: Tensor) -> Tensor:
+        if not self._module.rectify:
+            return through
+        return cast(Tensor, torch.ops.aten.threshold_backward(through, z, 0))
