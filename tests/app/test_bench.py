@@ -16,7 +16,7 @@ import worldsheet as ws
 from worldsheet.app.bench import bench
 from worldsheet.app.bench.command import report
 from worldsheet.app.bench.forgetful import Forgetful
-from worldsheet.app.bench.machine import this_machine
+from worldsheet.app.machine import this_machine
 from worldsheet.app.bench.measure import Plan, measure, one_minus_cosine, work
 from worldsheet.app.bench.memory import Event, peak, peak_bytes
 from worldsheet.app.bench.methods import AUTOGRAD, LITERAL, SYNCHRONOUS, WAVEFRONT

@@ -1,5 +1,6 @@
 """The same loop body for many sites at once: fields of one shape in one tensor, equal layers in one batched operation."""
 
+from collections.abc import Sequence
 from typing import Any, final
 
 import torch
@@ -43,6 +44,7 @@ class StackedBlock(Engine):
         self._slabs: list[Slab] = []
         self._at: list[int] = []  # by site, the number of its slab
         self._rows: dict[tuple[Field, int], tuple[Tensor, Tensor]] = {}
+        self._own: dict[tuple[Span, int], tuple[Sequence[float], Tensor]] = {}
         self._unit: Tensor | None = None
         self._spans = Spans()
         self._stacked_evaluations = self._stacked_pulls = 0
@@ -157,6 +159,16 @@ class StackedBlock(Engine):
                 value[-1].copy_(_present(above, value[-1]))
             kept = slab.pulled = Made(span, sources, value, {})
         return kept.of(span)
+
+    def own(self, slab: Slab, span: Span, values: Sequence[float]) -> float | Tensor:
+        """Some sites' entries of a list with one number per site, remembered as a tensor that multiplies their fields."""
+        if span.first == span.last:
+            return values[span.first - 1]
+        kept = self._own.get((span, id(values)))
+        if kept is None or kept[0] is not values:
+            entries = slab.states.new_tensor(values[span.first - 1 : span.last])
+            kept = self._own[span, id(values)] = (values, entries.reshape(-1, *[1] * (slab.states.dim() - 1)))
+        return kept[1]
 
     def _pull_inside(self, slab: Slab, layers: Span, out: Elsewhere) -> None:
         """Pull credits back through layers between sites of one slab, the lowest into the first row of `out`."""
@@ -298,6 +310,9 @@ class _SpanView(View):
     @property
     def samples(self) -> int:
         return self._slab.states.shape[1]
+
+    def own(self, values: Sequence[float]) -> float | Tensor:
+        return self._block.own(self._slab, self._span, values)
 
     @property
     def at_output(self) -> bool:

@@ -5,6 +5,7 @@ from worldsheet.problem.chain import Chain
 from worldsheet.problem.evaluation import Evaluation, Pull, Recorded, Stepwise
 from worldsheet.problem.fields import Fields
 from worldsheet.problem.layer import Traits
+from worldsheet.problem.linearised import Linearised, Sites, linearise
 from worldsheet.problem.residual import ResidualLinear
 from worldsheet.problem.stacks import Stack
 from worldsheet.problem.steps import OffersStep, Step
@@ -16,14 +17,17 @@ __all__ = [
     "Chain",
     "Evaluation",
     "Fields",
+    "Linearised",
     "OffersStep",
     "Pull",
     "Recorded",
     "ResidualLinear",
+    "Sites",
     "Stack",
     "Step",
     "Stepwise",
     "Topology",
     "Traits",
     "View",
+    "linearise",
 ]
