@@ -8,6 +8,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from worldsheet.app.bench.command import bench
+from worldsheet.app.experiments.command import experiments
 from worldsheet.app.train_command import EXAMPLE, train
 from worldsheet.core.errors import WorldsheetError
 from worldsheet.version import __version__
@@ -32,6 +33,7 @@ class _Commands(TyperGroup):
 app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
 app.command(epilog=EXAMPLE)(train)
 app.add_typer(bench, name="bench")
+app.add_typer(experiments, name="experiments")
 
 
 def _print_version(wanted: bool) -> bool:

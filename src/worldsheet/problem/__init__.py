@@ -7,6 +7,7 @@ from worldsheet.problem.fields import Fields
 from worldsheet.problem.layer import Traits
 from worldsheet.problem.linearised import Linearised, Sites, linearise
 from worldsheet.problem.residual import Nonlinearity, ResidualLinear, ScaledLinear, residual_mlp
+from worldsheet.problem.stacks import Stack
 from worldsheet.problem.steps import OffersStep, Step
 from worldsheet.problem.topology import Topology
 from worldsheet.problem.view import View
@@ -24,6 +25,7 @@ __all__ = [
     "ResidualLinear",
     "ScaledLinear",
     "Sites",
+    "Stack",
     "Step",
     "Stepwise",
     "Topology",

@@ -11,6 +11,7 @@ from torch.nn.parameter import Parameter
 
 from worldsheet.core.errors import InputError
 from worldsheet.core.shapes import Costate, Elsewhere, Point, State
+from worldsheet.problem.stacks import ResidualStack, Stack
 from worldsheet.problem.steps import OffersStep, Step
 
 
@@ -85,7 +86,7 @@ class ResidualLinear(nn.Module, OffersStep):
 
     def step(self) -> Step:
         """Jᵀc = c + k φ'(z)·(c W); the effort of W is k cᵀφ(z)."""
-        return _Residual([self])
+        return _Residual(self)
 
 
 def residual_mlp(
@@ -128,23 +129,13 @@ def residual_mlp(
     )
 
 
-@final
-class _Scaled(Step):
-    """One scaled layer on rows."""
+class _Weighted(Step):
+    """One layer k φ(x) Wᵀ, or what is made of it, on rows; x is saved."""
 
     __slots__ = ("_module",)
 
-    def __init__(self, module: ScaledLinear) -> None:
+    def __init__(self, module: ScaledLinear | ResidualLinear) -> None:
         self._module = module
-
-    def forward(self, x: Point) -> tuple[State, Point]:
-        """One product; x is saved."""
-        return torch.mm(self._module.activation(x), self._module.weight.t()).mul_(self._module.scale), x
-
-    def pull(self, credit: Costate, saved: Point) -> Elsewhere:
-        """One product and one mask."""
-        through = torch.mm(credit, self._module.weight).mul_(self._module.scale)
-        return self._module.activation.pulled(through, saved)
 
     def efforts(self, credit: Costate, saved: Point) -> tuple[tuple[Tensor, Tensor], ...]:
         """One product."""
@@ -158,70 +149,63 @@ class _Scaled(Step):
         """True."""
         return True
 
-    def alike(self, other: Step) -> bool:
-        """Such layers stand alone, first and last."""
-        return False
-
-    def stacked(self, others: Sequence[Step]) -> Step:
-        """Never alike."""
-        raise NotImplementedError
-
     def fits(self, x: Point) -> bool:
         """Rows of the weight's dtype."""
         return x.dim() == 2 and x.dtype == self._module.weight.dtype
 
 
 @final
-class _Residual(Step):
-    """One residual layer, or several of equal width on states (site, batch, width)."""
+class _Scaled(_Weighted):
+    """A scaled layer."""
 
-    __slots__ = ("_modules", "_weight")
-
-    def __init__(self, modules: Sequence[ResidualLinear]) -> None:
-        self._modules = modules
-        self._weight = torch.stack([module.weight.detach() for module in modules]) if len(modules) > 1 else None
+    __slots__ = ()
 
     def forward(self, x: Point) -> tuple[State, Point]:
-        """One product and one sum; z is saved."""
-        scale, weight = self._modules[0].scale, self._weight
-        if weight is None:
-            return torch.addmm(x, self._active(x), self._modules[0].weight.t(), alpha=scale), x
-        return torch.baddbmm(x, self._active(x), weight.transpose(1, 2), alpha=scale), x
+        """One product."""
+        return torch.mm(self._module.activation(x), self._module.weight.t()).mul_(self._module.scale), x
+
+    def pull(self, credit: Costate, saved: Point) -> Elsewhere:
+        """One product and one mask."""
+        through = torch.mm(credit, self._module.weight).mul_(self._module.scale)
+        return self._module.activation.pulled(through, saved)
+
+    def alike(self, other: Step) -> bool:
+        """Such layers stand alone, first and last."""
+        return False
+
+    def stacked(self, others: Sequence[Step]) -> Stack:
+        """Never alike."""
+        raise NotImplementedError
+
+
+@final
+class _Residual(_Weighted):
+    """A residual layer."""
+
+    __slots__ = ()
+
+    def forward(self, x: Point) -> tuple[State, Point]:
+        """One product and one sum."""
+        module = self._module
+        return torch.addmm(x, module.activation(x), module.weight.t(), alpha=module.scale), x
 
     def pull(self, credit: Costate, saved: Point) -> Elsewhere:
         """One product, one mask, one sum."""
-        weight = self._modules[0].weight if self._weight is None else self._weight
-        through = self._modules[0].activation.pulled(torch.matmul(credit, weight), saved)
-        return torch.add(credit, through, alpha=self._modules[0].scale)
-
-    def efforts(self, credit: Costate, saved: Point) -> tuple[tuple[Tensor, Tensor], ...]:
-        """One product, told apart by site."""
-        products = torch.matmul(credit.transpose(-1, -2), self._active(saved)).mul_(self._modules[0].scale)
-        parts = (products,) if self._weight is None else products.unbind()
-        return tuple((m.weight, part) for m, part in zip(self._modules, parts, strict=True) if m.weight.requires_grad)
-
-    @property
-    def has_parameters(self) -> bool:
-        """True."""
-        return True
+        through = self._module.activation.pulled(torch.mm(credit, self._module.weight), saved)
+        return torch.add(credit, through, alpha=self._module.scale)
 
     def alike(self, other: Step) -> bool:
         """Equal width, scale and activation."""
         return isinstance(other, _Residual) and self._kind == other._kind
 
-    def stacked(self, others: Sequence[Step]) -> Step:
+    def stacked(self, others: Sequence[Step]) -> Stack:
         """One batched product."""
-        return _Residual(
-            [*self._modules, *(m for other in others if isinstance(other, _Residual) for m in other._modules)]
-        )
+        modules = [self._module, *(other._module for other in others if isinstance(other, _Residual))]
+        weights = tuple(module.weight for module in modules)
+        gathered = torch.stack([weight.detach() for weight in weights])
+        activation = self._module.activation
+        return ResidualStack(weights, gathered, self._module.scale, activation, activation.pulled)
 
     @property
     def _kind(self) -> tuple[int, float, Nonlinearity]:
-        return self._modules[0].weight.shape[0], self._modules[0].scale, self._modules[0].activation
-
-    def fits(self, x: Point) -> bool:
-        """Rows of the weight's dtype."""
-        return x.dim() == 2 + (self._weight is not None) and x.dtype == self._modules[0].weight.dtype
-
-    def _active(self, z: State) -> State:
-        return self._modules[0].activation(z)
+        return self._module.weight.shape[0], self._module.scale, self._module.activation

@@ -20,7 +20,7 @@ class CreditFront(Schedule):
     tick. A site ahead of that front would take a step of zero; it is left out. Fields are those of `Leapfrog`, bit for
     bit where layers moved alone are, and of the L·T moves of a field L²/2 are saved: a quarter at T = 2L.
 
-    Not for a start of one's own, and not for a dynamics that starts in silence, as `Dyadic` and `Wave` do.
+    From any other start the sites ahead only move later; it costs ticks, not exactness.
 
     Args:
         first: the field that moves first.
@@ -38,6 +38,11 @@ class CreditFront(Schedule):
     def settles_after(self, topology: Topology) -> int | None:
         """None: what settles at once starts in silence."""
         return None
+
+    @property
+    def uniform(self) -> bool:
+        """True."""
+        return True
 
     @property
     def once(self) -> bool:

@@ -10,12 +10,12 @@ import torch
 import typer
 from rich.console import Console
 
-from worldsheet.app.bench.machine import Machine, this_machine
 from worldsheet.app.bench.measure import Plan, measure
 from worldsheet.app.bench.models import CASES, Case
 from worldsheet.app.bench.results import Result
 from worldsheet.app.bench.tables import tables
 from worldsheet.app.choices import choose
+from worldsheet.app.machine import Machine, this_machine
 from worldsheet.core.errors import InputError
 
 # Wide enough for the tables where there is no terminal to ask, as in a pipe or a log.
