@@ -24,6 +24,7 @@ from worldsheet.dynamics import (
     Wave,
 )
 from worldsheet.engine import Stop
+from worldsheet.pipeline import Current, Pipeline, Plan, Predicted, Stashed
 from worldsheet.problem import (
     Chain,
     Fields,
@@ -59,6 +60,7 @@ __all__ = [
     "Character",
     "Comparison",
     "CreditFront",
+    "Current",
     "DataMissingError",
     "Dyadic",
     "Dynamics",
@@ -73,6 +75,9 @@ __all__ = [
     "NotConvergedWarning",
     "OffersStep",
     "Outcome",
+    "Pipeline",
+    "Plan",
+    "Predicted",
     "Prediction",
     "PredictiveCoding",
     "Record",
@@ -83,6 +88,7 @@ __all__ = [
     "ScaledLinear",
     "Schedule",
     "Solution",
+    "Stashed",
     "Status",
     "Step",
     "Stop",
