@@ -1,5 +1,6 @@
 """worldsheet: train networks and solve control problems with local waves instead of a backward pass."""
 
+from worldsheet import control
 from worldsheet import port as ports
 from worldsheet.core.errors import (
     DataMissingError,
@@ -69,6 +70,7 @@ __all__ = [
     "backward",
     "calibrate",
     "compare",
+    "control",
     "ports",
     "relax",
     "simulate",
