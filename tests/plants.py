@@ -1,6 +1,6 @@
 """Control problems for tests: random linear ones, and the Riccati recursion written the way a textbook writes it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -114,3 +114,8 @@ def close(mine: Tensor, theirs: Tensor, tol: float) -> None:
     error = float((mine - theirs).abs().max())
     scale = float(theirs.abs().max().clamp(min=1.0))
     assert error <= tol * scale, f"{error} on a scale of {scale}"
+
+
+def bounded(problem: ws.control.Problem, limit: float = 0.4) -> ws.control.Problem:
+    """The same problem with |u| ≤ limit."""
+    return replace(problem, bounds=(-limit, limit))

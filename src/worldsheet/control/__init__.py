@@ -3,6 +3,7 @@
 from worldsheet.control.history import History
 from worldsheet.control.integrator import RK4, Discrete, ExplicitEuler, ImplicitMidpoint, Integrator
 from worldsheet.control.iterate import Residuals
+from worldsheet.control.mpc import MPC, Loop
 from worldsheet.control.problem import FreeDuration, Problem
 from worldsheet.control.solution import Solution
 from worldsheet.control.solve import solve
@@ -10,6 +11,7 @@ from worldsheet.control.start import Guess
 from worldsheet.control.sweep import ForwardBackwardSweep
 
 __all__ = [
+    "MPC",
     "RK4",
     "Discrete",
     "ExplicitEuler",
@@ -19,6 +21,7 @@ __all__ = [
     "History",
     "ImplicitMidpoint",
     "Integrator",
+    "Loop",
     "Problem",
     "Residuals",
     "Solution",

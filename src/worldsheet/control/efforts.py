@@ -19,9 +19,10 @@ def parameter_gradients(
     """
     flat = Discretised.of(problem)
     steps, size = problem.steps, problem.state_size
-    path = states.detach().reshape(-1, steps + 1, size)
-    ahead = costates.detach().reshape(-1, steps + 1, size)[:, 1:]
-    control = controls.detach().reshape(-1, steps, problem.control_size)
+    count = len(flat.start)
+    path = states.detach().reshape(count, steps + 1, size)
+    ahead = costates.detach().reshape(count, steps + 1, size)[:, 1:]
+    control = controls.detach().reshape(count, steps, problem.control_size)
     with torch.enable_grad():
         stage = flat.stages(torch.cat((path[:, :-1], control), -1))
         value = stage[..., 0].sum() + (ahead * stage[..., 1 : 1 + size]).sum() + flat.end(path[:, -1])[..., 0].sum()

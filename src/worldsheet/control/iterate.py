@@ -130,6 +130,17 @@ class Residuals:
             found = torch.maximum(found, getattr(self, field.name))
         return found
 
+    def relative(self, states: Tensor, costates: Tensor) -> Tensor:
+        """The largest residual, (B,), in units that fit the fields.
+
+        Dynamics are compared with the mean state where that is above 1; costates, controls and products with a
+        hundredth of the mean costate where that is above 1; constraints with nothing.
+        """
+        length = states.abs().mean((1, 2)).clamp(min=1.0)
+        worth = (0.01 * costates.abs().mean((1, 2))).clamp(min=1.0)
+        dual = torch.maximum(torch.maximum(self.costate, self.control), self.complementarity)
+        return torch.maximum(torch.maximum(self.dynamics / length, dual / worth), self.constraint)
+
     def reshaped(self, shape: torch.Size) -> "Residuals":
         """For a batch of that shape."""
         return mapped(lambda part: part.reshape(shape), self)

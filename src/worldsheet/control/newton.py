@@ -89,21 +89,16 @@ def _started(problem: Discretised, start: Start, barrier: float) -> Iterate:
     )
 
 
-def _scale(problem: Discretised, at: Iterate) -> Tensor:
-    """What residuals are compared with, (B,): 1, or the mean size of states and costates above 1."""
-    return torch.maximum(at.states.abs().mean((1, 2)), at.costates.abs().mean((1, 2))).clamp(min=1.0)
-
-
 def _endings(problem: Discretised, at: Iterate, now: Residuals, settings: Matched, *, last: bool) -> Tensor:
     """Which problems have come to an end, and why."""
-    worst = now.worst()
+    worst = now.relative(at.states, at.costates)
     stuck = at.failures >= _PATIENCE
     met = now.constraint <= 1e3 * settings.tol
     ending = torch.where(stuck, torch.where(met, Ending.STUCK.value, Ending.INFEASIBLE.value), Ending.RUNNING.value)
     if last:
         ending = torch.where(met, Ending.SPENT.value, Ending.INFEASIBLE.value)
     ending = torch.where(worst.isfinite(), ending, Ending.OVERFLOWED.value)
-    ending = torch.where(worst <= settings.tol * _scale(problem, at), Ending.CONVERGED.value, ending)
+    ending = torch.where(worst <= settings.tol, Ending.CONVERGED.value, ending)
     return torch.where(problem.start.isfinite().all(-1), ending, Ending.NO_START.value)
 
 
@@ -113,7 +108,7 @@ def _calmer(problem: Discretised, at: Iterate, found: Conditions, settings: Matc
         return at
     floor, barrier = settings.tol / 10, at.barrier
     for _ in range(4):
-        worst = residuals(problem, at, found, barrier).worst() / _scale(problem, at)
+        worst = residuals(problem, at, found, barrier).relative(at.states, at.costates)
         lower = torch.minimum(0.2 * barrier, barrier**1.5).clamp(min=floor)
         barrier = torch.where(worst <= _CLOSE * barrier, lower, barrier)
     changed = (barrier < at.barrier)[:, None, None]

@@ -6,7 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from worldsheet.control.derivatives import slope
+from worldsheet.control.derivatives import curvature, slope
 from worldsheet.control.hamiltonian import control_curvature, convexified, improved, stationarity, weights
 from worldsheet.control.history import History
 from worldsheet.control.iterate import Residuals
@@ -49,20 +49,20 @@ def relax_scattered(problem: Discretised, start: Start, settings: Scattered, his
 
         x ← x − ν z g,     λ ← λ + (ν/z) r,     with r = F(x, u) − x⁺ and g = H_x − λ                              (26)
 
-    States move first and costates read them moved, the symplectic order; stage 0 is clamped at x_0 and stage N reflects
-    by the terminal cost. Stable while ν² σ² < (2 − ν z q)(2 − ν c/z), with σ the largest singular value of the shift
-    and Jacobian operator, below 1 + ‖A‖, q that of the costs' Hessians and c that of B R⁻¹Bᵀ. Cost per tick: one
-    evaluation and one pull-back of all stages, and one evaluation.
+    States move first and costates read them moved, the symplectic order. Stage 0 is clamped at x_0; at stage N, where
+    the terminal cost may be stiff, (1/z + φ_xx)⁻¹ stands for z. Stable while ν² σ² < (2 − ν z q)(2 − ν c/z), with σ the
+    largest singular value of the shift and Jacobian operator, below 1 + ‖A‖, q that of H_xx and c that of B H_uu⁻¹Bᵀ.
+    Cost per tick: one evaluation and one pull-back of all stages, and one evaluation.
     """
     now = _Fields(start.states, start.costates, start.controls)
     count = len(now.states)
     endings = torch.full((count,), Ending.RUNNING.value, device=now.states.device)
     endings = torch.where(problem.start.isfinite().all(-1), endings, Ending.NO_START.value)
-    ticks, bend = torch.zeros_like(endings), now.controls
+    ticks, bends = torch.zeros_like(endings), _bends(problem, now, settings)
     everyone = torch.arange(count, device=now.states.device)
     for tick in range(settings.max_ticks + 1):
-        if tick % _REFRESH == 0 and now.controls.shape[-1]:
-            bend = convexified(control_curvature(problem, now.states, now.controls, now.costates)[1])
+        if tick and tick % _REFRESH == 0:
+            bends = _bends(problem, now, settings)
         seen = _look(problem, now)
         if history is not None:
             history.add(tick, everyone, now.states, now.costates, now.controls, seen.state_gap, seen.costate_gap)
@@ -73,7 +73,7 @@ def relax_scattered(problem: Discretised, start: Start, settings: Scattered, his
         running = endings == Ending.RUNNING
         if not bool(running.any()):
             break
-        now = _kept(running, _ticked(problem, now, seen, bend, settings), now)
+        now = _kept(running, _ticked(problem, now, seen, bends, settings), now)
     found = _residuals(problem, now, _look(problem, now))
     return Rest(now.states, now.costates, now.controls, None, found, endings, ticks)
 
@@ -104,12 +104,33 @@ def _look(problem: Discretised, now: _Fields) -> _Seen:
     )
 
 
-def _ticked(problem: Discretised, now: _Fields, seen: _Seen, bend: Tensor, settings: Scattered) -> _Fields:
+@final
+@dataclass(frozen=True)
+class _Bends:
+    """What is looked at once in a while: H_uu of every stage, and (1/z + φ_xx)⁻¹, how far the end gives way."""
+
+    control: Tensor
+    end: Tensor
+
+
+def _bends(problem: Discretised, now: _Fields, settings: Scattered) -> _Bends:
+    control = now.controls
+    if control.shape[-1]:
+        control = convexified(control_curvature(problem, now.states, now.controls, now.costates)[1])
+    last = now.states[:, -1]
+    _, end = curvature(problem.end, last, last.new_ones((len(last), 1)))
+    eye = torch.eye(last.shape[-1], dtype=last.dtype, device=last.device)
+    stiffness = eye / settings.impedance + convexified(end).clamp(max=1e12)
+    return _Bends(control, torch.linalg.inv_ex(stiffness).inverse)
+
+
+def _ticked(problem: Discretised, now: _Fields, seen: _Seen, bends: _Bends, settings: Scattered) -> _Fields:
     """One tick: states, then controls, then costates."""
     z, speed = settings.impedance, settings.speed
     states = now.states.clone()
-    states[:, 1:] -= speed * z * seen.costate_gap
-    controls = improved(problem, now.controls, seen.control_slope, bend)
+    states[:, 1:-1] -= speed * z * seen.costate_gap[:, :-1]
+    states[:, -1] -= speed * (bends.end @ seen.costate_gap[:, -1, :, None])[..., 0]
+    controls = improved(problem, now.controls, seen.control_slope, bends.control)
     with torch.no_grad():
         reached = problem.stages(torch.cat((states[:, :-1], controls), -1))[..., 1 : 1 + problem.size]
     costates = now.costates.clone()
@@ -131,12 +152,11 @@ def _residuals(problem: Discretised, now: _Fields, seen: _Seen) -> Residuals:
 
 
 def _endings(found: Residuals, now: _Fields, settings: Scattered, *, last: bool) -> Tensor:
-    worst = found.worst()
+    worst, largest = found.relative(now.states, now.costates), found.worst()
     over = Ending.SPENT if last else Ending.RUNNING
     ending = torch.full(worst.shape, over.value, device=worst.device)
-    scale = torch.maximum(now.states.abs().mean((1, 2)), now.costates.abs().mean((1, 2))).clamp(min=1.0)
-    ending = torch.where(worst <= settings.tol * scale, Ending.CONVERGED.value, ending)
-    return torch.where(worst < _OVERFLOW, ending, Ending.OVERFLOWED.value)
+    ending = torch.where(worst <= settings.tol, Ending.CONVERGED.value, ending)
+    return torch.where(largest < _OVERFLOW, ending, Ending.OVERFLOWED.value)
 
 
 def _kept(running: Tensor, moved: _Fields, before: _Fields) -> _Fields:

@@ -26,8 +26,8 @@ def search(problem: Discretised, at: Iterate, found: Conditions, step: Direction
     full = _room(at.slacks, step.slacks)
     slope, bend = _promised(at, found, step)
     here = merit(problem, at.states, at.controls, at.slacks, at.barrier)
-    weight = (slope + 0.5 * bend.clamp(min=0)) / ((1 - _MARGIN) * here[..., 1] + 1e-300)
-    weight = torch.maximum(weight, 0.5 * at.weight) if bool((here[..., 1] > 0).any()) else at.weight
+    weight = (slope + 0.5 * bend.clamp(min=0)) / ((1 - _MARGIN) * here[..., 1] + 1e-8)
+    weight = torch.maximum(weight, 0.5 * at.weight)
     past = torch.cat((at.past[:, 1:], here[:, None]), 1)
     ceiling = torch.where(past[..., 0].isfinite(), past[..., 0] + weight[:, None] * past[..., 1], -torch.inf).amax(-1)
     ceiling = ceiling + 1e-13 * (1 + here[:, 0].abs() + weight * here[:, 1])

@@ -67,8 +67,8 @@ def relax_by_sweeps(problem: Discretised, start: Start, settings: Sweeping, hist
         if history is not None:
             still = torch.zeros_like(states[:, 1:])
             history.add(tick, each, states, costates, controls, still, still)
-        unrest = stationarity(problem, controls, slope)
-        fresh = _endings(states, costates, unrest, settings, last=tick == settings.max_ticks)
+        found = Residuals(zero, zero, stationarity(problem, controls, slope), zero, zero)
+        fresh = _endings(states, costates, found, settings, last=tick == settings.max_ticks)
         stopped = (endings == Ending.RUNNING) & (fresh != Ending.RUNNING)
         endings, ticks = torch.where(stopped, fresh, endings), torch.where(stopped, tick, ticks)
         running = endings == Ending.RUNNING
@@ -80,13 +80,12 @@ def relax_by_sweeps(problem: Discretised, start: Start, settings: Sweeping, hist
             best = improved(problem, best, slope, convexified(bend))
         mixed = controls + settings.relaxation * (best - controls)
         controls = torch.where(running[:, None, None], mixed, controls)
-    return Rest(states, costates, controls, None, Residuals(zero, zero, unrest, zero, zero), endings, ticks)
+    return Rest(states, costates, controls, None, found, endings, ticks)
 
 
-def _endings(states: Tensor, costates: Tensor, unrest: Tensor, settings: Sweeping, *, last: bool) -> Tensor:
-    scale = torch.maximum(states.abs().mean((1, 2)), costates.abs().mean((1, 2))).clamp(min=1.0)
+def _endings(states: Tensor, costates: Tensor, found: Residuals, settings: Sweeping, *, last: bool) -> Tensor:
     over = Ending.SPENT if last else Ending.RUNNING
-    ending = torch.where(unrest <= settings.tol * scale, Ending.CONVERGED.value, over.value)
+    ending = torch.where(found.relative(states, costates) <= settings.tol, Ending.CONVERGED.value, over.value)
     sane = torch.maximum(states.abs().amax((1, 2)), costates.abs().amax((1, 2))) < _OVERFLOW
     return torch.where(sane, ending, Ending.OVERFLOWED.value)
 
