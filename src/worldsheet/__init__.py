@@ -1,5 +1,6 @@
 """worldsheet: train networks and solve control problems with local waves instead of a backward pass."""
 
+from worldsheet import control
 from worldsheet import port as ports
 from worldsheet.core.errors import (
     DataMissingError,
@@ -104,6 +105,7 @@ __all__ = [
     "calibrate",
     "centred",
     "compare",
+    "control",
     "ports",
     "relax",
     "residual_mlp",

@@ -62,6 +62,7 @@ NAMES = [
     "calibrate",
     "centred",
     "compare",
+    "control",
     "ports",
     "relax",
     "residual_mlp",
@@ -178,7 +179,7 @@ def test_every_public_thing_is_explained() -> None:
 
 
 def test_every_public_name_says_where_it_lives() -> None:
-    homes = {name: reach(name).__module__ for name in ws.__all__ if name not in ("__version__", "ports")}
+    homes = {name: reach(name).__module__ for name in ws.__all__ if name not in ("__version__", "control", "ports")}
     assert all(home.startswith("worldsheet.") for home in homes.values()), homes
 
 
