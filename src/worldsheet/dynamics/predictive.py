@@ -9,6 +9,7 @@ from worldsheet.core.errors import InputError
 from worldsheet.core.field import Field
 from worldsheet.core.shapes import Costate, Elsewhere, State
 from worldsheet.dynamics.base import Character, Dynamics, zeros_like
+from worldsheet.dynamics.coefficients import Coefficients, Mix
 from worldsheet.problem import Fields, Linearised, View
 
 
@@ -73,6 +74,13 @@ class PredictiveCoding(Dynamics):
     def calibrated(self, linearised: Linearised) -> Dynamics:
         """Itself."""
         return self
+
+    def coefficients(self, samples: int) -> Coefficients:
+        """x += η (e − p), λ = e, e = ρ r."""
+        count = samples if self.averaged else 1
+        step = self.rate * count
+        credit = Mix(residual=self.precision / count)
+        return Coefficients(Mix(credit=step, pulled=-step), Mix(costate=-1.0, credit=1.0), credit)
 
     @property
     def settles_at_once(self) -> bool:
@@ -157,6 +165,13 @@ class AugmentedLagrangian(Dynamics):
     def calibrated(self, linearised: Linearised) -> Dynamics:
         """Itself."""
         return self
+
+    def coefficients(self, samples: int) -> Coefficients:
+        """x += η (e − p), λ += α r, e = λ + ρ r."""
+        count = samples if self.averaged else 1
+        step = self.rate * count
+        credit = Mix(residual=self.penalty / count, costate=1.0)
+        return Coefficients(Mix(credit=step, pulled=-step), Mix(residual=self.dual_rate / count), credit)
 
     @property
     def settles_at_once(self) -> bool:

@@ -1,7 +1,6 @@
 """Slabs: the fields of consecutive sites of one shape, each field in one tensor."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, final
 
 import torch
@@ -9,8 +8,9 @@ from torch import Tensor
 
 from worldsheet.core.field import Field
 from worldsheet.core.shapes import Elsewhere, Point
+from worldsheet.engine.room import Room
 from worldsheet.engine.runs import Run, same_form
-from worldsheet.problem import Fields, Pull
+from worldsheet.problem import Fields
 
 
 class Span(NamedTuple):
@@ -25,23 +25,23 @@ class Span(NamedTuple):
 
 
 class Made(NamedTuple):
-    """Messages of a span, with the tensors that they were made from.
+    """Messages of a span, with the stamps of what they were made from.
 
     Attributes:
         span: whose messages they are.
-        sources: what was read; replaced when it moves, so that the same tensors give the same messages.
+        sources: stamps of the fields and messages that were read.
         value: one message per site.
         saved: for evaluations of runs, what the derivatives need, by the run's first layer.
     """
 
     span: Span
-    sources: tuple[Tensor | Pull | None, ...]
+    sources: tuple[object, ...]
     value: Elsewhere
     saved: dict[int, tuple[Span, list[Point]]]
 
-    def still(self, span: Span, sources: Sequence[Tensor | Pull | None]) -> bool:
+    def still(self, span: Span, sources: Sequence[object]) -> bool:
         """Whether asking again for a span would give the same."""
-        if len(sources) != len(self.sources) or not self.span.holds(span):
+        if not self.span.holds(span):
             return False
         for mine, other in zip(self.sources, sources, strict=True):  # noqa: SIM110  all() costs a generator
             if mine is not other:
@@ -53,28 +53,58 @@ class Made(NamedTuple):
         return cut(self.value, self.span, span)
 
 
-@final
-@dataclass
-class Slab:
-    """Consecutive sites of one shape. Tensors are replaced, never written into.
+class Shift(NamedTuple):
+    """A move as what is kept of a field's old values and what is added to them.
 
     Attributes:
+        keep: the factor of the old values.
+        terms: tensors of the field's shape with their factors.
+    """
+
+    keep: float
+    terms: list[tuple[float, Elsewhere]]
+
+
+class Rooms(NamedTuple):
+    """Memory for the messages of a slab."""
+
+    predictions: Room
+    residuals: Room
+    credits: Room
+    pulled: Room
+
+
+@final
+class Slab:
+    """Consecutive sites of one shape: their fields, written into as they move, and their latest messages.
+
+    Args:
         span: its sites.
         runs: the layers that predict them.
-        fields: states and costates (site, ...).
+        states: (site, ...), the slab's own.
+        costates: likewise.
+
+    Attributes:
+        stamps: by field, what stands for its present values; replaced when the field moves.
         predictions: the latest evaluation.
         residuals: the latest state residuals.
         credits: the latest credits.
         pulled: the latest messages from above.
+        room: memory for these, in this order.
     """
 
-    span: Span
-    runs: tuple[Run, ...]
-    fields: dict[Field, Elsewhere]
-    predictions: Made | None = None
-    residuals: Made | None = None
-    credits: Made | None = None
-    pulled: Made | None = None
+    def __init__(self, span: Span, runs: tuple[Run, ...], states: Elsewhere, costates: Elsewhere) -> None:
+        sites = span.last + 1 - span.first
+        self.span = span
+        self.runs = runs
+        self.single = sites == 1
+        self.fields: dict[Field, Elsewhere] = {Field.STATE: states, Field.COSTATE: costates}
+        self.stamps: dict[Field, object] = {Field.STATE: object(), Field.COSTATE: object()}
+        self.predictions: Made | None = None
+        self.residuals: Made | None = None
+        self.credits: Made | None = None
+        self.pulled: Made | None = None
+        self.room = Rooms(Room(sites), Room(sites), Room(sites), Room(sites))
 
     @property
     def states(self) -> Elsewhere:
@@ -86,14 +116,26 @@ class Slab:
         """The costates of all its sites."""
         return self.fields[Field.COSTATE]
 
-    def move(self, what: Field, span: Span, value: Elsewhere) -> None:
-        """Replace a field at some of the sites."""
-        whole = self.fields[what]
-        if span == self.span:
-            self.fields[what] = value
-            return
-        first, last = span.first - self.span.first, span.last + 1 - self.span.first
-        self.fields[what] = torch.cat([whole[:first], value, whole[last:]])
+    def rows(self, field: Field, span: Span) -> Elsewhere:
+        """A field at some of the sites."""
+        return cut(self.fields[field], self.span, span)
+
+    def move(self, field: Field, span: Span, value: Elsewhere) -> None:
+        """Give a field new values at some of the sites."""
+        self.rows(field, span).copy_(value)
+        self.stamps[field] = object()
+
+    def shift(self, field: Field, span: Span, shift: Shift) -> None:
+        """Add to a field at some of the sites."""
+        rows, terms = self.rows(field, span), shift.terms
+        if shift.keep == 0 and terms:
+            torch.mul(terms[0][1], terms[0][0], out=rows)
+            terms = terms[1:]
+        elif shift.keep != 1:
+            rows.mul_(shift.keep)
+        for factor, term in terms:
+            rows.add_(term, alpha=factor)
+        self.stamps[field] = object()
 
 
 def cut(value: Elsewhere, span: Span, wanted: Span) -> Elsewhere:
@@ -112,14 +154,9 @@ def slabs(x: Tensor, fields: Fields, found: Sequence[Run]) -> list[Slab]:
     made = []
     for first, end in zip(firsts, [*firsts[1:], last + 1], strict=True):
         runs = tuple(run for run in found if first <= run.first and run.last < end)
-        rows = {Field.STATE: gathered(states[first:end]), Field.COSTATE: gathered(costates[first:end])}
-        made.append(Slab(Span(first, end - 1), runs, rows))
+        rows = [torch.stack(list(field[first:end])) for field in (states, costates)]
+        made.append(Slab(Span(first, end - 1), runs, *rows))
     return made
-
-
-def gathered(rows: Sequence[Tensor]) -> Elsewhere:
-    """One tensor with a row for each site."""
-    return rows[0].unsqueeze(0) if len(rows) == 1 else torch.stack(list(rows))
 
 
 def _joined(states: Sequence[Tensor], site: int, found: Sequence[Run]) -> bool:

@@ -9,13 +9,13 @@ from torch.nn.parameter import Parameter
 
 from worldsheet.core.field import Field
 from worldsheet.core.shapes import Costate, Elsewhere, Point, Residuals, State
-from worldsheet.dynamics import Dynamics
+from worldsheet.dynamics import Coefficients, Dynamics
 from worldsheet.engine.base import Engine, Residual
 from worldsheet.engine.measure import residual_of, start_fields
 from worldsheet.engine.messages import Messages
 from worldsheet.engine.runs import Run, runs
-from worldsheet.engine.slab import Made, Slab, Span, cut, slabs
-from worldsheet.engine.spans import Spans
+from worldsheet.engine.slab import Made, Shift, Slab, Span, cut, slabs
+from worldsheet.engine.spans import Move, Spans
 from worldsheet.problem import Caller, Chain, Fields, Pull, View
 from worldsheet.schedule import Phase
 
@@ -43,7 +43,7 @@ class StackedBlock(Engine):
         self._x = x
         self._slabs: list[Slab] = []
         self._at: list[int] = []  # by site, the number of its slab
-        self._rows: dict[tuple[Field, int], tuple[Tensor, Tensor]] = {}
+        self._rows: dict[tuple[Field, int], tuple[object, Tensor]] = {}
         self._own: dict[tuple[Span, int], tuple[Sequence[float], Tensor]] = {}
         self._unit: Tensor | None = None
         self._spans = Spans()
@@ -72,13 +72,13 @@ class StackedBlock(Engine):
 
     def fire(self, phase: Phase) -> None:
         """Move the sites of a phase: all read before any writes."""
-        moves = []
-        for field, slab, span in self._spans.of(phase, self._slabs):
-            view = _SpanView(self, slab, span)
-            value = self.dynamics.state(view) if field is Field.STATE else self.dynamics.costate(view)
-            moves.append((field, slab, span, value))
-        for field, slab, span, value in moves:
-            slab.move(field, span, value)
+        moves = self._spans.of(phase, self._slabs)
+        ready = [self._ready(move) for move in moves]
+        for (field, slab, span), value in zip(moves, ready, strict=True):
+            if isinstance(value, Tensor):
+                slab.move(field, span, value)
+            else:
+                slab.shift(field, span, value)
 
     def close_tick(self) -> None:
         """Nothing to remember: these schedules read the newest messages."""
@@ -123,17 +123,37 @@ class StackedBlock(Engine):
         """See `Engine.precision`."""
         return torch.finfo(self._slabs[-1].states.dtype).eps
 
+    def _ready(self, move: Move) -> Tensor | Shift:
+        """The new values of a move; or what is to be added to the old ones, if the dynamics has coefficients."""
+        field, slab, span = move
+        view = _SpanView(self, slab, span)
+        table = self._table(slab)
+        if table is None:
+            return self.dynamics.state(view) if field is Field.STATE else self.dynamics.costate(view)
+        mix = table.state if field is Field.STATE else table.costate
+        terms = [(mix.residual, view.state_residual)] if mix.residual else []
+        terms += [(mix.credit, view.credit)] if mix.credit else []
+        terms += [(mix.pulled, view.pulled)] if mix.pulled else []
+        if field is Field.COSTATE:
+            return Shift(1 + mix.costate, terms)
+        return Shift(1.0, [*terms, (mix.costate, view.costate)] if mix.costate else terms)
+
+    def _table(self, slab: Slab) -> Coefficients | None:
+        """The coefficients by which many sites below the output move where their fields lie."""
+        return None if slab.single else self.dynamics.coefficients(slab.states.shape[1])
+
     def prediction(self, slab: Slab, span: Span) -> State:
         """The messages from below: the layers of some sites at the states below them."""
         return self._evaluated(slab, span).of(span)
 
     def state_residual(self, slab: Slab, span: Span) -> State:
         """The state residuals of some sites, remembered until a prediction or state is replaced."""
-        made, states = self._evaluated(slab, span), slab.states
-        kept = slab.residuals
-        if kept is None or not kept.still(span, (made.value, states)):
-            residual = made.value - cut(states, slab.span, made.span)
-            kept = slab.residuals = Made(made.span, (made.value, states), residual, {})
+        made = self._evaluated(slab, span)
+        sources, kept = (made, slab.stamps[Field.STATE]), slab.residuals
+        if kept is None or not kept.still(span, sources):
+            states = slab.rows(Field.STATE, made.span)
+            residual = torch.sub(made.value, states, out=slab.room.residuals.like(states))
+            kept = slab.residuals = Made(made.span, sources, residual, {})
         return kept.of(span)
 
     def credit(self, slab: Slab, span: Span) -> Costate:
@@ -150,10 +170,10 @@ class StackedBlock(Engine):
         if inner.first > inner.last:
             return _present(above, slab.states[-1]).unsqueeze(0)
         points, credits = self._evaluated(slab, inner), self._credited(slab, inner)
-        sources = (points.value, credits.value, above)
+        sources = (points, credits, above)
         kept = slab.pulled
         if kept is None or not kept.still(span, sources):
-            value = torch.empty_like(cut(slab.states, slab.span, span))
+            value = slab.room.pulled.like(slab.rows(Field.STATE, span))
             self._pull_inside(slab, inner, value)
             if above is not None:
                 value[-1].copy_(_present(above, value[-1]))
@@ -195,16 +215,17 @@ class StackedBlock(Engine):
         if slab.span.first == slab.span.last:
             value = self._messages.evaluation(span.first, [self._row(Field.STATE, span.first - 1)]).output.unsqueeze(0)
         else:
-            value = torch.empty_like(cut(slab.states, slab.span, span))
+            value = slab.room.predictions.like(slab.rows(Field.STATE, span))
             for run in slab.runs:
                 self._evaluate(slab, run, span, value, saved)
         made = slab.predictions = Made(span, self._read_by(slab, span), value, saved)
         return made
 
-    def _read_by(self, slab: Slab, span: Span) -> tuple[Tensor | None, Tensor | None]:
-        """The states that the layers of some sites read: of the slab below, and of their own slab."""
-        below = self._slabs[self._at[span.first] - 1].states if span.first == slab.span.first > 0 else None
-        return below, slab.states if span.last > slab.span.first else None
+    def _read_by(self, slab: Slab, span: Span) -> tuple[object, object]:
+        """The states that the layers of some sites read: stamps of the slab below, and of their own."""
+        below = self._slabs[self._at[span.first] - 1] if span.first == slab.span.first > 0 else None
+        own = slab.stamps[Field.STATE] if span.last > slab.span.first else None
+        return None if below is None else below.stamps[Field.STATE], own
 
     def _evaluate(
         self, slab: Slab, run: Run, span: Span, out: Elsewhere, saved: dict[int, tuple[Span, list[Point]]]
@@ -221,11 +242,24 @@ class StackedBlock(Engine):
         saved[run.first] = (Span(first, last), run.forward(first, last, points, rows))
 
     def _credited(self, slab: Slab, span: Span) -> Made:
-        kept = slab.credits
-        if kept is None or not kept.still(span, (*self._read_by(slab, kept.span), slab.states, slab.costates)):
-            sources = (*self._read_by(slab, span), slab.states, slab.costates)
-            kept = slab.credits = Made(span, sources, self.dynamics.credit(_SpanView(self, slab, span)), {})
+        kept, stamps = slab.credits, (slab.stamps[Field.STATE], slab.stamps[Field.COSTATE])
+        if kept is None or not kept.still(span, (*self._read_by(slab, kept.span), *stamps)):
+            sources = (*self._read_by(slab, span), *stamps)
+            kept = slab.credits = Made(span, sources, self._credit(slab, span), {})
         return kept
+
+    def _credit(self, slab: Slab, span: Span) -> Costate:
+        view, table = _SpanView(self, slab, span), self._table(slab)
+        if table is None:
+            return self.dynamics.credit(view)
+        costate, (residual, kept) = view.costate, table.credit[:2]
+        if residual == 0 and kept == 1:
+            return costate
+        out = slab.room.credits.like(costate)
+        if kept == 0:
+            return torch.mul(view.state_residual, residual, out=out)
+        whole = costate if kept == 1 else torch.mul(costate, kept, out=out)
+        return torch.add(whole, view.state_residual, alpha=residual, out=out)
 
     def _efforts(self, slab: Slab, run: Run) -> list[tuple[Parameter, Tensor | None]]:
         if run.alone:
@@ -239,7 +273,7 @@ class StackedBlock(Engine):
         """Pull a single layer's credit back."""
         slab = self._slabs[self._at[layer]]
         credits = self._credited(slab, Span(layer, layer))
-        credit = self._kept_row((Field.COSTATE, layer), credits.value, layer - credits.span.first)
+        credit = self._kept_row((Field.COSTATE, layer), credits, credits.value, layer - credits.span.first)
         return self._messages.pull(layer, [self._row(Field.STATE, layer - 1)], credit, last=last)
 
     def _pull_cost(self, *, last: bool) -> Pull:
@@ -257,13 +291,13 @@ class StackedBlock(Engine):
         if site == 0 and self._slabs[0].span.last == 0:
             return self._x
         slab = self._slabs[self._at[site]]
-        return self._kept_row((field, site), slab.fields[field], site - slab.span.first)
+        return self._kept_row((field, site), slab.stamps[field], slab.fields[field], site - slab.span.first)
 
-    def _kept_row(self, key: tuple[Field, int], whole: Tensor, index: int) -> Tensor:
-        """One view per tensor and row, since single layers know messages by their tensors."""
+    def _kept_row(self, key: tuple[Field, int], stamp: object, whole: Tensor, index: int) -> Tensor:
+        """One view per stamp and row, since single layers know messages by their tensors."""
         kept = self._rows.get(key)
-        if kept is None or kept[0] is not whole:
-            kept = self._rows[key] = (whole, whole[index])
+        if kept is None or kept[0] is not stamp:
+            kept = self._rows[key] = (stamp, whole[index])
         return kept[1]
 
     def _moving(self) -> list[tuple[Slab, Span]]:

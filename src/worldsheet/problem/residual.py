@@ -1,14 +1,14 @@
 """A residual layer with its derivative written out, ready to be stacked."""
 
 from collections.abc import Sequence
-from typing import cast, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
 from worldsheet.core.shapes import Costate, Elsewhere, Point, State
-from worldsheet.problem.stacks import ResidualStack, Stack
+from worldsheet.problem.stacks import RELU, ResidualStack, Stack
 from worldsheet.problem.steps import OffersStep, Step
 
 
@@ -78,7 +78,7 @@ class _Residual(Step):
         modules = [self._module, *(other._module for other in others if isinstance(other, _Residual))]
         weights = tuple(module.weight for module in modules)
         gathered = torch.stack([weight.detach() for weight in weights])
-        return ResidualStack(weights, gathered, self._module.scale, self._active, self._masked)
+        return ResidualStack(weights, gathered, self._module.scale, RELU if self._module.rectify else None)
 
     @property
     def _kind(self) -> tuple[int, float, bool]:
@@ -92,6 +92,4 @@ class _Residual(Step):
         return torch.relu(z) if self._module.rectify else z
 
     def _masked(self, through: Tensor, z: Tensor) -> Tensor:
-        if not self._module.rectify:
-            return through
-        return cast(Tensor, torch.ops.aten.threshold_backward(through, z, 0))
+        return RELU.pulled(through, z, None) if self._module.rectify else through
