@@ -18,22 +18,47 @@ from worldsheet.dynamics import (
     Dyadic,
     Dynamics,
     Impedance,
+    Prediction,
     PredictiveCoding,
     Riccati,
     Wave,
 )
 from worldsheet.engine import Stop
-from worldsheet.problem import Chain, Fields, OffersStep, ResidualLinear, Step, Topology, View
-from worldsheet.schedule import Asynchronous, Leapfrog, Schedule, Sweep, Synchronous, Wavefront, simulate
-from worldsheet.solve import Comparison, Fidelity, NotConvergedWarning, Solution, backward, calibrate, compare, relax
+from worldsheet.problem import (
+    Chain,
+    Fields,
+    Nonlinearity,
+    OffersStep,
+    ResidualLinear,
+    ScaledLinear,
+    Step,
+    Topology,
+    View,
+    residual_mlp,
+)
+from worldsheet.schedule import Asynchronous, CreditFront, Leapfrog, Schedule, Sweep, Synchronous, Wavefront, simulate
+from worldsheet.solve import (
+    Centred,
+    Comparison,
+    Fidelity,
+    NotConvergedWarning,
+    Solution,
+    backward,
+    calibrate,
+    centred,
+    compare,
+    relax,
+)
 from worldsheet.version import __version__
 
 __all__ = [
     "Asynchronous",
     "AugmentedLagrangian",
+    "Centred",
     "Chain",
     "Character",
     "Comparison",
+    "CreditFront",
     "DataMissingError",
     "Dyadic",
     "Dynamics",
@@ -44,15 +69,18 @@ __all__ = [
     "InputError",
     "LayerError",
     "Leapfrog",
+    "Nonlinearity",
     "NotConvergedWarning",
     "OffersStep",
     "Outcome",
+    "Prediction",
     "PredictiveCoding",
     "Record",
     "RelaxationError",
     "ResidualLinear",
     "Riccati",
     "RunFolderError",
+    "ScaledLinear",
     "Schedule",
     "Solution",
     "Status",
@@ -68,8 +96,10 @@ __all__ = [
     "__version__",
     "backward",
     "calibrate",
+    "centred",
     "compare",
     "ports",
     "relax",
+    "residual_mlp",
     "simulate",
 ]

@@ -21,11 +21,16 @@ class Character:
         open_output: whether the last edge is no constraint: the output is the last layer's prediction at every moment
             and its costate ∇C there.
         vanishing: which residuals are zero at its fixed point.
+        descends: whether it goes down from the forward pass, so that a cost far above the one there tells that a step
+            is too long.
+        cure: what to try when it diverges.
     """
 
     leads: Field | None = None
     open_output: bool = False
     vanishing: tuple[Field, ...] = (Field.STATE, Field.COSTATE)
+    descends: bool = False
+    cure: str = "use a rate closer to 1"
 
 
 class Dynamics(ABC):
@@ -82,8 +87,11 @@ class Dynamics(ABC):
         """Whether one move on settled neighbours settles a site, so that a finite number of ticks is exact."""
 
     @abstractmethod
-    def tolerance(self, precision: float) -> float:
-        """The relative residual that rounding to `precision` lets it reach, with some to spare."""
+    def tolerance(self, precision: float) -> float | None:
+        """The relative residual that rounding to `precision` lets it reach, with some to spare.
+
+        None for a dynamics that is not to come to rest: unless the user asks for a tolerance, only its budget ends it.
+        """
 
     @abstractmethod
     def budget(self, depth: int) -> int:

@@ -128,6 +128,8 @@ class Slab:
     def shift(self, field: Field, span: Span, shift: Shift) -> None:
         """Add to a field at some of the sites."""
         rows, terms = self.rows(field, span), shift.terms
+        if not terms and shift.keep == 1:
+            return
         if shift.keep == 0 and terms:
             torch.mul(terms[0][1], terms[0][0], out=rows)
             terms = terms[1:]

@@ -38,6 +38,8 @@ def _moves(phase: Phase, slabs: Sequence[Slab]) -> list[Move]:
         for slab in slabs:
             inside = [site for site in sites if slab.span.first <= site <= slab.span.last]
             starts = [site for index, site in enumerate(inside) if index == 0 or inside[index - 1] != site - 1]
-            ends = [site for index, site in enumerate(inside) if index == len(inside) - 1 or inside[index + 1] != site + 1]
+            ends = [
+                site for index, site in enumerate(inside) if index == len(inside) - 1 or inside[index + 1] != site + 1
+            ]
             found += [Move(field, slab, Span(*pair)) for pair in zip(starts, ends, strict=True)]
     return found

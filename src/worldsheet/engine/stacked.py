@@ -68,7 +68,9 @@ class StackedBlock(Engine):
         fields = start_fields(self.dynamics, outputs[1:], initial)
         found = runs(self.caller.traits[:-1], [self._x, *fields.states[:-1]])
         self._slabs = slabs(self._x, fields, found)
-        self._at = [number for number, slab in enumerate(self._slabs) for _ in range(slab.span.first, slab.span.last + 1)]
+        self._at = [
+            number for number, slab in enumerate(self._slabs) for _ in range(slab.span.first, slab.span.last + 1)
+        ]
 
     def fire(self, phase: Phase) -> None:
         """Move the sites of a phase: all read before any writes."""
@@ -105,6 +107,12 @@ class StackedBlock(Engine):
         if self._slabs[0].span.last > 0:
             return self.pulled(self._slabs[0], Span(0, 0))[0]
         return self._pull(1, last=True).inputs[0]
+
+    def credit_at_ends(self) -> tuple[float, float]:
+        """See `Engine.credit_at_ends`."""
+        size = len(self.chain)
+        near, slope = self.credit(*self._moving()[0])[0], self.pulled(self._slabs[-1], Span(size, size))
+        return float(near.norm()), float(slope.norm())
 
     @property
     def fields(self) -> Fields:

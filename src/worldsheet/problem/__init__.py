@@ -7,7 +7,7 @@ from worldsheet.problem.evaluation import Evaluation, Priced, Pull, Recorded, St
 from worldsheet.problem.fields import Fields
 from worldsheet.problem.layer import Traits
 from worldsheet.problem.linearised import Linearised, Sites, linearise
-from worldsheet.problem.residual import ResidualLinear
+from worldsheet.problem.residual import Nonlinearity, ResidualLinear, ScaledLinear, residual_mlp
 from worldsheet.problem.stacks import Stack
 from worldsheet.problem.steps import OffersStep, Step
 from worldsheet.problem.topology import Topology
@@ -21,12 +21,14 @@ __all__ = [
     "Fields",
     "HalfSquares",
     "Linearised",
+    "Nonlinearity",
     "OffersCost",
     "OffersStep",
     "Priced",
     "Pull",
     "Recorded",
     "ResidualLinear",
+    "ScaledLinear",
     "Sites",
     "Stack",
     "Step",
@@ -35,4 +37,5 @@ __all__ = [
     "Traits",
     "View",
     "linearise",
+    "residual_mlp",
 ]
