@@ -1,6 +1,7 @@
 """Slabs: the fields of consecutive sites of one shape, each field in one tensor."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple, final
 
 import torch
@@ -25,28 +26,17 @@ class Span(NamedTuple):
 
 
 class Made(NamedTuple):
-    """Messages of a span, with the stamps of what they were made from.
+    """Messages of a span.
 
     Attributes:
         span: whose messages they are.
-        sources: stamps of the fields and messages that were read.
         value: one message per site.
         saved: for evaluations of runs, what the derivatives need, by the run's first layer.
     """
 
     span: Span
-    sources: tuple[object, ...]
     value: Elsewhere
     saved: dict[int, tuple[Span, list[Point]]]
-
-    def still(self, span: Span, sources: Sequence[object]) -> bool:
-        """Whether asking again for a span would give the same."""
-        if not self.span.holds(span):
-            return False
-        for mine, other in zip(self.sources, sources, strict=True):  # noqa: SIM110  all() costs a generator
-            if mine is not other:
-                return False
-        return True
 
     def of(self, span: Span) -> Elsewhere:
         """The messages of some of the sites."""
@@ -78,6 +68,8 @@ class Rooms(NamedTuple):
 class Slab:
     """Consecutive sites of one shape: their fields, written into as they move, and their latest messages.
 
+    A move lets go of the messages that were made from what has moved, here and in the neighbouring slabs.
+
     Args:
         span: its sites.
         runs: the layers that predict them.
@@ -85,45 +77,43 @@ class Slab:
         costates: likewise.
 
     Attributes:
-        stamps: by field, what stands for its present values; replaced when the field moves.
-        predictions: the latest evaluation.
-        residuals: the latest state residuals.
-        credits: the latest credits.
-        pulled: the latest messages from above.
-        room: memory for these, in this order.
+        single: whether it is one site.
+        below: the slab below, None at the input.
+        above: the slab above, None at the output.
+        predictions: the messages from below, None if they must be made anew.
+        residuals: the state residuals, likewise.
+        credits: the credits, likewise.
+        pulled: the messages from above, likewise.
+        points: rows of the states for layers that are evaluated alone, by site.
+        sent: rows of the credits for layers that are pulled through alone, by site.
+        room: memory for the messages.
     """
 
     def __init__(self, span: Span, runs: tuple[Run, ...], states: Elsewhere, costates: Elsewhere) -> None:
         sites = span.last + 1 - span.first
         self.span = span
         self.runs = runs
+        self.states = states
+        self.costates = costates
         self.single = sites == 1
-        self.fields: dict[Field, Elsewhere] = {Field.STATE: states, Field.COSTATE: costates}
-        self.stamps: dict[Field, object] = {Field.STATE: object(), Field.COSTATE: object()}
+        self.below: Slab | None = None
+        self.above: Slab | None = None
         self.predictions: Made | None = None
         self.residuals: Made | None = None
         self.credits: Made | None = None
         self.pulled: Made | None = None
+        self.points: dict[int, Tensor] = {}
+        self.sent: dict[int, Tensor] = {}
         self.room = Rooms(Room(sites), Room(sites), Room(sites), Room(sites))
-
-    @property
-    def states(self) -> Elsewhere:
-        """The states of all its sites."""
-        return self.fields[Field.STATE]
-
-    @property
-    def costates(self) -> Elsewhere:
-        """The costates of all its sites."""
-        return self.fields[Field.COSTATE]
 
     def rows(self, field: Field, span: Span) -> Elsewhere:
         """A field at some of the sites."""
-        return cut(self.fields[field], self.span, span)
+        return cut(self.states if field is Field.STATE else self.costates, self.span, span)
 
     def move(self, field: Field, span: Span, value: Elsewhere) -> None:
         """Give a field new values at some of the sites."""
         self.rows(field, span).copy_(value)
-        self.stamps[field] = object()
+        self._moved(field)
 
     def shift(self, field: Field, span: Span, shift: Shift) -> None:
         """Add to a field at some of the sites."""
@@ -137,7 +127,23 @@ class Slab:
             rows.mul_(shift.keep)
         for factor, term in terms:
             rows.add_(term, alpha=factor)
-        self.stamps[field] = object()
+        self._moved(field)
+
+    def _moved(self, field: Field) -> None:
+        self.credits = self.pulled = None
+        self.sent.clear()
+        if self.below is not None:
+            self.below.pulled = None
+        if field is Field.STATE:
+            self.predictions = self.residuals = None
+            self.points.clear()
+            if self.above is not None:
+                self.above.unfed()
+
+    def unfed(self) -> None:
+        """Let go of what was made from the states below."""
+        self.predictions = self.residuals = self.credits = self.pulled = None
+        self.sent.clear()
 
 
 def cut(value: Elsewhere, span: Span, wanted: Span) -> Elsewhere:
@@ -158,6 +164,8 @@ def slabs(x: Tensor, fields: Fields, found: Sequence[Run]) -> list[Slab]:
         runs = tuple(run for run in found if first <= run.first and run.last < end)
         rows = [torch.stack(list(field[first:end])) for field in (states, costates)]
         made.append(Slab(Span(first, end - 1), runs, *rows))
+    for below, above in pairwise(made):
+        below.above, above.below = above, below
     return made
 
 
