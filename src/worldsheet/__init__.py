@@ -1,7 +1,7 @@
 """worldsheet: train networks and solve control problems with local waves instead of a backward pass."""
 
+from worldsheet import control, streaming
 from worldsheet import port as ports
-from worldsheet import streaming
 from worldsheet.core.errors import (
     DataMissingError,
     InputError,
@@ -19,23 +19,48 @@ from worldsheet.dynamics import (
     Dyadic,
     Dynamics,
     Impedance,
+    Prediction,
     PredictiveCoding,
     Riccati,
     Wave,
 )
 from worldsheet.engine import Stop
 from worldsheet.pipeline import Current, Pipeline, Plan, Predicted, Stashed
-from worldsheet.problem import Chain, Fields, OffersStep, ResidualLinear, Step, Topology, View
-from worldsheet.schedule import Asynchronous, Leapfrog, Schedule, Sweep, Synchronous, Wavefront, simulate
-from worldsheet.solve import Comparison, Fidelity, NotConvergedWarning, Solution, backward, calibrate, compare, relax
+from worldsheet.problem import (
+    Chain,
+    Fields,
+    Nonlinearity,
+    OffersStep,
+    ResidualLinear,
+    ScaledLinear,
+    Step,
+    Topology,
+    View,
+    residual_mlp,
+)
+from worldsheet.schedule import Asynchronous, CreditFront, Leapfrog, Schedule, Sweep, Synchronous, Wavefront, simulate
+from worldsheet.solve import (
+    Centred,
+    Comparison,
+    Fidelity,
+    NotConvergedWarning,
+    Solution,
+    backward,
+    calibrate,
+    centred,
+    compare,
+    relax,
+)
 from worldsheet.version import __version__
 
 __all__ = [
     "Asynchronous",
     "AugmentedLagrangian",
+    "Centred",
     "Chain",
     "Character",
     "Comparison",
+    "CreditFront",
     "Current",
     "DataMissingError",
     "Dyadic",
@@ -47,18 +72,21 @@ __all__ = [
     "InputError",
     "LayerError",
     "Leapfrog",
+    "Nonlinearity",
     "NotConvergedWarning",
     "OffersStep",
     "Outcome",
     "Pipeline",
     "Plan",
     "Predicted",
+    "Prediction",
     "PredictiveCoding",
     "Record",
     "RelaxationError",
     "ResidualLinear",
     "Riccati",
     "RunFolderError",
+    "ScaledLinear",
     "Schedule",
     "Solution",
     "Stashed",
@@ -75,9 +103,12 @@ __all__ = [
     "__version__",
     "backward",
     "calibrate",
+    "centred",
     "compare",
+    "control",
     "ports",
     "relax",
+    "residual_mlp",
     "simulate",
     "streaming",
 ]

@@ -13,9 +13,11 @@ import worldsheet as ws
 NAMES = [
     "Asynchronous",
     "AugmentedLagrangian",
+    "Centred",
     "Chain",
     "Character",
     "Comparison",
+    "CreditFront",
     "Current",
     "DataMissingError",
     "Dyadic",
@@ -27,18 +29,21 @@ NAMES = [
     "InputError",
     "LayerError",
     "Leapfrog",
+    "Nonlinearity",
     "NotConvergedWarning",
     "OffersStep",
     "Outcome",
     "Pipeline",
     "Plan",
     "Predicted",
+    "Prediction",
     "PredictiveCoding",
     "Record",
     "RelaxationError",
     "ResidualLinear",
     "Riccati",
     "RunFolderError",
+    "ScaledLinear",
     "Schedule",
     "Solution",
     "Stashed",
@@ -55,19 +60,27 @@ NAMES = [
     "__version__",
     "backward",
     "calibrate",
+    "centred",
     "compare",
+    "control",
     "ports",
     "relax",
+    "residual_mlp",
     "simulate",
     "streaming",
 ]
 
-STOP = "Stop(max_ticks=None, tol=None, every=1)"
+STOP = "Stop(max_ticks=None, tol=None, every=1, arrival=False)"
 SIGNATURES = {
-    "AugmentedLagrangian": "rate=0.23, dual_rate=1.0, penalty=1.0, averaged=True",
+    "AugmentedLagrangian": "rate=None, dual_rate=1.0, penalty=1.0, averaged=True, delay=0",
     "Leapfrog": "first=<Field.STATE: 'x'>",
-    "PredictiveCoding": "rate=0.2, precision=1.0, averaged=True",
-    "ResidualLinear": "width, scale, *, rectify",
+    "PredictiveCoding": "rate=None, precision=1.0, averaged=True, nudge=None, "
+    "prediction=<Prediction.MOVING: 'the states as they are now'>",
+    "CreditFront": "first=<Field.COSTATE: 'λ'>",
+    "ResidualLinear": "width, scale, activation=<Nonlinearity.RELU: 'max(0, z)'>",
+    "ScaledLinear": "inputs, outputs, scale, activation=<Nonlinearity.LINEAR: 'z'>",
+    "residual_mlp": "depth, width, activation=<Nonlinearity.RELU: 'max(0, z)'>, *, inputs=784, classes=10",
+    "centred": f"chain, x, target, dynamics, schedule=None, stop={STOP}",
     "Wave": "speed=0.7, impedance=1.0, matching=0.8, averaged=True",
     "ports.Inertial": "params, lr, momentum=0.9",
     "ports.Resistive": "params, lr",
@@ -86,7 +99,7 @@ SIGNATURES = {
     "Schedule.table": "self, topology, ticks=None",
     "Solution.accumulate": "self",
     "Solution.gradients": "self",
-    "Stop": "max_ticks=None, tol=None, every=1",
+    "Stop": "max_ticks=None, tol=None, every=1, arrival=False",
     "Sweep": "count=1",
     "Synchronous": "",
     "Topology": "parents",
@@ -108,8 +121,8 @@ MEMBERS = {
     "Record": "add costate_residuals every state_residuals ticks",
     "Solution": "accumulate caller chain costates evaluations fields gradients input_gradient loss outcome pairs pulls "
     "record states ticks",
-    "Status": "BUDGET_SPENT CONVERGED DIVERGED ENDED STOPPED",
-    "Stop": "every max_ticks tol",
+    "Status": "ARRIVED BUDGET_SPENT CONVERGED DIVERGED ENDED STOPPED",
+    "Stop": "arrival every max_ticks tol",
     "View": "at_output costate costate_residual credit own prediction pulled samples state state_residual",
 }
 
@@ -167,7 +180,8 @@ def test_every_public_thing_is_explained() -> None:
 
 
 def test_every_public_name_says_where_it_lives() -> None:
-    homes = {name: reach(name).__module__ for name in ws.__all__ if name not in ("__version__", "ports", "streaming")}
+    modules = ("control", "ports", "streaming")
+    homes = {name: reach(name).__module__ for name in ws.__all__ if name not in ("__version__", *modules)}
     assert all(home.startswith("worldsheet.") for home in homes.values()), homes
 
 

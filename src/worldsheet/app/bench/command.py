@@ -10,6 +10,7 @@ import torch
 import typer
 from rich.console import Console
 
+from worldsheet.app.bench.control import control
 from worldsheet.app.bench.measure import Plan, measure
 from worldsheet.app.bench.models import CASES, Case
 from worldsheet.app.bench.results import Result
@@ -31,6 +32,7 @@ def _bench() -> None:
 
 
 bench.command()(stream)
+bench.command()(control)
 
 
 @bench.command()
