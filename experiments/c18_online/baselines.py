@@ -17,13 +17,15 @@ class Learner(ABC):
     Args:
         task: what is learned.
         hidden: neurons that are not outputs.
-        reach: α.
+        reach: α, one number per neuron.
         momentum: of the descent.
         rates: one learning rate per system.
         seeds: one seed per system.
     """
 
-    def __init__(self, task: Task, hidden: int, reach: float, momentum: float, rates: Tensor, seeds: list[int]) -> None:
+    def __init__(
+        self, task: Task, hidden: int, reach: Tensor, momentum: float, rates: Tensor, seeds: list[int]
+    ) -> None:
         self.task, self.reach, self.decay = task, reach, momentum
         self.outputs = task.targets.shape[-1]
         self.neurons = hidden + self.outputs
@@ -100,7 +102,7 @@ class RealTime(Learner):
         inner = self.weights[:, None, :, -self.neurons - 1 : -1]
         pushed = (inner @ self._carried).unflatten(-1, (self.neurons, size))
         pushed.diagonal(dim1=2, dim2=3).add_(heard[..., None])  # ∂a_i/∂w_ij = heard_j
-        self._carried = torch.lerp(self._carried, slope[..., None] * pushed.flatten(3), self.reach)
+        self._carried = torch.lerp(self._carried, slope[..., None] * pushed.flatten(3), self.reach[:, None])
         self.state = torch.lerp(self.state, drive.tanh(), self.reach)
         output = self.state[..., -self.outputs :]
         credit = self.blame(output, target)
@@ -120,7 +122,8 @@ class Eligibility(Learner):
         drive = heard @ self.weights.mT
         slope = 1 - drive.tanh().square()
         fresh = slope[..., None] * heard[:, :, None]
-        self._trace = self.reach * fresh if self._trace is None else torch.lerp(self._trace, fresh, self.reach)
+        past = torch.zeros_like(fresh) if self._trace is None else self._trace
+        self._trace = torch.lerp(past, fresh, self.reach[:, None])
         self.state = torch.lerp(self.state, drive.tanh(), self.reach)
         output = self.state[..., -self.outputs :]
         error = self.blame(output, target)

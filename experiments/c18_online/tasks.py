@@ -53,7 +53,7 @@ def lorenz(steps: int) -> Task:
 
 
 def rows_of_digits(steps: int, streams: int = 8) -> Task:
-    """Eight rows of eight pixels, one row per step; the class is told at the last row only, and nothing is ever reset."""
+    """Eight rows of eight pixels, a row per step; the class is told at the last row only, and nothing is ever reset."""
     digits = load("digits")
     images = digits.train_images.reshape(-1, 8, 8) / 2
     order = torch.cat([torch.randperm(len(images), generator=torch.Generator().manual_seed(k)) for k in range(200)])
