@@ -15,9 +15,11 @@ from worldsheet.core.record import Record
 from worldsheet.dynamics import (
     AugmentedLagrangian,
     Character,
+    Courant,
     Dyadic,
     Dynamics,
     Impedance,
+    Matched,
     PredictiveCoding,
     Riccati,
     Wave,
@@ -25,7 +27,18 @@ from worldsheet.dynamics import (
 from worldsheet.engine import Stop
 from worldsheet.problem import Chain, Fields, OffersStep, ResidualLinear, Step, Topology, View
 from worldsheet.schedule import Asynchronous, Leapfrog, Schedule, Sweep, Synchronous, Wavefront, simulate
-from worldsheet.solve import Comparison, Fidelity, NotConvergedWarning, Solution, backward, calibrate, compare, relax
+from worldsheet.solve import (
+    Comparison,
+    Fidelity,
+    NotConvergedWarning,
+    Solution,
+    WaveReport,
+    backward,
+    calibrate,
+    compare,
+    relax,
+    wave_report,
+)
 from worldsheet.version import __version__
 
 __all__ = [
@@ -34,6 +47,7 @@ __all__ = [
     "Chain",
     "Character",
     "Comparison",
+    "Courant",
     "DataMissingError",
     "Dyadic",
     "Dynamics",
@@ -44,6 +58,7 @@ __all__ = [
     "InputError",
     "LayerError",
     "Leapfrog",
+    "Matched",
     "NotConvergedWarning",
     "OffersStep",
     "Outcome",
@@ -63,6 +78,7 @@ __all__ = [
     "Topology",
     "View",
     "Wave",
+    "WaveReport",
     "Wavefront",
     "WorldsheetError",
     "__version__",
@@ -72,4 +88,5 @@ __all__ = [
     "ports",
     "relax",
     "simulate",
+    "wave_report",
 ]

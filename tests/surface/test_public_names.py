@@ -16,6 +16,7 @@ NAMES = [
     "Chain",
     "Character",
     "Comparison",
+    "Courant",
     "DataMissingError",
     "Dyadic",
     "Dynamics",
@@ -26,6 +27,7 @@ NAMES = [
     "InputError",
     "LayerError",
     "Leapfrog",
+    "Matched",
     "NotConvergedWarning",
     "OffersStep",
     "Outcome",
@@ -45,6 +47,7 @@ NAMES = [
     "Topology",
     "View",
     "Wave",
+    "WaveReport",
     "Wavefront",
     "WorldsheetError",
     "__version__",
@@ -54,6 +57,7 @@ NAMES = [
     "ports",
     "relax",
     "simulate",
+    "wave_report",
 ]
 
 STOP = "Stop(max_ticks=None, tol=None, every=1)"
@@ -62,7 +66,9 @@ SIGNATURES = {
     "Leapfrog": "first=<Field.STATE: 'x'>",
     "PredictiveCoding": "rate=0.2, precision=1.0, averaged=True",
     "ResidualLinear": "width, scale, *, rectify",
-    "Wave": "speed=0.7, impedance=1.0, matching=0.8, averaged=True",
+    "Matched": "margin=1.0",
+    "Wave": "speed=1.0, impedance=Matched(margin=1.0), matching=0.8, limit=0.25, courant=<Courant.SHRINK: 'shrink'>, "
+    "averaged=True",
     "ports.Inertial": "params, lr, momentum=0.9",
     "ports.Resistive": "params, lr",
     "Asynchronous": "generator, max_delay=0",
@@ -73,7 +79,9 @@ SIGNATURES = {
     "Fields": "states, costates",
     "Fields.doubled": "self",
     "Fields.from_doubled": "climbing, descending",
-    "Record": "every=1",
+    "Fields.from_waves": "rising, falling, impedances",
+    "Fields.waves": "self, impedances",
+    "Record": "every=1, *, fields=False",
     "Schedule.table": "self, topology, ticks=None",
     "Solution.accumulate": "self",
     "Solution.gradients": "self",
@@ -87,6 +95,7 @@ SIGNATURES = {
     "backward": f"chain, x, target, dynamics=Dyadic(rate=1.0), schedule=None, stop={STOP}",
     "calibrate": "chain, x, target, dynamics",
     "compare": "chain, x, target, solution",
+    "wave_report": "chain, x, target, wave, record, rest",
     "relax": f"chain, x, target, dynamics=Dyadic(rate=1.0), schedule=None, stop={STOP}, record=None, *, initial=None, "
     "stack=True",
     "simulate": "schedule, topology",
@@ -94,9 +103,9 @@ SIGNATURES = {
 MEMBERS = {
     "Comparison": "cosine relative_error rows snr",
     "Fidelity": "cosine name relative_error snr",
-    "Fields": "costates doubled from_doubled states",
+    "Fields": "costates doubled from_doubled from_waves states waves",
     "Outcome": "converged remedy residual status ticks",
-    "Record": "add costate_residuals every state_residuals ticks",
+    "Record": "add costate_residuals every fields keep moments state_residuals ticks",
     "Solution": "accumulate caller chain costates evaluations fields gradients input_gradient loss outcome pairs pulls "
     "record states ticks",
     "Status": "BUDGET_SPENT CONVERGED DIVERGED",

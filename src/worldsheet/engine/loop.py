@@ -1,11 +1,11 @@
 """The one loop over ticks."""
 
 from itertools import islice
-from math import isnan
+from math import isnan, nan
 
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.record import Record
-from worldsheet.engine.base import Engine
+from worldsheet.engine.base import Engine, Residual
 from worldsheet.engine.stopping import Stop
 from worldsheet.schedule import Schedule
 
@@ -23,7 +23,7 @@ def run(engine: Engine, schedule: Schedule, stop: Stop, record: Record | None = 
     if tol is None and exact is None and stop.max_ticks is None:
         tol = engine.dynamics.tolerance(engine.precision)
     _take(record, engine, 0)
-    done = 0
+    done, growth = 0, _Growth()
     for tick in islice(schedule.ticks(engine.topology), budget):
         for phase in tick:
             engine.fire(phase)
@@ -34,13 +34,28 @@ def run(engine: Engine, schedule: Schedule, stop: Stop, record: Record | None = 
         if done == exact:
             return Outcome(Status.CONVERGED, done)
         if tol is not None and done % stop.every == 0:
-            residual = engine.residual().relative
-            if residual <= tol or isnan(residual):
-                return _measured(done, residual, tol)
+            measured = engine.residual()
+            if measured.relative <= tol or isnan(measured.relative) or growth.runs_away(measured):
+                return _measured(done, nan if growth.without_bound else measured.relative, tol)
     if exact is not None:
         remedy = f"this schedule is exact after {exact} ticks: raise max_ticks"
         return Outcome(Status.BUDGET_SPENT, done, None, remedy)
     return _measured(done, engine.residual().relative, tol)
+
+
+class _Growth:
+    """Whether residuals grow without bound, long before they overflow."""
+
+    def __init__(self) -> None:
+        self._first = 0.0
+        self.without_bound = False
+
+    def runs_away(self, residual: Residual) -> bool:
+        """Whether some residual is a trillion times the largest of the first measurement that was not zero."""
+        largest = float(max(residual.states.max(), residual.costates.max()))
+        self._first = self._first or largest
+        self.without_bound = largest > 1e12 * self._first
+        return self.without_bound
 
 
 def _budget(engine: Engine, stop: Stop, exact: int | None) -> int:
@@ -51,7 +66,10 @@ def _budget(engine: Engine, stop: Stop, exact: int | None) -> int:
 
 def _measured(ticks: int, residual: float, tol: float | None) -> Outcome:
     if isnan(residual):
-        remedy = "the fields overflowed; use a rate closer to 1, or scale inputs, weights or loss down"
+        remedy = (
+            "the fields grow without bound: the step is beyond the stability limit of these layers, for waves the "
+            "Courant limit; use a rate closer to 1 or a lower speed, or scale inputs, weights or loss down"
+        )
         return Outcome(Status.DIVERGED, ticks, residual, remedy)
     if tol is not None and residual <= tol:
         return Outcome(Status.CONVERGED, ticks, residual)
@@ -62,3 +80,5 @@ def _take(record: Record | None, engine: Engine, tick: int) -> None:
     if record is not None and tick % record.every == 0:
         residual = engine.residual()
         record.add(tick, residual.states, residual.costates)
+        if record.fields:
+            record.keep(engine.fields.states, engine.fields.costates)

@@ -5,5 +5,17 @@ from worldsheet.solve.calibrate import calibrate
 from worldsheet.solve.compare import Comparison, Fidelity, compare
 from worldsheet.solve.relax import relax
 from worldsheet.solve.solution import Solution
+from worldsheet.solve.waves import WaveReport, wave_report
 
-__all__ = ["Comparison", "Fidelity", "NotConvergedWarning", "Solution", "backward", "calibrate", "compare", "relax"]
+__all__ = [
+    "Comparison",
+    "Fidelity",
+    "NotConvergedWarning",
+    "Solution",
+    "WaveReport",
+    "backward",
+    "calibrate",
+    "compare",
+    "relax",
+    "wave_report",
+]
