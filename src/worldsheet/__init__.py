@@ -2,6 +2,7 @@
 
 from worldsheet import control
 from worldsheet import port as ports
+from worldsheet import streaming
 from worldsheet.core.errors import (
     DataMissingError,
     InputError,
@@ -110,4 +111,5 @@ __all__ = [
     "relax",
     "residual_mlp",
     "simulate",
+    "streaming",
 ]
