@@ -1,5 +1,6 @@
 """worldsheet: train networks and solve control problems with local waves instead of a backward pass."""
 
+from worldsheet import control, streaming
 from worldsheet import port as ports
 from worldsheet.core.errors import (
     DataMissingError,
@@ -20,14 +21,28 @@ from worldsheet.dynamics import (
     Dynamics,
     Impedance,
     Matched,
+    Prediction,
     PredictiveCoding,
     Riccati,
     Wave,
 )
 from worldsheet.engine import Stop
-from worldsheet.problem import Chain, Fields, OffersStep, ResidualLinear, Step, Topology, View
-from worldsheet.schedule import Asynchronous, Leapfrog, Schedule, Sweep, Synchronous, Wavefront, simulate
+from worldsheet.pipeline import Current, Pipeline, Plan, Predicted, Stashed
+from worldsheet.problem import (
+    Chain,
+    Fields,
+    Nonlinearity,
+    OffersStep,
+    ResidualLinear,
+    ScaledLinear,
+    Step,
+    Topology,
+    View,
+    residual_mlp,
+)
+from worldsheet.schedule import Asynchronous, CreditFront, Leapfrog, Schedule, Sweep, Synchronous, Wavefront, simulate
 from worldsheet.solve import (
+    Centred,
     Comparison,
     Fidelity,
     NotConvergedWarning,
@@ -35,6 +50,7 @@ from worldsheet.solve import (
     WaveReport,
     backward,
     calibrate,
+    centred,
     compare,
     relax,
     wave_report,
@@ -44,10 +60,13 @@ from worldsheet.version import __version__
 __all__ = [
     "Asynchronous",
     "AugmentedLagrangian",
+    "Centred",
     "Chain",
     "Character",
     "Comparison",
     "Courant",
+    "CreditFront",
+    "Current",
     "DataMissingError",
     "Dyadic",
     "Dynamics",
@@ -59,17 +78,24 @@ __all__ = [
     "LayerError",
     "Leapfrog",
     "Matched",
+    "Nonlinearity",
     "NotConvergedWarning",
     "OffersStep",
     "Outcome",
+    "Pipeline",
+    "Plan",
+    "Predicted",
+    "Prediction",
     "PredictiveCoding",
     "Record",
     "RelaxationError",
     "ResidualLinear",
     "Riccati",
     "RunFolderError",
+    "ScaledLinear",
     "Schedule",
     "Solution",
+    "Stashed",
     "Status",
     "Step",
     "Stop",
@@ -84,9 +110,13 @@ __all__ = [
     "__version__",
     "backward",
     "calibrate",
+    "centred",
     "compare",
+    "control",
     "ports",
     "relax",
+    "residual_mlp",
     "simulate",
+    "streaming",
     "wave_report",
 ]

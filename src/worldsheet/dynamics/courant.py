@@ -22,7 +22,7 @@ class Courant(Enum):
 def courant_limit(linearised: Linearised, impedances: Sequence[float], matching: float) -> float:
     """The speed c at which a wave of these impedances stops being stable, times 1/`SAFETY`.
 
-        (γ + ν)²‖K‖² + 2 ν z_L k = 4,     K = Z^{-½}(1 − N)Z^{½},  γ = c cos φ,  ν = c sin φ           (15)
+        (γ + ν)²‖K‖² + 2 ν z_L k = 4,     K = Z^{-½}(1 − N)Z^{½},  γ = c cos φ,  ν = c sin φ           (W4)
 
     k is the cost's largest curvature. Exact for the lossless wave, ν‖K‖ < 2; sufficient with matching, where K is as if
     it were normal. Perfectly matched, K is triangular and the limit is 2.

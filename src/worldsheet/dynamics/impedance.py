@@ -31,7 +31,7 @@ class Impedance(ABC):
 class Matched(Impedance):
     """Impedances that fit the output's cost and transform through layers that amplify.
 
-        z_L = 1/k,     z_p = z_l / max(1, margin·‖J_l‖²_F/n_l)                                        (13)
+        z_L = 1/k,     z_p = z_l / max(1, margin·‖J_l‖²_F/n_l)                                        (W2)
 
     k is the largest curvature of the cost, so that the output reflects nothing of its stiffest direction: its factor is
     (1 − zk)/(1 + zk). A linear layer is a transformer: the best scalars on its two sides are z_l = z_p ‖J_l‖²_F/n_l. A
@@ -40,7 +40,7 @@ class Matched(Impedance):
     curvature counts as k = 1/B.
 
     Args:
-        margin: factor on the gains. Above the largest ‖J_l‖²·n_l/‖J_l‖²_F direct coupling loses energy (14) in every
+        margin: factor on the gains. Above the largest ‖J_l‖²·n_l/‖J_l‖²_F direct coupling loses energy (W3) in every
             layer; the range of impedances, and with it rounding, grows as margin to the power L.
 
     Raises:
@@ -55,7 +55,7 @@ class Matched(Impedance):
             raise InputError(f"Matched(margin={self.margin})", "a positive factor", "leave margin out")
 
     def profile(self, linearised: Linearised) -> tuple[float, ...]:
-        """(13), from the output down."""
+        """(W2), from the output down."""
         output = linearised.states[-1]
         curvature = largest_eigenvalue(lambda v: (linearised.curved(v[0]),), (output,))
         top = 1 / curvature if curvature > 0 else float(output.shape[0] if output.dim() else 1)

@@ -37,7 +37,7 @@ class Wave(Dynamics):
     ticks (some 3 L with the defaults). A linear wave, limit = ∞, may not: see docs/theory.md.
 
     Cost per tick and site: one evaluation and one pull-back. Stable for γ(1 + limit) < 2, without a limiter below the
-    Courant limit (15).
+    Courant limit (W4).
 
     Args:
         speed: c, in layers per tick.
@@ -84,7 +84,9 @@ class Wave(Dynamics):
     @property
     def character(self) -> Character:
         """States first."""
-        return Character(leads=Field.STATE)
+        return Character(
+            leads=Field.STATE, cure="lower the speed below the Courant limit of these layers, or set a limit"
+        )
 
     def start(self, outputs: Sequence[Elsewhere]) -> Fields:
         """Silence.

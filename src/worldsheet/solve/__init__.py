@@ -1,13 +1,15 @@
-"""The verbs: relax, backward, calibrate, compare."""
+"""The verbs: relax, centred, backward, calibrate, compare."""
 
 from worldsheet.solve.backward import NotConvergedWarning, backward
 from worldsheet.solve.calibrate import calibrate
+from worldsheet.solve.centred import Centred, centred
 from worldsheet.solve.compare import Comparison, Fidelity, compare
 from worldsheet.solve.relax import relax
 from worldsheet.solve.solution import Solution
 from worldsheet.solve.waves import WaveReport, wave_report
 
 __all__ = [
+    "Centred",
     "Comparison",
     "Fidelity",
     "NotConvergedWarning",
@@ -15,6 +17,7 @@ __all__ = [
     "WaveReport",
     "backward",
     "calibrate",
+    "centred",
     "compare",
     "relax",
     "wave_report",

@@ -26,7 +26,7 @@ class WaveReport:
     −(at_output[t] + Σ_l absorbed[t, l]). The clamped input reflects everything and absorbs nothing.
 
     Attributes:
-        energy: ½(‖δx_l‖²/z_l + z_l‖δλ_l‖²) − ½ ν δλ_lᵀδr_l per site, shape (T + 1, L) (16).
+        energy: ½(‖δx_l‖²/z_l + z_l‖δλ_l‖²) − ½ ν δλ_lᵀδr_l per site, shape (T + 1, L) (W5).
         at_output: what the cost takes up in each tick, shape (T,).
         absorbed: what matching takes up, less what nonlinear layers and the limiter feed, shape (T, L).
         reflected: ‖p − (z_l/z_m) J_mᵀJ_m p‖²/4z_l for p = δx_l and the layers m above, with z_L∇²C at the output: the
@@ -101,7 +101,7 @@ class _Line:
         self._crossing = crossing
 
     def energy(self, deviation: Fields) -> Tensor:
-        """(16), which the lossless leapfrog keeps to rounding."""
+        """(W5), which the lossless leapfrog keeps to rounding."""
         residuals = _difference(self._jacobians.ahead(deviation.states), deviation.states)
         rows = zip(self._z, deviation.states, deviation.costates, residuals, strict=True)
         found = [(_dot(x, x) / z + z * _dot(c, c) - self._crossing * _dot(c, r)) / 2 for z, x, c, r in rows]

@@ -10,12 +10,13 @@ import torch
 import typer
 from rich.console import Console
 
-from worldsheet.app.bench.machine import Machine, this_machine
+from worldsheet.app.bench.control import control
 from worldsheet.app.bench.measure import Plan, measure
 from worldsheet.app.bench.models import CASES, Case
 from worldsheet.app.bench.results import Result
 from worldsheet.app.bench.tables import tables
 from worldsheet.app.choices import choose
+from worldsheet.app.machine import Machine, this_machine
 from worldsheet.core.errors import InputError
 
 # Wide enough for the tables where there is no terminal to ask, as in a pipe or a log.
@@ -27,6 +28,9 @@ bench = typer.Typer(help="Measure beside autograd.", no_args_is_help=True)
 @bench.callback()
 def _bench() -> None:
     """Measure beside autograd."""
+
+
+bench.command()(control)
 
 
 @bench.command()
