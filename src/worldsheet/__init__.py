@@ -1,6 +1,8 @@
 """worldsheet: train networks and solve control problems with local waves instead of a backward pass."""
 
+from worldsheet import control
 from worldsheet import port as ports
+from worldsheet import streaming
 from worldsheet.core.errors import (
     DataMissingError,
     InputError,
@@ -104,8 +106,10 @@ __all__ = [
     "calibrate",
     "centred",
     "compare",
+    "control",
     "ports",
     "relax",
     "residual_mlp",
     "simulate",
+    "streaming",
 ]

@@ -62,10 +62,12 @@ NAMES = [
     "calibrate",
     "centred",
     "compare",
+    "control",
     "ports",
     "relax",
     "residual_mlp",
     "simulate",
+    "streaming",
 ]
 
 STOP = "Stop(max_ticks=None, tol=None, every=1, arrival=False)"
@@ -121,6 +123,8 @@ MEMBERS = {
     "record states ticks",
     "Status": "ARRIVED BUDGET_SPENT CONVERGED DIVERGED",
     "Stop": "arrival every max_ticks tol",
+    "Status": "BUDGET_SPENT CONVERGED DIVERGED ENDED STOPPED",
+    "Stop": "every max_ticks tol",
     "View": "at_output costate costate_residual credit own prediction pulled samples state state_residual",
 }
 
@@ -178,7 +182,8 @@ def test_every_public_thing_is_explained() -> None:
 
 
 def test_every_public_name_says_where_it_lives() -> None:
-    homes = {name: reach(name).__module__ for name in ws.__all__ if name not in ("__version__", "ports")}
+    homes = {name: reach(name).__module__ for name in ws.__all__ if name not in ("__version__", "control", "ports")}
+    homes = {name: reach(name).__module__ for name in ws.__all__ if name not in ("__version__", "ports", "streaming")}
     assert all(home.startswith("worldsheet.") for home in homes.values()), homes
 
 

@@ -10,6 +10,7 @@ from worldsheet.core.errors import InputError
 from worldsheet.core.field import Field
 from worldsheet.core.shapes import Costate, Elsewhere, State
 from worldsheet.dynamics.base import Character, Dynamics, zeros_like
+from worldsheet.dynamics.coefficients import Coefficients, Mix
 from worldsheet.dynamics.descent import CURE, estimated_rate, number, refuse_not_positive, samples_of
 from worldsheet.problem import Fields, Linearised, View
 
@@ -131,6 +132,14 @@ class PredictiveCoding(Dynamics):
         if not self.automatic:
             return self
         return replace(self, rate=estimated_rate(linearised, self.precision, self.averaged, self.nudge))
+
+    def coefficients(self, samples: int) -> Coefficients:
+        """x += η (e − p), λ = e, e = ρ r; with fixed prediction λ += η (p − λ), e = λ."""
+        if self._fixed:
+            return Coefficients(Mix(), Mix(costate=-self._rate, pulled=self._rate), Mix(costate=1.0))
+        count = self._strength * (samples if self.averaged else 1)
+        step, credit = self._rate * count, Mix(residual=self.precision / count)
+        return Coefficients(Mix(credit=step, pulled=-step), Mix(costate=-1.0, credit=1.0), credit)
 
     @property
     def settles_at_once(self) -> bool:
