@@ -2,6 +2,7 @@
 
 from worldsheet import control
 from worldsheet import port as ports
+from worldsheet import streaming
 from worldsheet.core.errors import (
     DataMissingError,
     InputError,
@@ -19,22 +20,49 @@ from worldsheet.dynamics import (
     Dyadic,
     Dynamics,
     Impedance,
+    Prediction,
     PredictiveCoding,
     Riccati,
     Wave,
 )
 from worldsheet.engine import Stop
-from worldsheet.problem import Chain, Fields, OffersStep, ResidualLinear, Step, Topology, View
-from worldsheet.schedule import Asynchronous, Leapfrog, Schedule, Sweep, Synchronous, Wavefront, simulate
-from worldsheet.solve import Comparison, Fidelity, NotConvergedWarning, Solution, backward, calibrate, compare, relax
+from worldsheet.pipeline import Current, Pipeline, Plan, Predicted, Stashed
+from worldsheet.problem import (
+    Chain,
+    Fields,
+    Nonlinearity,
+    OffersStep,
+    ResidualLinear,
+    ScaledLinear,
+    Step,
+    Topology,
+    View,
+    residual_mlp,
+)
+from worldsheet.schedule import Asynchronous, CreditFront, Leapfrog, Schedule, Sweep, Synchronous, Wavefront, simulate
+from worldsheet.solve import (
+    Centred,
+    Comparison,
+    Fidelity,
+    NotConvergedWarning,
+    Solution,
+    backward,
+    calibrate,
+    centred,
+    compare,
+    relax,
+)
 from worldsheet.version import __version__
 
 __all__ = [
     "Asynchronous",
     "AugmentedLagrangian",
+    "Centred",
     "Chain",
     "Character",
     "Comparison",
+    "CreditFront",
+    "Current",
     "DataMissingError",
     "Dyadic",
     "Dynamics",
@@ -45,17 +73,24 @@ __all__ = [
     "InputError",
     "LayerError",
     "Leapfrog",
+    "Nonlinearity",
     "NotConvergedWarning",
     "OffersStep",
     "Outcome",
+    "Pipeline",
+    "Plan",
+    "Predicted",
+    "Prediction",
     "PredictiveCoding",
     "Record",
     "RelaxationError",
     "ResidualLinear",
     "Riccati",
     "RunFolderError",
+    "ScaledLinear",
     "Schedule",
     "Solution",
+    "Stashed",
     "Status",
     "Step",
     "Stop",
@@ -69,9 +104,12 @@ __all__ = [
     "__version__",
     "backward",
     "calibrate",
+    "centred",
     "compare",
     "control",
     "ports",
     "relax",
+    "residual_mlp",
     "simulate",
+    "streaming",
 ]

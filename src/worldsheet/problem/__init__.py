@@ -2,11 +2,13 @@
 
 from worldsheet.problem.caller import Caller
 from worldsheet.problem.chain import Chain
-from worldsheet.problem.evaluation import Evaluation, Pull, Recorded, Stepwise
+from worldsheet.problem.costs import Cost, HalfSquares, OffersCost
+from worldsheet.problem.evaluation import Evaluation, Priced, Pull, Recorded, Stepwise
 from worldsheet.problem.fields import Fields
 from worldsheet.problem.layer import Traits
 from worldsheet.problem.linearised import Linearised, Sites, linearise
-from worldsheet.problem.residual import ResidualLinear
+from worldsheet.problem.residual import Nonlinearity, ResidualLinear, ScaledLinear, residual_mlp
+from worldsheet.problem.stacks import Stack
 from worldsheet.problem.steps import OffersStep, Step
 from worldsheet.problem.topology import Topology
 from worldsheet.problem.view import View
@@ -14,18 +16,26 @@ from worldsheet.problem.view import View
 __all__ = [
     "Caller",
     "Chain",
+    "Cost",
     "Evaluation",
     "Fields",
+    "HalfSquares",
     "Linearised",
+    "Nonlinearity",
+    "OffersCost",
     "OffersStep",
+    "Priced",
     "Pull",
     "Recorded",
     "ResidualLinear",
+    "ScaledLinear",
     "Sites",
+    "Stack",
     "Step",
     "Stepwise",
     "Topology",
     "Traits",
     "View",
     "linearise",
+    "residual_mlp",
 ]
