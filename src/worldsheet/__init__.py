@@ -1,8 +1,7 @@
 """worldsheet: train networks and solve control problems with local waves instead of a backward pass."""
 
-from worldsheet import control
+from worldsheet import control, streaming
 from worldsheet import port as ports
-from worldsheet import streaming
 from worldsheet.core.errors import (
     DataMissingError,
     InputError,

@@ -45,7 +45,7 @@ class Scatterer:
 
     @property
     def ahead(self) -> Tensor:
-        """b."""
+        """B."""
         return self.packed[..., 2 * self._size : 2 * self._size + 1]
 
     @property
@@ -60,7 +60,7 @@ class Scatterer:
 
     @property
     def back(self) -> Tensor:
-        """j."""
+        """J."""
         return self.packed[..., -1:]
 
 
@@ -120,10 +120,10 @@ def matched_by_scattering(local: Quadratic) -> Matched:
     slope = local.slope.reshape(*hessian.shape[:2], 1).baddbmm(transition.mT, arriving)
     gains, push, convex = control_law(hessian, slope[..., 0], size)
     return Matched(
-        impedance.unflatten(0, (stages + 1, batch)),
-        whole.back[..., 0].unflatten(0, (stages + 1, batch)),
-        gains.unflatten(0, (stages, batch)),
-        push.unflatten(0, (stages, batch)),
+        impedance.view(stages + 1, batch, size, size),
+        whole.back.reshape(stages + 1, batch, size),
+        gains.view(stages, batch, *gains.shape[1:]),
+        push.view(stages, batch, *push.shape[1:]),
         convex.reshape(stages, batch).all(0),
     )
 
@@ -139,7 +139,7 @@ def rollout_by_scattering(closed: Tensor, drift: Tensor, start: Tensor) -> Tenso
         whole[..., size] += maps[stride:, :, size]
         maps = torch.cat((maps[:stride], whole))
         stride *= 2
-    maps = maps.unflatten(0, (stages, -1))
+    maps = maps.view(stages, -1, size, size + 1)
     states = (maps[..., :size] @ start[..., None])[..., 0] + maps[..., size]
     return torch.cat((start[None], states))
 
