@@ -25,7 +25,17 @@ from worldsheet.dynamics import (
 from worldsheet.engine import Stop
 from worldsheet.problem import Chain, Fields, OffersStep, ResidualLinear, Step, Topology, View
 from worldsheet.schedule import Asynchronous, Leapfrog, Schedule, Sweep, Synchronous, Wavefront, simulate
-from worldsheet.solve import Comparison, Fidelity, NotConvergedWarning, Solution, backward, compare, relax
+from worldsheet.solve import (
+    Comparison,
+    Fidelity,
+    Held,
+    NotConvergedWarning,
+    Solution,
+    backward,
+    compare,
+    relax,
+    unlocked,
+)
 from worldsheet.version import __version__
 
 __all__ = [
@@ -40,6 +50,7 @@ __all__ = [
     "Fidelity",
     "Field",
     "Fields",
+    "Held",
     "Impedance",
     "InputError",
     "LayerError",
@@ -71,4 +82,5 @@ __all__ = [
     "ports",
     "relax",
     "simulate",
+    "unlocked",
 ]

@@ -22,6 +22,7 @@ NAMES = [
     "Fidelity",
     "Field",
     "Fields",
+    "Held",
     "Impedance",
     "InputError",
     "LayerError",
@@ -53,6 +54,7 @@ NAMES = [
     "ports",
     "relax",
     "simulate",
+    "unlocked",
 ]
 
 STOP = "Stop(max_ticks=None, tol=None, every=1)"
@@ -64,6 +66,7 @@ SIGNATURES = {
     "Wave": "speed=0.7, impedance=1.0, matching=0.8, averaged=True",
     "ports.Inertial": "params, lr, momentum=0.9",
     "ports.Resistive": "params, lr",
+    "ports.per_tick": "port, ticks",
     "Asynchronous": "generator, max_delay=0",
     "Chain": "module, loss, *, flatten=False",
     "Chain.named_parameters": "self",
@@ -88,11 +91,14 @@ SIGNATURES = {
     "relax": f"chain, x, target, dynamics=Dyadic(rate=1.0), schedule=None, stop={STOP}, record=None, *, initial=None, "
     "stack=True",
     "simulate": "schedule, topology",
+    "unlocked": "chain, x, target, port, dynamics=Dyadic(rate=1.0), ticks=None, schedule=None, *, record=None, "
+    "initial=None",
 }
 MEMBERS = {
     "Comparison": "cosine relative_error rows snr",
     "Fidelity": "cosine name relative_error snr",
     "Fields": "costates doubled from_doubled states",
+    "Held": "fields loss outcome record ticks",
     "Outcome": "converged remedy residual status ticks",
     "Record": "add costate_residuals every state_residuals ticks",
     "Solution": "accumulate caller chain costates evaluations fields gradients input_gradient loss outcome pairs pulls "

@@ -4,12 +4,11 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
-from torch.nn.parameter import Parameter
 
 from worldsheet.core.field import Field
 from worldsheet.core.shapes import Costate, Point, State
 from worldsheet.dynamics import Dynamics
-from worldsheet.engine.base import Engine, Residual
+from worldsheet.engine.base import Efforts, Engine, Residual
 from worldsheet.engine.measure import norms, residual_of, start_fields
 from worldsheet.engine.messages import Messages
 from worldsheet.engine.sheet import Sheet, held
@@ -123,17 +122,22 @@ class Block(Engine):
         views = [_SiteView(self, site, Firing(site, Field.STATE), 0) for site in self.chain.topology.sites]
         return residual_of(self.dynamics, views, norms)
 
-    def efforts(self) -> list[tuple[Parameter, Tensor | None]]:
-        """∂𝓛/∂θ (4) of every parameter of every layer, an entry per use; None where it was not used."""
-        found: list[tuple[Parameter, Tensor | None]] = []
+    def efforts(self, *, keep: bool = False) -> Efforts:
+        """See `Engine.efforts`."""
+        found: Efforts = []
         for layer in range(1, self.caller.head + 1):
             parameters = self.caller.traits[layer - 1].parameters
             if layer in self._cut:
                 continue
             if parameters and layer not in self._efforts:
-                self._pull(layer, Firing(layer, Field.COSTATE, last=True))
+                self._pull(layer, Firing(layer, Field.COSTATE, last=True), keep=keep)
             found += zip(parameters, self._efforts.get(layer, ()), strict=bool(parameters))
         return found
+
+    def renew(self) -> None:
+        """See `Engine.renew`."""
+        self.messages.renew()
+        self._efforts.clear()
 
     def input_gradient(self) -> Tensor | None:
         """Jᵀλ pulled back to the input, which is clamped and so has no costate; None unless x requires grad."""
@@ -154,9 +158,9 @@ class Block(Engine):
         view = _SiteView(self, firing.site, firing, 0)
         return self.dynamics.state(view) if firing.field is Field.STATE else self.dynamics.costate(view)
 
-    def _pull(self, layer: int, firing: Firing) -> Pull:
+    def _pull(self, layer: int, firing: Firing, *, keep: bool = False) -> Pull:
         points = self.points(layer, firing.point_age)
-        pull = self.messages.pull(layer, points, self.credit(layer, firing), last=firing.last)
+        pull = self.messages.pull(layer, points, self.credit(layer, firing), last=firing.last, keep=keep)
         if pull.efforts is not None:
             self._efforts[layer] = pull.efforts
         return pull

@@ -2,6 +2,7 @@
 
 from worldsheet.port.base import Port
 from worldsheet.port.inertial import Inertial
+from worldsheet.port.pace import per_tick
 from worldsheet.port.resistive import Resistive
 
-__all__ = ["Inertial", "Port", "Resistive"]
+__all__ = ["Inertial", "Port", "Resistive", "per_tick"]
