@@ -1,6 +1,7 @@
-"""The verbs: relax, backward, compare."""
+"""The verbs: relax, backward, calibrate, compare, unlocked."""
 
 from worldsheet.solve.backward import NotConvergedWarning, backward
+from worldsheet.solve.calibrate import calibrate
 from worldsheet.solve.compare import Comparison, Fidelity, compare
 from worldsheet.solve.relax import relax
 from worldsheet.solve.solution import Solution
@@ -13,6 +14,7 @@ __all__ = [
     "NotConvergedWarning",
     "Solution",
     "backward",
+    "calibrate",
     "compare",
     "relax",
     "unlocked",

@@ -15,6 +15,7 @@ from worldsheet.dynamics import Dyadic, Dynamics
 from worldsheet.engine import Efforts, Stop, engine_for, run
 from worldsheet.problem import Chain, Fields
 from worldsheet.schedule import Leapfrog, Schedule, Synchronous
+from worldsheet.solve.calibrate import calibrate
 from worldsheet.solve.door import check_finite, check_input, is_finite
 from worldsheet.solve.gradients import accumulate, sum_uses
 
@@ -85,6 +86,7 @@ def unlocked(  # noqa: PLR0913  the public signature, in the order of decreasing
     """
     check_input(x)
     check_finite(chain, x)
+    dynamics = calibrate(chain, x, target, dynamics)
     ticks = 4 * chain.topology.depth if ticks is None else ticks
     schedule = _schedule_for(dynamics, schedule)
     moved = _moved(chain, port, ticks)
