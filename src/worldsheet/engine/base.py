@@ -1,7 +1,7 @@
 """What the loop and the verbs need of an engine."""
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from torch import Tensor
 from torch.nn.parameter import Parameter
@@ -10,9 +10,6 @@ from worldsheet.core.shapes import Residuals
 from worldsheet.dynamics import Dynamics
 from worldsheet.problem import Caller, Chain, Fields, Topology
 from worldsheet.schedule import Phase
-
-Efforts: TypeAlias = list[tuple[Parameter, Tensor | None]]
-"""Parameters with their efforts, an entry per use; None where it was not used."""
 
 
 class Residual(NamedTuple):
@@ -76,16 +73,8 @@ class Engine(ABC):
         """Measure every site with the messages of this moment."""
 
     @abstractmethod
-    def efforts(self, *, keep: bool = False) -> Efforts:
-        """∂𝓛/∂θ (4) of every parameter of every layer, an entry per use; None where it was not used.
-
-        Args:
-            keep: whether these points will be read again, so that what was saved for them must stay.
-        """
-
-    @abstractmethod
-    def renew(self) -> None:
-        """Forget all messages: parameters have moved since they were made."""
+    def efforts(self) -> list[tuple[Parameter, Tensor | None]]:
+        """∂𝓛/∂θ (4) of every parameter of every layer, an entry per use; None where it was not used."""
 
     @abstractmethod
     def input_gradient(self) -> Tensor | None:

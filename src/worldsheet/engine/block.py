@@ -5,11 +5,12 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import Parameter
 
 from worldsheet.core.field import Field
 from worldsheet.core.shapes import Costate, Point, State
 from worldsheet.dynamics import Dynamics
-from worldsheet.engine.base import Efforts, Engine, Residual
+from worldsheet.engine.base import Engine, Residual
 from worldsheet.engine.measure import norms, residual_of, start_fields
 from worldsheet.engine.messages import Messages
 from worldsheet.engine.sheet import Sheet, held
@@ -123,9 +124,13 @@ class Block(Engine):
         views = [_SiteView(self, site, Firing(site, Field.STATE), 0) for site in self.chain.topology.sites]
         return residual_of(self.dynamics, views, norms)
 
-    def efforts(self, *, keep: bool = False) -> Efforts:
-        """See `Engine.efforts`."""
-        found: Efforts = []
+    def efforts(self, *, keep: bool = False) -> list[tuple[Parameter, Tensor | None]]:
+        """∂𝓛/∂θ (4) of every parameter of every layer, an entry per use; None where it was not used.
+
+        Args:
+            keep: whether these points will be read again, so that what was saved for them must stay.
+        """
+        found: list[tuple[Parameter, Tensor | None]] = []
         for layer in range(1, self.caller.head + 1):
             parameters = self.caller.traits[layer - 1].parameters
             if layer in self._cut:
@@ -136,7 +141,7 @@ class Block(Engine):
         return found
 
     def renew(self) -> None:
-        """See `Engine.renew`."""
+        """Forget all messages: parameters have moved since they were made."""
         self.messages.renew()
         self._efforts.clear()
 

@@ -1,32 +1,27 @@
 """The one loop over ticks."""
 
-from collections.abc import Callable
 from itertools import islice
 from math import isnan, nan
-from typing import TypeAlias
 
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.record import Record
-from worldsheet.engine.base import Efforts, Engine
+from worldsheet.engine.base import Engine
+from worldsheet.engine.motion import Motion
 from worldsheet.engine.stopping import Stop
 from worldsheet.schedule import Schedule
 
-Move: TypeAlias = Callable[[Efforts], bool]
-"""Moves parameters by their efforts; False, and nothing moved, if an effort is not finite."""
-
 
 def run(
-    engine: Engine, schedule: Schedule, stop: Stop, record: Record | None = None, move: Move | None = None
+    engine: Engine, schedule: Schedule, stop: Stop, record: Record | None = None, motion: Motion | None = None
 ) -> Outcome:
     """Move a block tick by tick until it has settled, its budget is spent or it diverges.
 
     A dynamics that settles at once is stopped when its schedule is exact, without measuring anything; otherwise the
-    residual is measured as `stop` says, and once at the end. Where parameters move too, nothing ever settles: they read
-    their efforts at the moment at which the fields read their messages, move when the fields have moved, and the
+    residual is measured as `stop` says, and once at the end. Where parameters move too nothing ever settles, and the
     budget ends it.
     """
     topology = engine.chain.topology
-    exact = schedule.settles_after(topology) if engine.dynamics.settles_at_once and move is None else None
+    exact = schedule.settles_after(topology) if engine.dynamics.settles_at_once and motion is None else None
     budget = _budget(engine, stop, exact)
     tol = None if schedule.once else stop.tol  # a site that moves once has no residual before it has moved
     if tol is None and exact is None and stop.max_ticks is None:
@@ -34,15 +29,14 @@ def run(
     _take(record, engine, 0)
     done = 0
     for tick in islice(schedule.ticks(engine.topology), budget):
-        efforts = [] if move is None else engine.efforts(keep=True)
+        if motion is not None:
+            motion.read()
         for phase in tick:
             engine.fire(phase)
         engine.close_tick()
         done += 1
-        if move is not None:
-            if not move(efforts):
-                return _measured(done, nan, tol)
-            engine.renew()
+        if motion is not None and not motion.move():
+            return _measured(done, nan, tol)
         if record is not None:
             _take(record, engine, done)
         if done == exact:
@@ -54,7 +48,7 @@ def run(
     if exact is not None:
         remedy = f"this schedule is exact after {exact} ticks: raise max_ticks"
         return Outcome(Status.BUDGET_SPENT, done, None, remedy)
-    if move is not None:
+    if motion is not None:
         return Outcome(Status.BUDGET_SPENT, done)
     return _measured(done, engine.residual().relative, tol)
 

@@ -5,11 +5,12 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import Parameter
 
 from worldsheet.core.field import Field
 from worldsheet.core.shapes import Costate, Elsewhere, Point, Residuals, State
 from worldsheet.dynamics import Dynamics
-from worldsheet.engine.base import Efforts, Engine, Residual
+from worldsheet.engine.base import Engine, Residual
 from worldsheet.engine.measure import residual_of, start_fields
 from worldsheet.engine.messages import Messages
 from worldsheet.engine.runs import gathered, runs, scattered
@@ -87,22 +88,15 @@ class StackedBlock(Engine):
         """See `Engine.residual`; one norm per site."""
         return residual_of(self.dynamics, [_RunView(self, run) for run in range(len(self._runs))], self._norms)
 
-    def efforts(self, *, keep: bool = False) -> Efforts:
+    def efforts(self) -> list[tuple[Parameter, Tensor | None]]:
         """See `Engine.efforts`."""
-        found: Efforts = []
+        found: list[tuple[Parameter, Tensor | None]] = []
         for index, run in enumerate(self._runs):
             if run.parameters:
-                found += zip(run.parameters, self.pull(index, last=True, keep=keep).efforts or (), strict=True)
+                found += zip(run.parameters, self.pull(index, last=True).efforts or (), strict=True)
         if loss_parameters := self.caller.traits[-1].parameters:
-            found += zip(loss_parameters, self._pull_cost(last=True, keep=keep).efforts or (), strict=True)
+            found += zip(loss_parameters, self._pull_cost(last=True).efforts or (), strict=True)
         return found
-
-    def renew(self) -> None:
-        """See `Engine.renew`; parameters are stacked anew."""
-        self._runs = runs(self.caller.traits[:-1])
-        self._messages.renew()
-        for made in (self._evaluated, self._pulled, self._credits, self._residuals):
-            made.clear()
 
     def input_gradient(self) -> Tensor | None:
         """See `Engine.input_gradient`."""
@@ -142,11 +136,11 @@ class StackedBlock(Engine):
         self._evaluated[index] = (below, own, made)
         return made
 
-    def pull(self, index: int, *, last: bool = False, keep: bool = False) -> Pull:
+    def pull(self, index: int, *, last: bool = False) -> Pull:
         """Pull a run's credits back through its layers."""
         run, credit = self._runs[index], self.credit(index)
         if run.size == 1:
-            return self._messages.pull(run.first, [self._below(index)], credit, last=last, keep=keep)
+            return self._messages.pull(run.first, [self._below(index)], credit, last=last)
         evaluation = self.evaluation(index)
         kept = self._pulled.get(index)
         if kept is not None and kept[0] is evaluation and kept[1] is credit and (kept[2].efforts or not last):
@@ -199,10 +193,10 @@ class StackedBlock(Engine):
         own = _present(self.pull(index).inputs[0], self._states[index])
         return torch.cat([own[1:], above.unsqueeze(0)])
 
-    def _pull_cost(self, *, last: bool, keep: bool = False) -> Pull:
+    def _pull_cost(self, *, last: bool) -> Pull:
         if self._unit is None:
             self._unit = torch.ones_like(self.loss)
-        return self._messages.pull(self.caller.head, [self._output()], self._unit, last=last, keep=keep)
+        return self._messages.pull(self.caller.head, [self._output()], self._unit, last=last)
 
     def _output(self) -> State:
         last = len(self._runs) - 1

@@ -12,7 +12,7 @@ from worldsheet.core.errors import InputError
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.record import Record
 from worldsheet.dynamics import Dyadic, Dynamics
-from worldsheet.engine import Efforts, Stop, engine_for, run
+from worldsheet.engine import Block, Efforts, Motion, Stop, run
 from worldsheet.problem import Chain, Fields
 from worldsheet.schedule import Leapfrog, Schedule, Synchronous
 from worldsheet.solve.calibrate import calibrate
@@ -91,17 +91,17 @@ def unlocked(  # noqa: PLR0913  the public signature, in the order of decreasing
     schedule = _schedule_for(dynamics, schedule)
     moved = _moved(chain, port, ticks)
     with torch.no_grad():  # layers record their own graphs
-        engine = engine_for(chain, x, target, dynamics, schedule, keep=True)
-        engine.start(initial)
-        outcome = run(engine, schedule, Stop(max_ticks=ticks), record, _Movement(port, moved))
-        engine.caller.replay.settle()
+        block = Block(chain, x, target, dynamics, schedule, keep=True)
+        block.start(initial)
+        outcome = run(block, schedule, Stop(max_ticks=ticks), record, Motion(block, _Answer(port, moved)))
+        block.caller.replay.settle()
         for parameter in moved:
             parameter.grad = None
-        return Held(_advised(outcome, chain, initial), engine.loss, engine.fields, record)
+        return Held(_advised(outcome, chain, initial), block.loss, block.fields, record)
 
 
 @final
-class _Movement:
+class _Answer:
     """A port's answer to the efforts of one tick, parameter by parameter."""
 
     def __init__(self, port: torch.optim.Optimizer, moved: Iterable[Parameter]) -> None:
