@@ -24,7 +24,7 @@ from worldsheet.dynamics import (
 )
 from worldsheet.engine import Stop
 from worldsheet.problem import Chain, Fields, OffersStep, ResidualLinear, Step, Topology, View
-from worldsheet.schedule import Asynchronous, Leapfrog, Schedule, Sweep, Synchronous, Wavefront, simulate
+from worldsheet.schedule import Asynchronous, Leapfrog, Onset, Schedule, Sweep, Synchronous, Wavefront, simulate
 from worldsheet.solve import (
     Comparison,
     Fidelity,
@@ -34,6 +34,7 @@ from worldsheet.solve import (
     backward,
     calibrate,
     compare,
+    curvature,
     relax,
     unlocked,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "Leapfrog",
     "NotConvergedWarning",
     "OffersStep",
+    "Onset",
     "Outcome",
     "PredictiveCoding",
     "Record",
@@ -81,6 +83,7 @@ __all__ = [
     "backward",
     "calibrate",
     "compare",
+    "curvature",
     "ports",
     "relax",
     "simulate",

@@ -2,7 +2,8 @@
 
 from worldsheet.port.base import Port
 from worldsheet.port.inertial import Inertial
+from worldsheet.port.newton import Newton
 from worldsheet.port.pace import per_tick
 from worldsheet.port.resistive import Resistive
 
-__all__ = ["Inertial", "Port", "Resistive", "per_tick"]
+__all__ = ["Inertial", "Newton", "Port", "Resistive", "per_tick"]

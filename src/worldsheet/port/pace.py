@@ -40,6 +40,8 @@ def per_tick(port: _AnyPort, ticks: int) -> _AnyPort:
         if group.get("momentum"):
             group["lr"] /= ticks
             group["momentum"] = 1 - (1 - group["momentum"]) / ticks
+        if "memory" in group:
+            group["memory"] = 1 - (1 - group["memory"]) / ticks
         if "betas" in group:
             group["betas"] = tuple(1 - (1 - beta) / ticks for beta in group["betas"])
     return port

@@ -6,8 +6,9 @@ from worldsheet.problem.evaluation import Evaluation, Pull, Recorded, Stepwise
 from worldsheet.problem.fields import Fields
 from worldsheet.problem.layer import Traits
 from worldsheet.problem.linearised import Linearised, Sites, linearise
+from worldsheet.problem.observer import Observer
 from worldsheet.problem.residual import ResidualLinear
-from worldsheet.problem.steps import OffersStep, Step
+from worldsheet.problem.steps import Factors, OffersStep, Step
 from worldsheet.problem.topology import Topology
 from worldsheet.problem.view import View
 
@@ -15,8 +16,10 @@ __all__ = [
     "Caller",
     "Chain",
     "Evaluation",
+    "Factors",
     "Fields",
     "Linearised",
+    "Observer",
     "OffersStep",
     "Pull",
     "Recorded",

@@ -3,6 +3,7 @@
 from worldsheet.solve.backward import NotConvergedWarning, backward
 from worldsheet.solve.calibrate import calibrate
 from worldsheet.solve.compare import Comparison, Fidelity, compare
+from worldsheet.solve.curvature import curvature
 from worldsheet.solve.relax import relax
 from worldsheet.solve.solution import Solution
 from worldsheet.solve.unlocked import Held, unlocked
@@ -16,6 +17,7 @@ __all__ = [
     "backward",
     "calibrate",
     "compare",
+    "curvature",
     "relax",
     "unlocked",
 ]

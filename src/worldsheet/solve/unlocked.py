@@ -14,7 +14,7 @@ from worldsheet.core.record import Record
 from worldsheet.dynamics import Dyadic, Dynamics
 from worldsheet.engine import Block, Efforts, Motion, Stop, run
 from worldsheet.problem import Chain, Fields
-from worldsheet.schedule import Leapfrog, Schedule, Synchronous
+from worldsheet.schedule import Leapfrog, Onset, Schedule, Synchronous
 from worldsheet.solve.calibrate import calibrate
 from worldsheet.solve.door import check_finite, check_input, is_finite
 from worldsheet.solve.gradients import accumulate, sum_uses
@@ -88,7 +88,7 @@ def unlocked(  # noqa: PLR0913  the public signature, in the order of decreasing
     check_finite(chain, x)
     dynamics = calibrate(chain, x, target, dynamics)
     ticks = 4 * chain.topology.depth if ticks is None else ticks
-    schedule = _schedule_for(dynamics, schedule)
+    schedule = _schedule_for(dynamics, schedule, initial)
     moved = _moved(chain, port, ticks)
     with torch.no_grad():  # layers record their own graphs
         block = Block(chain, x, target, dynamics, schedule, keep=True)
@@ -120,9 +120,11 @@ class _Answer:
         return True
 
 
-def _schedule_for(dynamics: Dynamics, schedule: Schedule | None) -> Schedule:
+def _schedule_for(dynamics: Dynamics, schedule: Schedule | None, initial: Fields | None) -> Schedule:
+    if schedule is None and dynamics.character.leads is not None:
+        return Leapfrog(dynamics.character.leads)
     if schedule is None:
-        return Synchronous() if dynamics.character.leads is None else Leapfrog(dynamics.character.leads)
+        return Onset() if initial is None else Synchronous()
     if schedule.once:
         raise InputError(
             f"{schedule} for unlocked training",
