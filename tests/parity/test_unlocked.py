@@ -97,7 +97,9 @@ def test_every_tick_moves_all_three_fields_as_the_literal_loop_does(net: str, dy
     ours, (x, y) = networks()[net], batch()
     theirs, begun = copy.deepcopy(ours), copy.deepcopy(ours)
     made, moves = DYNAMICS[dynamics]
-    held = ws.unlocked(ws.Chain(ours, nn.functional.mse_loss), x, y, PORTS[port](ours.parameters()), made, 13)
+    schedule = ws.Leapfrog() if made.character.leads else ws.Synchronous()
+    chain = ws.Chain(ours, nn.functional.mse_loss)
+    held = ws.unlocked(chain, x, y, PORTS[port](ours.parameters()), made, 13, schedule)
     states, costates = literal(theirs, PORTS[port](theirs.parameters()), moves, 13, x, y)
     for mine, other in zip([*held.fields.states, *held.fields.costates], [*states, *costates], strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-13)
@@ -140,12 +142,32 @@ def test_carried_fields_go_on_where_they_were(dynamics: ws.Dynamics) -> None:
     two = copy.deepcopy(one)
     chains = [ws.Chain(module, nn.functional.mse_loss) for module in (one, two)]
     ports = [torch.optim.SGD(module.parameters(), 0.05) for module in (one, two)]
-    whole = ws.unlocked(chains[0], x, y, ports[0], dynamics, 12)
-    first = ws.unlocked(chains[1], x, y, ports[1], dynamics, 5)
-    second = ws.unlocked(chains[1], x, y, ports[1], dynamics, 7, initial=first.fields)
+    schedule = ws.Synchronous() if dynamics.character.leads is None else ws.Leapfrog(dynamics.character.leads)
+    whole = ws.unlocked(chains[0], x, y, ports[0], dynamics, 12, schedule)
+    first = ws.unlocked(chains[1], x, y, ports[1], dynamics, 5, schedule)
+    second = ws.unlocked(chains[1], x, y, ports[1], dynamics, 7, schedule, initial=first.fields)
     for mine, other in zip(one.parameters(), two.parameters(), strict=True):
         assert torch.equal(mine, other)
     assert torch.equal(whole.loss, second.loss)
+
+
+def test_from_silence_every_effort_is_backprops_and_arrives_when_the_front_does() -> None:
+    net, (x, y) = networks()["closed forms"], batch()
+    depth = len(net)
+    wanted = autograd(net, nn.functional.mse_loss, x, y)
+    seen: list[dict[str, Tensor]] = []
+
+    class Still(torch.optim.SGD):
+        """Looks and does not move."""
+
+        def step(self, closure: Any = None) -> None:
+            seen.append({name: parameter.grad.clone() for name, parameter in net.named_parameters()})
+
+    ws.unlocked(ws.Chain(net, nn.functional.mse_loss), x, y, Still(net.parameters(), 0.1), ticks=2 * depth + 3)
+    for tick, efforts in enumerate(seen):  # read before tick + 1
+        for name, effort in efforts.items():
+            arrived = tick >= 2 * depth - int(name.split(".")[0])
+            torch.testing.assert_close(effort, wanted[name] if arrived else torch.zeros_like(effort))
 
 
 def test_the_second_sweep_reads_backprops_gradient() -> None:
@@ -200,6 +222,18 @@ def test_rates_per_tick_leave_resistance_and_inertia_as_they_were(ticks: int) ->
     for _ in range(ticks):
         port.step()
     torch.testing.assert_close(weight.detach() - settled, -0.2 / 0.4 * weight.grad, rtol=1e-9, atol=0)
+
+
+def test_efforts_that_are_silent_for_a_while_stand_for_the_whole_batch() -> None:
+    weight = nn.Parameter(torch.zeros(1, dtype=DOUBLE))
+    for port, silent in ((ws.ports.Resistive([weight], lr=0.3), 5), (torch.optim.SGD([weight], 0.2, 0.6), 5)):
+        weight.data.zero_()
+        ws.ports.per_tick(port, 8, silent)
+        rate = 0.3 if isinstance(port, ws.ports.Resistive) else 0.2 / 0.4
+        for tick in range(300):
+            weight.grad = torch.full_like(weight, float(silent <= tick < 8))
+            port.step()
+        assert float(weight.detach()) == pytest.approx(-rate)
 
 
 def test_adams_averages_forget_as_much_in_a_batch_of_ticks_as_in_a_step() -> None:

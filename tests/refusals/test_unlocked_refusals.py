@@ -73,3 +73,9 @@ def test_time_constants_that_no_rule_covers(net: nn.Sequential, optimizer: type[
     with pytest.raises(ws.InputError) as caught:
         ws.ports.per_tick(optimizer(net.parameters()), 8)  # type: ignore[call-arg]
     assert_tells(caught.value, optimizer.__name__, "yourself")
+
+
+def test_a_batch_that_is_silent_to_its_end(net: nn.Sequential) -> None:
+    with pytest.raises(ws.InputError) as caught:
+        ws.ports.per_tick(ws.ports.Resistive(net.parameters(), lr=0.1), 6, silent=6)
+    assert_tells(caught.value, "silent=6", "more than 2D")

@@ -71,7 +71,7 @@ SIGNATURES = {
     "ports.Newton": "layers, lr=1.0, damping=0.01, memory=0.95, *, averaged=True",
     "ports.Newton.attach": "self, chain",
     "ports.Resistive": "params, lr",
-    "ports.per_tick": "port, ticks",
+    "ports.per_tick": "port, ticks, silent=0",
     "Asynchronous": "generator, max_delay=0",
     "Chain": "module, loss, *, flatten=False",
     "Chain.named_parameters": "self",

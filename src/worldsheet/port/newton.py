@@ -109,7 +109,7 @@ class Newton(Port, Observer):
         seen = {
             "inputs": inputs.t() @ inputs / len(inputs),
             "credits": credits.t() @ credits * (factors.samples if group["averaged"] else 1),
-            "weight": torch.ones(()),
+            "weight": inputs.new_ones(()),
         }
         state = self.state[layer.weight]
         for name, value in seen.items():
