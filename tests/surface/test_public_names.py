@@ -68,7 +68,7 @@ SIGNATURES = {
     "ResidualLinear": "width, scale, *, rectify",
     "Wave": "speed=0.7, impedance=1.0, matching=0.8, averaged=True",
     "ports.Inertial": "params, lr, momentum=0.9",
-    "ports.Newton": "layers, lr=1.0, damping=0.01, memory=0.95, *, averaged=True",
+    "ports.Newton": "layers, lr=1.0, damping=0.1, memory=0.95, *, averaged=True",
     "ports.Newton.attach": "self, chain",
     "ports.Resistive": "params, lr",
     "ports.per_tick": "port, ticks, silent=0",

@@ -36,7 +36,8 @@ class Newton(Port, Observer):
     Factors are seen where efforts are taken, if the relaxation is given `port.attach(chain)` instead of the chain.
     They are averaged over relaxations, and over the uses of a shared layer.
 
-    Damping d adds √d times the mean eigenvalue to either factor. The reflected power |e + Rθ̇|² is measured in the
+    Damping d is shared between the factors in proportion to their mean eigenvalues a and g: √(d a/g) is added to A and
+    √(d g/a) to G, so that R grows by about d and θ̇ stays below lr e/d. The reflected power |e + Rθ̇|² is measured in the
     metric of the damped resistance, ½ (e + Rθ̇)ᵀ R_d⁻¹ (e + Rθ̇): zero without damping.
 
     Cost per step: a Cholesky factor of each A (in + 1)² and G (out)².
@@ -44,7 +45,7 @@ class Newton(Port, Observer):
     Args:
         layers: a module whose parameters are all of `nn.Linear` and `nn.Conv2d`, several, or groups of them.
         lr: 1 is Newton's step.
-        damping: relative to the curvature itself; 0 for none.
+        damping: d, in units of curvature, loss per parameter squared; 0 for none.
         memory: how much of the old averages is kept at each relaxation; 0 uses the last one alone.
         averaged: whether the loss is a mean over the first dimension (else a sum).
 
@@ -56,13 +57,13 @@ class Newton(Port, Observer):
     """
 
     def __init__(
-        self, layers: Layers, lr: float = 1.0, damping: float = 0.01, memory: float = 0.95, *, averaged: bool = True
+        self, layers: Layers, lr: float = 1.0, damping: float = 0.1, memory: float = 0.95, *, averaged: bool = True
     ) -> None:
         if not (isfinite(damping) and damping >= 0 and 0 <= memory < 1):
             raise InputError(
                 f"Newton(damping={damping}, memory={memory})",
                 "a damping of 0 or more, and a memory of at least 0 and below 1",
-                "use damping=0.01, memory=0.95",
+                "use damping=0.1, memory=0.95",
             )
         options = {**defaults_of("Newton", lr, damping=damping, memory=memory), "averaged": averaged}
         super().__init__([_group(part) for part in _parts(layers)], options)
@@ -124,7 +125,9 @@ class Newton(Port, Observer):
                 "seen = port.attach(chain), and ws.backward(seen, x, target) in place of ws.backward(chain, …)",
             )
         curvatures = [state[factor] / state["weight"] for factor in ("inputs", "credits")]
-        roots = [_root(curvature, group["damping"], name) for curvature in curvatures]
+        means = [c.diagonal().mean().clamp_min(torch.finfo(c.dtype).tiny ** 0.25) for c in curvatures]
+        shares = [(group["damping"] * means[0] / means[1]) ** 0.5, (group["damping"] * means[1] / means[0]) ** 0.5]
+        roots = [_root(*pair, name) for pair in zip(curvatures, shares, strict=True)]
         effort = _joined(layer)
         flow = _solved(effort, roots)
         through = curvatures[1] @ flow @ curvatures[0]  # −R θ̇: what the port would need to be met with
@@ -190,21 +193,20 @@ def _joined(layer: _Layer) -> Tensor:
     return torch.cat([effort, bias.unsqueeze(1)], 1)
 
 
-def _root(curvature: Tensor, damping: float, name: str) -> Tensor:
+def _root(curvature: Tensor, damping: Tensor, name: str) -> Tensor:
     """The Cholesky factor of a damped curvature.
 
     Raises:
         InputError: it is singular.
     """
-    mean = curvature.diagonal().mean().clamp_min(torch.finfo(curvature.dtype).tiny ** 0.5)
-    damped = curvature + damping**0.5 * mean * torch.eye(len(curvature), dtype=mean.dtype, device=mean.device)
+    damped = curvature + damping * torch.eye(len(curvature), dtype=damping.dtype, device=damping.device)
     root, info = torch.linalg.cholesky_ex(damped)
     pivots = root.diagonal().square()
     if int(info) or not bool(pivots.min() > len(root) * torch.finfo(root.dtype).eps * pivots.max()):
         raise InputError(
-            f"a curvature of {name} that is singular to rounding, with damping={damping}",
+            f"a curvature of {name} that is singular to rounding, with damping {float(damping):.1e}",
             "more independent rows than columns, or some damping",
-            "use damping=0.01, larger batches, or more memory",
+            "use damping=0.1, larger batches, or more memory",
         )
     found: Tensor = root
     return found
