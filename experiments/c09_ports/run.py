@@ -71,7 +71,8 @@ def digits() -> DataSet:
 PORTS: dict[str, Any] = {
     "resistive": (ws.ports.Resistive, (0.05, 0.1, 0.2, 0.4)),
     "inertial": (ws.ports.Inertial, (0.01, 0.02, 0.05, 0.1)),
-    "newton": (partial(ws.ports.Newton, damping=0.03), (0.03, 0.1, 0.3)),
+    "newton, loss's credits": (partial(ws.ports.Newton, damping=0.03), (0.1, 0.2, 0.4)),
+    "newton, Gauss–Newton": (partial(ws.ports.Newton, damping=0.03), (0.1, 0.2, 0.4)),
 }
 
 
@@ -80,15 +81,18 @@ def curve(name: str, lr: float, epochs: int) -> dict[str, list[float]]:
     data = digits()
     torch.manual_seed(0)
     net = mlp(Blueprint(data.input_shape, 10, 4, 64, "tanh", 0.0))
-    port = PORTS[name][0](net if name == "newton" else net.parameters(), lr=lr)
+    port = PORTS[name][0](net if "newton" in name else net.parameters(), lr=lr)
     chain = ws.Chain(net, nn.CrossEntropyLoss())
-    seen = port.attach(chain) if isinstance(port, ws.ports.Newton) else chain
+    seen = port.attach(chain) if name.endswith("credits") else chain
     generator, losses, accuracies, echoes = torch.Generator().manual_seed(0), [], [], []
     for _ in range(epochs):
         order, shares = torch.randperm(len(data.train_images), generator=generator), []
         for chosen in order.split(64):
+            x, y = data.train_images[chosen], data.train_labels[chosen]
             port.zero_grad()
-            ws.backward(seen, data.train_images[chosen], data.train_labels[chosen])
+            if name.endswith("Newton"):
+                ws.curvature(chain, x, y, port)
+            ws.backward(seen, x, y)
             port.step()
             shares.append(port.reflected_power / port.incident_power)
         with torch.no_grad():
