@@ -127,8 +127,9 @@ def unlocked(case: Case, lr: float, seed: int) -> float:
     """
     net = net_of(case.course, seed)
     chain = ws.Chain(net, nn.CrossEntropyLoss())
-    silent = 0 if case.carry else min(case.ticks - 1, 3 * case.course.depth // 2)
-    port = ws.ports.per_tick(PORTS[case.port][0](net.parameters(), lr=lr), case.ticks, silent)
+    groups = [{**group, "silent": min(group["silent"], case.ticks - 1)} for group in ws.ports.by_site(chain)]
+    parameters = net.parameters() if case.carry else groups
+    port = ws.ports.per_tick(PORTS[case.port][0](parameters, lr=lr), case.ticks)
     fields = None
     for x, y in batches(case.course, seed):
         held = ws.unlocked(chain, x, y, port, DYNAMICS[case.dynamics], case.ticks, initial=fields)

@@ -1,5 +1,6 @@
 """worldsheet: train networks and solve control problems with local waves instead of a backward pass."""
 
+from worldsheet import control, streaming
 from worldsheet import port as ports
 from worldsheet.core.errors import (
     DataMissingError,
@@ -18,14 +19,38 @@ from worldsheet.dynamics import (
     Dyadic,
     Dynamics,
     Impedance,
+    Prediction,
     PredictiveCoding,
     Riccati,
     Wave,
 )
 from worldsheet.engine import Stop
-from worldsheet.problem import Chain, Fields, OffersStep, ResidualLinear, Step, Topology, View
-from worldsheet.schedule import Asynchronous, Leapfrog, Onset, Schedule, Sweep, Synchronous, Wavefront, simulate
+from worldsheet.pipeline import Current, Pipeline, Plan, Predicted, Stashed
+from worldsheet.problem import (
+    Chain,
+    Fields,
+    Nonlinearity,
+    OffersStep,
+    ResidualLinear,
+    ScaledLinear,
+    Step,
+    Topology,
+    View,
+    residual_mlp,
+)
+from worldsheet.schedule import (
+    Asynchronous,
+    CreditFront,
+    Leapfrog,
+    Onset,
+    Schedule,
+    Sweep,
+    Synchronous,
+    Wavefront,
+    simulate,
+)
 from worldsheet.solve import (
+    Centred,
     Comparison,
     Fidelity,
     Held,
@@ -33,6 +58,7 @@ from worldsheet.solve import (
     Solution,
     backward,
     calibrate,
+    centred,
     compare,
     curvature,
     relax,
@@ -43,9 +69,12 @@ from worldsheet.version import __version__
 __all__ = [
     "Asynchronous",
     "AugmentedLagrangian",
+    "Centred",
     "Chain",
     "Character",
     "Comparison",
+    "CreditFront",
+    "Current",
     "DataMissingError",
     "Dyadic",
     "Dynamics",
@@ -57,18 +86,25 @@ __all__ = [
     "InputError",
     "LayerError",
     "Leapfrog",
+    "Nonlinearity",
     "NotConvergedWarning",
     "OffersStep",
     "Onset",
     "Outcome",
+    "Pipeline",
+    "Plan",
+    "Predicted",
+    "Prediction",
     "PredictiveCoding",
     "Record",
     "RelaxationError",
     "ResidualLinear",
     "Riccati",
     "RunFolderError",
+    "ScaledLinear",
     "Schedule",
     "Solution",
+    "Stashed",
     "Status",
     "Step",
     "Stop",
@@ -82,10 +118,14 @@ __all__ = [
     "__version__",
     "backward",
     "calibrate",
+    "centred",
     "compare",
+    "control",
     "curvature",
     "ports",
     "relax",
+    "residual_mlp",
     "simulate",
+    "streaming",
     "unlocked",
 ]

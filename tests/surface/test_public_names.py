@@ -13,9 +13,12 @@ import worldsheet as ws
 NAMES = [
     "Asynchronous",
     "AugmentedLagrangian",
+    "Centred",
     "Chain",
     "Character",
     "Comparison",
+    "CreditFront",
+    "Current",
     "DataMissingError",
     "Dyadic",
     "Dynamics",
@@ -27,18 +30,25 @@ NAMES = [
     "InputError",
     "LayerError",
     "Leapfrog",
+    "Nonlinearity",
     "NotConvergedWarning",
     "OffersStep",
     "Onset",
     "Outcome",
+    "Pipeline",
+    "Plan",
+    "Predicted",
+    "Prediction",
     "PredictiveCoding",
     "Record",
     "RelaxationError",
     "ResidualLinear",
     "Riccati",
     "RunFolderError",
+    "ScaledLinear",
     "Schedule",
     "Solution",
+    "Stashed",
     "Status",
     "Step",
     "Stop",
@@ -52,28 +62,41 @@ NAMES = [
     "__version__",
     "backward",
     "calibrate",
+    "centred",
     "compare",
+    "control",
     "curvature",
     "ports",
     "relax",
+    "residual_mlp",
     "simulate",
+    "streaming",
     "unlocked",
 ]
 
-STOP = "Stop(max_ticks=None, tol=None, every=1)"
+STOP = "Stop(max_ticks=None, tol=None, every=1, arrival=False)"
 SIGNATURES = {
-    "AugmentedLagrangian": "rate=0.23, dual_rate=1.0, penalty=1.0, averaged=True",
+    "AugmentedLagrangian": "rate=None, dual_rate=1.0, penalty=1.0, averaged=True, delay=0",
     "Leapfrog": "first=<Field.STATE: 'x'>",
-    "PredictiveCoding": "rate=0.2, precision=1.0, averaged=True",
-    "ResidualLinear": "width, scale, *, rectify",
+    "PredictiveCoding": "rate=None, precision=1.0, averaged=True, nudge=None, "
+    "prediction=<Prediction.MOVING: 'the states as they are now'>",
+    "CreditFront": "first=<Field.COSTATE: 'λ'>",
+    "ResidualLinear": "width, scale, activation=<Nonlinearity.RELU: 'max(0, z)'>",
+    "ScaledLinear": "inputs, outputs, scale, activation=<Nonlinearity.LINEAR: 'z'>",
+    "residual_mlp": "depth, width, activation=<Nonlinearity.RELU: 'max(0, z)'>, *, inputs=784, classes=10",
+    "centred": f"chain, x, target, dynamics, schedule=None, stop={STOP}",
     "Wave": "speed=0.7, impedance=1.0, matching=0.8, averaged=True",
     "ports.Inertial": "params, lr, momentum=0.9",
     "ports.Newton": "layers, lr=1.0, damping=0.1, memory=0.95, *, averaged=True",
     "ports.Newton.attach": "self, chain",
     "ports.Resistive": "params, lr",
+    "ports.by_site": "chain",
     "ports.per_tick": "port, ticks, silent=0",
     "Asynchronous": "generator, max_delay=0",
     "Chain": "module, loss, *, flatten=False",
+    "Pipeline": "chain, stages, *, optimizer, packets_per_update=8, weights=Predicted(horizon=1.0), order=None",
+    "Pipeline.train": "self, packets",
+    "Predicted": "horizon=1.0",
     "Chain.named_parameters": "self",
     "Chain.judged": "self, loss",
     "Chain.observed": "self, observer",
@@ -86,7 +109,7 @@ SIGNATURES = {
     "Schedule.table": "self, topology, ticks=None",
     "Solution.accumulate": "self",
     "Solution.gradients": "self",
-    "Stop": "max_ticks=None, tol=None, every=1",
+    "Stop": "max_ticks=None, tol=None, every=1, arrival=False",
     "Sweep": "count=1",
     "Synchronous": "",
     "Topology": "parents",
@@ -112,7 +135,9 @@ MEMBERS = {
     "Record": "add costate_residuals every state_residuals ticks",
     "Solution": "accumulate caller chain costates evaluations fields gradients input_gradient loss outcome pairs pulls "
     "record states ticks",
-    "Status": "BUDGET_SPENT CONVERGED DIVERGED",
+    "Status": "ARRIVED BUDGET_SPENT CONVERGED DIVERGED",
+    "Stop": "arrival every max_ticks tol",
+    "Status": "BUDGET_SPENT CONVERGED DIVERGED ENDED STOPPED",
     "Stop": "every max_ticks tol",
     "View": "at_output costate costate_residual credit own prediction pulled samples state state_residual",
 }
@@ -171,7 +196,8 @@ def test_every_public_thing_is_explained() -> None:
 
 
 def test_every_public_name_says_where_it_lives() -> None:
-    homes = {name: reach(name).__module__ for name in ws.__all__ if name not in ("__version__", "ports")}
+    homes = {name: reach(name).__module__ for name in ws.__all__ if name not in ("__version__", "control", "ports")}
+    homes = {name: reach(name).__module__ for name in ws.__all__ if name not in ("__version__", "ports", "streaming")}
     assert all(home.startswith("worldsheet.") for home in homes.values()), homes
 
 

@@ -26,7 +26,7 @@ class _Layer(NamedTuple):
 class Newton(Port, Observer):
     """A port whose resistance is the Gauss–Newton curvature R = (A ⊗ G)/lr of a linear map y = W x + b.
 
-        A = E[x xᵀ],     G = E[g gᵀ],     θ̇ = −lr G⁻¹ e A⁻¹                                          (15)
+        A = E[x xᵀ],     G = E[g gᵀ],     θ̇ = −lr G⁻¹ e A⁻¹                                          (N)
 
     with x the layer's input, a 1 appended for b, and g its credit per sample: what the layer's own site holds, and
     nothing from elsewhere. With the credits of the loss itself R is the empirical Fisher matrix; with those that

@@ -2,12 +2,14 @@
 
 from worldsheet.problem.caller import Caller
 from worldsheet.problem.chain import Chain
-from worldsheet.problem.evaluation import Evaluation, Pull, Recorded, Stepwise
+from worldsheet.problem.costs import Cost, HalfSquares, OffersCost
+from worldsheet.problem.evaluation import Evaluation, Priced, Pull, Recorded, Stepwise
 from worldsheet.problem.fields import Fields
 from worldsheet.problem.layer import Traits
 from worldsheet.problem.linearised import Linearised, Sites, linearise
 from worldsheet.problem.observer import Observer
-from worldsheet.problem.residual import ResidualLinear
+from worldsheet.problem.residual import Nonlinearity, ResidualLinear, ScaledLinear, residual_mlp
+from worldsheet.problem.stacks import Stack
 from worldsheet.problem.steps import Factors, OffersStep, Step
 from worldsheet.problem.topology import Topology
 from worldsheet.problem.view import View
@@ -15,20 +17,28 @@ from worldsheet.problem.view import View
 __all__ = [
     "Caller",
     "Chain",
+    "Cost",
     "Evaluation",
     "Factors",
     "Fields",
+    "HalfSquares",
     "Linearised",
+    "Nonlinearity",
     "Observer",
+    "OffersCost",
     "OffersStep",
+    "Priced",
     "Pull",
     "Recorded",
     "ResidualLinear",
+    "ScaledLinear",
     "Sites",
+    "Stack",
     "Step",
     "Stepwise",
     "Topology",
     "Traits",
     "View",
     "linearise",
+    "residual_mlp",
 ]

@@ -1,11 +1,9 @@
 """Which modules have a closed form."""
 
-from typing import cast
-
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from worldsheet.problem.convolution import Convolution
+from worldsheet.problem.stacks import RELU, SIGMOID, TANH
 from worldsheet.problem.steps import Affine, Flattened, OffersStep, Pointwise, Step
 
 
@@ -30,12 +28,8 @@ def steps_of(module: object) -> tuple[Step, ...] | None:
     return None if made is None else (made,)
 
 
-def _below_zero_nothing(credit: Tensor, y: Tensor) -> Tensor:
-    return cast(Tensor, torch.ops.aten.threshold_backward(credit, y, 0))
-
-
 _ACTIVATIONS: dict[type, Step] = {
-    nn.Tanh: Pointwise(torch.tanh, torch.ops.aten.tanh_backward),
-    nn.Sigmoid: Pointwise(torch.sigmoid, torch.ops.aten.sigmoid_backward),
-    nn.ReLU: Pointwise(torch.relu, _below_zero_nothing),
+    nn.Tanh: Pointwise(TANH),
+    nn.Sigmoid: Pointwise(SIGMOID),
+    nn.ReLU: Pointwise(RELU),
 }

@@ -2,6 +2,7 @@
 
 from worldsheet.schedule.asynchronous import Asynchronous
 from worldsheet.schedule.base import Firing, Phase, Schedule, Tick
+from worldsheet.schedule.front import CreditFront
 from worldsheet.schedule.leapfrog import Leapfrog
 from worldsheet.schedule.onset import Onset
 from worldsheet.schedule.simulate import Settling, simulate
@@ -11,6 +12,7 @@ from worldsheet.schedule.wavefront import Wavefront
 
 __all__ = [
     "Asynchronous",
+    "CreditFront",
     "Firing",
     "Leapfrog",
     "Onset",

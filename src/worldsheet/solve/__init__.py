@@ -1,7 +1,8 @@
-"""The verbs: relax, backward, calibrate, compare, unlocked."""
+"""The verbs: relax, centred, backward, calibrate, compare, unlocked."""
 
 from worldsheet.solve.backward import NotConvergedWarning, backward
 from worldsheet.solve.calibrate import calibrate
+from worldsheet.solve.centred import Centred, centred
 from worldsheet.solve.compare import Comparison, Fidelity, compare
 from worldsheet.solve.curvature import curvature
 from worldsheet.solve.relax import relax
@@ -9,6 +10,7 @@ from worldsheet.solve.solution import Solution
 from worldsheet.solve.unlocked import Held, unlocked
 
 __all__ = [
+    "Centred",
     "Comparison",
     "Fidelity",
     "Held",
@@ -16,6 +18,7 @@ __all__ = [
     "Solution",
     "backward",
     "calibrate",
+    "centred",
     "compare",
     "curvature",
     "relax",

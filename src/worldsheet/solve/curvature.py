@@ -22,7 +22,7 @@ def curvature(chain: Chain, x: Tensor, target: Any, port: Newton, dynamics: Dyna
     The loss of one sample has a Hessian H = Σ_k h_k h_kᵀ at the output. Each column h_k is a credit of its own, and is
     pulled back to every layer by the same local messages, one copy of the batch per column:
 
-        G_l = E[ Σ_k (J_lᵀ h_k)(J_lᵀ h_k)ᵀ ] = E[ J_lᵀ H J_l ]                                       (16)
+        G_l = E[ Σ_k (J_lᵀ h_k)(J_lᵀ h_k)ᵀ ] = E[ J_lᵀ H J_l ]                                       (G)
 
     For an output with several places, as of a convolution, a channel's column is sent from all places at once, which is
     exact for the last layer. `.grad` is not touched. Costs one relaxation of a batch as many times larger as there are

@@ -61,7 +61,7 @@ def unlocked(  # noqa: PLR0913  the public signature, in the order of decreasing
 
     At a tick every site reads its neighbours' messages, and every layer its effort (4), from one moment:
 
-        x_l ← x_l + …,    λ_l ← λ_l + …,    θ_l ← θ_l + flow(e_l),    e_l = (∂f_l/∂θ_l)ᵀ λ_l at x_{l−1}           (13)
+        x_l ← x_l + …,    λ_l ← λ_l + …,    θ_l ← θ_l + flow(e_l),    e_l = (∂f_l/∂θ_l)ᵀ λ_l at x_{l−1}           (M)
 
     No site waits for another, and a tick costs each layer one evaluation and one pull-back whatever the depth. With
     depth D, the effort of the first layer is backprop's from tick 2D on, up to the D ticks by which its message is
