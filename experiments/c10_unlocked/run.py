@@ -62,19 +62,18 @@ class Case:
 def cases(size: Size) -> Iterator[Case]:
     """The grid, what matters most first."""
     if size is Size.SMALL:
-        yield from (Case(DIGITS, "inertial", ticks, carry) for ticks, carry in ((9, False), (4, False), (9, True)))
+        yield from (Case(DIGITS, "resistive", ticks, carry) for ticks, carry in ((9, False), (4, False), (9, True)))
         return
+    for course in (DIGITS, FASHION, DEEP_DIGITS, DEEP_FASHION):
+        yield from (Case(course, port, 2 * course.depth + 1, False) for port in ("resistive", "adam"))
+    yield from (Case(DIGITS, "resistive", ticks, False) for ticks in (1, 2, 4, 6, 8, 12, 16, 32))
+    yield from (Case(DIGITS, "resistive", ticks, True) for ticks in (1, 2, 4, 8, 16, 32))
+    yield from (Case(DIGITS, port, 16, False) for port in ("inertial", "adam"))
     yield Case(DIGITS, "inertial", 9, False)
-    yield Case(FASHION, "inertial", 16, False)
-    yield from (Case(DIGITS, "inertial", ticks, False) for ticks in (4, 1, 16, 8, 2))
-    yield from (Case(DIGITS, "inertial", ticks, True) for ticks in (16, 8, 4, 1))
-    yield Case(DEEP_DIGITS, "inertial", 17, False)
-    yield from (Case(DIGITS, port, 9, False) for port in ("resistive", "adam"))
-    yield Case(FASHION, "inertial", 9, False)
-    yield from (Case(DIGITS, "inertial", 24, False, wave) for wave in ("wave .9", "wave .8"))
-    yield from (Case(FASHION, "inertial", ticks, False) for ticks in (8, 4))
-    yield Case(FASHION, "inertial", 16, True)
-    yield Case(DEEP_FASHION, "inertial", 24, False)
+    yield from (Case(FASHION, port, 16, False) for port in ("resistive", "inertial", "adam"))
+    yield from (Case(FASHION, "resistive", ticks, False) for ticks in (4, 8))
+    yield Case(FASHION, "resistive", 16, True)
+    yield from (Case(DIGITS, "resistive", 32, False, wave) for wave in ("wave .9", "wave .8"))
 
 
 def seeds_of(course: Course, size: Size) -> tuple[int, ...]:
@@ -122,8 +121,8 @@ def at_rest(course: Course, port: str, lr: float, seed: int) -> float:
 def unlocked(case: Case, lr: float, seed: int) -> float:
     """The same net, data and rate, with K steps a batch and rates per tick.
 
-    From silence efforts arrive after 3L/2 ticks on average; where fields are carried there is an effort, of whatever
-    batch, at every tick.
+    From silence the efforts of layer l arrive after 2L − l + 1 ticks; where fields are carried there is an effort, of
+    whatever batch, at every tick.
     """
     net = net_of(case.course, seed)
     chain = ws.Chain(net, nn.CrossEntropyLoss())
