@@ -108,6 +108,27 @@ DEFECTS = {
         "parity/test_in_place.py",
         "slow_rate and relu_in_the_middle",
     ),
+    "messages-outlive-the-parameters-they-were-made-with": Defect(
+        "engine/motion.py",
+        "self._block.renew()",
+        "self._block.close_tick()",
+        "parity/test_unlocked.py",
+        "every_tick_moves and resistive-dyadic-closed",
+    ),
+    "the-cost-judges-before-there-is-an-output": Defect(
+        "schedule/onset.py",
+        "if depth + topology.heights[site] <= tick",
+        "if topology.heights[site] <= tick",
+        "parity/test_unlocked.py",
+        "from_silence",
+    ),
+    "a-bias-is-no-input": Defect(
+        "port/newton.py",
+        "inputs.new_ones(len(inputs), 1)",
+        "inputs.new_zeros(len(inputs), 1)",
+        "parity/test_newton_port.py",
+        "second_moments and dynamics0",
+    ),
 }
 
 
