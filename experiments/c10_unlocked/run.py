@@ -24,8 +24,8 @@ PORTS: dict[str, tuple[Callable[..., Port], tuple[float, ...]]] = {
 }
 DYNAMICS: dict[str, ws.Dynamics] = {
     "dyadic": ws.Dyadic(),
-    "wave .9": ws.Wave(speed=0.7, impedance=1.0, matching=0.9),
-    "wave .8": ws.Wave(speed=0.7, impedance=1.0, matching=0.8),
+    "wave .9": ws.Wave(impedance=1.0, matching=0.9),
+    "wave .8": ws.Wave(impedance=1.0, matching=0.8),
 }
 
 

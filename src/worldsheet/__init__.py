@@ -16,9 +16,11 @@ from worldsheet.core.record import Record
 from worldsheet.dynamics import (
     AugmentedLagrangian,
     Character,
+    Courant,
     Dyadic,
     Dynamics,
     Impedance,
+    Matched,
     Prediction,
     PredictiveCoding,
     Riccati,
@@ -56,6 +58,7 @@ from worldsheet.solve import (
     Held,
     NotConvergedWarning,
     Solution,
+    WaveReport,
     backward,
     calibrate,
     centred,
@@ -63,6 +66,7 @@ from worldsheet.solve import (
     curvature,
     relax,
     unlocked,
+    wave_report,
 )
 from worldsheet.version import __version__
 
@@ -73,6 +77,7 @@ __all__ = [
     "Chain",
     "Character",
     "Comparison",
+    "Courant",
     "CreditFront",
     "Current",
     "DataMissingError",
@@ -86,6 +91,7 @@ __all__ = [
     "InputError",
     "LayerError",
     "Leapfrog",
+    "Matched",
     "Nonlinearity",
     "NotConvergedWarning",
     "OffersStep",
@@ -113,6 +119,7 @@ __all__ = [
     "Topology",
     "View",
     "Wave",
+    "WaveReport",
     "Wavefront",
     "WorldsheetError",
     "__version__",
@@ -128,4 +135,5 @@ __all__ = [
     "simulate",
     "streaming",
     "unlocked",
+    "wave_report",
 ]

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from functools import partial
+from math import inf
 from typing import Any
 
 import pytest
@@ -77,7 +78,9 @@ def literal(module: nn.Sequential, port: torch.optim.Optimizer, moves: Any, tick
     return states, costates
 
 
-WAVE = ws.Wave(speed=0.5, impedance=0.7, matching=2 / 3, averaged=False)  # cos, sin of π/6
+WAVE = ws.Wave(
+    speed=0.5, impedance=0.7, matching=2 / 3, limit=inf, courant=ws.Courant.TRUST, averaged=False
+)  # cos, sin of π/6
 DYNAMICS: dict[str, tuple[ws.Dynamics, Any]] = {
     "dyadic": (ws.Dyadic(), partial(dyadic, 1.0)),
     "slow dyadic": (ws.Dyadic(0.6), partial(dyadic, 0.6)),
@@ -136,7 +139,9 @@ def test_a_port_that_waits_for_the_fields_is_training_at_rest_to_the_last_bit(ne
         assert torch.equal(mine, other)
 
 
-@pytest.mark.parametrize("dynamics", [ws.Dyadic(), ws.Wave(0.5), ws.PredictiveCoding(0.2), ws.AugmentedLagrangian(0.2)])
+@pytest.mark.parametrize(
+    "dynamics", [ws.Dyadic(), ws.Wave(0.5, 1.0), ws.PredictiveCoding(0.2), ws.AugmentedLagrangian(0.2)]
+)
 def test_carried_fields_go_on_where_they_were(dynamics: ws.Dynamics) -> None:
     one, (x, y) = networks()["closed forms"], batch()
     two = copy.deepcopy(one)

@@ -8,6 +8,7 @@ from worldsheet.solve.curvature import curvature
 from worldsheet.solve.relax import relax
 from worldsheet.solve.solution import Solution
 from worldsheet.solve.unlocked import Held, unlocked
+from worldsheet.solve.waves import WaveReport, wave_report
 
 __all__ = [
     "Centred",
@@ -16,6 +17,7 @@ __all__ = [
     "Held",
     "NotConvergedWarning",
     "Solution",
+    "WaveReport",
     "backward",
     "calibrate",
     "centred",
@@ -23,4 +25,5 @@ __all__ = [
     "curvature",
     "relax",
     "unlocked",
+    "wave_report",
 ]
