@@ -132,16 +132,16 @@ def draw(record: Record, path: Path) -> None:
     """Reflected share against mismatch; training loss against epochs."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2))
     rows = record.tables["mismatch"]
-    fine = torch.logspace(-1.3, 0, 100).tolist()
+    fine = torch.logspace(-1.6, 0, 100).tolist()
     left.plot(fine, [((1 - m) / (1 + m)) ** 2 for m in fine], color="grey", label="((R − R')/(R + R'))²")
     left.plot([row["mismatch"] for row in rows], [row["share"] for row in rows], "o", label="measured")
     left.set(xscale="log", xlabel="resistance / resistance that the flow matches", ylabel="reflected share of power")
-    left.legend()
+    left.legend(loc="lower left")
     for row in record.tables["curves"]:
         epochs = range(1, len(row["loss"]) + 1)
         right.plot(epochs, row["loss"], "o-", markersize=3, label=f"{row['port']}, lr {row['lr']}")
     right.set(yscale="log", xlabel="epoch", ylabel="training loss, digits")
-    right.legend()
+    right.legend(fontsize=7, loc="lower left")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 

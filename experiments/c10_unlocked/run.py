@@ -64,8 +64,9 @@ def cases(size: Size) -> Iterator[Case]:
     if size is Size.SMALL:
         yield from (Case(DIGITS, "resistive", ticks, carry) for ticks, carry in ((9, False), (4, False), (9, True)))
         return
-    for course in (DIGITS, FASHION, DEEP_DIGITS, DEEP_FASHION):
-        yield from (Case(course, port, 2 * course.depth + 1, False) for port in ("resistive", "adam"))
+    for port in ("resistive", "adam"):
+        for course in (DIGITS, FASHION, DEEP_DIGITS, DEEP_FASHION):
+            yield Case(course, port, 2 * course.depth + 1, False)
     yield from (Case(DIGITS, "resistive", ticks, False) for ticks in (1, 2, 4, 6, 8, 12, 16, 32))
     yield from (Case(DIGITS, "resistive", ticks, True) for ticks in (1, 2, 4, 8, 16, 32))
     yield from (Case(DIGITS, port, 16, False) for port in ("inertial", "adam"))
