@@ -24,6 +24,20 @@ class Defect(NamedTuple):
 
 
 DEFECTS = {
+    "time-runs-the-wrong-way-for-weights": Defect(
+        "streaming/laws.py",
+        "gain = -per_neuron * float(momentum.gain)",
+        "gain = per_neuron * float(momentum.gain)",
+        "parity/test_streaming_reference.py",
+        "equations_written_out",
+    ),
+    "an-unknown-target-teaches": Defect(
+        "streaming/ears.py",
+        "gradient.masked_fill(self._unknown[:, None], 0)",
+        "gradient",
+        "refusals/test_streaming_refusals.py",
+        "unknown_class",
+    ),
     "the-loss-has-no-slope": Defect(
         "problem/topology.py",
         "tuple(above or (self.size + 1,) for above in self.children)",
