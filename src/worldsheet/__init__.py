@@ -1,8 +1,7 @@
 """worldsheet: train networks and solve control problems with local waves instead of a backward pass."""
 
-from worldsheet import control
+from worldsheet import control, streaming
 from worldsheet import port as ports
-from worldsheet import streaming
 from worldsheet.core.errors import (
     DataMissingError,
     InputError,
@@ -17,9 +16,11 @@ from worldsheet.core.record import Record
 from worldsheet.dynamics import (
     AugmentedLagrangian,
     Character,
+    Courant,
     Dyadic,
     Dynamics,
     Impedance,
+    Matched,
     Prediction,
     PredictiveCoding,
     Riccati,
@@ -46,11 +47,13 @@ from worldsheet.solve import (
     Fidelity,
     NotConvergedWarning,
     Solution,
+    WaveReport,
     backward,
     calibrate,
     centred,
     compare,
     relax,
+    wave_report,
 )
 from worldsheet.version import __version__
 
@@ -61,6 +64,7 @@ __all__ = [
     "Chain",
     "Character",
     "Comparison",
+    "Courant",
     "CreditFront",
     "Current",
     "DataMissingError",
@@ -73,6 +77,7 @@ __all__ = [
     "InputError",
     "LayerError",
     "Leapfrog",
+    "Matched",
     "Nonlinearity",
     "NotConvergedWarning",
     "OffersStep",
@@ -99,6 +104,7 @@ __all__ = [
     "Topology",
     "View",
     "Wave",
+    "WaveReport",
     "Wavefront",
     "WorldsheetError",
     "__version__",
@@ -112,4 +118,5 @@ __all__ = [
     "residual_mlp",
     "simulate",
     "streaming",
+    "wave_report",
 ]
