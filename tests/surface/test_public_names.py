@@ -130,10 +130,8 @@ MEMBERS = {
     "Record": "add costate_residuals every fields keep moments state_residuals ticks",
     "Solution": "accumulate caller chain costates evaluations fields gradients input_gradient loss outcome pairs pulls "
     "record states ticks",
-    "Status": "ARRIVED BUDGET_SPENT CONVERGED DIVERGED",
+    "Status": "ARRIVED BUDGET_SPENT CONVERGED DIVERGED ENDED STOPPED",
     "Stop": "arrival every max_ticks tol",
-    "Status": "BUDGET_SPENT CONVERGED DIVERGED ENDED STOPPED",
-    "Stop": "every max_ticks tol",
     "View": "at_output costate costate_residual credit own prediction pulled samples state state_residual",
 }
 
