@@ -25,7 +25,7 @@ from worldsheet.dynamics import (
 from worldsheet.engine import Stop
 from worldsheet.problem import Chain, Fields, OffersStep, ResidualLinear, Step, Topology, View
 from worldsheet.schedule import Asynchronous, Leapfrog, Schedule, Sweep, Synchronous, Wavefront, simulate
-from worldsheet.solve import Comparison, Fidelity, NotConvergedWarning, Solution, backward, compare, relax
+from worldsheet.solve import Comparison, Fidelity, NotConvergedWarning, Solution, backward, calibrate, compare, relax
 from worldsheet.version import __version__
 
 __all__ = [
@@ -67,6 +67,7 @@ __all__ = [
     "WorldsheetError",
     "__version__",
     "backward",
+    "calibrate",
     "compare",
     "ports",
     "relax",

@@ -49,6 +49,7 @@ NAMES = [
     "WorldsheetError",
     "__version__",
     "backward",
+    "calibrate",
     "compare",
     "ports",
     "relax",
@@ -84,6 +85,7 @@ SIGNATURES = {
     "Wavefront": "",
     "WorldsheetError": "given, accepted, remedy",
     "backward": f"chain, x, target, dynamics=Dyadic(rate=1.0), schedule=None, stop={STOP}",
+    "calibrate": "chain, x, target, dynamics",
     "compare": "chain, x, target, solution",
     "relax": f"chain, x, target, dynamics=Dyadic(rate=1.0), schedule=None, stop={STOP}, record=None, *, initial=None, "
     "stack=True",
@@ -99,7 +101,7 @@ MEMBERS = {
     "record states ticks",
     "Status": "BUDGET_SPENT CONVERGED DIVERGED",
     "Stop": "every max_ticks tol",
-    "View": "at_output costate costate_residual credit prediction pulled samples state state_residual",
+    "View": "at_output costate costate_residual credit own prediction pulled samples state state_residual",
 }
 
 

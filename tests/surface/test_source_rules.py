@@ -3,7 +3,7 @@
 import ast
 import importlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -63,7 +63,11 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 def test_autograd_is_asked_for_one_layer_at_a_time_and_end_to_end_only_by_the_oracle() -> None:
     found = {name: ways for name, tree in TREES.items() if (ways := differentiates(tree))}
-    assert found == {"problem/evaluation.py": {"run_backward"}, "solve/oracle.py": {"grad", "backward"}}
+    assert found == {
+        "problem/evaluation.py": {"run_backward"},
+        "problem/linearised.py": {"grad"},
+        "solve/oracle.py": {"grad", "backward"},
+    }
 
 
 @pytest.mark.parametrize(
@@ -107,7 +111,8 @@ def test_a_dynamics_knows_nothing_but_a_view(name: str) -> None:
     for module, names in imports(TREES[name]):
         if module.startswith("worldsheet"):
             allowed = module.startswith(("worldsheet.core.", "worldsheet.dynamics"))
-            assert allowed or (module == "worldsheet.problem" and set(names) <= {"View", "Fields"}), f"{module} {names}"
+            known = {"Fields", "Linearised", "Sites", "View"}
+            assert allowed or (module == "worldsheet.problem" and set(names) <= known), f"{module} {names}"
 
 
 class Recording(ws.View):
@@ -150,6 +155,9 @@ class Recording(ws.View):
     @property
     def samples(self) -> int:
         return 2
+
+    def own(self, values: Sequence[float]) -> float:
+        return values[0]
 
     @property
     def at_output(self) -> bool:

@@ -8,7 +8,7 @@ import torch
 
 from worldsheet.core.field import Field
 from worldsheet.core.shapes import Costate, Elsewhere, State
-from worldsheet.problem import Fields, View
+from worldsheet.problem import Fields, Linearised, View
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,19 @@ class Dynamics(ABC):
     @abstractmethod
     def start(self, outputs: Sequence[Elsewhere]) -> Fields:
         """Fields before tick 0, given what a forward pass puts at every site."""
+
+    @property
+    @abstractmethod
+    def automatic(self) -> bool:
+        """Whether a constant is left to be estimated from the layers, by `calibrated`, before the first tick."""
+
+    @abstractmethod
+    def calibrated(self, linearised: Linearised) -> "Dynamics":
+        """The same dynamics with every automatic constant turned into a number; itself if there is none.
+
+        Raises:
+            InputError: constants of the user's that are unstable for these layers.
+        """
 
     @property
     @abstractmethod

@@ -8,7 +8,7 @@ from typing import final
 from worldsheet.core.errors import InputError
 from worldsheet.core.shapes import Costate, Elsewhere, State
 from worldsheet.dynamics.base import Character, Dynamics, zeros_like
-from worldsheet.problem import Fields, View
+from worldsheet.problem import Fields, Linearised, View
 
 
 @final
@@ -69,6 +69,15 @@ class Dyadic(Dynamics):
     def start(self, outputs: Sequence[Elsewhere]) -> Fields:
         """Zeros: the flow forgets its start."""
         return Fields(zeros_like(outputs), zeros_like(outputs))
+
+    @property
+    def automatic(self) -> bool:
+        """False."""
+        return False
+
+    def calibrated(self, linearised: Linearised) -> Dynamics:
+        """Itself."""
+        return self
 
     @property
     def settles_at_once(self) -> bool:

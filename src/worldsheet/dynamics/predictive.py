@@ -9,7 +9,7 @@ from worldsheet.core.errors import InputError
 from worldsheet.core.field import Field
 from worldsheet.core.shapes import Costate, Elsewhere, State
 from worldsheet.dynamics.base import Character, Dynamics, zeros_like
-from worldsheet.problem import Fields, View
+from worldsheet.problem import Fields, Linearised, View
 
 
 @final
@@ -64,6 +64,15 @@ class PredictiveCoding(Dynamics):
         if view.at_output:
             return view.pulled
         return self.precision / _samples(view, self.averaged) * view.state_residual
+
+    @property
+    def automatic(self) -> bool:
+        """False."""
+        return False
+
+    def calibrated(self, linearised: Linearised) -> Dynamics:
+        """Itself."""
+        return self
 
     @property
     def settles_at_once(self) -> bool:
@@ -139,6 +148,15 @@ class AugmentedLagrangian(Dynamics):
         if view.at_output:
             return view.pulled
         return view.costate.add(view.state_residual, alpha=self.penalty / _samples(view, self.averaged))
+
+    @property
+    def automatic(self) -> bool:
+        """False."""
+        return False
+
+    def calibrated(self, linearised: Linearised) -> Dynamics:
+        """Itself."""
+        return self
 
     @property
     def settles_at_once(self) -> bool:

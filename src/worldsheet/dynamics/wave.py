@@ -10,7 +10,7 @@ from worldsheet.core.field import Field
 from worldsheet.core.shapes import Costate, Elsewhere, State
 from worldsheet.dynamics.base import Character, Dynamics, zeros_like
 from worldsheet.dynamics.impedance import Impedance
-from worldsheet.problem import Fields, View
+from worldsheet.problem import Fields, Linearised, View
 
 
 @final
@@ -78,6 +78,15 @@ class Wave(Dynamics):
     def credit(self, view: View) -> Costate:
         """λ_l itself."""
         return view.costate
+
+    @property
+    def automatic(self) -> bool:
+        """False."""
+        return False
+
+    def calibrated(self, linearised: Linearised) -> Dynamics:
+        """Itself."""
+        return self
 
     @property
     def settles_at_once(self) -> bool:

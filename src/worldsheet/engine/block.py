@@ -1,5 +1,6 @@
 """The one loop body: sites fire, reading only their own fields and their neighbours' messages."""
 
+from collections.abc import Sequence
 from typing import Any, final
 
 import torch
@@ -220,6 +221,9 @@ class _SiteView(View):
     @property
     def at_output(self) -> bool:
         return self._site == len(self._block.chain)
+
+    def own(self, values: Sequence[float]) -> float:
+        return values[self._site - 1]
 
     @property
     def prediction(self) -> State:

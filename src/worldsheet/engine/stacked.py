@@ -1,5 +1,6 @@
 """The same loop body for runs of equal sites: each run moves as one batched tensor."""
 
+from collections.abc import Sequence
 from typing import Any, final
 
 import torch
@@ -46,6 +47,7 @@ class StackedBlock(Engine):
         self._credits: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
         self._residuals: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         self._tops: dict[int, tuple[Tensor, Tensor]] = {}
+        self._own: dict[tuple[int, int], tuple[Sequence[float], Tensor]] = {}
         self._unit: Tensor | None = None
         self._stacked_evaluations = self._stacked_pulls = 0
 
@@ -148,6 +150,17 @@ class StackedBlock(Engine):
         self._pulled[index] = (evaluation, credit, pull)
         return pull
 
+    def own(self, index: int, values: Sequence[float]) -> float | Tensor:
+        """A run's entries of a list with one number per site, remembered as a tensor that multiplies its fields."""
+        run, like = self._runs[index], self._states[index]
+        if run.size == 1:
+            return values[run.first - 1]
+        kept = self._own.get((index, id(values)))
+        if kept is None:
+            cut = torch.tensor(values[run.first - 1 : run.first - 1 + run.size], dtype=like.dtype, device=like.device)
+            kept = self._own[index, id(values)] = (values, cut.reshape(-1, *[1] * (like.dim() - 1)))
+        return kept[1]
+
     def state_residual(self, index: int) -> State:
         """The state residual of a run, remembered until its prediction or state is replaced."""
         prediction, state = self.evaluation(index).output, self._states[index]
@@ -244,6 +257,9 @@ class _RunView(View):
     @property
     def samples(self) -> int:
         return self.state.shape[int(self._block._runs[self._index].size > 1)]
+
+    def own(self, values: Sequence[float]) -> float | Tensor:
+        return self._block.own(self._index, values)
 
     @property
     def at_output(self) -> bool:

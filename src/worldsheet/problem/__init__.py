@@ -5,6 +5,7 @@ from worldsheet.problem.chain import Chain
 from worldsheet.problem.evaluation import Evaluation, Pull, Recorded, Stepwise
 from worldsheet.problem.fields import Fields
 from worldsheet.problem.layer import Traits
+from worldsheet.problem.linearised import Linearised, Sites, linearise
 from worldsheet.problem.residual import ResidualLinear
 from worldsheet.problem.steps import OffersStep, Step
 from worldsheet.problem.topology import Topology
@@ -15,13 +16,16 @@ __all__ = [
     "Chain",
     "Evaluation",
     "Fields",
+    "Linearised",
     "OffersStep",
     "Pull",
     "Recorded",
     "ResidualLinear",
+    "Sites",
     "Step",
     "Stepwise",
     "Topology",
     "Traits",
     "View",
+    "linearise",
 ]

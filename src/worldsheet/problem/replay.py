@@ -54,6 +54,21 @@ class Replay:
             kept.latest = {name: buffer.clone() for name, buffer in kept.buffers.items()}
             return torch.func.functional_call(function, kept.latest, arguments)
 
+    @contextmanager
+    def rehearsed(self, device: torch.device) -> Iterator[None]:
+        """Calls in this context leave generators and buffers as they were."""
+        random = _generators(device) if any(traits.random for traits in self._traits) else ()
+        moving = [f for f, traits in zip(self._functions, self._traits, strict=True) if traits.buffers]
+        before = [_copies(function) for function in moving]
+        try:
+            yield
+        finally:
+            if random:
+                _set_generators(random, device)
+            with torch.no_grad():
+                for function, buffers in zip(moving, before, strict=True):
+                    _restore(function, buffers)
+
     def settle(self) -> None:
         """Move the buffers of every repeated layer once, as its last evaluation did."""
         for index, kept in self._kept.items():
@@ -61,13 +76,17 @@ class Replay:
             if kept.latest is None or not isinstance(function, nn.Module):
                 continue
             with torch.no_grad():
-                for name, buffer in function.named_buffers():
-                    buffer.copy_(kept.latest[name])
+                _restore(function, kept.latest)
             kept.latest = None
 
 
 def _copies(function: Any) -> dict[str, Tensor]:
     return {name: buffer.detach().clone() for name, buffer in function.named_buffers()}
+
+
+def _restore(function: Any, buffers: dict[str, Tensor]) -> None:
+    for name, buffer in function.named_buffers():
+        buffer.copy_(buffers[name])
 
 
 def _generators(device: torch.device) -> tuple[Tensor, ...]:

@@ -1,6 +1,9 @@
 """Locality as a type: all that a dynamics may know of the worldsheet."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from torch import Tensor
 
 from worldsheet.core.shapes import Costate, State
 
@@ -46,6 +49,10 @@ class View(ABC):
     @abstractmethod
     def at_output(self) -> bool:
         """Whether the message from above is ∇C."""
+
+    @abstractmethod
+    def own(self, values: Sequence[float]) -> float | Tensor:
+        """The site's entry of a list with one number for each site 1..L; shaped to multiply its fields."""
 
     @property
     @abstractmethod

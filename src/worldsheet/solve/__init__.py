@@ -1,8 +1,9 @@
-"""The verbs: relax, backward, compare."""
+"""The verbs: relax, backward, calibrate, compare."""
 
 from worldsheet.solve.backward import NotConvergedWarning, backward
+from worldsheet.solve.calibrate import calibrate
 from worldsheet.solve.compare import Comparison, Fidelity, compare
 from worldsheet.solve.relax import relax
 from worldsheet.solve.solution import Solution
 
-__all__ = ["Comparison", "Fidelity", "NotConvergedWarning", "Solution", "backward", "compare", "relax"]
+__all__ = ["Comparison", "Fidelity", "NotConvergedWarning", "Solution", "backward", "calibrate", "compare", "relax"]

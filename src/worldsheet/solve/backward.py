@@ -12,6 +12,7 @@ from worldsheet.dynamics import Dyadic, Dynamics
 from worldsheet.engine import Stop, engine_for, run
 from worldsheet.problem import Chain
 from worldsheet.schedule import Schedule
+from worldsheet.solve.calibrate import calibrate
 from worldsheet.solve.door import check_finite, check_input, default_schedule, is_finite, reads_start
 from worldsheet.solve.gradients import accumulate, sum_uses
 from worldsheet.solve.solution import refuse_diverged
@@ -61,6 +62,7 @@ def backward(
         NotConvergedWarning: a tolerance was asked for and not reached.
     """
     check_input(x)
+    dynamics = calibrate(chain, x, target, dynamics)
     schedule = default_schedule(dynamics, schedule)
     with torch.no_grad():  # layers record their own graphs
         engine = engine_for(chain, x, target, dynamics, schedule, keep=False)

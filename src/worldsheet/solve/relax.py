@@ -11,6 +11,7 @@ from worldsheet.dynamics import Dyadic, Dynamics
 from worldsheet.engine import Stop, engine_for, run
 from worldsheet.problem import Chain, Fields
 from worldsheet.schedule import Schedule
+from worldsheet.solve.calibrate import calibrate
 from worldsheet.solve.door import check_finite, check_input, default_schedule, is_finite, reads_start
 from worldsheet.solve.gradients import sum_uses
 from worldsheet.solve.solution import Solution
@@ -52,6 +53,7 @@ def relax(  # noqa: PLR0913  the public signature, in the order of decreasing us
     """
     check_input(x)
     check_finite(chain, x)
+    dynamics = calibrate(chain, x, target, dynamics)
     schedule = default_schedule(dynamics, schedule)
     with torch.no_grad():  # layers record their own graphs
         engine = engine_for(chain, x, target, dynamics, schedule, keep=True, stack=stack)

@@ -6,7 +6,7 @@ from typing import final
 
 from worldsheet.core.shapes import Costate, Elsewhere, State
 from worldsheet.dynamics import Character, Dynamics
-from worldsheet.problem import Fields, View
+from worldsheet.problem import Fields, Linearised, View
 
 
 @final
@@ -45,6 +45,15 @@ class Forgetful(Dynamics):
     def start(self, outputs: Sequence[Elsewhere]) -> Fields:
         """As the inner dynamics."""
         return self.inner.start(outputs)
+
+    @property
+    def automatic(self) -> bool:
+        """As the inner dynamics."""
+        return self.inner.automatic
+
+    def calibrated(self, linearised: Linearised) -> Dynamics:
+        """The inner dynamics calibrated, as forgetful as before."""
+        return Forgetful(self.inner.calibrated(linearised))
 
     @property
     def settles_at_once(self) -> bool:

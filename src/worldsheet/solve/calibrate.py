@@ -1,0 +1,35 @@
+"""Turning the automatic constants of a dynamics into numbers."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldsheet.dynamics import Dynamics
+from worldsheet.problem import Chain, linearise
+from worldsheet.solve.door import check_finite, check_input
+
+
+def calibrate(chain: Chain, x: Tensor, target: Any, dynamics: Dynamics) -> Dynamics:
+    """The same dynamics with every automatic constant estimated from the layers' Jacobians at a forward pass.
+
+    `relax` and `backward` do this at every call where a constant is automatic; a training loop may do it now and then
+    instead, since the constants move as slowly as the parameters. Costs one evaluation and some tens of pull-backs of
+    every layer. Generators, buffers and `.grad` are left as they were.
+
+    Args:
+        chain: the layers and the loss.
+        x: input x_0.
+        target: what the loss compares the output with.
+        dynamics: its constants of the user's stay; itself if none is automatic.
+
+    Raises:
+        InputError: arguments that cannot be right, or constants of the user's that are unstable for these layers.
+        LayerError: a layer or loss that fails on what it receives.
+    """
+    if not dynamics.automatic:
+        return dynamics
+    check_input(x)
+    check_finite(chain, x)
+    with torch.no_grad(), linearise(chain, x, target) as linearised:
+        return dynamics.calibrated(linearised)

@@ -1,0 +1,154 @@
+"""Products with single layers are those of the dense Jacobian, and calibration leaves no trace."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from torch import Tensor, nn
+
+import worldsheet as ws
+from nets import Net, Residual, law, nets, random_fields, regression, stack, tanh_net
+from worldsheet.dynamics.spectrum import largest_eigenvalue, residual_gain
+from worldsheet.problem import linearise
+
+
+def dense_shift(net: Net) -> Tensor:
+    """N as one matrix: row blocks are sites' outputs, column blocks the states they read."""
+    layers = [layer.module for layer in net.chain.layers]
+    states = list(ws.relax(net.chain, net.x, net.target).states)
+    sizes = [state.numel() for state in states]
+    matrix = torch.zeros(sum(sizes), sum(sizes), dtype=torch.float64)
+    for site in range(1, len(states)):
+        block = torch.autograd.functional.jacobian(layers[site], states[site - 1])
+        row, column = sum(sizes[:site]), sum(sizes[: site - 1])
+        matrix[row : row + sizes[site], column : column + sizes[site - 1]] = block.reshape(sizes[site], -1)
+    return matrix
+
+
+def flat(fields: tuple[Tensor, ...]) -> Tensor:
+    return torch.cat([field.flatten() for field in fields])
+
+
+@law(15)
+@given(nets(max_depth=5))
+def test_products_are_those_of_the_dense_jacobian(net: Net) -> None:
+    shift = dense_shift(net)
+    fields = random_fields(ws.relax(net.chain, net.x, net.target).fields, 1)
+    with linearise(net.chain, net.x, net.target) as linearised:
+        up, down = flat(linearised.ahead(fields.states)), flat(linearised.back(fields.costates))
+    torch.testing.assert_close(up, shift @ flat(fields.states), rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(down, shift.T @ flat(fields.costates), rtol=1e-9, atol=1e-11)
+
+
+@law(10)
+@given(nets(max_depth=4))
+def test_the_costs_curvature_is_its_hessian(net: Net) -> None:
+    output = ws.relax(net.chain, net.x, net.target).states[-1]
+    hessian = torch.autograd.functional.hessian(lambda y: net.loss(y, net.target), output)
+    tangent = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).reshape(output.shape)
+    with linearise(net.chain, net.x, net.target) as linearised:
+        found = linearised.curved(tangent)
+    wanted = (hessian.reshape(output.numel(), -1) @ tangent.flatten()).reshape(output.shape)
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 7])
+def test_the_residual_gain_is_the_largest_singular_value(depth: int) -> None:
+    net = regression(stack(depth, activation=nn.ReLU))
+    wanted = float(torch.linalg.matrix_norm(torch.eye(depth * 12) - dense_shift(net), 2))
+    with linearise(net.chain, net.x, net.target) as linearised:
+        found = residual_gain(linearised)
+    assert 0.98 * wanted < found <= wanted * (1 + 1e-12)
+
+
+def test_a_chain_of_identities_has_the_gain_of_a_string() -> None:
+    """‖1 − N‖ = 2 cos(π/(2L + 1)), the highest mode of a string held at one end."""
+    chain = ws.Chain([nn.Identity() for _ in range(6)], nn.MSELoss())
+    x = torch.ones(2, 3, dtype=torch.float64)
+    with linearise(chain, x, x) as linearised:
+        assert residual_gain(linearised) == pytest.approx(2 * math.cos(math.pi / 13), rel=0.01)
+
+
+def test_lanczos_finds_the_top_of_a_given_spectrum() -> None:
+    values = torch.linspace(0, 3, 40, dtype=torch.float64)
+    found = largest_eigenvalue(lambda v: (values * v[0],), (values,), tolerance=1e-12)
+    assert found == pytest.approx(3.0, rel=1e-10)
+
+
+class Once(torch.autograd.Function):
+    """A user's function that torch cannot differentiate twice."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[override, no-untyped-def]
+        ctx.save_for_backward(x)
+        return x.sin()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[override, no-untyped-def]
+        (x,) = ctx.saved_tensors
+        return gradient * x.cos()
+
+
+class Sine(nn.Module):
+    """A layer made of it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Once.apply(x)
+
+
+def test_a_layer_without_second_derivative_is_pushed_by_differences() -> None:
+    net = regression(nn.Sequential(nn.Linear(4, 4), Sine()).double())
+    tangent = torch.randn(3, 4, dtype=torch.float64)
+    with linearise(net.chain, net.x, net.target) as linearised:
+        up = linearised.ahead((tangent, torch.zeros_like(tangent)))[1]
+        wanted = tangent * linearised.states[0].cos()
+    torch.testing.assert_close(up, wanted, rtol=1e-8, atol=1e-8)
+
+
+def test_looking_at_jacobians_leaves_no_trace() -> None:
+    body = nn.Sequential(
+        nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), Residual(nn.Linear(4, 4), nn.ReLU(inplace=True))
+    )
+    net = regression(body.double(), batch=6)
+    before = {name: value.clone() for name, value in body.state_dict().items()}
+    generator = torch.get_rng_state()
+    with linearise(net.chain, net.x, net.target) as linearised:
+        residual_gain(linearised)
+    assert torch.equal(torch.get_rng_state(), generator)
+    for name, value in body.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert all(parameter.grad is None for parameter in body.parameters())
+
+
+def test_a_dynamics_without_automatic_constants_is_calibrated_to_itself() -> None:
+    net, dynamics = tanh_net(3), ws.Dyadic(0.5)
+    assert ws.calibrate(net.chain, net.x, net.target, dynamics) is dynamics
+
+
+class Half(torch.autograd.Function):
+    """A function whose pull-back hides a half of itself from torch."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[override, no-untyped-def]
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[override, no-untyped-def]
+        return gradient + gradient.detach()
+
+
+class Doubled(nn.Module):
+    """A layer made of it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Half.apply(x)
+
+
+def test_a_derivative_that_hides_a_part_is_found_out() -> None:
+    net = regression(nn.Sequential(nn.Linear(4, 4), Doubled()).double())
+    tangent = torch.randn(3, 4, dtype=torch.float64)
+    with linearise(net.chain, net.x, net.target) as linearised:
+        up = linearised.ahead((tangent, torch.zeros_like(tangent)))[1]
+    torch.testing.assert_close(up, 2 * tangent, rtol=1e-8, atol=1e-8)
