@@ -1,6 +1,7 @@
 """worldsheet: train networks and solve control problems with local waves instead of a backward pass."""
 
 from worldsheet import port as ports
+from worldsheet import substrate as substrates
 from worldsheet.core.errors import (
     DataMissingError,
     InputError,
@@ -24,7 +25,18 @@ from worldsheet.dynamics import (
 )
 from worldsheet.engine import Stop
 from worldsheet.problem import Chain, Fields, OffersStep, ResidualLinear, Step, Topology, View
-from worldsheet.schedule import Asynchronous, Leapfrog, Schedule, Sweep, Synchronous, Wavefront, simulate
+from worldsheet.schedule import (
+    Asynchronous,
+    Delays,
+    Late,
+    Leapfrog,
+    Schedule,
+    Slow,
+    Sweep,
+    Synchronous,
+    Wavefront,
+    simulate,
+)
 from worldsheet.solve import Comparison, Fidelity, NotConvergedWarning, Solution, backward, calibrate, compare, relax
 from worldsheet.version import __version__
 
@@ -35,6 +47,7 @@ __all__ = [
     "Character",
     "Comparison",
     "DataMissingError",
+    "Delays",
     "Dyadic",
     "Dynamics",
     "Fidelity",
@@ -42,6 +55,7 @@ __all__ = [
     "Fields",
     "Impedance",
     "InputError",
+    "Late",
     "LayerError",
     "Leapfrog",
     "NotConvergedWarning",
@@ -54,6 +68,7 @@ __all__ = [
     "Riccati",
     "RunFolderError",
     "Schedule",
+    "Slow",
     "Solution",
     "Status",
     "Step",
@@ -72,4 +87,5 @@ __all__ = [
     "ports",
     "relax",
     "simulate",
+    "substrates",
 ]

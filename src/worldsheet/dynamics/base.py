@@ -20,11 +20,16 @@ class Character:
         open_output: whether the last edge is no constraint: the output is the last layer's prediction at every moment
             and its costate ∇C there.
         vanishing: which residuals are zero at its fixed point.
+        delay: by how many ticks all that it hears is late.
+        patience: by how many ticks a site's own costate may be late for its state without diverging for certain; None
+            where no limit is known.
     """
 
     leads: Field | None = None
     open_output: bool = False
     vanishing: tuple[Field, ...] = (Field.STATE, Field.COSTATE)
+    delay: int = 0
+    patience: int | None = None
 
 
 class Dynamics(ABC):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, isfinite
+from math import ceil, isfinite, pi, sin
 from typing import final
 
 from worldsheet.core.errors import InputError
@@ -127,7 +127,7 @@ class AugmentedLagrangian(Dynamics):
     @property
     def character(self) -> Character:
         """Costates first, so that a tick ends with the states."""
-        return Character(leads=Field.COSTATE, open_output=True)
+        return Character(leads=Field.COSTATE, open_output=True, patience=_patience(self.dual_rate / self.penalty))
 
     def start(self, outputs: Sequence[Elsewhere]) -> Fields:
         """The forward pass, multipliers zero."""
@@ -175,6 +175,14 @@ class AugmentedLagrangian(Dynamics):
 def _descended(view: View, step: float) -> State:
     """One step of descent in x_l; the output is no variable and follows its prediction."""
     return view.prediction if view.at_output else view.state.add(view.credit - view.pulled, alpha=step)
+
+
+def _patience(gain: float) -> int:
+    """The longest delay τ of a site's own multiplier with α/ρ < 2 sin(π/(2(2τ + 1))) (13), at least 0."""
+    delay = 0
+    while gain < 2 * sin(pi / (2 * (2 * delay + 3))):
+        delay += 1
+    return delay
 
 
 def _samples(view: View, averaged: bool) -> int:

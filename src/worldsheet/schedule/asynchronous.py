@@ -46,7 +46,10 @@ class Asynchronous(Schedule):
             order = torch.randperm(len(moves), generator=self.generator).tolist()
             drawn = torch.rand(len(moves), len(choices), generator=self.generator, dtype=torch.float64)
             ages = (drawn * choices).long().tolist()
-            yield tuple((_firing(*move, Delays(*late)),) for move, late in zip((moves[index] for index in order), ages, strict=True))
+            yield tuple(
+                (_firing(move[0], move[1], Delays(*late)),)
+                for move, late in zip((moves[index] for index in order), ages, strict=True)
+            )
 
     def settles_after(self, topology: Topology) -> int:
         """(max_delay + 1) ticks per level and direction."""

@@ -70,7 +70,7 @@ class Schedule(ABC):
         return 0
 
     def table(self, topology: Topology, ticks: int | None = None) -> str:
-        """The schedule in writing: a line a tick, `|` between phases, `!` a last reading, `[below-2]` an old message."""
+        """The schedule in writing: a line a tick, `|` between phases, `!` a last reading, `[below-2]` what is late."""
         count = ticks if ticks is not None else (self.settles_after(topology) or 2 * topology.depth)
         lines = []
         for number, tick in enumerate(islice(self.ticks(topology), count), start=1):

@@ -16,23 +16,23 @@ from worldsheet.schedule.delays import Delays
 class Late(Schedule):
     """The order of another schedule, with every message a fixed number of ticks late.
 
-    A message that the other schedule reads in the tick in which it was sent is read `ticks` ticks later, and so is one
+    A message that the other schedule reads in the tick in which it was sent is read `delay` ticks later, and so is one
     that it reads a tick later anyway.
 
     Args:
         inner: the order.
-        ticks: by how much, for all that travels or kind by kind.
+        delay: by how much, for all that travels or kind by kind.
 
     Raises:
         InputError: a negative delay, or a schedule that moves each site once, on messages that are not there yet.
     """
 
     inner: Schedule
-    ticks_late: int | Delays
+    delay: int | Delays
 
     def __post_init__(self) -> None:
         """Refuse what cannot be late."""
-        Delays.of(self.ticks_late, "ticks_late")
+        Delays.of(self.delay, "delay")
         refuse_once(self.inner, "late messages")
 
     def ticks(self, topology: Topology) -> Iterator[Tick]:
@@ -60,7 +60,7 @@ class Late(Schedule):
 
     @property
     def _delays(self) -> Delays:
-        return Delays.of(self.ticks_late, "ticks_late")
+        return Delays.of(self.delay, "delay")
 
     def _late(self, tick: Tick, topology: Topology) -> Tick:
         moved: set[tuple[int, Field]] = set()

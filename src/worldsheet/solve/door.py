@@ -10,26 +10,38 @@ from worldsheet.core.errors import InputError
 from worldsheet.dynamics import Dynamics
 from worldsheet.engine import Stop
 from worldsheet.problem import Chain, Topology
-from worldsheet.schedule import Leapfrog, Schedule, Synchronous, Wavefront
+from worldsheet.schedule import Late, Leapfrog, Schedule, Synchronous, Wavefront
 
 
 def default_schedule(dynamics: Dynamics, schedule: Schedule | None) -> Schedule:
-    """The schedule asked for, else the wavefront for a dynamics that settles at once, else synchronous.
+    """The schedule asked for, else the wavefront or a synchronous one, with the delays that the dynamics brings along.
 
     Raises:
-        InputError: a schedule that moves each site once, for a dynamics that needs many moves.
+        InputError: a schedule that moves each site once, for a dynamics that needs many moves, or one under which it
+            must diverge.
     """
-    if schedule is None:
-        if dynamics.settles_at_once:
-            return Wavefront()
-        return Synchronous() if dynamics.character.leads is None else Leapfrog(dynamics.character.leads)
+    character = dynamics.character
+    schedule = _natural(dynamics) if schedule is None else schedule
     if schedule.once and not dynamics.settles_at_once:
         raise InputError(
             f"{schedule} with {dynamics}",
             "a schedule that moves each site many times, for a dynamics that does not settle in one move",
             "use Synchronous(), Sweep(count=None) or Asynchronous(generator), or Dyadic(rate=1)",
         )
-    return schedule
+    if character.patience is not None and schedule.own_delay > character.patience:
+        raise InputError(
+            f"{dynamics} under {schedule}, where a site's own costate is {schedule.own_delay} ticks late for its state",
+            f"a delay of at most {character.patience} ticks at these rates: α/ρ < 2 sin(π/(2(2·delay + 1)))",
+            "let each site read its own costate fresh, Delays(own=0), or make dual_rate smaller",
+        )
+    return Late(schedule, character.delay) if character.delay else schedule
+
+
+def _natural(dynamics: Dynamics) -> Schedule:
+    character = dynamics.character
+    if dynamics.settles_at_once and not character.delay:
+        return Wavefront()
+    return Synchronous() if character.leads is None else Leapfrog(character.leads)
 
 
 def reads_start(schedule: Schedule, stop: Stop, topology: Topology) -> bool:
