@@ -18,8 +18,8 @@ class Substrate(Dynamics):
     """Moves as another dynamics does, on what the substrate makes of the messages and of the moves.
 
     Substrates compose: `Noisy(Quantised(Wave(), bits=8), std=0.1, generator=g)` rounds what has noise on it. A message
-    is spoilt anew for each move that reads it and for each credit made from it. The parameters' efforts (4) are products
-    of the layer's own states and the credit. Residuals are measured on the true fields.
+    is spoilt anew for each move that reads it and for each credit made from it. Efforts (4) multiply the layer's own
+    states and the credit. Residuals are measured on the true fields.
 
     Args:
         inner: the dynamics that decides the moves.
