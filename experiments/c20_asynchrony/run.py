@@ -112,7 +112,9 @@ def any_order(trials: int) -> dict[str, float]:
     worst, most = 0.0, 0
     for seed in range(trials):
         draw = generator(seed)
-        depth, delay, every = (int(torch.randint(low, high, (), generator=draw)) for low, high in ((1, 9), (0, 6), (1, 5)))
+        depth, delay, every = (
+            int(torch.randint(low, high, (), generator=draw)) for low, high in ((1, 9), (0, 6), (1, 5))
+        )
         problem = net(depth, 4, seed)
         order = ws.Slow(ws.Asynchronous(draw, delay), 0.5, every, draw)
         exact, found = ws.relax(*problem), ws.relax(*problem, schedule=order)

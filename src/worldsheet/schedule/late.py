@@ -80,13 +80,11 @@ class Late(Schedule):
             points or [(firing.site, Field.STATE)],
             [(firing.site, Field.COSTATE)],
         )
-        newest = (
-            0 if late or not moved.isdisjoint(sent) else 1 for late, sent in zip(firing.delays, sources, strict=True)
-        )
+        extra = self._delays if firing.field is Field.STATE else self._delays._replace(own=0)
         return Delays(
             *(
-                late + more + (least if more else 0)
-                for late, more, least in zip(firing.delays, self._delays, newest, strict=True)
+                late + more if late or not more or not moved.isdisjoint(sent) else 1 + more
+                for late, more, sent in zip(firing.delays, extra, sources, strict=True)
             )
         )
 
