@@ -19,14 +19,27 @@ from worldsheet.dynamics import (
     Dyadic,
     Dynamics,
     Impedance,
+    Prediction,
     PredictiveCoding,
     Riccati,
     Wave,
 )
 from worldsheet.engine import Stop
-from worldsheet.problem import Chain, Fields, OffersStep, ResidualLinear, Step, Topology, View
+from worldsheet.problem import (
+    Chain,
+    Fields,
+    Nonlinearity,
+    OffersStep,
+    ResidualLinear,
+    ScaledLinear,
+    Step,
+    Topology,
+    View,
+    residual_mlp,
+)
 from worldsheet.schedule import (
     Asynchronous,
+    CreditFront,
     Delays,
     Late,
     Leapfrog,
@@ -37,15 +50,28 @@ from worldsheet.schedule import (
     Wavefront,
     simulate,
 )
-from worldsheet.solve import Comparison, Fidelity, NotConvergedWarning, Solution, backward, calibrate, compare, relax
+from worldsheet.solve import (
+    Centred,
+    Comparison,
+    Fidelity,
+    NotConvergedWarning,
+    Solution,
+    backward,
+    calibrate,
+    centred,
+    compare,
+    relax,
+)
 from worldsheet.version import __version__
 
 __all__ = [
     "Asynchronous",
     "AugmentedLagrangian",
+    "Centred",
     "Chain",
     "Character",
     "Comparison",
+    "CreditFront",
     "DataMissingError",
     "Delays",
     "Dyadic",
@@ -58,15 +84,18 @@ __all__ = [
     "Late",
     "LayerError",
     "Leapfrog",
+    "Nonlinearity",
     "NotConvergedWarning",
     "OffersStep",
     "Outcome",
+    "Prediction",
     "PredictiveCoding",
     "Record",
     "RelaxationError",
     "ResidualLinear",
     "Riccati",
     "RunFolderError",
+    "ScaledLinear",
     "Schedule",
     "Slow",
     "Solution",
@@ -83,9 +112,11 @@ __all__ = [
     "__version__",
     "backward",
     "calibrate",
+    "centred",
     "compare",
     "ports",
     "relax",
+    "residual_mlp",
     "simulate",
     "substrates",
 ]

@@ -26,9 +26,7 @@ def networks() -> dict[str, nn.Sequential]:
         "mlp": nn.Sequential(
             nn.Linear(6, 5), nn.Tanh(), *[nn.Sequential(nn.Linear(5, 5), nn.Tanh()) for _ in range(5)], nn.Linear(5, 3)
         ),
-        "residual": nn.Sequential(
-            nn.Linear(6, 5), *[ws.ResidualLinear(5, 0.3, rectify=True) for _ in range(4)], nn.Linear(5, 3)
-        ),
+        "residual": nn.Sequential(nn.Linear(6, 5), *[ws.ResidualLinear(5, 0.3) for _ in range(4)], nn.Linear(5, 3)),
         "tied": nn.Sequential(nn.Linear(6, 5), shared, shared, shared, nn.Linear(5, 3)),
         "two runs": nn.Sequential(
             *[turn(6, bias=False) for _ in range(3)],
@@ -61,10 +59,10 @@ def test_stacked_equals_unstacked(name: str, dynamics: ws.Dynamics, ticks: int) 
         assert float((ours - theirs).norm()) <= 1e-9 * float(theirs.norm()) + 1e-14
 
 
-@pytest.mark.parametrize("rectify", [True, False])
-def test_a_residual_layers_closed_form_is_autograds(rectify: bool) -> None:
+@pytest.mark.parametrize("activation", ws.Nonlinearity)
+def test_a_residual_layers_closed_form_is_autograds(activation: ws.Nonlinearity) -> None:
     torch.manual_seed(3)
-    model = nn.Sequential(*[ws.ResidualLinear(4, 0.4, rectify=rectify) for _ in range(3)]).double()
+    model = nn.Sequential(*[ws.ResidualLinear(4, 0.4, activation) for _ in range(3)]).double()
     chain = ws.Chain(model, squares)
     x, target = torch.randn(2, 6, 4, dtype=torch.float64)
     for schedule in (ws.Wavefront(), ws.Synchronous()):

@@ -3,7 +3,18 @@
 from worldsheet.dynamics.base import Character, Dynamics
 from worldsheet.dynamics.dyadic import Dyadic
 from worldsheet.dynamics.impedance import Impedance, Riccati
-from worldsheet.dynamics.predictive import AugmentedLagrangian, PredictiveCoding
+from worldsheet.dynamics.lagrangian import AugmentedLagrangian
+from worldsheet.dynamics.predictive import Prediction, PredictiveCoding
 from worldsheet.dynamics.wave import Wave
 
-__all__ = ["AugmentedLagrangian", "Character", "Dyadic", "Dynamics", "Impedance", "PredictiveCoding", "Riccati", "Wave"]
+__all__ = [
+    "AugmentedLagrangian",
+    "Character",
+    "Dyadic",
+    "Dynamics",
+    "Impedance",
+    "Prediction",
+    "PredictiveCoding",
+    "Riccati",
+    "Wave",
+]

@@ -23,6 +23,9 @@ class Character:
         delay: by how many ticks all that it hears is late.
         patience: by how many ticks a site's own costate may be late for its state without diverging for certain; None
             where no limit is known.
+        descends: whether it goes down from the forward pass, so that a cost far above the one there tells that a step
+            is too long.
+        cure: what to try when it diverges.
     """
 
     leads: Field | None = None
@@ -30,6 +33,8 @@ class Character:
     vanishing: tuple[Field, ...] = (Field.STATE, Field.COSTATE)
     delay: int = 0
     patience: int | None = None
+    descends: bool = False
+    cure: str = "use a rate closer to 1"
 
 
 class Dynamics(ABC):
@@ -78,8 +83,11 @@ class Dynamics(ABC):
         """Whether one move on settled neighbours settles a site, so that a finite number of ticks is exact."""
 
     @abstractmethod
-    def tolerance(self, precision: float) -> float:
-        """The relative residual that rounding to `precision` lets it reach, with some to spare."""
+    def tolerance(self, precision: float) -> float | None:
+        """The relative residual that rounding to `precision` lets it reach, with some to spare.
+
+        None for a dynamics that is not to come to rest: unless the user asks for a tolerance, only its budget ends it.
+        """
 
     @abstractmethod
     def budget(self, depth: int) -> int:

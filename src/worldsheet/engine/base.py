@@ -80,6 +80,10 @@ class Engine(ABC):
     def input_gradient(self) -> Tensor | None:
         """Jᵀλ pulled back to the input, which is clamped and so has no costate; None unless x requires grad."""
 
+    @abstractmethod
+    def credit_at_ends(self) -> tuple[float, float]:
+        """Norms of the credit of the sites that read the input, and of ∇C."""
+
     @property
     @abstractmethod
     def fields(self) -> Fields:

@@ -145,6 +145,12 @@ class Block(Engine):
         pulled = self.pulled(0, FRESH, last=True)
         return None if 0 in self._cut else pulled
 
+    def credit_at_ends(self) -> tuple[float, float]:
+        """See `Engine.credit_at_ends`."""
+        near = [self.credit(site, 0) for site in self.topology.children[0]]
+        size = len(self.chain)
+        return float(norms(near).norm()), float(norms([self.pulled(size, FRESH)])[0])
+
     def credit(self, layer: int, age: int) -> Costate:
         """What a layer pulled back `age` ticks ago: 1 for the cost, for a site what its dynamics says."""
         if layer != self.caller.head:

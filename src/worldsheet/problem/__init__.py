@@ -6,7 +6,8 @@ from worldsheet.problem.evaluation import Evaluation, Pull, Recorded, Stepwise
 from worldsheet.problem.fields import Fields
 from worldsheet.problem.layer import Traits
 from worldsheet.problem.linearised import Linearised, Sites, linearise
-from worldsheet.problem.residual import ResidualLinear
+from worldsheet.problem.residual import Nonlinearity, ResidualLinear, ScaledLinear, residual_mlp
+from worldsheet.problem.stacks import Stack
 from worldsheet.problem.steps import OffersStep, Step
 from worldsheet.problem.topology import Topology
 from worldsheet.problem.view import View
@@ -17,15 +18,19 @@ __all__ = [
     "Evaluation",
     "Fields",
     "Linearised",
+    "Nonlinearity",
     "OffersStep",
     "Pull",
     "Recorded",
     "ResidualLinear",
+    "ScaledLinear",
     "Sites",
+    "Stack",
     "Step",
     "Stepwise",
     "Topology",
     "Traits",
     "View",
     "linearise",
+    "residual_mlp",
 ]

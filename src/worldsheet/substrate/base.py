@@ -70,7 +70,7 @@ class Substrate(Dynamics):
         """As the inner dynamics."""
         return self.inner.settles_at_once
 
-    def tolerance(self, precision: float) -> float:
+    def tolerance(self, precision: float) -> float | None:
         """As the inner dynamics, whose residuals a substrate may keep from ever getting there."""
         return self.inner.tolerance(precision)
 

@@ -59,10 +59,10 @@ def _summary(rows: list[Row], baseline: list[Row]) -> Row:
 def result_tables(result: Mapping[str, Any]) -> Group:
     """Accuracies and cost of each dynamics, and below them the cosine of every layer."""
     recipe, seeds = result["recipe"], result["seeds"]
-    headline = (
-        f"\n  {recipe['data']}: {recipe['architecture']} of {recipe['depth']} sites, width {recipe['width']}, "
-        f"{recipe['epochs']} epoch{'s' * (recipe['epochs'] != 1)}, seed{f's {seeds[0]}–{seeds[-1]}' if len(seeds) > 1 else f' {seeds[0]}'}"
-    )
+    span = f"seeds {seeds[0]}–{seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}"
+    network = f"{recipe['architecture']} of {recipe['depth']} sites, width {recipe['width']}"
+    epochs = f"{recipe['epochs']} epoch{'s' * (recipe['epochs'] != 1)}"
+    headline = f"\n  {recipe['data']}: {network}, {epochs}, {span}"
     parts: list[RenderableType] = [Text(headline), _scores(result), _work(result), Text(_note(len(seeds)))]
     if any(row["cosine"] for row in result["dynamics"].values()):
         parts += [Text("\n  cosine with backprop's gradient, by layer, mean over the run"), _cosines(result)]
