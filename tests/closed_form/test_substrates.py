@@ -95,7 +95,7 @@ class Message(ws.View):
     at_output = samples
 
 
-@pytest.mark.parametrize("bits", [2, 3, 8, 12])
+@pytest.mark.parametrize("bits", [2, 3, 8])
 @pytest.mark.parametrize("stacked", [False, True])
 def test_rounding_errs_by_half_a_level_at_most_and_uses_them_all(bits: int, stacked: bool) -> None:
     message = torch.randn(3, 200, 40, dtype=DOUBLE, generator=generator()) * torch.tensor([1e-3, 1.0, 50.0]).view(
@@ -179,7 +179,7 @@ def test_stacked_sites_live_on_the_same_substrate(
     make: Callable[[ws.Dynamics], ws.Dynamics], inner: ws.Dynamics
 ) -> None:
     torch.manual_seed(0)
-    module = nn.Sequential(*[ws.ResidualLinear(4, 0.3, rectify=True) for _ in range(5)], nn.Linear(4, 2)).to(DOUBLE)
+    module = nn.Sequential(*[nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(5)], nn.Linear(4, 2)).to(DOUBLE)
     x, target = torch.randn(6, 4, dtype=DOUBLE), torch.randn(6, 2, dtype=DOUBLE)
     chain, stop = ws.Chain(module, nn.MSELoss()), ws.Stop(max_ticks=6)
     one, other = (ws.relax(chain, x, target, make(inner), stop=stop, stack=stack) for stack in (True, False))
