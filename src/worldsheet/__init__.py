@@ -25,6 +25,7 @@ from worldsheet.dynamics import (
     Wave,
 )
 from worldsheet.engine import Stop
+from worldsheet.pipeline import Current, NeighbourError, Pipeline, Plan, Predicted, Stashed
 from worldsheet.problem import (
     Chain,
     Fields,
@@ -72,6 +73,7 @@ __all__ = [
     "Character",
     "Comparison",
     "CreditFront",
+    "Current",
     "DataMissingError",
     "Delays",
     "Dyadic",
@@ -84,10 +86,14 @@ __all__ = [
     "Late",
     "LayerError",
     "Leapfrog",
+    "NeighbourError",
     "Nonlinearity",
     "NotConvergedWarning",
     "OffersStep",
     "Outcome",
+    "Pipeline",
+    "Plan",
+    "Predicted",
     "Prediction",
     "PredictiveCoding",
     "Record",
@@ -99,6 +105,7 @@ __all__ = [
     "Schedule",
     "Slow",
     "Solution",
+    "Stashed",
     "Status",
     "Step",
     "Stop",

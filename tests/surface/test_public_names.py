@@ -18,6 +18,7 @@ NAMES = [
     "Character",
     "Comparison",
     "CreditFront",
+    "Current",
     "DataMissingError",
     "Delays",
     "Dyadic",
@@ -30,10 +31,14 @@ NAMES = [
     "Late",
     "LayerError",
     "Leapfrog",
+    "NeighbourError",
     "Nonlinearity",
     "NotConvergedWarning",
     "OffersStep",
     "Outcome",
+    "Pipeline",
+    "Plan",
+    "Predicted",
     "Prediction",
     "PredictiveCoding",
     "Record",
@@ -45,6 +50,7 @@ NAMES = [
     "Schedule",
     "Slow",
     "Solution",
+    "Stashed",
     "Status",
     "Step",
     "Stop",
@@ -90,6 +96,9 @@ SIGNATURES = {
     "substrates.Noisy": "inner, std, generator",
     "substrates.Quantised": "inner, bits, generator=None",
     "Chain": "module, loss, *, flatten=False",
+    "Pipeline": "chain, stages, *, optimizer, packets_per_update=8, weights=Predicted(horizon=1.0), order=None",
+    "Pipeline.train": "self, packets",
+    "Predicted": "horizon=1.0",
     "Chain.named_parameters": "self",
     "Chain.parameters": "self",
     "Dyadic": "rate=1.0",
@@ -181,7 +190,7 @@ def test_every_public_thing_is_explained() -> None:
 
 
 def test_every_public_name_says_where_it_lives() -> None:
-    homes = {name: reach(name).__module__ for name in ws.__all__ if name not in ("__version__", "ports")}
+    homes = {name: reach(name).__module__ for name in ws.__all__ if name not in ("__version__", "ports", "substrates")}
     assert all(home.startswith("worldsheet.") for home in homes.values()), homes
 
 

@@ -98,6 +98,11 @@ def test_only_the_plots_import_matplotlib() -> None:
     assert users <= {"app/plots.py"}
 
 
+def test_processes_are_known_in_one_file_only() -> None:
+    users = {name for name, tree in TREES.items() for module, _ in imports(tree) if "distributed" in module.split(".")}
+    assert users == {"pipeline/__init__.py", "pipeline/distributed.py"}  # the first names the second
+
+
 @pytest.mark.parametrize("name", SOURCES)
 def test_nothing_is_imported_inside_a_function(name: str) -> None:
     for function in ast.walk(TREES[name]):
@@ -113,6 +118,15 @@ def test_a_dynamics_knows_nothing_but_a_view(name: str) -> None:
             allowed = module.startswith(("worldsheet.core.", "worldsheet.dynamics"))
             known = {"Fields", "Linearised", "Sites", "View"}
             assert allowed or (module == "worldsheet.problem" and set(names) <= known), f"{module} {names}"
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if name.startswith("substrate/")])
+def test_a_substrate_knows_nothing_but_views_and_what_it_wraps(name: str) -> None:
+    for module, names in imports(TREES[name]):
+        if module.startswith("worldsheet"):
+            allowed = module.startswith(("worldsheet.core.", "worldsheet.dynamics", "worldsheet.substrate"))
+            seen = set(names) <= {"View", "Fields", "Linearised"}
+            assert allowed or (module == "worldsheet.problem" and seen), f"{module} {names}"
 
 
 class Recording(ws.View):
