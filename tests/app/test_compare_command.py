@@ -144,6 +144,21 @@ def test_a_budget_is_for_those_that_do_not_settle_at_once() -> None:
     assert stops == {"backprop": None, "dyadic": None, "pc": 7, "wave": 7}
 
 
+def test_equilibrium_propagation_is_the_mean_of_two_nudges(digits: DataSet) -> None:
+    model = recipe_for("digits", TINY).model(digits).eval()  # without dropout
+    chain, x, target = ws.Chain(model, torch.nn.CrossEntropyLoss()), digits.train_images[:8], digits.train_labels[:8]
+    rival = plan_for("digits", "ep", 1, 5, {"depth": 3}).rival("ep").calibrated(chain, x, target)
+    assert isinstance(rival.dynamics, ws.PredictiveCoding)
+    wanted = ws.centred(chain, x, target, rival.dynamics, stop=ws.Stop(max_ticks=5))
+    loss = rival.gradient(chain, x, target)
+    solution = rival.solution(chain, x, target)
+    assert solution is not None
+    assert loss.equal(wanted.loss)
+    assert solution.ticks == 10
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, wanted.gradients()[name], rtol=1e-6, atol=1e-9)
+
+
 def test_a_relaxation_that_diverges_ends_its_training_and_is_told(digits: DataSet) -> None:
     recipe = recipe_for("digits", {**TINY, "compare_every": 0})
     rival = Rival(ws.PredictiveCoding(1e6), ws.Stop(max_ticks=60))

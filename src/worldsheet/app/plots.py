@@ -61,7 +61,8 @@ def rivals(dynamics: Mapping[str, Mapping[str, Any]], title: str) -> bytes:
         curves = row["curves"]
         length = min(map(len, curves))
         mean = [sum(curve[k] for curve in curves) / len(curves) for k in range(length)]
-        (line,) = accuracy.plot(range(1, length + 1), mean, marker=".", label=name, lw=1.5)
+        style: dict[str, Any] = {"lw": 1.5} if row["cosine"] else {"lw": 5, "alpha": 0.4}  # backprop, under the others
+        (line,) = accuracy.plot(range(1, length + 1), mean, marker=".", label=name, **style)
         if length > 1:
             low, high = ([pick(c[k] for c in curves) for k in range(length)] for pick in (min, max))
             accuracy.fill_between(range(1, length + 1), low, high, color=line.get_color(), alpha=0.15, lw=0)

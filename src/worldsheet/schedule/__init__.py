@@ -3,8 +3,8 @@
 from worldsheet.schedule.asynchronous import Asynchronous
 from worldsheet.schedule.base import Firing, Phase, Schedule, Tick
 from worldsheet.schedule.delays import FRESH, Delays
-from worldsheet.schedule.late import Late
 from worldsheet.schedule.front import CreditFront
+from worldsheet.schedule.late import Late
 from worldsheet.schedule.leapfrog import Leapfrog
 from worldsheet.schedule.simulate import Settling, simulate
 from worldsheet.schedule.slow import Slow
@@ -15,8 +15,8 @@ from worldsheet.schedule.wavefront import Wavefront
 __all__ = [
     "FRESH",
     "Asynchronous",
-    "Delays",
     "CreditFront",
+    "Delays",
     "Firing",
     "Late",
     "Leapfrog",

@@ -55,7 +55,7 @@ class Plan:
         """A rival with its budget."""
         rival = RIVALS[name](self.recipe.depth)
         bounded = rival.dynamics is not None and not rival.dynamics.settles_at_once
-        return Rival(rival.dynamics, Stop(max_ticks=self.ticks)) if bounded and self.ticks else rival
+        return replace(rival, stop=Stop(max_ticks=self.ticks)) if bounded and self.ticks else rival
 
     def recipe_of(self, seed: int) -> Recipe:
         """The recipe of one seed."""
