@@ -31,7 +31,7 @@ class Inner(NamedTuple):
 DYNAMICS = {
     "dyadic": Inner(ws.Dyadic(), None),
     "dyadic, rate 0.3": Inner(ws.Dyadic(0.3), 12),
-    "wave": Inner(ws.Wave(), 10),
+    "wave": Inner(ws.Wave(), 8),
     "pc": Inner(ws.PredictiveCoding(0.1), 6),
     "pc-alm": Inner(ws.AugmentedLagrangian(0.07), 6),
 }
@@ -69,8 +69,8 @@ SEEDS = {Size.SMALL: 2, Size.FULL: 3}
 
 
 def recipe(size: Size, seed: int) -> Recipe:
-    plain = {"depth": 4, "width": 16, "dropout": 0.0, "compare_every": 20, "lr": 3e-3, "seed": seed, "batch_size": 64}
-    train = {"train_size": 384, "epochs": 6} if size is Size.SMALL else {"width": 32, "epochs": 5}
+    plain = {"depth": 4, "width": 16, "dropout": 0.0, "compare_every": 20, "lr": 3e-3, "seed": seed, "batch_size": 32}
+    train = {"train_size": 256, "epochs": 5} if size is Size.SMALL else {"width": 32, "epochs": 5}
     return recipe_for("digits", {**plain, **train})
 
 

@@ -1,7 +1,6 @@
 """A multiplier that hears of its own past: λ' = λ − (α/ρ) λ(t − τ) rings down below 2 sin(π/(2(2τ + 1))) only."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import pi, sin
 from typing import final
 
@@ -11,31 +10,21 @@ from torch import Tensor, nn
 
 import worldsheet as ws
 from worldsheet.core.field import Field
-from worldsheet.schedule import Tick
 
 ONE = torch.ones(1, 1, dtype=torch.float64)
 
 
 @final
 @dataclass(frozen=True)
-class Unannounced(ws.Schedule):
-    """A schedule that does not say that a site's own costate is late, or it would be refused."""
+class Reckless(ws.substrates.Substrate):
+    """A dynamics that does not say how late its own costate may be, or it would be refused."""
 
-    inner: ws.Schedule
-
-    def ticks(self, topology: ws.Topology) -> Iterator[Tick]:
-        return self.inner.ticks(topology)
-
-    def settles_after(self, topology: ws.Topology) -> int | None:
-        return self.inner.settles_after(topology)
+    def arrived(self, message: Tensor, view: ws.View) -> Tensor:
+        return message
 
     @property
-    def once(self) -> bool:
-        return False
-
-    @property
-    def memory(self) -> int:
-        return self.inner.memory
+    def character(self) -> ws.Character:
+        return replace(self.inner.character, patience=None)
 
 
 def single_mode() -> ws.Chain:
@@ -47,8 +36,8 @@ def single_mode() -> ws.Chain:
 
 
 def costate(alpha: float, late: int, ticks: int, penalty: float = 1.0) -> Tensor:
-    order = Unannounced(ws.Late(ws.Leapfrog(Field.COSTATE), ws.Delays(own=late)))
-    dynamics = ws.AugmentedLagrangian(rate=1 / penalty, dual_rate=alpha, penalty=penalty)
+    order = ws.Late(ws.Leapfrog(Field.COSTATE), ws.Delays(own=late))
+    dynamics = Reckless(ws.AugmentedLagrangian(rate=1 / penalty, dual_rate=alpha, penalty=penalty))
     return ws.relax(single_mode(), ONE, ONE, dynamics, order, ws.Stop(max_ticks=ticks)).costates[0]
 
 

@@ -48,7 +48,7 @@ def wide_linear(outputs: int) -> Net:
     """One linear site with many outputs and a linear loss: ∇C is known, and each output is a sample."""
     module = nn.Linear(2, outputs, bias=False, dtype=DOUBLE)
     x = torch.tensor([[1.0, 2.0], [-3.0, 0.5], [0.25, 1.0]], dtype=DOUBLE)
-    target = torch.randn(3, outputs, dtype=DOUBLE, generator=generator(5))
+    target = 3 * torch.randn(3, outputs, dtype=DOUBLE, generator=generator(5))
     return Net(nn.Sequential(module), lambda output, wanted: (output * wanted).sum(), x, target)
 
 
