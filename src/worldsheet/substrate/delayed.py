@@ -42,3 +42,7 @@ class Delayed(Substrate):
         """The inner dynamics' with the delay added."""
         inner = self.inner.character
         return replace(inner, delay=inner.delay + self.ticks)
+
+    def budget(self, depth: int) -> int:
+        """As many ticks more as a hop takes."""
+        return self.inner.budget(depth) * (1 + self.ticks)
