@@ -174,19 +174,19 @@ def measure(size: Size, cells: Cells) -> Findings:
 
 
 def draw(record: Record, path: Path) -> None:
-    figure = Figure(figsize=(13, 6.5), dpi=90, layout="constrained")
+    figure = Figure(figsize=(12, 6.6), dpi=80, layout="constrained")
     axes = figure.subplots(2, 3).flatten()
     ticks = record.tables["ticks"]
     for panel, name in zip(axes, DYNAMICS, strict=False):
         for number, row in enumerate(row for row in record.tables["rows"] if row["dynamics"] == name):
             points = [(t, max(e, 1e-16)) for t, e in zip(ticks, row["errors"], strict=True) if e is not None]
             style = "-" if number < 5 else "--"
-            panel.plot(*zip(*points, strict=True), style, marker=".", label=f"{row['late']}: {row['verdict']}")
+            panel.plot(*zip(*points, strict=True), style, marker=".", label=row["late"])
         panel.set(xscale="log", yscale="log", ylim=(1e-16, 1e4), title=name, xlabel="ticks")
         panel.grid(alpha=0.25)
-        panel.legend(fontsize=6, frameon=False, loc="lower left")
-    axes[0].set_ylabel("error of the gradient, against the fixed point")
-    axes[3].set_ylabel("error of the gradient, against the fixed point")
+    for panel in (axes[0], axes[3]):
+        panel.set_ylabel("error of the gradient")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     bounds = record.tables["bounds"]
     delays = [row["delay"] for row in bounds]
     axes[5].plot(delays, [row["formula"] for row in bounds], "k-", label="2 sin(π/(2(2τ + 1)))")

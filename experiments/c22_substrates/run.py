@@ -123,7 +123,7 @@ def measure(size: Size, cells: Cells) -> Findings:
 
 
 def draw(record: Record, path: Path) -> None:
-    figure = Figure(figsize=(13, 6.5), dpi=90, layout="constrained")
+    figure = Figure(figsize=(12, 6.2), dpi=80, layout="constrained")
     panels = figure.subplots(2, 3).flatten()
     rows = record.tables["rows"]
     for panel, axis in zip(panels, AXES, strict=False):
