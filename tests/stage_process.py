@@ -13,7 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import worldsheet as ws
-from worldsheet.pipeline import NeighbourError, Pipeline, Wires
+from worldsheet.pipeline import Pipeline
+from worldsheet.pipeline.distributed import NeighbourError, Wires
 
 PACKETS = 12
 

@@ -1,5 +1,6 @@
 """worldsheet: train networks and solve control problems with local waves instead of a backward pass."""
 
+from worldsheet import control
 from worldsheet import port as ports
 from worldsheet import substrate as substrates
 from worldsheet.core.errors import (
@@ -25,7 +26,7 @@ from worldsheet.dynamics import (
     Wave,
 )
 from worldsheet.engine import Stop
-from worldsheet.pipeline import Current, NeighbourError, Pipeline, Plan, Predicted, Stashed
+from worldsheet.pipeline import Current, Pipeline, Plan, Predicted, Stashed
 from worldsheet.problem import (
     Chain,
     Fields,
@@ -86,7 +87,6 @@ __all__ = [
     "Late",
     "LayerError",
     "Leapfrog",
-    "NeighbourError",
     "Nonlinearity",
     "NotConvergedWarning",
     "OffersStep",
@@ -121,6 +121,7 @@ __all__ = [
     "calibrate",
     "centred",
     "compare",
+    "control",
     "ports",
     "relax",
     "residual_mlp",

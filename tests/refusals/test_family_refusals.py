@@ -21,6 +21,18 @@ from nets import assert_tells
         pytest.param(lambda: ws.PredictiveCoding(precision=0.0), ["precision=0.0"], id="pc-precision"),
         pytest.param(lambda: ws.AugmentedLagrangian(dual_rate=float("inf")), ["dual_rate=inf"], id="alm-dual"),
         pytest.param(lambda: ws.AugmentedLagrangian(penalty=-1.0), ["penalty=-1.0"], id="alm-penalty"),
+        pytest.param(lambda: ws.AugmentedLagrangian(dual_rate=2.0), ["dual_rate=2.0", "below", "= 2"], id="alm-bound"),
+        pytest.param(lambda: ws.AugmentedLagrangian(delay=1), ["delay=1", "= 1", "dual_rate=0.5"], id="alm-late"),
+        pytest.param(lambda: ws.AugmentedLagrangian(delay=-1), ["delay=-1", "0 or more"], id="alm-early"),
+        pytest.param(lambda: ws.PredictiveCoding(nudge=0.0), ["nudge=0.0", "leave nudge out"], id="pc-nudge"),
+        pytest.param(
+            lambda: ws.PredictiveCoding(nudge=0.1, prediction=ws.Prediction.FIXED),
+            ["proportional"],
+            id="pc-fixed-nudge",
+        ),
+        pytest.param(
+            lambda: ws.PredictiveCoding(2.0, prediction=ws.Prediction.FIXED), ["between 0 and 2"], id="pc-fixed-rate"
+        ),
     ],
 )
 def test_constants_out_of_range_are_refused(make: Callable[[], ws.Dynamics], fragments: list[str]) -> None:
@@ -49,3 +61,29 @@ def test_a_step_beyond_the_stability_limit_is_an_outcome_and_leaves_no_gradient(
     with pytest.raises(ws.RelaxationError):
         ws.backward(chain, x, target, dynamics, stop=ws.Stop(max_ticks=2000, tol=1e-6))
     assert all(parameter.grad is None for parameter in chain.parameters())
+
+
+@pytest.mark.parametrize("dynamics", [ws.PredictiveCoding(rate=0.65), ws.AugmentedLagrangian(rate=0.5)])
+@pytest.mark.parametrize("stop", [ws.Stop(max_ticks=50), ws.Stop(max_ticks=2000, tol=1e-6)])
+def test_a_step_a_little_too_long_is_found_out_before_anything_overflows(dynamics: ws.Dynamics, stop: ws.Stop) -> None:
+    """The limits on a chain of identities are ½ and ⅓."""
+    chain = ws.Chain([nn.Identity() for _ in range(6)], nn.MSELoss())
+    x, target = torch.randn(2, 3, 4)
+    sol = ws.relax(chain, x, target, dynamics, stop=stop)
+    assert sol.outcome.status is ws.Status.DIVERGED
+    assert "leave it out" in sol.outcome.remedy
+    assert sol.ticks < 200
+    assert all(bool(state.isfinite().all()) for state in sol.states)
+    with pytest.raises(ws.RelaxationError, match="run away"):
+        sol.gradients()
+
+
+@pytest.mark.parametrize("size", [{"depth": 1, "width": 4}, {"depth": 3, "width": 0}])
+def test_a_residual_mlp_has_two_layers_and_some_width(size: dict[str, int]) -> None:
+    with pytest.raises(ws.InputError, match="depth of at least 2"):
+        ws.residual_mlp(**size)
+
+
+def test_a_rate_that_was_never_estimated_is_no_number() -> None:
+    with pytest.raises(ws.InputError, match=r"ws\.calibrate"):
+        ws.PredictiveCoding().budget(5)

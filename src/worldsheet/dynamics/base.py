@@ -8,6 +8,7 @@ import torch
 
 from worldsheet.core.field import Field
 from worldsheet.core.shapes import Costate, Elsewhere, State
+from worldsheet.dynamics.coefficients import Coefficients
 from worldsheet.problem import Fields, Linearised, View
 
 
@@ -54,6 +55,14 @@ class Dynamics(ABC):
     @abstractmethod
     def credit(self, view: View) -> Costate:
         """What the site pulls back through its layer: to its parents' costates and to its parameters (4)."""
+
+    def coefficients(self, samples: int) -> Coefficients | None:
+        """The same three moves as numbers (13), equal to rounding; None if they are no fixed sums.
+
+        Args:
+            samples: batch size.
+        """
+        del samples
 
     @property
     @abstractmethod

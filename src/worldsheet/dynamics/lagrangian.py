@@ -9,6 +9,7 @@ from worldsheet.core.errors import InputError
 from worldsheet.core.field import Field
 from worldsheet.core.shapes import Costate, Elsewhere, State
 from worldsheet.dynamics.base import Character, Dynamics, zeros_like
+from worldsheet.dynamics.coefficients import Coefficients, Mix
 from worldsheet.dynamics.descent import CURE, estimated_rate, number, refuse_not_positive, samples_of
 from worldsheet.problem import Fields, Linearised, View
 
@@ -91,6 +92,13 @@ class AugmentedLagrangian(Dynamics):
     def credit(self, view: View) -> Costate:
         """e_l, ∇C at the output."""
         return self._moved(view, self.penalty)
+
+    def coefficients(self, samples: int) -> Coefficients:
+        """x += η (e − p), λ += α r, e = λ + ρ r."""
+        count = samples if self.averaged else 1
+        step = number(self.rate) * count
+        credit = Mix(residual=self.penalty / count, costate=1.0)
+        return Coefficients(Mix(credit=step, pulled=-step), Mix(residual=self.dual_rate / count), credit)
 
     @property
     def automatic(self) -> bool:

@@ -12,7 +12,7 @@ from worldsheet.engine.stopping import Stop
 from worldsheet.schedule import Schedule
 
 _SPENT = Status.BUDGET_SPENT
-_EXCURSION = 100.0  # a descent never goes up; with multipliers it may, by about what it went down
+_EXCURSION = 100.0  # a descent never goes up; with multipliers it may, by about as much as it went down
 
 
 def run(engine: Engine, schedule: Schedule, stop: Stop, record: Record | None = None) -> Outcome:
@@ -75,7 +75,7 @@ class _Judge:
     def _runs_away(self) -> bool:
         if self._start is None:
             return False
-        return not bool(self._engine.loss - self._start <= _EXCURSION * self._start.abs())
+        return not bool(self._engine.loss - self._start <= _EXCURSION * (1 + self._start.abs()))
 
 
 def _budget(engine: Engine, stop: Stop, exact: int | None) -> int:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.parameter import Parameter
 
 from worldsheet.core.shapes import Costate, Elsewhere, Point, State
+from worldsheet.engine.room import Room
 from worldsheet.problem import Stack, Traits
 
 
@@ -28,6 +29,9 @@ class Run:
         self.parameters = parameters
         self._steps = steps
         self._part = (first, last, steps)
+        self._values = [Room(last + 1 - first) for _ in steps]
+        self._work = [Room(last + 1 - first) for _ in steps]
+        self._credits = [Room(last + 1 - first) for _ in steps]
 
     @property
     def alone(self) -> bool:
@@ -35,20 +39,28 @@ class Run:
         return self.first == self.last
 
     def forward(self, first: int, last: int, points: Point, out: State) -> list[Point]:
-        """Evaluate layers first..last at `points`, into `out`; return what each step saves for its derivatives."""
-        saved = []
-        steps = self._cut(first, last)
-        for step in steps[:-1]:
-            points, kept = step.forward(points)
+        """Evaluate layers first..last at `points`, into `out`; return what each step saves for its derivatives.
+
+        What is saved is overwritten by the next call.
+        """
+        saved, top, count = [], len(self._steps) - 1, last + 1 - first
+        for index, step in enumerate(self._cut(first, last)):
+            into = out if index == top else self._values[index].rows(count)
+            y, kept = step.forward(points, into, self._work[index].like(points))
+            if into is None:
+                self._values[index].like(y)  # for the next time
+            points = y
             saved.append(kept)
-        saved.append(steps[-1].forward(points, out)[1])
         return saved
 
     def pull(self, first: int, last: int, credit: Costate, saved: Sequence[Point], out: Elsewhere) -> None:
         """Pull credits back through layers first..last, into `out`."""
         steps = self._cut(first, last)
-        for step, kept in zip(steps[:0:-1], saved[:0:-1], strict=True):
-            credit = step.pull(credit, kept)
+        for index in range(len(steps) - 1, 0, -1):
+            into = self._credits[index].rows(last + 1 - first)
+            credit = steps[index].pull(credit, saved[index], into)
+            if into is None:
+                self._credits[index].like(credit)
         steps[0].pull(credit, saved[0], out)
 
     def efforts(self, credit: Costate, saved: Sequence[Point]) -> dict[int, tuple[Tensor, Tensor]]:
@@ -61,7 +73,7 @@ class Run:
                 known = found.get(id(parameter))
                 found[id(parameter)] = (parameter, part if known is None else known[1] + part)
             if index > lowest:
-                credit = step.pull(credit, saved[index])
+                credit = step.pull(credit, saved[index], None)
         return found
 
     def _cut(self, first: int, last: int) -> tuple[Stack, ...]:

@@ -9,14 +9,14 @@ from torch.nn.parameter import Parameter
 
 from worldsheet.core.field import Field
 from worldsheet.core.shapes import Costate, Elsewhere, Point, Residuals, State
-from worldsheet.dynamics import Dynamics
+from worldsheet.dynamics import Coefficients, Dynamics
 from worldsheet.engine.base import Engine, Residual
 from worldsheet.engine.measure import residual_of, start_fields
 from worldsheet.engine.messages import Messages
 from worldsheet.engine.runs import Run, runs
-from worldsheet.engine.slab import Made, Slab, Span, cut, slabs
-from worldsheet.engine.spans import Spans
-from worldsheet.problem import Caller, Chain, Fields, Pull, View
+from worldsheet.engine.slab import Made, Shift, Slab, Span, cut, slabs
+from worldsheet.engine.spans import Move, Spans
+from worldsheet.problem import Caller, Chain, Evaluation, Fields, Pull, View
 from worldsheet.schedule import Phase
 
 
@@ -42,8 +42,8 @@ class StackedBlock(Engine):
         self._messages = Messages(self.caller, everywhere=True, to_input=x.requires_grad)
         self._x = x
         self._slabs: list[Slab] = []
-        self._at: list[int] = []  # by site, the number of its slab
-        self._rows: dict[tuple[Field, int], tuple[Tensor, Tensor]] = {}
+        self._at: list[Slab] = []  # by site
+        self._table: Coefficients | None = None
         self._own: dict[tuple[Span, int], tuple[Sequence[float], Tensor]] = {}
         self._unit: Tensor | None = None
         self._spans = Spans()
@@ -68,19 +68,18 @@ class StackedBlock(Engine):
         fields = start_fields(self.dynamics, outputs[1:], initial)
         found = runs(self.caller.traits[:-1], [self._x, *fields.states[:-1]])
         self._slabs = slabs(self._x, fields, found)
-        self._at = [
-            number for number, slab in enumerate(self._slabs) for _ in range(slab.span.first, slab.span.last + 1)
-        ]
+        self._at = [slab for slab in self._slabs for _ in range(slab.span.first, slab.span.last + 1)]
+        self._table = self.dynamics.coefficients(outputs[-1].shape[0] if outputs[-1].dim() else 1)
 
     def fire(self, phase: Phase) -> None:
         """Move the sites of a phase: all read before any writes."""
-        moves = []
-        for field, slab, span in self._spans.of(phase, self._slabs):
-            view = _SpanView(self, slab, span)
-            value = self.dynamics.state(view) if field is Field.STATE else self.dynamics.costate(view)
-            moves.append((field, slab, span, value))
-        for field, slab, span, value in moves:
-            slab.move(field, span, value)
+        moves = self._spans.of(phase, self._slabs)
+        ready = [self._ready(move) for move in moves]
+        for (field, slab, span), value in zip(moves, ready, strict=True):
+            if isinstance(value, Tensor):
+                slab.move(field, span, value)
+            else:
+                slab.shift(field, span, value)
 
     def close_tick(self) -> None:
         """Nothing to remember: these schedules read the newest messages."""
@@ -131,17 +130,32 @@ class StackedBlock(Engine):
         """See `Engine.precision`."""
         return torch.finfo(self._slabs[-1].states.dtype).eps
 
+    def _ready(self, move: Move) -> Tensor | Shift:
+        """The new values of a move; or what is to be added to the old ones, if the dynamics has coefficients."""
+        field, slab, span = move
+        if slab.single or self._table is None:
+            view = _SpanView(self, slab, span)
+            return self.dynamics.state(view) if field is Field.STATE else self.dynamics.costate(view)
+        mix = self._table.state if field is Field.STATE else self._table.costate
+        terms = [(mix.residual, self.state_residual(slab, span))] if mix.residual else []
+        terms += [(mix.credit, self.credit(slab, span))] if mix.credit else []
+        terms += [(mix.pulled, self.pulled(slab, span))] if mix.pulled else []
+        if field is Field.COSTATE:
+            return Shift(1 + mix.costate, terms)
+        return Shift(1.0, [*terms, (mix.costate, slab.rows(Field.COSTATE, span))] if mix.costate else terms)
+
     def prediction(self, slab: Slab, span: Span) -> State:
         """The messages from below: the layers of some sites at the states below them."""
         return self._evaluated(slab, span).of(span)
 
     def state_residual(self, slab: Slab, span: Span) -> State:
         """The state residuals of some sites, remembered until a prediction or state is replaced."""
-        made, states = self._evaluated(slab, span), slab.states
         kept = slab.residuals
-        if kept is None or not kept.still(span, (made.value, states)):
-            residual = made.value - cut(states, slab.span, made.span)
-            kept = slab.residuals = Made(made.span, (made.value, states), residual, {})
+        if kept is None or not kept.span.holds(span):
+            made = self._evaluated(slab, span)
+            states = slab.rows(Field.STATE, made.span)
+            residual = torch.sub(made.value, states, out=slab.room.residuals.like(states))
+            kept = slab.residuals = Made(made.span, residual, {})
         return kept.of(span)
 
     def credit(self, slab: Slab, span: Span) -> Costate:
@@ -153,20 +167,18 @@ class StackedBlock(Engine):
         if slab is self._slabs[-1]:
             part = self._pull_cost(last=False).inputs[0]
             return torch.zeros_like(slab.states) if part is None else part.unsqueeze(0)
-        above = self._pull(span.last + 1, last=False) if span.last == slab.span.last else None
-        inner = Span(span.first + 1, min(span.last + 1, slab.span.last))
-        if inner.first > inner.last:
-            return _present(above, slab.states[-1]).unsqueeze(0)
-        points, credits = self._evaluated(slab, inner), self._credited(slab, inner)
-        sources = (points.value, credits.value, above)
         kept = slab.pulled
-        if kept is None or not kept.still(span, sources):
-            value = torch.empty_like(cut(slab.states, slab.span, span))
-            self._pull_inside(slab, inner, value)
-            if above is not None:
-                value[-1].copy_(_present(above, value[-1]))
-            kept = slab.pulled = Made(span, sources, value, {})
-        return kept.of(span)
+        if kept is not None and kept.span.holds(span):
+            return kept.of(span)
+        above = self._pull(span.last + 1, last=False) if span.last == slab.span.last else None
+        if slab.single:
+            return _present(above, slab.states[-1]).unsqueeze(0)
+        value = slab.room.pulled.like(slab.rows(Field.STATE, span))
+        self._pull_inside(slab, Span(span.first + 1, min(span.last + 1, slab.span.last)), value)
+        if above is not None:
+            value[-1].copy_(_present(above, value[-1]))
+        slab.pulled = Made(span, value, {})
+        return value
 
     def own(self, slab: Slab, span: Span, values: Sequence[float]) -> float | Tensor:
         """Some sites' entries of a list with one number per site, remembered as a tensor that multiplies their fields."""
@@ -197,22 +209,20 @@ class StackedBlock(Engine):
     def _evaluated(self, slab: Slab, span: Span) -> Made:
         """The layers of some sites at the states below them, remembered until one of these is replaced."""
         kept = slab.predictions
-        if kept is not None and kept.still(span, self._read_by(slab, kept.span)):
+        if kept is not None and kept.span.holds(span):
             return kept
         saved: dict[int, tuple[Span, list[Point]]] = {}
-        if slab.span.first == slab.span.last:
-            value = self._messages.evaluation(span.first, [self._row(Field.STATE, span.first - 1)]).output.unsqueeze(0)
+        if slab.single:
+            value = self._alone(span.first).output.unsqueeze(0)
         else:
-            value = torch.empty_like(cut(slab.states, slab.span, span))
+            value = slab.room.predictions.like(slab.rows(Field.STATE, span))
             for run in slab.runs:
                 self._evaluate(slab, run, span, value, saved)
-        made = slab.predictions = Made(span, self._read_by(slab, span), value, saved)
+        made = slab.predictions = Made(span, value, saved)
         return made
 
-    def _read_by(self, slab: Slab, span: Span) -> tuple[Tensor | None, Tensor | None]:
-        """The states that the layers of some sites read: of the slab below, and of their own slab."""
-        below = self._slabs[self._at[span.first] - 1].states if span.first == slab.span.first > 0 else None
-        return below, slab.states if span.last > slab.span.first else None
+    def _alone(self, layer: int) -> Evaluation:
+        return self._messages.evaluation(layer, [self._point(layer - 1)])
 
     def _evaluate(
         self, slab: Slab, run: Run, span: Span, out: Elsewhere, saved: dict[int, tuple[Span, list[Point]]]
@@ -222,7 +232,7 @@ class StackedBlock(Engine):
             return
         rows = out[first - span.first : last + 1 - span.first]
         if run.alone:
-            rows[0].copy_(self._messages.evaluation(first, [self._row(Field.STATE, first - 1)]).output)
+            rows[0].copy_(self._alone(first).output)
             return
         self._stacked_evaluations += last + 1 - first
         points = cut(slab.states, slab.span, Span(first - 1, last - 1))
@@ -230,10 +240,22 @@ class StackedBlock(Engine):
 
     def _credited(self, slab: Slab, span: Span) -> Made:
         kept = slab.credits
-        if kept is None or not kept.still(span, (*self._read_by(slab, kept.span), slab.states, slab.costates)):
-            sources = (*self._read_by(slab, span), slab.states, slab.costates)
-            kept = slab.credits = Made(span, sources, self.dynamics.credit(_SpanView(self, slab, span)), {})
+        if kept is None or not kept.span.holds(span):
+            slab.sent.clear()
+            kept = slab.credits = Made(span, self._credit(slab, span), {})
         return kept
+
+    def _credit(self, slab: Slab, span: Span) -> Costate:
+        if slab.single or self._table is None:
+            return self.dynamics.credit(_SpanView(self, slab, span))
+        costate, (residual, kept, *_) = slab.rows(Field.COSTATE, span), self._table.credit
+        if residual == 0 and kept == 1:
+            return costate
+        out = slab.room.credits.like(costate)
+        if kept == 0:
+            return torch.mul(self.state_residual(slab, span), residual, out=out)
+        whole = costate if kept == 1 else torch.mul(costate, kept, out=out)
+        return torch.add(whole, self.state_residual(slab, span), alpha=residual, out=out)
 
     def _efforts(self, slab: Slab, run: Run) -> list[tuple[Parameter, Tensor | None]]:
         if run.alone:
@@ -245,10 +267,12 @@ class StackedBlock(Engine):
 
     def _pull(self, layer: int, *, last: bool) -> Pull:
         """Pull a single layer's credit back."""
-        slab = self._slabs[self._at[layer]]
+        slab = self._at[layer]
         credits = self._credited(slab, Span(layer, layer))
-        credit = self._kept_row((Field.COSTATE, layer), credits.value, layer - credits.span.first)
-        return self._messages.pull(layer, [self._row(Field.STATE, layer - 1)], credit, last=last)
+        credit = slab.sent.get(layer)
+        if credit is None:  # one view per value, since single layers know messages by their tensors
+            credit = slab.sent[layer] = credits.value[layer - credits.span.first]
+        return self._messages.pull(layer, [self._point(layer - 1)], credit, last=last)
 
     def _pull_cost(self, *, last: bool) -> Pull:
         if self._unit is None:
@@ -257,22 +281,17 @@ class StackedBlock(Engine):
 
     def _output(self) -> State:
         last = len(self.chain)
-        if self.dynamics.character.open_output:
-            return self._messages.evaluation(last, [self._row(Field.STATE, last - 1)]).output
-        return self._row(Field.STATE, last)
+        return self._alone(last).output if self.dynamics.character.open_output else self._point(last)
 
-    def _row(self, field: Field, site: int) -> Tensor:
-        if site == 0 and self._slabs[0].span.last == 0:
+    def _point(self, site: int) -> Tensor:
+        """One view per value, since single layers know messages by their tensors."""
+        if site == 0 and self._at[0].single:
             return self._x
-        slab = self._slabs[self._at[site]]
-        return self._kept_row((field, site), slab.fields[field], site - slab.span.first)
-
-    def _kept_row(self, key: tuple[Field, int], whole: Tensor, index: int) -> Tensor:
-        """One view per tensor and row, since single layers know messages by their tensors."""
-        kept = self._rows.get(key)
-        if kept is None or kept[0] is not whole:
-            kept = self._rows[key] = (whole, whole[index])
-        return kept[1]
+        slab = self._at[site]
+        point = slab.points.get(site)
+        if point is None:
+            point = slab.points[site] = slab.states[site - slab.span.first]
+        return point
 
     def _moving(self) -> list[tuple[Slab, Span]]:
         """Slabs with their sites, the input left out."""

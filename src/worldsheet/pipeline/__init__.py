@@ -1,6 +1,5 @@
 """Unlocked training: stages that talk to their neighbours and never wait for a global pass."""
 
-from worldsheet.pipeline.distributed import NeighbourError, Wires
 from worldsheet.pipeline.drive import Packet
 from worldsheet.pipeline.links import Links
 from worldsheet.pipeline.order import Act, Deed, Locked, Order, Span, Unlocked, timeline
@@ -15,7 +14,6 @@ __all__ = [
     "Deed",
     "Links",
     "Locked",
-    "NeighbourError",
     "Order",
     "Packet",
     "Pipeline",
@@ -27,7 +25,6 @@ __all__ = [
     "Traversal",
     "Unlocked",
     "Weights",
-    "Wires",
     "balanced",
     "measured_costs",
     "timeline",

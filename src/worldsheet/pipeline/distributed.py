@@ -1,7 +1,10 @@
 """Links across processes: point-to-point messages of `torch.distributed`, to two neighbours and nobody else."""
 
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, final
 
 import torch
@@ -19,6 +22,31 @@ _HEADER = 3 + _DIMS  # packet, dtype, number of dimensions, their sizes
 
 class NeighbourError(WorldsheetError, ConnectionError):
     """A neighbour that is gone, silent, or sends what was not agreed."""
+
+
+@contextmanager
+def joined(rank: int, stages: int, store: str, timeout: float, backend: str = "gloo") -> Iterator[None]:
+    """Be one of the processes of a run for a while.
+
+    Args:
+        rank: which stage this process is.
+        stages: how many processes there are.
+        store: where they meet: `file:///some/new/file` on one machine, `env://` where `torchrun` has started them.
+        timeout: seconds after which a silent neighbour counts as gone.
+        backend: gloo for tensors on CPUs, nccl on GPUs.
+    """
+    dist.init_process_group(backend, store, timedelta(seconds=timeout), stages, rank)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def all_agree(yes: bool) -> bool:
+    """Whether all processes say yes; each waits for the others, so only where no packet is in flight."""
+    vote = torch.tensor([yes], dtype=torch.int64)
+    dist.all_reduce(vote, dist.ReduceOp.MIN)
+    return bool(vote.item())
 
 
 @final

@@ -1,19 +1,23 @@
 """A chain cut into stages that never wait for a global pass."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import final
+from time import perf_counter
+from typing import TypeAlias, final
 
 from torch import Tensor, nn
 
 from worldsheet.core.errors import InputError
 from worldsheet.pipeline.drive import Packet, Packets, drive
 from worldsheet.pipeline.links import Links, queues
-from worldsheet.pipeline.order import Act, Order, Unlocked
+from worldsheet.pipeline.order import Act, Deed, Order, Unlocked
 from worldsheet.pipeline.partition import Plan, balanced
 from worldsheet.pipeline.stage import MakeOptimizer, Stage
 from worldsheet.pipeline.weights import Predicted, Weights
 from worldsheet.problem import Chain
+
+Watch: TypeAlias = Callable[[Deed, float], None]
+"""Is told what a stage has done, and when it was over."""
 
 _PREDICTED = Predicted()
 
@@ -105,17 +109,23 @@ class Pipeline:
             runs = [run for run in runs if next(run, _ENDED) is not _ENDED]
         return Traversal(tuple(losses), tuple(stage.updates for stage in self.stages))
 
-    def run_stage(self, index: int, links: Links, packets: Sequence[tuple[Tensor, object]]) -> Traversal:
+    def run_stage(
+        self, index: int, links: Links, packets: Sequence[tuple[Tensor, object]], watch: Watch | None = None
+    ) -> Traversal:
         """Let packets pass through one stage, whose neighbours are elsewhere; every process gives the same packets.
 
         Args:
             index: which stage.
             links: its edges.
             packets: pairs (x, target); only the first stage looks at x, only the last at the target.
+            watch: is told each deed with the moment at which it was done, its wait for a message included.
         """
         losses: list[float] = []
-        for _ in self._run(index, links, [Packet(*pair) for pair in packets], losses):
-            pass
+        stage, deeds = self.stages[index], self.order.deeds(index, len(self.stages), len(packets))
+        for deed in drive(stage, deeds, links, [Packet(*pair) for pair in packets]):
+            _note(stage, deed, losses)
+            if watch is not None and deed is not None:
+                watch(deed, perf_counter())
         links.close()
         return Traversal(tuple(losses), (self.stages[index].updates,))
 
@@ -123,12 +133,16 @@ class Pipeline:
         stage = self.stages[index]
         deeds = self.order.deeds(index, len(self.stages), len(packets))
         for deed in drive(stage, deeds, links, packets):
-            if stage.last and deed is not None and deed.act is Act.FORWARD and stage.loss is not None:
-                losses.append(stage.loss.item())
+            _note(stage, deed, losses)
             yield True
 
 
 _ENDED = object()
+
+
+def _note(stage: Stage, deed: Deed | None, losses: list[float]) -> None:
+    if stage.last and deed is not None and deed.act is Act.FORWARD and stage.loss is not None:
+        losses.append(stage.loss.item())
 
 
 def _parts(chain: Chain, plan: Plan) -> list[Chain]:

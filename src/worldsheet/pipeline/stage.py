@@ -1,6 +1,6 @@
 """A stage: consecutive layers that one process owns, with their optimizer."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeAlias, final
 
@@ -64,7 +64,7 @@ class Stage:
         self._share = 1 / packets_per_update
         self._flights: dict[int, _Flight] = {}
         self._before = [p.detach().clone() for p in self.parameters] if delay else []
-        self._values = weights.seen(self.parameters, self._before, delay)
+        self._values = weights.seen([p.detach() for p in self.parameters], self._before, delay)
 
     @property
     def in_flight(self) -> int:
@@ -84,6 +84,48 @@ class Stage:
                 self.loss = messages.evaluation(caller.head, points[-1:]).output
         self._flights[packet] = _Flight(messages, points, self._values if self._weights.keeps else None)
         return None if self.last else points[-1]
+
+    def train(self, mode: bool) -> None:
+        """Put the layers into training mode, or out of it."""
+        for layer in self.chain.layers:
+            layer.module.train(mode)
+
+    @torch.no_grad()
+    def infer(self, x: Point) -> State:
+        """The layers' output as an ordinary forward pass, in whatever mode the modules are; nothing is remembered."""
+        for layer in self.chain.layers:
+            x = layer.module(x)
+        return x
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that moves in training when no packet is in flight: parameters, buffers and the optimizer's own."""
+        found = {f"before.{index}": tensor for index, tensor in enumerate(self._before)}
+        for layer in self.chain.layers:
+            found |= {f"model.{layer.name}.{name}": tensor for name, tensor in layer.module.state_dict().items()}
+        for index, parameter in enumerate(self.parameters):
+            own = self.optimizer.state.get(parameter, {}) if self.optimizer else {}
+            found |= {f"optimizer.{index}.{n}": t for n, t in own.items() if isinstance(t, Tensor)}
+        return found
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor], updates: int) -> None:
+        """Go back to where `tensors` was taken, after so many updates.
+
+        Raises:
+            InputError: tensors of another stage.
+        """
+        for index, parameter in enumerate(self.parameters):
+            begin = f"optimizer.{index}."
+            own = {n.removeprefix(begin): t.clone() for n, t in tensors.items() if n.startswith(begin)}
+            if own and self.optimizer is not None:
+                self.optimizer.state[parameter] = own
+        mine = {n: t for n, t in self.tensors().items() if not n.startswith("optimizer.")}
+        if set(mine) != {n for n in tensors if not n.startswith("optimizer.")}:
+            raise InputError("tensors of another stage", f"{', '.join(sorted(mine))}", "resume with the same stages")
+        for name, tensor in mine.items():
+            tensor.copy_(tensors[name])
+        self.updates = updates
+        self._values = self._weights.seen([p.detach() for p in self.parameters], self._before, self._delay)
 
     @torch.no_grad()
     def pull(self, packet: int, credit: Costate | None = None) -> Costate | None:

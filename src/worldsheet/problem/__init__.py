@@ -2,7 +2,8 @@
 
 from worldsheet.problem.caller import Caller
 from worldsheet.problem.chain import Chain
-from worldsheet.problem.evaluation import Evaluation, Pull, Recorded, Stepwise
+from worldsheet.problem.costs import Cost, HalfSquares, OffersCost
+from worldsheet.problem.evaluation import Evaluation, Priced, Pull, Recorded, Stepwise
 from worldsheet.problem.fields import Fields
 from worldsheet.problem.layer import Traits
 from worldsheet.problem.linearised import Linearised, Sites, linearise
@@ -15,11 +16,15 @@ from worldsheet.problem.view import View
 __all__ = [
     "Caller",
     "Chain",
+    "Cost",
     "Evaluation",
     "Fields",
+    "HalfSquares",
     "Linearised",
     "Nonlinearity",
+    "OffersCost",
     "OffersStep",
+    "Priced",
     "Pull",
     "Recorded",
     "ResidualLinear",

@@ -10,6 +10,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from worldsheet.core.errors import LayerError, WorldsheetError
 from worldsheet.core.shapes import Point, State
 from worldsheet.problem.chain import Chain
+from worldsheet.problem.costs import Cost, cost_of
 from worldsheet.problem.replay import Replay
 
 
@@ -27,6 +28,7 @@ class Caller:
         replay: makes repeated evaluations draw the same numbers and move buffers once.
         parents: by layer, whose states it reads; the cost reads the output.
         children: by site, which layers read its state; the output is read by the cost.
+        cost: the cost's closed form, if it has one and nothing listens to its calls.
     """
 
     def __init__(self, chain: Chain, target: Any) -> None:
@@ -42,6 +44,7 @@ class Caller:
             partial(self.replay, index) if traits.random or traits.buffers else function
             for index, (function, traits) in enumerate(zip(functions, self.traits, strict=True))
         ]
+        self.cost: Cost | None = None if self.traits[-1].watched else cost_of(chain.loss)
         self.parents = chain.topology.reads
         self.children = chain.topology.readers
 

@@ -11,7 +11,7 @@ from torch.nn.parameter import Parameter
 
 from worldsheet.core.errors import InputError
 from worldsheet.core.shapes import Costate, Elsewhere, Point, State
-from worldsheet.problem.stacks import ResidualStack, Stack
+from worldsheet.problem.stacks import RELU, TANH, Curve, ResidualStack, Stack
 from worldsheet.problem.steps import OffersStep, Step
 
 
@@ -28,6 +28,13 @@ class Nonlinearity(Enum):
         if self is Nonlinearity.RELU:
             return torch.relu(z)
         return torch.tanh(z) if self is Nonlinearity.TANH else z
+
+    @property
+    def curve(self) -> Curve | None:
+        """φ with its derivative as a function of φ(z), None for the identity."""
+        if self is Nonlinearity.RELU:
+            return RELU
+        return TANH if self is Nonlinearity.TANH else None
 
     def pulled(self, credit: Costate, z: Point) -> Costate:
         """φ'(z)·credit."""
@@ -203,8 +210,7 @@ class _Residual(_Weighted):
         modules = [self._module, *(other._module for other in others if isinstance(other, _Residual))]
         weights = tuple(module.weight for module in modules)
         gathered = torch.stack([weight.detach() for weight in weights])
-        activation = self._module.activation
-        return ResidualStack(weights, gathered, self._module.scale, activation, activation.pulled)
+        return ResidualStack(weights, gathered, self._module.scale, self._module.activation.curve)
 
     @property
     def _kind(self) -> tuple[int, float, Nonlinearity]:

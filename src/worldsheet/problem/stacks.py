@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor
@@ -12,18 +12,32 @@ from torch.nn.parameter import Parameter
 from worldsheet.core.shapes import Costate, Elsewhere, Point, State
 
 
+@final
+@dataclass(frozen=True)
+class Curve:
+    """An activation φ whose derivative is a function of y = φ(x), each into `out` where it is given.
+
+    Attributes:
+        value: maps (x, out) to φ(x).
+        pulled: maps (c, y, out) to φ'·c; `out` may be c.
+    """
+
+    value: Callable[[Tensor, Tensor | None], Tensor]
+    pulled: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
 class Stack(ABC):
     """One elementary map at each of several sites, y_s = f(x_s; θ_s), on tensors with a leading site dimension.
 
-    Results are new tensors, or `out` where one is given.
+    Results are written to `out` where it is given, else to new memory: large new tensors cost more than the arithmetic.
     """
 
     @abstractmethod
-    def forward(self, x: Point, out: Tensor | None = None) -> tuple[State, Point]:
-        """Return y = f(x) and the one tensor, x or y, that the derivatives need."""
+    def forward(self, x: Point, out: Tensor | None, work: Tensor | None) -> tuple[State, Point]:
+        """Return y = f(x) and the one tensor, x or y, that the derivatives need; `work`, like x, may be overwritten."""
 
     @abstractmethod
-    def pull(self, credit: Costate, saved: Point, out: Tensor | None = None) -> Elsewhere:
+    def pull(self, credit: Costate, saved: Point, out: Tensor | None) -> Elsewhere:
         """(∂f/∂x)ᵀ·credit, site by site."""
 
     def efforts(self, credit: Costate, saved: Point) -> tuple[tuple[Tensor, Tensor], ...]:
@@ -64,19 +78,18 @@ class AffineStack(Stack):
         bias = torch.stack([each.detach() for each in biases]).unsqueeze(1) if biases else None
         return AffineStack(tuple(weights), tuple(biases), torch.stack([each.detach() for each in weights]), bias)
 
-    def forward(self, x: Point, out: Tensor | None = None) -> tuple[State, Point]:
+    def forward(self, x: Point, out: Tensor | None, work: Tensor | None) -> tuple[State, Point]:
         """One batched product; x is saved."""
-        rows, weight = _rows(x), self.weight.transpose(1, 2)
-        into = None if out is None else _rows(out)
-        y = torch.bmm(rows, weight, out=into) if self.bias is None else _shifted(self.bias, rows, weight, into)
-        return (y.reshape(*x.shape[:-1], y.shape[-1]) if out is None else out), x
+        rows, weight, into = _rows(x), self.weight.transpose(1, 2), None if out is None else _rows(out)
+        if self.bias is None:
+            y = torch.bmm(rows, weight, out=into)
+        else:
+            y = torch.baddbmm(self.bias, rows, weight, out=into)
+        return y.view(*x.shape[:-1], y.shape[-1]), x
 
-    def pull(self, credit: Costate, saved: Point, out: Tensor | None = None) -> Elsewhere:
+    def pull(self, credit: Costate, saved: Point, out: Tensor | None) -> Elsewhere:
         """One batched product."""
-        if out is None:
-            return torch.bmm(_rows(credit), self.weight).view(saved.shape)
-        torch.bmm(_rows(credit), self.weight, out=_rows(out))
-        return out
+        return torch.bmm(_rows(credit), self.weight, out=None if out is None else _rows(out)).view(saved.shape)
 
     def efforts(self, credit: Costate, saved: Point) -> tuple[tuple[Tensor, Tensor], ...]:
         """One batched product and one sum, told apart by site."""
@@ -105,22 +118,19 @@ class PointwiseStack(Stack):
     """An activation y = φ(x), the same at every site, whose derivative is a function of y.
 
     Attributes:
-        activation: φ.
-        pulled: maps (c, y) to φ'·c.
+        curve: φ, with its derivative as a function of y.
     """
 
-    activation: Callable[[Tensor], Tensor]
-    pulled: Callable[[Tensor, Tensor], Tensor]
+    curve: Curve
 
-    def forward(self, x: Point, out: Tensor | None = None) -> tuple[State, Point]:
+    def forward(self, x: Point, out: Tensor | None, work: Tensor | None) -> tuple[State, Point]:
         """The activation; y is saved."""
-        y = self.activation(x) if out is None else out.copy_(self.activation(x))
+        y = self.curve.value(x, out)
         return y, y
 
-    def pull(self, credit: Costate, saved: Point, out: Tensor | None = None) -> Elsewhere:
+    def pull(self, credit: Costate, saved: Point, out: Tensor | None) -> Elsewhere:
         """One kernel."""
-        through = self.pulled(credit, saved)
-        return through if out is None else out.copy_(through)
+        return self.curve.pulled(credit, saved, out)
 
     def part(self, start: int, stop: int) -> Stack:
         """Itself: it works on any shape."""
@@ -137,30 +147,30 @@ class ResidualStack(Stack):
         weights: of each site.
         weight: the weights in one tensor.
         scale: k.
-        activation: φ.
-        pulled: maps (c, z) to φ'(z)·c.
+        curve: φ, with its derivative as a function of z or φ(z) alike; None for the identity.
     """
 
     weights: tuple[Parameter, ...]
     weight: Tensor
     scale: float
-    activation: Callable[[Tensor], Tensor]
-    pulled: Callable[[Tensor, Tensor], Tensor]
+    curve: Curve | None
 
-    def forward(self, x: Point, out: Tensor | None = None) -> tuple[State, Point]:
-        """One batched product and one sum; z is saved."""
-        active = self.activation(x)
-        y = torch.baddbmm(x, active, self.weight.transpose(1, 2), alpha=self.scale, out=out)  # type: ignore[call-overload]
-        return y, x
+    def forward(self, x: Point, out: Tensor | None, work: Tensor | None) -> tuple[State, Point]:
+        """One batched product and one sum; φ(z) is saved."""
+        active = x if self.curve is None else self.curve.value(x, work)
+        y = torch.baddbmm(x, active, self.weight.transpose(1, 2), alpha=self.scale, out=out)
+        return y, active
 
-    def pull(self, credit: Costate, saved: Point, out: Tensor | None = None) -> Elsewhere:
+    def pull(self, credit: Costate, saved: Point, out: Tensor | None) -> Elsewhere:
         """One batched product, one mask, one sum."""
-        through = self.pulled(torch.bmm(credit, self.weight), saved)
-        return torch.add(credit, through, alpha=self.scale, out=out)
+        through = torch.bmm(credit, self.weight, out=out)
+        if self.curve is not None:
+            through = self.curve.pulled(through, saved, through)
+        return torch.add(credit, through, alpha=self.scale, out=through)
 
     def efforts(self, credit: Costate, saved: Point) -> tuple[tuple[Tensor, Tensor], ...]:
         """One batched product, told apart by site."""
-        products = torch.bmm(credit.transpose(1, 2), self.activation(saved)).mul_(self.scale).unbind()
+        products = torch.bmm(credit.transpose(1, 2), saved).mul_(self.scale).unbind()
         return tuple(pair for pair in zip(self.weights, products, strict=True) if pair[0].requires_grad)
 
     @property
@@ -171,13 +181,35 @@ class ResidualStack(Stack):
     def part(self, start: int, stop: int) -> Stack:
         """A view of the gathered weights."""
         cut = slice(start, stop)
-        return ResidualStack(self.weights[cut], self.weight[cut], self.scale, self.activation, self.pulled)
+        return ResidualStack(self.weights[cut], self.weight[cut], self.scale, self.curve)
 
 
 def _rows(tensor: Tensor) -> Tensor:
     """(site, row, feature), whatever is between."""
-    return tensor if tensor.dim() == 3 else tensor.reshape(tensor.shape[0], -1, tensor.shape[-1])
+    return tensor if tensor.dim() == 3 else tensor.view(tensor.shape[0], -1, tensor.shape[-1])
 
 
-def _shifted(bias: Tensor, rows: Tensor, weight: Tensor, out: Tensor | None) -> Tensor:
-    return torch.baddbmm(bias, rows, weight) if out is None else torch.baddbmm(bias, rows, weight, out=out)
+def _tanh_pulled(credit: Tensor, y: Tensor, out: Tensor | None) -> Tensor:
+    aten = torch.ops.aten
+    return cast(Tensor, aten.tanh_backward(credit, y) if out is None else _into(aten.tanh_backward, out, credit, y))
+
+
+def _sigmoid_pulled(credit: Tensor, y: Tensor, out: Tensor | None) -> Tensor:
+    aten = torch.ops.aten
+    return cast(Tensor, aten.sigmoid_backward(credit, y) if out is None else _into(aten.sigmoid_backward, out, credit, y))
+
+
+def _relu_pulled(credit: Tensor, y: Tensor, out: Tensor | None) -> Tensor:
+    aten = torch.ops.aten
+    if out is None:
+        return cast(Tensor, aten.threshold_backward(credit, y, 0))
+    return _into(aten.threshold_backward, out, credit, y, 0)
+
+
+def _into(kernel: Any, out: Tensor, *arguments: Any) -> Tensor:
+    return cast(Tensor, kernel.grad_input(*arguments, grad_input=out))
+
+
+TANH = Curve(lambda x, out: torch.tanh(x, out=out), _tanh_pulled)
+SIGMOID = Curve(lambda x, out: torch.sigmoid(x, out=out), _sigmoid_pulled)
+RELU = Curve(lambda x, out: torch.clamp_min(x, 0, out=out), _relu_pulled)

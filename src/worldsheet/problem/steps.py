@@ -1,8 +1,8 @@
 """Elementary maps whose derivatives are written out: the local rule in closed form, without a graph."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import cast, final
+from collections.abc import Sequence
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.nn.parameter import Parameter
 
 from worldsheet.core.shapes import Costate, Elsewhere, Point, State
-from worldsheet.problem.stacks import AffineStack, PointwiseStack, Stack
+from worldsheet.problem.stacks import RELU, SIGMOID, TANH, AffineStack, Curve, PointwiseStack, Stack
 
 
 class Step(ABC):
@@ -112,19 +112,17 @@ class Pointwise(Step):
     """An activation y = φ(x) whose derivative is a function of y: Jᵀc = φ'(y)·c.
 
     Args:
-        activation: φ.
-        pulled: maps (c, y) to φ'·c.
+        curve: φ and its derivative.
     """
 
-    __slots__ = ("_activation", "_pulled")
+    __slots__ = ("_curve",)
 
-    def __init__(self, activation: Callable[[Tensor], Tensor], pulled: Callable[[Tensor, Tensor], Tensor]) -> None:
-        self._activation = activation
-        self._pulled = pulled
+    def __init__(self, curve: Curve) -> None:
+        self._curve = curve
 
     def forward(self, x: Point) -> tuple[State, Point]:
         """The activation; y is saved."""
-        y = self._activation(x)
+        y = self._curve.value(x, None)
         return y, y
 
     def alike(self, other: Step) -> bool:
@@ -133,11 +131,11 @@ class Pointwise(Step):
 
     def stacked(self, others: Sequence[Step]) -> Stack:
         """Works on any shape."""
-        return PointwiseStack(self._activation, self._pulled)
+        return PointwiseStack(self._curve)
 
     def pull(self, credit: Costate, saved: Point) -> Elsewhere:
         """One kernel."""
-        return self._pulled(credit, saved)
+        return self._curve.pulled(credit, saved, None)
 
 
 @final
@@ -193,12 +191,8 @@ def _rows(tensor: Tensor) -> Tensor:
     return tensor if tensor.dim() == 2 else tensor.reshape(-1, tensor.shape[-1])
 
 
-def _below_zero_nothing(credit: Tensor, y: Tensor) -> Tensor:
-    return cast(Tensor, torch.ops.aten.threshold_backward(credit, y, 0))
-
-
 _ACTIVATIONS: dict[type, Step] = {
-    nn.Tanh: Pointwise(torch.tanh, torch.ops.aten.tanh_backward),
-    nn.Sigmoid: Pointwise(torch.sigmoid, torch.ops.aten.sigmoid_backward),
-    nn.ReLU: Pointwise(torch.relu, _below_zero_nothing),
+    nn.Tanh: Pointwise(TANH),
+    nn.Sigmoid: Pointwise(SIGMOID),
+    nn.ReLU: Pointwise(RELU),
 }

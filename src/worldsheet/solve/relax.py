@@ -80,7 +80,7 @@ def relax(  # noqa: PLR0913  the public signature, in the order of decreasing us
 
 def _checked(outcome: Outcome, loss: Tensor) -> Outcome:
     """An exact schedule measures nothing, so that only its loss tells an overflow."""
-    if is_finite(loss):
+    if outcome.status is Status.DIVERGED or is_finite(loss):
         return outcome
     remedy = "the loss is not finite though input and parameters are: lower the learning rate, or check its logarithms"
     return Outcome(Status.DIVERGED, outcome.ticks, outcome.residual, remedy)
