@@ -130,7 +130,7 @@ class AugmentedLagrangian(Dynamics):
 
 
 def _patience(gain: float) -> int:
-    """The longest delay τ of a site's own multiplier with α/ρ < 2 sin(π/(2(2τ + 1))) (13), at least 0."""
+    """The longest delay τ of a site's own multiplier with α/ρ < 2 sin(π/(2(2τ + 1))) (18), at least 0."""
     delay = 0
     while gain < 2 * sin(pi / (2 * (2 * delay + 3))):
         delay += 1
