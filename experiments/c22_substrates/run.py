@@ -31,9 +31,9 @@ class Inner(NamedTuple):
 DYNAMICS = {
     "dyadic": Inner(ws.Dyadic(), None),
     "dyadic, rate 0.3": Inner(ws.Dyadic(0.3), 12),
-    "wave": Inner(ws.Wave(), 8),
     "pc": Inner(ws.PredictiveCoding(0.1), 6),
     "pc-alm": Inner(ws.AugmentedLagrangian(0.07), 6),
+    "wave": Inner(ws.Wave(), 8),
 }
 
 
