@@ -33,7 +33,7 @@ DYNAMICS = {
     "dyadic, rate 0.3": Inner(ws.Dyadic(0.3), 12),
     "pc": Inner(ws.PredictiveCoding(0.1), 6),
     "pc-alm": Inner(ws.AugmentedLagrangian(0.07), 6),
-    "wave": Inner(ws.Wave(), 8),
+    "wave": Inner(ws.Wave(), 4),
 }
 
 

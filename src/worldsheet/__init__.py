@@ -1,6 +1,6 @@
 """worldsheet: train networks and solve control problems with local waves instead of a backward pass."""
 
-from worldsheet import control
+from worldsheet import control, streaming
 from worldsheet import port as ports
 from worldsheet import substrate as substrates
 from worldsheet.core.errors import (
@@ -17,9 +17,11 @@ from worldsheet.core.record import Record
 from worldsheet.dynamics import (
     AugmentedLagrangian,
     Character,
+    Courant,
     Dyadic,
     Dynamics,
     Impedance,
+    Matched,
     Prediction,
     PredictiveCoding,
     Riccati,
@@ -58,11 +60,13 @@ from worldsheet.solve import (
     Fidelity,
     NotConvergedWarning,
     Solution,
+    WaveReport,
     backward,
     calibrate,
     centred,
     compare,
     relax,
+    wave_report,
 )
 from worldsheet.version import __version__
 
@@ -73,6 +77,7 @@ __all__ = [
     "Chain",
     "Character",
     "Comparison",
+    "Courant",
     "CreditFront",
     "Current",
     "DataMissingError",
@@ -87,6 +92,7 @@ __all__ = [
     "Late",
     "LayerError",
     "Leapfrog",
+    "Matched",
     "Nonlinearity",
     "NotConvergedWarning",
     "OffersStep",
@@ -114,6 +120,7 @@ __all__ = [
     "Topology",
     "View",
     "Wave",
+    "WaveReport",
     "Wavefront",
     "WorldsheetError",
     "__version__",
@@ -126,5 +133,7 @@ __all__ = [
     "relax",
     "residual_mlp",
     "simulate",
+    "streaming",
     "substrates",
+    "wave_report",
 ]

@@ -1,6 +1,7 @@
 """Imperfect substrates: what noise, rounding, delay and mismatch do, on paper and in tensors."""
 
 from collections.abc import Callable
+from math import inf
 
 import pytest
 import torch
@@ -147,9 +148,9 @@ def test_a_mismatched_wave_has_impedances_that_are_off_and_the_speed_it_had() ->
     """One site, lossless: x' = x − νz m g, λ' = λ + ν/(z m) r is the wave of impedance z m."""
     module, x = nn.Linear(3, 3, bias=False, dtype=DOUBLE), torch.randn(4, 3, dtype=DOUBLE, generator=generator())
     chain = ws.Chain([module], lambda output, target: 0.5 * (output - target).square().sum())
-    mismatched = on.Mismatched(ws.Wave(0.5, 2.0, matching=0.0, averaged=False), 0.3, generator(4))
+    mismatched = on.Mismatched(ws.Wave(0.5, 2.0, matching=0.0, limit=inf, averaged=False), 0.3, generator(4))
     factor = torch.randn((), generator=generator(4), dtype=DOUBLE).mul(0.3).exp().item()
-    wave = ws.Wave(0.5, 2.0 * factor, matching=0.0, averaged=False)
+    wave = ws.Wave(0.5, 2.0 * factor, matching=0.0, limit=inf, averaged=False)
     stop = ws.Stop(max_ticks=7)
     ours, theirs = (ws.relax(chain, x, torch.zeros_like(x), d, stop=stop) for d in (mismatched, wave))
     torch.testing.assert_close(ours.costates[0], theirs.costates[0], rtol=1e-12, atol=1e-13)

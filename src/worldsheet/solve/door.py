@@ -10,18 +10,21 @@ from worldsheet.core.errors import InputError
 from worldsheet.dynamics import Dynamics
 from worldsheet.engine import Stop
 from worldsheet.problem import Chain, Topology
-from worldsheet.schedule import Late, Leapfrog, Schedule, Synchronous, Wavefront
+from worldsheet.schedule import CreditFront, Late, Leapfrog, Schedule, Synchronous, Wavefront
 
 
-def default_schedule(dynamics: Dynamics, schedule: Schedule | None) -> Schedule:
-    """The schedule asked for, else the wavefront or a synchronous one, with the delays that the dynamics brings along.
+def default_schedule(dynamics: Dynamics, schedule: Schedule | None, *, fresh: bool = True) -> Schedule:
+    """The schedule asked for, else the wavefront for a dynamics that settles at once, else one that moves all at once.
+
+    A descent from a forward pass leaves out the sites ahead of its credit, unless it starts elsewhere. The delays that
+    a dynamics brings along are added to either.
 
     Raises:
         InputError: a schedule that moves each site once, for a dynamics that needs many moves, or one under which it
             must diverge.
     """
     character = dynamics.character
-    schedule = _natural(dynamics) if schedule is None else schedule
+    schedule = _natural(dynamics, fresh) if schedule is None else schedule
     if schedule.once and not dynamics.settles_at_once:
         raise InputError(
             f"{schedule} with {dynamics}",
@@ -37,11 +40,13 @@ def default_schedule(dynamics: Dynamics, schedule: Schedule | None) -> Schedule:
     return Late(schedule, character.delay) if character.delay else schedule
 
 
-def _natural(dynamics: Dynamics) -> Schedule:
+def _natural(dynamics: Dynamics, fresh: bool) -> Schedule:
     character = dynamics.character
     if dynamics.settles_at_once and not character.delay:
         return Wavefront()
-    return Synchronous() if character.leads is None else Leapfrog(character.leads)
+    if character.leads is None:
+        return Synchronous()
+    return CreditFront(character.leads) if fresh and character.descends else Leapfrog(character.leads)
 
 
 def reads_start(schedule: Schedule, stop: Stop, topology: Topology) -> bool:

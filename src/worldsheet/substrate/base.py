@@ -49,8 +49,8 @@ class Substrate(Dynamics):
 
     @property
     def character(self) -> Character:
-        """As the inner dynamics."""
-        return self.inner.character
+        """As the inner dynamics, save that what is spoilt may move sites before credit arrives."""
+        return replace(self.inner.character, descends=False)
 
     def start(self, outputs: Sequence[Elsewhere]) -> Fields:
         """As the inner dynamics."""

@@ -41,7 +41,7 @@ class Delayed(Substrate):
     def character(self) -> Character:
         """The inner dynamics' with the delay added."""
         inner = self.inner.character
-        return replace(inner, delay=inner.delay + self.ticks)
+        return replace(inner, delay=inner.delay + self.ticks, descends=False)
 
     def budget(self, depth: int) -> int:
         """As many ticks more as a hop takes."""

@@ -78,7 +78,7 @@ def _mean(phases: Centred) -> Solution:
 RIVALS: Mapping[str, Callable[[int], Rival]] = {
     BACKPROP: lambda depth: Rival(None),
     "dyadic": lambda depth: Rival(Dyadic()),
-    "wave": lambda depth: Rival(Wave(), Stop(max_ticks=10 * depth)),
+    "wave": lambda depth: Rival(Wave(), Stop(max_ticks=4 * depth)),
     "pc": lambda depth: Rival(PredictiveCoding(), Stop(max_ticks=2 * depth)),
     "ep": lambda depth: Rival(PredictiveCoding(nudge=0.5), Stop(max_ticks=2 * depth), twice=True),
     "pc-alm": lambda depth: Rival(AugmentedLagrangian(), Stop(max_ticks=2 * depth)),
