@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import pi, sin, sqrt
+from math import inf, pi, sin, sqrt
 from pathlib import Path
 from typing import Any, final
 
@@ -66,7 +66,7 @@ LATE: dict[str, Callable[[ws.Schedule], ws.Schedule]] = {
 DYNAMICS: dict[str, ws.Dynamics] = {
     "dyadic": ws.Dyadic(),
     "dyadic, rate 0.5": ws.Dyadic(0.5),
-    "wave": ws.Wave(),
+    "wave": ws.Wave(0.7, 1.0, 0.8, limit=inf),
     "pc": ws.PredictiveCoding(0.2),
     "pc-alm": ws.AugmentedLagrangian(0.2),
 }
