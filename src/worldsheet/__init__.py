@@ -2,6 +2,7 @@
 
 from worldsheet import control, streaming
 from worldsheet import port as ports
+from worldsheet import substrate as substrates
 from worldsheet.core.errors import (
     DataMissingError,
     InputError,
@@ -43,9 +44,12 @@ from worldsheet.problem import (
 from worldsheet.schedule import (
     Asynchronous,
     CreditFront,
+    Delays,
+    Late,
     Leapfrog,
     Onset,
     Schedule,
+    Slow,
     Sweep,
     Synchronous,
     Wavefront,
@@ -81,6 +85,7 @@ __all__ = [
     "CreditFront",
     "Current",
     "DataMissingError",
+    "Delays",
     "Dyadic",
     "Dynamics",
     "Fidelity",
@@ -89,6 +94,7 @@ __all__ = [
     "Held",
     "Impedance",
     "InputError",
+    "Late",
     "LayerError",
     "Leapfrog",
     "Matched",
@@ -109,6 +115,7 @@ __all__ = [
     "RunFolderError",
     "ScaledLinear",
     "Schedule",
+    "Slow",
     "Solution",
     "Stashed",
     "Status",
@@ -134,6 +141,7 @@ __all__ = [
     "residual_mlp",
     "simulate",
     "streaming",
+    "substrates",
     "unlocked",
     "wave_report",
 ]
