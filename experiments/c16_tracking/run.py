@@ -134,7 +134,7 @@ def draw(record: Record, path: Path) -> None:
         below.plot(times, row["lagrangian"][first:], lw=1, label="Lagrangian / φ")
         below.plot(times, row["hamiltonian"][first:], lw=1, label="Hamiltonian / φ")
         below.set(xlabel="time (s)")
-        below.set_yscale("symlog", linthresh=1e-3)
+        below.set_yscale("symlog", linthresh=1e-3 if row is sine else 0.1)
         for each in (axes, below):
             each.legend(frameon=False, fontsize=8)
     for row in record.tables["lq"][:2]:
@@ -143,7 +143,7 @@ def draw(record: Record, path: Path) -> None:
         costs.loglog(frequencies, row["periodic"], "o-", color=color, label=f"periodic flips, a = {row['a']:g}")
         costs.axhline(row["flipped"], color=color, ls="--", label=f"s = −1, a = {row['a']:g}")
         costs.axhline(row["riccati"], color=color, ls=":", label=f"Riccati turned around, a = {row['a']:g}")
-    costs.set(title="ẋ = a x + u: cost over the optimum", xlabel="flips to −1 per second")
+    costs.set(title="cost over the optimum", xlabel="flips to −1 per second")
     costs.legend(frameon=False, fontsize=7)
     for row in record.tables["sine"]:
         if row["status"] != "diverged":
