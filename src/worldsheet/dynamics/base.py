@@ -58,6 +58,7 @@ class Dynamics(ABC):
             samples: batch size.
         """
         del samples
+        return None
 
     @property
     @abstractmethod

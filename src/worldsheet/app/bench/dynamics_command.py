@@ -21,7 +21,7 @@ from worldsheet.app.bench.methods import AUTOGRAD, Method
 from worldsheet.app.bench.models import Instance
 from worldsheet.app.bench.relaxations import BATCH, STUDIES, Study, instance_of
 from worldsheet.app.bench.results import Timing, plain
-from worldsheet.app.bench.rivals import Rival, Task, running
+from worldsheet.app.bench.rivals import SCRIPTS, Rival, Task, running
 from worldsheet.app.bench.timing import Spread, Stopwatch, in_turns, paired_ratios, spread, threads
 from worldsheet.app.choices import choose
 from worldsheet.app.machine import Machine, this_machine
@@ -57,7 +57,7 @@ class Row:
     compiling: dict[str, float]
 
 
-def dynamics(
+def dynamics(  # noqa: PLR0913, PLR0917  one for each option
     threads: Annotated[str, typer.Option(help="CPU threads, one measurement for each")] = "1,2",
     repeats: Annotated[int, typer.Option(help="rounds; 0 for each case's own")] = 0,
     quick: Annotated[bool, typer.Option(help="few rounds: a trial of the command")] = False,
@@ -98,7 +98,9 @@ def measured(study: Study, plan: Plan, pythons: Mapping[str, Path], tell: Callab
     compiling: dict[str, float] = {}
     for count in plan.threads:
         tell(f"{study.name}: {count} thread{'s' * (count > 1)}")
-        taking_part = running(pythons, Task(study.widths, study.ticks, BATCH, count)) if study.widths else nullcontext(())
+        taking_part = (
+            running(pythons, Task(study.widths, study.ticks, BATCH, count)) if study.widths else nullcontext(())
+        )
         with taking_part as rivals, threads_set(count):
             compiling |= {rival.name: rival.compiling for rival in rivals}
             rounds = plan.rounds or (_QUICK_ROUNDS if plan.quick else study.repeats)
@@ -121,7 +123,8 @@ threads_set = threads  # the command's option is called `threads` too
 def _timings(study: Study, built: Instance, rivals: Sequence[Rival], rounds: int, count: int) -> Iterator[Timing]:
     """Everybody in turns. `.grad` is None before each call."""
     optimizer = SGD(built.chain.parameters(), lr=1e-3) if study.trains else None
-    steps = {method.name: partial(_step, method, built, optimizer) for method in study.methods}
+    steps: dict[str, Callable[[], None]] = {}
+    steps |= {method.name: partial(_step, method, built, optimizer) for method in study.methods}
     steps |= {rival.name: rival.step for rival in rivals}
     device = built.x.device
     wait = partial(torch.get_device_module(device).synchronize, device)
@@ -165,6 +168,9 @@ def table(rows: Sequence[Row]) -> Table:
             times, ratio = _spread(timing.seconds, 1e3), _spread(timing.ratio, 1.0)
             cells = (str(row.ticks), str(timing.threads), str(timing.rounds), times, ratio, goal)
             found.add_row(row.case, timing.method, *cells)
+        for name in SCRIPTS if row.trains else ():
+            if name not in row.compiling:
+                found.add_row(row.case, name, str(row.ticks), "", "", f"not measured: no --{name}", "", "")
         found.add_section()
     return found
 

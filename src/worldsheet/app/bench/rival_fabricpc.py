@@ -1,8 +1,9 @@
-"""One training step of fabricpc, run by an interpreter that has it: see `rivals.py` for the settings and the dialogue."""
+"""One training step of fabricpc, run by a Python that has it: see `rivals.py` for settings and dialogue."""
 
 import os
 import sys
 import time
+from itertools import pairwise
 
 widths, ticks, batch, threads = [int(w) for w in sys.argv[1].split(",")], *(int(text) for text in sys.argv[2:5])
 if hasattr(os, "sched_setaffinity"):
@@ -26,7 +27,7 @@ nodes = [
 ]
 structure = graph(
     nodes=nodes,
-    edges=[Edge(source=one, target=other.slot("in")) for one, other in zip(nodes, nodes[1:], strict=False)],
+    edges=[Edge(source=one, target=other.slot("in")) for one, other in pairwise(nodes)],
     task_map=TaskMap(x=nodes[0], y=nodes[-1]),
     inference=InferenceSGD(eta_infer=0.1, infer_steps=ticks),
 )
@@ -39,9 +40,9 @@ data = {"x": jax.random.normal(key, (batch, widths[0])), "y": jax.nn.one_hot(lab
 
 begun = time.perf_counter()
 jax.block_until_ready(step(params, state, data, key))
-print(time.perf_counter() - begun, flush=True)  # noqa: T201  the dialogue with the bench
+print(time.perf_counter() - begun, flush=True)
 for _ in sys.stdin:
     begun = time.perf_counter()
     params, state, *rest = step(params, state, data, key)
     jax.block_until_ready((params, rest))
-    print(time.perf_counter() - begun, flush=True)  # noqa: T201
+    print(time.perf_counter() - begun, flush=True)

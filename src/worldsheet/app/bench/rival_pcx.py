@@ -1,8 +1,9 @@
-"""One training step of pcx, run by an interpreter that has it: see `rivals.py` for the settings and the dialogue."""
+"""One training step of pcx, run by a Python that has it: see `rivals.py` for settings and dialogue."""
 
 import os
 import sys
 import time
+from itertools import pairwise
 
 widths, ticks, batch, threads = [int(w) for w in sys.argv[1].split(",")], *(int(text) for text in sys.argv[2:5])
 if hasattr(os, "sched_setaffinity"):
@@ -21,11 +22,12 @@ class Network(pxc.EnergyModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = [pxnn.Linear(one, other) for one, other in zip(widths, widths[1:], strict=False)]
+        self.layers = [pxnn.Linear(one, other) for one, other in pairwise(widths)]
         self.vodes = [pxc.Vode() for _ in self.layers]
         self.vodes[-1].h.frozen = True
 
     def __call__(self, x: jax.Array, y: jax.Array | None) -> jax.Array:
+        """The output that is predicted; y is what the last value node is held at."""
         for vode, layer in zip(self.vodes[:-1], self.layers[:-1], strict=True):
             x = vode(jax.nn.tanh(layer(x)))
         self.vodes[-1](self.layers[-1](x))
@@ -83,6 +85,6 @@ def step() -> float:
     return time.perf_counter() - begun
 
 
-print(step() + step(), flush=True)  # noqa: T201  the dialogue with the bench; the second call compiles again
+print(step() + step(), flush=True)  # the second call compiles again
 for _ in sys.stdin:
-    print(step(), flush=True)  # noqa: T201
+    print(step(), flush=True)

@@ -17,9 +17,7 @@ from typing import IO, NamedTuple, final
 
 from worldsheet.core.errors import InputError
 
-SCRIPTS: Mapping[str, Path] = {
-    name: Path(__file__).with_name(f"rival_{name}.py") for name in ("pcx", "fabricpc")
-}
+SCRIPTS: Mapping[str, Path] = {name: Path(__file__).with_name(f"rival_{name}.py") for name in ("pcx", "fabricpc")}
 """Which rivals there are."""
 
 
@@ -64,15 +62,19 @@ class Rival:
 
 
 @contextmanager
-def running(pythons: Mapping[str, Path], task: Task, scripts: Mapping[str, Path] = SCRIPTS) -> Iterator[Sequence[Rival]]:
+def running(
+    pythons: Mapping[str, Path], task: Task, scripts: Mapping[str, Path] = SCRIPTS
+) -> Iterator[Sequence[Rival]]:
     """Start the rivals for which there is a Python, and end them afterwards.
 
     Raises:
         InputError: a Python that cannot run the rival's script.
     """
     with ExitStack() as stack:
-        yield [stack.enter_context(_started(name, [str(python), str(scripts[name]), *task.words]))
-               for name, python in pythons.items()]
+        yield [
+            stack.enter_context(_started(name, [str(python), str(scripts[name]), *task.words]))
+            for name, python in pythons.items()
+        ]
 
 
 @contextmanager
