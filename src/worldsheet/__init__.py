@@ -1,5 +1,6 @@
 """worldsheet: train networks and solve control problems with local waves instead of a backward pass."""
 
+from worldsheet import control, streaming
 from worldsheet import port as ports
 from worldsheet.core.errors import (
     DataMissingError,
@@ -16,9 +17,11 @@ from worldsheet.dynamics import (
     AugmentedLagrangian,
     Character,
     Coefficients,
+    Courant,
     Dyadic,
     Dynamics,
     Impedance,
+    Matched,
     Mix,
     Prediction,
     PredictiveCoding,
@@ -26,6 +29,7 @@ from worldsheet.dynamics import (
     Wave,
 )
 from worldsheet.engine import Stop
+from worldsheet.pipeline import Current, Pipeline, Plan, Predicted, Stashed
 from worldsheet.problem import (
     Chain,
     Cost,
@@ -49,11 +53,13 @@ from worldsheet.solve import (
     Fidelity,
     NotConvergedWarning,
     Solution,
+    WaveReport,
     backward,
     calibrate,
     centred,
     compare,
     relax,
+    wave_report,
 )
 from worldsheet.version import __version__
 
@@ -66,7 +72,9 @@ __all__ = [
     "Coefficients",
     "Comparison",
     "Cost",
+    "Courant",
     "CreditFront",
+    "Current",
     "DataMissingError",
     "Dyadic",
     "Dynamics",
@@ -78,12 +86,16 @@ __all__ = [
     "InputError",
     "LayerError",
     "Leapfrog",
+    "Matched",
     "Mix",
     "Nonlinearity",
     "NotConvergedWarning",
     "OffersCost",
     "OffersStep",
     "Outcome",
+    "Pipeline",
+    "Plan",
+    "Predicted",
     "Prediction",
     "PredictiveCoding",
     "Record",
@@ -95,6 +107,7 @@ __all__ = [
     "Schedule",
     "Solution",
     "Stack",
+    "Stashed",
     "Status",
     "Step",
     "Stop",
@@ -103,6 +116,7 @@ __all__ = [
     "Topology",
     "View",
     "Wave",
+    "WaveReport",
     "Wavefront",
     "WorldsheetError",
     "__version__",
@@ -110,8 +124,11 @@ __all__ = [
     "calibrate",
     "centred",
     "compare",
+    "control",
     "ports",
     "relax",
     "residual_mlp",
     "simulate",
+    "streaming",
+    "wave_report",
 ]

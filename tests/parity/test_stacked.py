@@ -181,3 +181,18 @@ def test_a_residual_layers_closed_form_is_autograds(activation: ws.Nonlinearity)
     for schedule in (ws.Wavefront(), ws.Synchronous()):
         sol = ws.relax(chain, x, target, schedule=schedule)
         assert ws.compare(chain, x, target, sol).relative_error < 1e-13
+
+
+@pytest.mark.parametrize("activation", ws.Nonlinearity)
+def test_the_residual_mlp_is_the_network_of_its_formula(activation: ws.Nonlinearity) -> None:
+    torch.manual_seed(1)
+    model = ws.residual_mlp(4, 6, activation, inputs=9, classes=3).double()
+    phi = {"LINEAR": lambda z: z, "TANH": torch.tanh, "RELU": torch.relu}[activation.name]
+    x, target = torch.randn(5, 9, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
+    first, one, two, last = (layer.weight for layer in model)
+    z = x @ first.t() / 9**0.5
+    for weight in (one, two):
+        z = z + phi(z) @ weight.t() / (6 * 4) ** 0.5
+    torch.testing.assert_close(model(x), phi(z) @ last.t() / 6, rtol=1e-13, atol=1e-13)
+    chain = ws.Chain(model, squares)
+    assert ws.compare(chain, x, target, ws.relax(chain, x, target)).relative_error < 1e-13

@@ -19,7 +19,9 @@ NAMES = [
     "Coefficients",
     "Comparison",
     "Cost",
+    "Courant",
     "CreditFront",
+    "Current",
     "DataMissingError",
     "Dyadic",
     "Dynamics",
@@ -31,12 +33,16 @@ NAMES = [
     "InputError",
     "LayerError",
     "Leapfrog",
+    "Matched",
     "Mix",
     "Nonlinearity",
     "NotConvergedWarning",
     "OffersCost",
     "OffersStep",
     "Outcome",
+    "Pipeline",
+    "Plan",
+    "Predicted",
     "Prediction",
     "PredictiveCoding",
     "Record",
@@ -48,6 +54,7 @@ NAMES = [
     "Schedule",
     "Solution",
     "Stack",
+    "Stashed",
     "Status",
     "Step",
     "Stop",
@@ -56,6 +63,7 @@ NAMES = [
     "Topology",
     "View",
     "Wave",
+    "WaveReport",
     "Wavefront",
     "WorldsheetError",
     "__version__",
@@ -63,10 +71,13 @@ NAMES = [
     "calibrate",
     "centred",
     "compare",
+    "control",
     "ports",
     "relax",
     "residual_mlp",
     "simulate",
+    "streaming",
+    "wave_report",
 ]
 
 STOP = "Stop(max_ticks=None, tol=None, every=1, arrival=False)"
@@ -80,18 +91,26 @@ SIGNATURES = {
     "ScaledLinear": "inputs, outputs, scale, activation=<Nonlinearity.LINEAR: 'z'>",
     "residual_mlp": "depth, width, activation=<Nonlinearity.RELU: 'max(0, z)'>, *, inputs=784, classes=10",
     "centred": f"chain, x, target, dynamics, schedule=None, stop={STOP}",
-    "Wave": "speed=0.7, impedance=1.0, matching=0.8, averaged=True",
+    "Matched": "margin=1.0",
+    "Wave": "speed=1.0, impedance=Matched(margin=1.0), matching=0.8, limit=0.25, courant=<Courant.SHRINK: 'shrink'>, "
+    "averaged=True",
+    "wave_report": "chain, x, target, wave, record, rest",
+    "Fields.from_waves": "rising, falling, impedances",
+    "Fields.waves": "self, impedances",
     "ports.Inertial": "params, lr, momentum=0.9",
     "ports.Resistive": "params, lr",
     "Asynchronous": "generator, max_delay=0",
     "Chain": "module, loss, *, flatten=False",
+    "Pipeline": "chain, stages, *, optimizer, packets_per_update=8, weights=Predicted(horizon=1.0), order=None",
+    "Pipeline.train": "self, packets",
+    "Predicted": "horizon=1.0",
     "Chain.named_parameters": "self",
     "Chain.parameters": "self",
     "Dyadic": "rate=1.0",
     "Fields": "states, costates",
     "Fields.doubled": "self",
     "Fields.from_doubled": "climbing, descending",
-    "Record": "every=1",
+    "Record": "every=1, *, fields=False",
     "Schedule.table": "self, topology, ticks=None",
     "Solution.accumulate": "self",
     "Solution.gradients": "self",
@@ -112,13 +131,15 @@ SIGNATURES = {
 MEMBERS = {
     "Comparison": "cosine relative_error rows snr",
     "Fidelity": "cosine name relative_error snr",
-    "Fields": "costates doubled from_doubled states",
+    "Fields": "costates doubled from_doubled from_waves states waves",
     "Outcome": "converged remedy residual status ticks",
-    "Record": "add costate_residuals every state_residuals ticks",
+    "Record": "add costate_residuals every fields keep moments state_residuals ticks",
     "Solution": "accumulate caller chain costates evaluations fields gradients input_gradient loss outcome pairs pulls "
     "record states ticks",
     "Status": "ARRIVED BUDGET_SPENT CONVERGED DIVERGED",
     "Stop": "arrival every max_ticks tol",
+    "Status": "BUDGET_SPENT CONVERGED DIVERGED ENDED STOPPED",
+    "Stop": "every max_ticks tol",
     "View": "at_output costate costate_residual credit own prediction pulled samples state state_residual",
 }
 
@@ -176,7 +197,12 @@ def test_every_public_thing_is_explained() -> None:
 
 
 def test_every_public_name_says_where_it_lives() -> None:
-    homes = {name: reach(name).__module__ for name in ws.__all__ if name not in ("__version__", "ports")}
+    homes = {
+        name: reach(name).__module__
+        for name in ws.__all__
+        if name not in ("__version__", "control", "ports", "streaming")
+    }
+    homes = {name: reach(name).__module__ for name in ws.__all__ if name not in ("__version__", "ports", "streaming")}
     assert all(home.startswith("worldsheet.") for home in homes.values()), homes
 
 

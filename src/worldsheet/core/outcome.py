@@ -11,6 +11,8 @@ class Status(Enum):
     BUDGET_SPENT = "budget spent"
     ARRIVED = "credit arrived"
     DIVERGED = "diverged"
+    ENDED = "stream ended"
+    STOPPED = "stopped"
 
 
 @dataclass(frozen=True)

@@ -34,10 +34,10 @@ class PredictiveCoding(Dynamics):
 
     *Output.* Without a nudge it is open: the last layer's prediction enters the cost itself. With a nudge β the output
     is a state like the others, with an error of its own, and the cost pulls at it with strength β: descent of
-    βC + ρ/2 Σ‖r_l‖² with λ ≡ ρ r/β (13). At rest λ differs from backprop's by a part of order β, of order β² in the
+    βC + ρ/2 Σ‖r_l‖² with λ ≡ ρ r/β (9a). At rest λ differs from backprop's by a part of order β, of order β² in the
     mean over ±β, which is `centred`. A nudge below zero pushes the output away from the target.
 
-    *Fixed prediction.* Layers stay evaluated at the forward pass, and only the errors move (14):
+    *Fixed prediction.* Layers stay evaluated at the forward pass, and only the errors move (9b):
 
         λ_l ← λ_l + η (J_{l+1}ᵀ λ_{l+1} − λ_l),   λ_L = ∇C
 
@@ -109,7 +109,7 @@ class PredictiveCoding(Dynamics):
         return view.state.add(view.credit - view.pulled, alpha=step)
 
     def costate(self, view: View) -> Costate:
-        """ρ r_l; one step of (14) with fixed prediction."""
+        """ρ r_l; one step of (9b) with fixed prediction."""
         if self._fixed and not view.at_output:
             return view.pulled if self._rate == 1 else view.costate.lerp(view.pulled, self._rate)
         return view.credit

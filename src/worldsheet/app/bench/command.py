@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from worldsheet.app.bench.arguments import device_of, rounds_of, threads_of
+from worldsheet.app.bench.control import control
 from worldsheet.app.bench.dynamics_command import dynamics
 from worldsheet.app.bench.measure import Plan, measure
 from worldsheet.app.bench.models import CASES, Case
@@ -30,6 +31,7 @@ def _bench() -> None:
 
 
 bench.command()(dynamics)
+bench.command()(control)
 
 
 @bench.command()

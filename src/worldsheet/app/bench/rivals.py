@@ -8,12 +8,11 @@ millisecond is on the rival's side, and nothing of its compilation.
 """
 
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple, final
+from typing import NamedTuple, final
 
 from worldsheet.core.errors import InputError
 
@@ -47,8 +46,7 @@ class Rival:
 
     name: str
     compiling: float
-    _questions: IO[str]
-    _answers: IO[str]
+    _process: "subprocess.Popen[str]"
 
     def step(self) -> None:
         """One training step.
@@ -56,9 +54,12 @@ class Rival:
         Raises:
             InputError: the script has ended.
         """
-        self._questions.write("\n")
-        self._questions.flush()
-        _number(self.name, self._answers.readline())
+        questions, answers = self._process.stdin, self._process.stdout
+        if questions is None or answers is None:
+            raise _no_rival(self.name, "it has no pipes")
+        questions.write("\n")
+        questions.flush()
+        _number(self.name, answers.readline())
 
 
 @contextmanager
@@ -80,16 +81,14 @@ def running(
 @contextmanager
 def _started(name: str, command: Sequence[str]) -> Iterator[Rival]:
     try:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sys.stderr, text=True)
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     except OSError as error:
         raise _no_rival(name, str(error)) from error
-    try:
-        if process.stdin is None or process.stdout is None:
-            raise _no_rival(name, "no pipes")
-        yield Rival(name, _number(name, process.stdout.readline()), process.stdin, process.stdout)
-    finally:
-        process.kill()
-        process.wait()
+    with process:
+        try:
+            yield Rival(name, _number(name, process.stdout.readline() if process.stdout else ""), process)
+        finally:
+            process.kill()
 
 
 def _number(name: str, line: str) -> float:
