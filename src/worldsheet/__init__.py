@@ -2,6 +2,7 @@
 
 from worldsheet import control, streaming
 from worldsheet import port as ports
+from worldsheet import substrate as substrates
 from worldsheet.core.errors import (
     DataMissingError,
     InputError,
@@ -46,11 +47,25 @@ from worldsheet.problem import (
     View,
     residual_mlp,
 )
-from worldsheet.schedule import Asynchronous, CreditFront, Leapfrog, Schedule, Sweep, Synchronous, Wavefront, simulate
+from worldsheet.schedule import (
+    Asynchronous,
+    CreditFront,
+    Delays,
+    Late,
+    Leapfrog,
+    Onset,
+    Schedule,
+    Slow,
+    Sweep,
+    Synchronous,
+    Wavefront,
+    simulate,
+)
 from worldsheet.solve import (
     Centred,
     Comparison,
     Fidelity,
+    Held,
     NotConvergedWarning,
     Solution,
     WaveReport,
@@ -58,7 +73,9 @@ from worldsheet.solve import (
     calibrate,
     centred,
     compare,
+    curvature,
     relax,
+    unlocked,
     wave_report,
 )
 from worldsheet.version import __version__
@@ -76,14 +93,17 @@ __all__ = [
     "CreditFront",
     "Current",
     "DataMissingError",
+    "Delays",
     "Dyadic",
     "Dynamics",
     "Fidelity",
     "Field",
     "Fields",
     "HalfSquares",
+    "Held",
     "Impedance",
     "InputError",
+    "Late",
     "LayerError",
     "Leapfrog",
     "Matched",
@@ -92,6 +112,7 @@ __all__ = [
     "NotConvergedWarning",
     "OffersCost",
     "OffersStep",
+    "Onset",
     "Outcome",
     "Pipeline",
     "Plan",
@@ -105,6 +126,7 @@ __all__ = [
     "RunFolderError",
     "ScaledLinear",
     "Schedule",
+    "Slow",
     "Solution",
     "Stack",
     "Stashed",
@@ -125,10 +147,13 @@ __all__ = [
     "centred",
     "compare",
     "control",
+    "curvature",
     "ports",
     "relax",
     "residual_mlp",
     "simulate",
     "streaming",
+    "substrates",
+    "unlocked",
     "wave_report",
 ]

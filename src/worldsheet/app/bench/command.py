@@ -15,6 +15,7 @@ from worldsheet.app.bench.dynamics_command import dynamics
 from worldsheet.app.bench.measure import Plan, measure
 from worldsheet.app.bench.models import CASES, Case
 from worldsheet.app.bench.results import Result, plain
+from worldsheet.app.bench.stream import stream
 from worldsheet.app.bench.tables import tables
 from worldsheet.app.choices import choose
 from worldsheet.app.machine import Machine, this_machine
@@ -31,6 +32,7 @@ def _bench() -> None:
 
 
 bench.command()(dynamics)
+bench.command()(stream)
 bench.command()(control)
 
 
