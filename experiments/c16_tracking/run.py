@@ -78,10 +78,20 @@ def measure(size: Size, cells: Cells) -> Findings:
     }
     if size is Size.FULL:
         figures |= {f"creep_{name}": row["errors"][-1] / row["errors"][1] for name, row in sine.items()}
-    curves = [{"name": name, **row} for name, row in [*sine.items(), ("plain", plain)]]
-    tables = {"lq": costs, "sine": curves, "hard": [{"name": n, **row} for n, row in hard.items()], "neural": [forward]}
-    tables["policies"] = [{"name": n, "errors": row["errors"], "flips": row["flips"]} for n, row in tracks.items()]
+    drawn = min(hard, key=lambda name: hard[name]["errors"][-1])
+    tables = {
+        "lq": costs,
+        "sine": [kept(n, row, n == "c = 50/s") for n, row in [*sine.items(), ("plain", plain)]],
+        "hard": [kept(n, row, n == drawn) for n, row in hard.items()],
+        "policies": [kept(n, row, False) for n, row in tracks.items()],
+        "neural": [forward],
+    }
     return Findings(figures=figures, tables=tables)
+
+
+def kept(name: str, row: dict[str, Any], drawn: bool) -> dict[str, Any]:
+    """A row of a table, with its curves if they are drawn."""
+    return {"name": name, **(row if drawn else {key: row[key] for key in ("status", "errors", "flips")})}
 
 
 def linear_quadratic(a: float) -> dict[str, Any]:
