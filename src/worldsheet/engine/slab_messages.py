@@ -120,7 +120,6 @@ class SlabMessages:
         kept = slab.predictions
         if kept is not None and kept.span.holds(span):
             return kept
-        span = Span(max(span.first - 1, slab.span.first, 1), span.last)  # a front takes in one site more a tick
         saved: dict[int, tuple[Span, list[Point]]] = {}
         if slab.single:
             value = self._alone(span.first).output.unsqueeze(0)
