@@ -40,11 +40,22 @@ from worldsheet.problem import (
     View,
     residual_mlp,
 )
-from worldsheet.schedule import Asynchronous, CreditFront, Leapfrog, Schedule, Sweep, Synchronous, Wavefront, simulate
+from worldsheet.schedule import (
+    Asynchronous,
+    CreditFront,
+    Leapfrog,
+    Onset,
+    Schedule,
+    Sweep,
+    Synchronous,
+    Wavefront,
+    simulate,
+)
 from worldsheet.solve import (
     Centred,
     Comparison,
     Fidelity,
+    Held,
     NotConvergedWarning,
     Solution,
     WaveReport,
@@ -52,7 +63,9 @@ from worldsheet.solve import (
     calibrate,
     centred,
     compare,
+    curvature,
     relax,
+    unlocked,
     wave_report,
 )
 from worldsheet.version import __version__
@@ -73,6 +86,7 @@ __all__ = [
     "Fidelity",
     "Field",
     "Fields",
+    "Held",
     "Impedance",
     "InputError",
     "LayerError",
@@ -81,6 +95,7 @@ __all__ = [
     "Nonlinearity",
     "NotConvergedWarning",
     "OffersStep",
+    "Onset",
     "Outcome",
     "Pipeline",
     "Plan",
@@ -113,10 +128,12 @@ __all__ = [
     "centred",
     "compare",
     "control",
+    "curvature",
     "ports",
     "relax",
     "residual_mlp",
     "simulate",
     "streaming",
+    "unlocked",
     "wave_report",
 ]

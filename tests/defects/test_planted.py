@@ -24,6 +24,20 @@ class Defect(NamedTuple):
 
 
 DEFECTS = {
+    "time-runs-the-wrong-way-for-weights": Defect(
+        "streaming/laws.py",
+        "gain = -per_neuron * float(momentum.gain)",
+        "gain = per_neuron * float(momentum.gain)",
+        "parity/test_streaming_reference.py",
+        "equations_written_out",
+    ),
+    "an-unknown-target-teaches": Defect(
+        "streaming/ears.py",
+        "gradient.masked_fill(self._unknown[:, None], 0)",
+        "gradient",
+        "refusals/test_streaming_refusals.py",
+        "unknown_class",
+    ),
     "the-loss-has-no-slope": Defect(
         "problem/topology.py",
         "tuple(above or (self.size + 1,) for above in self.children)",
@@ -101,12 +115,54 @@ DEFECTS = {
         "parity/test_closed_forms.py",
         "every_form_takes_every_shape and one-row-sigmoid",
     ),
+    "the-front-of-credit-lags": Defect(
+        "schedule/front.py",
+        "credited = moving | {child for site in moving for child in topology.children[site]}",
+        "credited = found[-2] if len(found) > 1 else frozenset({topology.size})",
+        "laws/test_credit_front.py",
+        "skipping_changes_no_bit",
+    ),
+    "a-nudge-pulls-at-full-strength": Defect(
+        "dynamics/predictive.py",
+        "return 1.0 if self.nudge is None else self.nudge",
+        "return 1.0",
+        "laws/test_nudging.py",
+        "first_order",
+    ),
+    "the-output-bends-nothing": Defect(
+        "dynamics/descent.py",
+        "(*credits, -samples * linearised.curved(shifted))",
+        "(*credits, 0 * shifted)",
+        "closed_form/test_estimated_rate.py",
+        "largest_curvature and None-2",
+    ),
     "an-overwritten-input-is-not-copied": Defect(
         "problem/caller.py",
         "points if writes is False else [point.clone() for point in points]",
         "points",
         "parity/test_in_place.py",
         "slow_rate and relu_in_the_middle",
+    ),
+    "messages-outlive-the-parameters-they-were-made-with": Defect(
+        "engine/motion.py",
+        "self._block.renew()",
+        "self._block.close_tick()",
+        "parity/test_unlocked.py",
+        "every_tick_moves and resistive-dyadic-closed",
+    ),
+    "the-cost-judges-before-there-is-an-output": Defect(
+        "schedule/onset.py",
+        "if depth + topology.heights[site] <= tick",
+        "if topology.heights[site] <= tick",
+        "parity/test_unlocked.py",
+        "from_silence",
+    ),
+    "a-bias-is-no-input": Defect(
+        "port/newton.py",
+        "inputs.new_ones(len(inputs), 1)",
+        "inputs.new_zeros(len(inputs), 1)",
+        "parity/test_newton_port.py",
+        "second_moments and dynamics0",
     ),
 }
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import final
 
 import pytest
@@ -49,6 +50,17 @@ def test_synchronous_settles_along_longest_paths(parents: Parents) -> None:
     assert settling.states == tuple(up[site] for site in graph.sites)
     assert settling.costates == tuple(down[site] for site in graph.sites)
     assert settling.ticks <= 2 * graph.depth
+
+
+@law(100)
+@given(graphs())
+def test_from_its_onset_a_site_moves_at_every_tick_and_no_sooner_than_the_front(parents: Parents) -> None:
+    graph = ws.Topology(parents)
+    settling = ws.simulate(ws.Onset(), graph)
+    ticks = [{(f.site, f.field) for (phase,) in [tick] for f in phase} for tick in islice(ws.Onset().ticks(graph), 30)]
+    for site in graph.sites:
+        for field, first in ((X, settling.states[site - 1]), (COSTATE, settling.costates[site - 1])):
+            assert [(site, field) in tick for tick in ticks] == [number >= first for number in range(1, 31)]
 
 
 @law(100)

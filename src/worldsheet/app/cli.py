@@ -36,8 +36,8 @@ class _Commands(TyperGroup):
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
 app.command(epilog=EXAMPLE)(train)
-app.command(epilog=CONTROL_EXAMPLE)(control)
 app.command(epilog=STREAM_EXAMPLE)(stream)
+app.command(epilog=CONTROL_EXAMPLE)(control)
 app.add_typer(bench, name="bench")
 app.add_typer(experiments, name="experiments")
 

@@ -124,17 +124,26 @@ class Block(Engine):
         views = [_SiteView(self, site, Firing(site, Field.STATE), 0) for site in self.chain.topology.sites]
         return residual_of(self.dynamics, views, norms)
 
-    def efforts(self) -> list[tuple[Parameter, Tensor | None]]:
-        """∂𝓛/∂θ (4) of every parameter of every layer, an entry per use; None where it was not used."""
+    def efforts(self, *, keep: bool = False) -> list[tuple[Parameter, Tensor | None]]:
+        """∂𝓛/∂θ (4) of every parameter of every layer, an entry per use; None where it was not used.
+
+        Args:
+            keep: whether these points will be read again, so that what was saved for them must stay.
+        """
         found: list[tuple[Parameter, Tensor | None]] = []
         for layer in range(1, self.caller.head + 1):
             parameters = self.caller.traits[layer - 1].parameters
             if layer in self._cut:
                 continue
             if parameters and layer not in self._efforts:
-                self._pull(layer, Firing(layer, Field.COSTATE, last=True))
+                self._pull(layer, Firing(layer, Field.COSTATE, last=True), keep=keep)
             found += zip(parameters, self._efforts.get(layer, ()), strict=bool(parameters))
         return found
+
+    def renew(self) -> None:
+        """Forget all messages: parameters have moved since they were made."""
+        self.messages.renew()
+        self._efforts.clear()
 
     def input_gradient(self) -> Tensor | None:
         """Jᵀλ pulled back to the input, which is clamped and so has no costate; None unless x requires grad."""
@@ -161,9 +170,9 @@ class Block(Engine):
         view = _SiteView(self, firing.site, firing, 0)
         return self.dynamics.state(view) if firing.field is Field.STATE else self.dynamics.costate(view)
 
-    def _pull(self, layer: int, firing: Firing) -> Pull:
+    def _pull(self, layer: int, firing: Firing, *, keep: bool = False) -> Pull:
         points = self.points(layer, firing.point_age)
-        pull = self.messages.pull(layer, points, self.credit(layer, firing), last=firing.last)
+        pull = self.messages.pull(layer, points, self.credit(layer, firing), last=firing.last, keep=keep)
         if pull.efforts is not None:
             self._efforts[layer] = pull.efforts
         return pull

@@ -4,6 +4,7 @@ from worldsheet.schedule.asynchronous import Asynchronous
 from worldsheet.schedule.base import Firing, Phase, Schedule, Tick
 from worldsheet.schedule.front import CreditFront
 from worldsheet.schedule.leapfrog import Leapfrog
+from worldsheet.schedule.onset import Onset
 from worldsheet.schedule.simulate import Settling, simulate
 from worldsheet.schedule.sweep import Sweep
 from worldsheet.schedule.synchronous import Synchronous
@@ -14,6 +15,7 @@ __all__ = [
     "CreditFront",
     "Firing",
     "Leapfrog",
+    "Onset",
     "Phase",
     "Schedule",
     "Settling",
