@@ -16,7 +16,7 @@ from worldsheet.engine.messages import Messages
 from worldsheet.engine.runs import Run, runs
 from worldsheet.engine.slab import Made, Shift, Slab, Span, cut, slabs
 from worldsheet.engine.spans import Move, Spans
-from worldsheet.problem import Caller, Chain, Evaluation, Fields, Pull, View
+from worldsheet.problem import Caller, Chain, Evaluation, Fields, Pull, View, proximal
 from worldsheet.schedule import Phase
 
 
@@ -340,6 +340,10 @@ class _SpanView(View):
 
     def own(self, values: Sequence[float]) -> float | Tensor:
         return self._block.own(self._slab, self._span, values)
+
+    def absorbed(self, point: State, step: float) -> State:
+        caller = self._block.caller
+        return proximal(caller.function(caller.head), point[-1], step).unsqueeze(0)
 
     @property
     def at_output(self) -> bool:
