@@ -38,6 +38,20 @@ DEFECTS = {
         "refusals/test_streaming_refusals.py",
         "unknown_class",
     ),
+    "a-multiplier-adds-to-its-past": Defect(
+        "schedule/late.py",
+        "self._delays._replace(own=0)",
+        "self._delays",
+        "closed_form/test_delay_bound.py",
+        "delay_equation and 2",
+    ),
+    "noise-of-the-wrong-power": Defect(
+        "substrate/noisy.py",
+        "mean_square(message, view).sqrt()",
+        "mean_square(message, view)",
+        "closed_form/test_substrates.py",
+        "variance_of_one_noisy_message",
+    ),
     "the-loss-has-no-slope": Defect(
         "problem/topology.py",
         "tuple(above or (self.size + 1,) for above in self.children)",

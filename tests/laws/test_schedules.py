@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import worldsheet as ws
 from nets import Net, asynchronous, law, random_fields, tanh_net
 from worldsheet.core.field import Field
-from worldsheet.schedule import Firing, Tick
+from worldsheet.schedule import Delays, Firing, Tick
 
 X, COSTATE = Field.STATE, Field.COSTATE
 
@@ -158,9 +158,15 @@ def test_the_right_order_written_by_hand_is_accepted() -> None:
         pytest.param([(UP,), (DOWN,)], 1, 0, r"λ of sites \[1\] unsettled after 1 ticks", id="promised-too-early"),
         pytest.param([((Firing(2, X),),)], 1, 0, r"firing x2\n.*accepted: sites 1\.\.1", id="site-outside"),
         pytest.param([((Firing(0, X),),)], 1, 0, r"firing x0\n.*accepted: sites 1\.\.1", id="input-moves"),
-        pytest.param([((Firing(1, X, age=3),),)], 1, 2, r"firing x1\[-3\]\n.*ages up to 2", id="older-than-memory"),
         pytest.param(
-            [(UP, (Firing(1, COSTATE, point_age=2),))], 1, 1, r"firing λ1\[-0,-2\]\n.*ages up to 1", id="old-point"
+            [((Firing(1, X, Delays(below=3)),),)], 1, 2, r"firing x1\[below-3\]\n.*ages up to 2", id="older-than-memory"
+        ),
+        pytest.param(
+            [(UP, (Firing(1, COSTATE, Delays(point=2)),))],
+            1,
+            1,
+            r"firing λ1\[point-2\]\n.*ages up to 1",
+            id="old-point",
         ),
         pytest.param(
             [(UP, (Firing(1, COSTATE, last=True),), UP)], 1, 0, r"firing x1 after it was read for the", id="last-lies"
@@ -182,7 +188,7 @@ def test_a_last_reading_of_a_costate_that_moves_again_is_refused() -> None:
 
 def test_an_old_message_unsettles_a_site() -> None:
     settled = ((Firing(1, X),), (Firing(2, X),))
-    old = ((Firing(2, X, age=2),),)
+    old = ((Firing(2, X, Delays(below=2)),),)
     with pytest.raises(ws.InputError, match=r"x of sites \[2\] unsettled"):
         ws.simulate(Written([settled, old], 2, 2), ws.Topology.chain(2))
 
@@ -194,7 +200,7 @@ def test_the_table_is_the_schedule_in_writing() -> None:
     assert ws.Synchronous().table(chain, ticks=1) == "   1  x1 x2 λ1 λ2"
     table = asynchronous(0, 3).table(chain)
     assert len(table.splitlines()) == 16
-    assert "[-3" in table
+    assert "[below-3" in table
 
 
 def test_the_generator_alone_decides_an_asynchronous_order() -> None:

@@ -16,24 +16,31 @@ NAMES = [
     "Centred",
     "Chain",
     "Character",
+    "Coefficients",
     "Comparison",
+    "Cost",
     "Courant",
     "CreditFront",
     "Current",
     "DataMissingError",
+    "Delays",
     "Dyadic",
     "Dynamics",
     "Fidelity",
     "Field",
     "Fields",
+    "HalfSquares",
     "Held",
     "Impedance",
     "InputError",
+    "Late",
     "LayerError",
     "Leapfrog",
     "Matched",
+    "Mix",
     "Nonlinearity",
     "NotConvergedWarning",
+    "OffersCost",
     "OffersStep",
     "Onset",
     "Outcome",
@@ -50,7 +57,9 @@ NAMES = [
     "RunFolderError",
     "ScaledLinear",
     "Schedule",
+    "Slow",
     "Solution",
+    "Stack",
     "Stashed",
     "Status",
     "Step",
@@ -75,6 +84,7 @@ NAMES = [
     "residual_mlp",
     "simulate",
     "streaming",
+    "substrates",
     "unlocked",
     "wave_report",
 ]
@@ -103,6 +113,13 @@ SIGNATURES = {
     "ports.by_site": "chain",
     "ports.per_tick": "port, ticks, silent=0",
     "Asynchronous": "generator, max_delay=0",
+    "Delays": "below=0, above=0, point=0, own=0",
+    "Late": "inner, delay",
+    "Slow": "inner, sites, every, generator=None",
+    "substrates.Delayed": "inner, ticks",
+    "substrates.Mismatched": "inner, error, generator, factors=None",
+    "substrates.Noisy": "inner, std, generator",
+    "substrates.Quantised": "inner, bits, generator=None",
     "Chain": "module, loss, *, flatten=False",
     "Pipeline": "chain, stages, *, optimizer, packets_per_update=8, weights=Predicted(horizon=1.0), order=None",
     "Pipeline.train": "self, packets",
@@ -204,7 +221,7 @@ def test_every_public_thing_is_explained() -> None:
 
 
 def test_every_public_name_says_where_it_lives() -> None:
-    modules = ("control", "ports", "streaming")
+    modules = ("control", "ports", "streaming", "substrates")
     homes = {name: reach(name).__module__ for name in ws.__all__ if name not in ("__version__", *modules)}
     assert all(home.startswith("worldsheet.") for home in homes.values()), homes
 

@@ -132,6 +132,15 @@ def test_a_dynamics_knows_nothing_but_a_view(name: str) -> None:
             assert allowed or (module == "worldsheet.problem" and set(names) <= known), f"{module} {names}"
 
 
+@pytest.mark.parametrize("name", [name for name in SOURCES if name.startswith("substrate/")])
+def test_a_substrate_knows_nothing_but_views_and_what_it_wraps(name: str) -> None:
+    for module, names in imports(TREES[name]):
+        if module.startswith("worldsheet"):
+            allowed = module.startswith(("worldsheet.core.", "worldsheet.dynamics", "worldsheet.substrate"))
+            seen = set(names) <= {"View", "Fields", "Linearised"}
+            assert allowed or (module == "worldsheet.problem" and seen), f"{module} {names}"
+
+
 class Recording(ws.View):
     """A view that writes down what is looked at."""
 
