@@ -129,6 +129,9 @@ MEMBERS = {
 }
 
 
+MODULES = ("__version__", "control", "ports", "streaming")
+
+
 def reach(path: str) -> Any:
     found: Any = ws
     for part in path.split("."):
@@ -187,7 +190,7 @@ def test_every_public_name_says_where_it_lives() -> None:
         for name in ws.__all__
         if name not in ("__version__", "control", "ports", "streaming")
     }
-    homes = {name: reach(name).__module__ for name in ws.__all__ if name not in ("__version__", "ports", "streaming")}
+    homes = {name: reach(name).__module__ for name in ws.__all__ if name not in MODULES}
     assert all(home.startswith("worldsheet.") for home in homes.values()), homes
 
 
