@@ -13,7 +13,7 @@ import worldsheet as ws
 from worldsheet.app.experiments import Cells, Findings, Record, Size, experiment
 
 WIDTH = 6
-DEPTHS = {Size.SMALL: (2, 4, 8), Size.FULL: (2, 4, 8, 16, 32)}
+DEPTHS = {Size.SMALL: (2, 4, 8), Size.FULL: (2, 4, 8, 16)}
 METHODS = {"PC-ALM": ws.AugmentedLagrangian(), "PC": ws.PredictiveCoding()}
 
 

@@ -16,9 +16,11 @@ from worldsheet.core.record import Record
 from worldsheet.dynamics import (
     AugmentedLagrangian,
     Character,
+    Courant,
     Dyadic,
     Dynamics,
     Impedance,
+    Matched,
     Prediction,
     PredictiveCoding,
     Riccati,
@@ -45,11 +47,13 @@ from worldsheet.solve import (
     Fidelity,
     NotConvergedWarning,
     Solution,
+    WaveReport,
     backward,
     calibrate,
     centred,
     compare,
     relax,
+    wave_report,
 )
 from worldsheet.version import __version__
 
@@ -60,6 +64,7 @@ __all__ = [
     "Chain",
     "Character",
     "Comparison",
+    "Courant",
     "CreditFront",
     "Current",
     "DataMissingError",
@@ -72,6 +77,7 @@ __all__ = [
     "InputError",
     "LayerError",
     "Leapfrog",
+    "Matched",
     "Nonlinearity",
     "NotConvergedWarning",
     "OffersStep",
@@ -98,6 +104,7 @@ __all__ = [
     "Topology",
     "View",
     "Wave",
+    "WaveReport",
     "Wavefront",
     "WorldsheetError",
     "__version__",
@@ -111,4 +118,5 @@ __all__ = [
     "residual_mlp",
     "simulate",
     "streaming",
+    "wave_report",
 ]

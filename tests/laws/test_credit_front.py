@@ -44,6 +44,19 @@ def test_a_quarter_of_the_work_is_saved_at_twice_the_depth() -> None:
     assert 0.7 < front.evaluations / all_sites.evaluations < 0.82
 
 
+def test_a_descent_skips_unless_it_starts_elsewhere() -> None:
+    net, dynamics = tanh_net(6), ws.AugmentedLagrangian(rate=0.2)
+    fresh = ws.relax(net.chain, net.x, net.target, dynamics, stop=ws.Stop(max_ticks=3), stack=False)
+    front = ws.relax(net.chain, net.x, net.target, dynamics, ws.CreditFront(), ws.Stop(max_ticks=3), stack=False)
+    assert fresh.pulls == front.pulls
+    on = ws.Stop(max_ticks=2)
+    resumed = ws.relax(net.chain, net.x, net.target, dynamics, stop=on, initial=fresh.fields, stack=False)
+    steps = ws.Leapfrog(ws.Field.COSTATE)
+    full = ws.relax(net.chain, net.x, net.target, dynamics, steps, ws.Stop(max_ticks=5), stack=False)
+    for ours, theirs in zip(resumed.states + resumed.costates, full.states + full.costates, strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_a_chain_wakes_from_its_output_one_site_a_tick() -> None:
     assert awake(ws.Topology.chain(4)) == tuple(frozenset(range(first, 5)) for first in (3, 2, 1))
     table = ws.CreditFront().table(ws.Topology.chain(3), 3)

@@ -132,7 +132,7 @@ def test_constraints_that_cannot_be_met_are_an_outcome() -> None:
 
 
 def test_an_unstable_step_is_an_outcome_with_a_remedy() -> None:
-    sol = ws.control.solve(double_integrator(20), ws.Wave(impedance=0.3, speed=3.0), max_ticks=2000)
+    sol = ws.control.solve(double_integrator(20), ws.Wave(impedance=0.3, speed=3.0, limit=float("inf")), max_ticks=2000)
     assert sol.outcome.status is ws.Status.DIVERGED
     assert "smaller" in sol.outcome.remedy
 

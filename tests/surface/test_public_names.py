@@ -17,6 +17,7 @@ NAMES = [
     "Chain",
     "Character",
     "Comparison",
+    "Courant",
     "CreditFront",
     "Current",
     "DataMissingError",
@@ -29,6 +30,7 @@ NAMES = [
     "InputError",
     "LayerError",
     "Leapfrog",
+    "Matched",
     "Nonlinearity",
     "NotConvergedWarning",
     "OffersStep",
@@ -55,6 +57,7 @@ NAMES = [
     "Topology",
     "View",
     "Wave",
+    "WaveReport",
     "Wavefront",
     "WorldsheetError",
     "__version__",
@@ -68,6 +71,7 @@ NAMES = [
     "residual_mlp",
     "simulate",
     "streaming",
+    "wave_report",
 ]
 
 STOP = "Stop(max_ticks=None, tol=None, every=1, arrival=False)"
@@ -81,7 +85,12 @@ SIGNATURES = {
     "ScaledLinear": "inputs, outputs, scale, activation=<Nonlinearity.LINEAR: 'z'>",
     "residual_mlp": "depth, width, activation=<Nonlinearity.RELU: 'max(0, z)'>, *, inputs=784, classes=10",
     "centred": f"chain, x, target, dynamics, schedule=None, stop={STOP}",
-    "Wave": "speed=0.7, impedance=1.0, matching=0.8, averaged=True",
+    "Matched": "margin=1.0",
+    "Wave": "speed=1.0, impedance=Matched(margin=1.0), matching=0.8, limit=0.25, courant=<Courant.SHRINK: 'shrink'>, "
+    "averaged=True",
+    "wave_report": "chain, x, target, wave, record, rest",
+    "Fields.from_waves": "rising, falling, impedances",
+    "Fields.waves": "self, impedances",
     "ports.Inertial": "params, lr, momentum=0.9",
     "ports.Resistive": "params, lr",
     "Asynchronous": "generator, max_delay=0",
@@ -95,7 +104,7 @@ SIGNATURES = {
     "Fields": "states, costates",
     "Fields.doubled": "self",
     "Fields.from_doubled": "climbing, descending",
-    "Record": "every=1",
+    "Record": "every=1, *, fields=False",
     "Schedule.table": "self, topology, ticks=None",
     "Solution.accumulate": "self",
     "Solution.gradients": "self",
@@ -116,9 +125,9 @@ SIGNATURES = {
 MEMBERS = {
     "Comparison": "cosine relative_error rows snr",
     "Fidelity": "cosine name relative_error snr",
-    "Fields": "costates doubled from_doubled states",
+    "Fields": "costates doubled from_doubled from_waves states waves",
     "Outcome": "converged remedy residual status ticks",
-    "Record": "add costate_residuals every state_residuals ticks",
+    "Record": "add costate_residuals every fields keep moments state_residuals ticks",
     "Solution": "accumulate caller chain costates evaluations fields gradients input_gradient loss outcome pairs pulls "
     "record states ticks",
     "Status": "ARRIVED BUDGET_SPENT CONVERGED DIVERGED",

@@ -2,8 +2,9 @@
 
 from worldsheet.dynamics.base import Character, Dynamics
 from worldsheet.dynamics.coefficients import Coefficients, Mix
+from worldsheet.dynamics.courant import Courant
 from worldsheet.dynamics.dyadic import Dyadic
-from worldsheet.dynamics.impedance import Impedance, Riccati
+from worldsheet.dynamics.impedance import Impedance, Matched, Riccati
 from worldsheet.dynamics.lagrangian import AugmentedLagrangian
 from worldsheet.dynamics.predictive import Prediction, PredictiveCoding
 from worldsheet.dynamics.wave import Wave
@@ -12,9 +13,11 @@ __all__ = [
     "AugmentedLagrangian",
     "Character",
     "Coefficients",
+    "Courant",
     "Dyadic",
     "Dynamics",
     "Impedance",
+    "Matched",
     "Mix",
     "Prediction",
     "PredictiveCoding",

@@ -7,7 +7,7 @@ from typing import final
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.record import Record
 from worldsheet.engine.arrival import Arrival
-from worldsheet.engine.base import Engine
+from worldsheet.engine.base import Engine, Residual
 from worldsheet.engine.stopping import Stop
 from worldsheet.schedule import Schedule
 
@@ -56,21 +56,33 @@ class _Judge:
     def __init__(self, engine: Engine, tol: float | None) -> None:
         self._engine = engine
         self._tol = tol
+        self._first = 0.0
         self._start = engine.loss if engine.dynamics.character.descends else None
 
     def measured(self, ticks: int, otherwise: Status = _SPENT) -> Outcome:
         """Converged or diverged, or else what the caller says."""
-        residual = self._engine.residual().relative
+        norms = self._engine.residual()
+        residual = norms.relative
         cure = self._engine.dynamics.character.cure
         if isnan(residual):
             remedy = f"the fields overflowed; {cure}, or scale inputs, weights or loss down"
             return Outcome(Status.DIVERGED, ticks, residual, remedy)
+        if self._grows(norms):
+            return Outcome(
+                Status.DIVERGED, ticks, residual, f"the fields grow without bound, the step is unstable; {cure}"
+            )
         if self._runs_away():
             return Outcome(Status.DIVERGED, ticks, residual, f"the cost has run away, the step is unstable; {cure}")
         if self._tol is not None and residual <= self._tol:
             return Outcome(Status.CONVERGED, ticks, residual)
         remedy = f"raise max_ticks, or {cure}" if otherwise is _SPENT else ""
         return Outcome(otherwise, ticks, residual, remedy)
+
+    def _grows(self, norms: Residual) -> bool:
+        """Whether some residual is a trillion times the largest of the first measurement that was not zero."""
+        largest = float(max(norms.states.max(), norms.costates.max()))
+        self._first = self._first or largest
+        return largest > 1e12 * self._first
 
     def _runs_away(self) -> bool:
         if self._start is None:
@@ -88,3 +100,5 @@ def _take(record: Record | None, engine: Engine, tick: int) -> None:
     if record is not None and tick % record.every == 0:
         residual = engine.residual()
         record.add(tick, residual.states, residual.costates)
+        if record.fields:
+            record.keep(engine.fields.states, engine.fields.costates)

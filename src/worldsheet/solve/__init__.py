@@ -6,6 +6,7 @@ from worldsheet.solve.centred import Centred, centred
 from worldsheet.solve.compare import Comparison, Fidelity, compare
 from worldsheet.solve.relax import relax
 from worldsheet.solve.solution import Solution
+from worldsheet.solve.waves import WaveReport, wave_report
 
 __all__ = [
     "Centred",
@@ -13,9 +14,11 @@ __all__ = [
     "Fidelity",
     "NotConvergedWarning",
     "Solution",
+    "WaveReport",
     "backward",
     "calibrate",
     "centred",
     "compare",
     "relax",
+    "wave_report",
 ]

@@ -44,7 +44,8 @@ def backward(
         x: input x_0; its `.grad` is filled too if it requires grad.
         target: what the loss compares the output with.
         dynamics: how a site moves.
-        schedule: when; by default `Wavefront` for a dynamics that settles at once, else `Leapfrog` or `Synchronous`.
+        schedule: when; by default `Wavefront` for a dynamics that settles at once, else `CreditFront`, `Leapfrog` or
+            `Synchronous`.
         stop: budget and tolerance.
 
     Returns:

@@ -41,7 +41,8 @@ def relax(  # noqa: PLR0913  the public signature, in the order of decreasing us
         x: input x_0, any shape and dtype that the first layer takes. Its gradient comes along if it requires grad.
         target: what the loss compares the output with.
         dynamics: how a site moves.
-        schedule: when; by default `Wavefront` for a dynamics that settles at once, else `Leapfrog` or `Synchronous`.
+        schedule: when; by default `Wavefront` for a dynamics that settles at once, else `Leapfrog`, `Synchronous` or,
+            for a descent from the forward pass, `CreditFront`.
         stop: budget and tolerance.
         record: filled with the residuals of every site at every tick.
         initial: fields before tick 0; the dynamics' own by default.
@@ -54,7 +55,7 @@ def relax(  # noqa: PLR0913  the public signature, in the order of decreasing us
     check_input(x)
     check_finite(chain, x)
     dynamics = calibrate(chain, x, target, dynamics)
-    schedule = default_schedule(dynamics, schedule)
+    schedule = default_schedule(dynamics, schedule, fresh=initial is None)
     with torch.no_grad():  # layers record their own graphs
         engine = engine_for(chain, x, target, dynamics, schedule, keep=True, stack=stack)
         if record is not None or initial is not None or reads_start(schedule, stop, chain.topology):
