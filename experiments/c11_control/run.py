@@ -132,7 +132,6 @@ def echo(ratio: float) -> dict[str, Any]:
         "end": float(down[first, 1:].sum() / up[0, 1:].sum()),
         "start": float(up[second, 1:].sum() / down[first, 1:].sum()) if ratio != 1 else None,
         "stated": (1 - ratio) / (1 + ratio),
-        "up": up[:: max(1, len(up) // 120)].tolist() if ratio == 4.0 else [],
     }
 
 
