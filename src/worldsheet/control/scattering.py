@@ -6,7 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from worldsheet.control.quadratic import Matched, Quadratic, control_law
+from worldsheet.control.quadratic import Matched, Quadratic, control_gain
 
 
 @final
@@ -114,12 +114,12 @@ def matched_by_scattering(local: Quadratic) -> Matched:
     hessian = local.hessian.flatten(0, 1).baddbmm(transition.mT, torch.bmm(ahead, transition))
     arriving = torch.baddbmm(whole.back[batch:], ahead, local.gap.reshape(-1, size, 1))
     pushed = local.slope.reshape(*hessian.shape[:2], 1).baddbmm(transition.mT, arriving)
-    gains, push, convex = control_law(hessian, pushed[..., 0], size)
+    law, convex = control_gain(hessian[:, size:, size:], torch.cat((hessian[:, size:, :size], pushed[:, size:]), -1))
     return Matched(
         impedance.view(stages + 1, batch, size, size),
         whole.back.reshape(stages + 1, batch, size),
-        gains.view(stages, batch, *gains.shape[1:]),
-        push.view(stages, batch, *push.shape[1:]),
+        law[..., :size].reshape(stages, batch, *law.shape[1:-1], size),
+        law[..., size].reshape(stages, batch, *law.shape[1:-1]),
         convex.reshape(stages, batch).all(0),
     )
 
