@@ -1,6 +1,8 @@
 """The problem: a chain of layers, a loss, and nothing about how it will be relaxed."""
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
+from dataclasses import replace
 from typing import Any, final
 
 from torch import Tensor, nn
@@ -8,6 +10,7 @@ from torch.nn.parameter import Parameter
 
 from worldsheet.core.errors import InputError, LayerError
 from worldsheet.problem.layer import Layer, Survey, layers_of
+from worldsheet.problem.observer import Observer
 from worldsheet.problem.topology import Topology
 
 
@@ -73,6 +76,18 @@ class Chain:
         """Every parameter once, ready for any `torch.optim` optimizer."""
         for _, parameter in self.named_parameters():
             yield parameter
+
+    def judged(self, loss: Callable[[Any, Any], Tensor]) -> "Chain":
+        """The same chain under another loss."""
+        chain = copy(self)
+        chain.loss, chain.loss_survey = loss, Survey(loss)
+        return chain
+
+    def observed(self, observer: Observer) -> "Chain":
+        """The same chain, whose layers with a closed form show the factors of their efforts to an observer."""
+        chain = copy(self)
+        chain.layers = tuple(replace(layer, survey=Survey(layer.module, observer)) for layer in self.layers)
+        return chain
 
     def blame_layer(self, site: int, points: Sequence[Tensor], error: Exception) -> LayerError:
         """The error of layer `site`, told with both layers of the edge it happened on."""

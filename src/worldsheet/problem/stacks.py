@@ -196,7 +196,9 @@ def _tanh_pulled(credit: Tensor, y: Tensor, out: Tensor | None) -> Tensor:
 
 def _sigmoid_pulled(credit: Tensor, y: Tensor, out: Tensor | None) -> Tensor:
     aten = torch.ops.aten
-    return cast(Tensor, aten.sigmoid_backward(credit, y) if out is None else _into(aten.sigmoid_backward, out, credit, y))
+    return cast(
+        Tensor, aten.sigmoid_backward(credit, y) if out is None else _into(aten.sigmoid_backward, out, credit, y)
+    )
 
 
 def _relu_pulled(credit: Tensor, y: Tensor, out: Tensor | None) -> Tensor:
