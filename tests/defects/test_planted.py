@@ -37,6 +37,7 @@ DEFECTS = {
         "costates[:, 1:] += speed * z * (reached - states[:, 1:])",
         "laws/test_control_waves.py",
         "reflects_by_its_mismatch and 0.25",
+    ),
     "time-runs-the-wrong-way-for-weights": Defect(
         "streaming/laws.py",
         "gain = -per_neuron * float(momentum.gain)",

@@ -110,12 +110,12 @@ def test_a_batch_is_its_problems_one_by_one(bounds: tuple[float, float] | None) 
 )
 def test_three_methods_find_the_same_minimum(problem: C.Problem) -> None:
     matched = C.solve(problem, tol=1e-9)
-    for method in (ws.Wave(impedance=0.5, speed=0.6), C.ForwardBackwardSweep(0.1)):
+    for method in (ws.Wave(impedance=0.5, speed=0.6), C.ForwardBackwardSweep(0.02)):
         sol = C.solve(problem, method, tol=1e-4, max_ticks=1000)
         assert sol.converged.all()
-        close(sol.states, matched.states, 3e-3)
-        close(sol.costates, matched.costates, 3e-3)
-        close(sol.cost, matched.cost, 2e-3)
+        close(sol.states, matched.states, 5e-3)
+        close(sol.costates, matched.costates, 5e-3)
+        close(sol.cost, matched.cost, 5e-3)
 
 
 def test_a_warm_start_from_the_solution_needs_no_tick() -> None:
