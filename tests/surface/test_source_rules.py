@@ -71,6 +71,7 @@ def test_autograd_is_asked_for_one_layer_at_a_time_and_end_to_end_only_by_the_or
         "control/derivatives.py": {"run_backward"},
         "problem/evaluation.py": {"run_backward"},
         "problem/linearised.py": {"grad"},
+        "problem/proximal.py": {"grad"},
         "solve/oracle.py": {"grad", "backward"},
         "streaming/derivatives.py": {"grad", "jacrev"},
     }
@@ -183,6 +184,9 @@ class Recording(ws.View):
 
     def own(self, values: Sequence[float]) -> float:
         return values[0]
+
+    def absorbed(self, point: Tensor, step: float) -> Tensor:
+        return point / (1 + step)
 
     @property
     def at_output(self) -> bool:

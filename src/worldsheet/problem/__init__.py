@@ -8,6 +8,7 @@ from worldsheet.problem.fields import Fields
 from worldsheet.problem.layer import Traits
 from worldsheet.problem.linearised import Linearised, Sites, linearise
 from worldsheet.problem.observer import Observer
+from worldsheet.problem.proximal import proximal
 from worldsheet.problem.residual import Nonlinearity, ResidualLinear, ScaledLinear, residual_mlp
 from worldsheet.problem.stacks import Stack
 from worldsheet.problem.steps import Factors, OffersStep, Step
@@ -40,5 +41,6 @@ __all__ = [
     "Traits",
     "View",
     "linearise",
+    "proximal",
     "residual_mlp",
 ]
