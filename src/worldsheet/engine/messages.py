@@ -20,25 +20,26 @@ class Messages:
     Args:
         caller: the layers and the loss.
         everywhere: whether every site's costate is wanted, or only those that parameters or the input's gradient use.
-        to_input: whether the input's gradient is wanted.
+        to_inputs: by tensor of the input, whether its gradient is wanted.
 
     Attributes:
         evaluations: forward evaluations so far, the loss not counted.
         pulls: pull-backs so far, the loss not counted.
-        wanted: by site, whether anything at or below it uses its costate; the input counts if its gradient is wanted.
+        wanted: by site or input tensor, whether anything at or below it uses its costate; an input tensor counts if its
+            gradient is wanted.
     """
 
-    def __init__(self, caller: Caller, *, everywhere: bool, to_input: bool) -> None:
+    def __init__(self, caller: Caller, *, everywhere: bool, to_inputs: Sequence[bool]) -> None:
         self.caller = caller
         self._autocast = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
         self.evaluations = 0
         self.pulls = 0
-        self.wanted = [to_input]
+        self.wanted = [to_inputs[0], *[everywhere] * (caller.head - 1), *to_inputs[1:]]
         for site in range(1, caller.head):
             wanted = everywhere or bool(caller.traits[site - 1].parameters)
             for parent in caller.parents[site]:
                 wanted = wanted or self.wanted[parent]
-            self.wanted.append(wanted)
+            self.wanted[site] = wanted
         self._evaluations: dict[int, Evaluation] = {}
         self._pulled: dict[int, tuple[Evaluation, Tensor, Pull]] = {}
 

@@ -38,7 +38,7 @@ class StackedBlock(Engine):
         self.caller = Caller(chain, target)
         self._runs = runs(self.caller.traits[:-1])
         self.topology = Topology.chain(len(self._runs))
-        self._messages = Messages(self.caller, everywhere=True, to_input=x.requires_grad)
+        self._messages = Messages(self.caller, everywhere=True, to_inputs=(x.requires_grad,))
         self._x = x
         self._states: list[Elsewhere] = []
         self._costates: list[Elsewhere] = []
@@ -98,7 +98,7 @@ class StackedBlock(Engine):
             found += zip(loss_parameters, self._pull_cost(last=True).efforts or (), strict=True)
         return found
 
-    def input_gradient(self) -> Tensor | None:
+    def input_gradient(self, number: int = 0) -> Tensor | None:
         """See `Engine.input_gradient`."""
         if not self._x.requires_grad:
             return None

@@ -7,6 +7,7 @@ from worldsheet.problem.fields import Fields
 from worldsheet.problem.layer import Traits
 from worldsheet.problem.linearised import Linearised, Sites, linearise
 from worldsheet.problem.residual import ResidualLinear
+from worldsheet.problem.retracing import call_of
 from worldsheet.problem.steps import OffersStep, Step
 from worldsheet.problem.topology import Topology
 from worldsheet.problem.view import View
@@ -27,5 +28,6 @@ __all__ = [
     "Topology",
     "Traits",
     "View",
+    "call_of",
     "linearise",
 ]

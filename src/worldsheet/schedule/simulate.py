@@ -71,6 +71,8 @@ class _Fronts:
             return all(_known(states, parent, tick - firing.age) for parent in self.topology.parents_of(firing.site))
         children = self.topology.children[firing.site]
         points = {firing.site, *(parent for child in children for parent in self.topology.parents_of(child))}
+        if firing.site in self.topology.ends:
+            points.update(self.topology.ends)
         return all(_known(states, point, tick - firing.point_age) for point in points) and all(
             _known(costates, child, tick - firing.age) for child in children
         )

@@ -1,6 +1,7 @@
 """The one changed line of a training loop."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from worldsheet.engine import Stop, engine_for, run
 from worldsheet.problem import Chain
 from worldsheet.schedule import Schedule
 from worldsheet.solve.calibrate import calibrate
-from worldsheet.solve.door import check_finite, check_input, default_schedule, is_finite, reads_start
+from worldsheet.solve.door import check_finite, default_schedule, is_finite, opened, reads_start
 from worldsheet.solve.gradients import accumulate, sum_uses
 from worldsheet.solve.solution import refuse_diverged
 
@@ -27,7 +28,7 @@ class NotConvergedWarning(UserWarning):
 
 def backward(
     chain: Chain,
-    x: Tensor,
+    x: Any,
     target: Any,
     dynamics: Dynamics = _EXACT,
     schedule: Schedule | None = None,
@@ -41,7 +42,8 @@ def backward(
 
     Args:
         chain: the layers and the loss.
-        x: input x_0; its `.grad` is filled too if it requires grad.
+        x: input x_0; its `.grad` is filled too if it requires grad. For a traced module also a tuple of arguments, or a
+            dict of arguments by name.
         target: what the loss compares the output with.
         dynamics: how a site moves.
         schedule: when; by default `Wavefront` for a dynamics that settles at once, else `Leapfrog` or `Synchronous`.
@@ -61,28 +63,30 @@ def backward(
     Warns:
         NotConvergedWarning: a tolerance was asked for and not reached.
     """
-    check_input(x)
+    chain, inputs = opened(chain, x)
     dynamics = calibrate(chain, x, target, dynamics)
     schedule = default_schedule(dynamics, schedule)
     with torch.no_grad():  # layers record their own graphs
-        engine = engine_for(chain, x, target, dynamics, schedule, keep=False)
+        engine = engine_for(chain, inputs[0] if len(inputs) == 1 else inputs, target, dynamics, schedule, keep=False)
         if reads_start(schedule, stop, chain.topology):
             engine.start(None)
         outcome = run(engine, schedule, stop)
-        input_gradient, efforts, loss = engine.input_gradient(), engine.efforts(), engine.loss
+        to_inputs = [engine.input_gradient(number) for number in range(len(inputs))]
+        efforts, loss = engine.efforts(), engine.loss
         engine.caller.replay.settle()
-        _refuse_unusable(chain, x, loss, outcome)
+        _refuse_unusable(chain, inputs, loss, outcome)
         gradients = sum_uses(efforts)
-        accumulate(gradients if input_gradient is None else [*gradients, (x, input_gradient.clone())])
+        gradients += [(x, part.clone()) for x, part in zip(inputs, to_inputs, strict=True) if part is not None]
+        accumulate(gradients)
     if outcome.status is Status.BUDGET_SPENT and stop.tol is not None:
         warnings.warn(f"gradients of a relaxation that did not converge: {outcome}", NotConvergedWarning, stacklevel=2)
     return loss
 
 
-def _refuse_unusable(chain: Chain, x: Tensor, loss: Tensor, outcome: Outcome) -> None:
-    if is_finite(loss) and is_finite(x) and outcome.status is not Status.DIVERGED:
+def _refuse_unusable(chain: Chain, inputs: Sequence[Tensor], loss: Tensor, outcome: Outcome) -> None:
+    if is_finite(loss) and all(is_finite(x) for x in inputs) and outcome.status is not Status.DIVERGED:
         return
-    check_finite(chain, x)
+    check_finite(chain, *inputs)
     refuse_diverged(outcome)
     raise RelaxationError(
         f"a loss of {loss.item()} from finite input and parameters",
