@@ -30,6 +30,7 @@ class Block(Engine):
         dynamics: how a site moves.
         schedule: when. It also says how long old messages are remembered.
         keep: hold all fields to the end, for a solution; otherwise let go of what everyone has read.
+        recompute: hold states but no graphs of layers, and evaluate a layer again to pull back through it.
     """
 
     def __init__(
@@ -41,13 +42,15 @@ class Block(Engine):
         schedule: Schedule,
         *,
         keep: bool,
+        recompute: bool = False,
     ) -> None:
         inputs = (x,) if isinstance(x, Tensor) else tuple(x)
         self.chain = chain
         self.topology = chain.topology
         self.dynamics = dynamics
         self.caller = Caller(chain, target, len(inputs))
-        self.messages = Messages(self.caller, everywhere=keep, to_inputs=[each.requires_grad for each in inputs])
+        wanted = [each.requires_grad for each in inputs]
+        self.messages = Messages(self.caller, everywhere=keep, to_inputs=wanted, recompute=recompute)
         self.sheet = Sheet(inputs, len(chain), schedule.memory)
         self._keep = keep
         self._unit: Tensor | None = None

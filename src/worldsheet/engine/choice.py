@@ -22,6 +22,7 @@ def engine_for(
     *,
     keep: bool,
     stack: bool = True,
+    recompute: bool = False,
 ) -> Engine:
     """Equal sites as one where the schedule moves all at once, else site by site.
 
@@ -31,4 +32,4 @@ def engine_for(
     together = stack and schedule.uniform and not dynamics.settles_at_once
     if together and isinstance(x, Tensor) and chain.topology.is_path:
         return StackedBlock(chain, x, target, dynamics)
-    return Block(chain, x, target, dynamics, schedule, keep=keep)
+    return Block(chain, x, target, dynamics, schedule, keep=keep, recompute=recompute)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from worldsheet.core.shapes import Costate, Point
-from worldsheet.problem import Caller, Evaluation, Pull, Recorded, Step, Stepwise
+from worldsheet.problem import Caller, Evaluation, Pull, Recorded, Remembered, Step, Stepwise
 
 
 @final
@@ -21,6 +21,7 @@ class Messages:
         caller: the layers and the loss.
         everywhere: whether every site's costate is wanted, or only those that parameters or the input's gradient use.
         to_inputs: by tensor of the input, whether its gradient is wanted.
+        recompute: keep of each layer what it returned and evaluate it again to pull back, but for the topmost.
 
     Attributes:
         evaluations: forward evaluations so far, the loss not counted.
@@ -29,7 +30,8 @@ class Messages:
             gradient is wanted.
     """
 
-    def __init__(self, caller: Caller, *, everywhere: bool, to_inputs: Sequence[bool]) -> None:
+    def __init__(self, caller: Caller, *, everywhere: bool, to_inputs: Sequence[bool], recompute: bool = False) -> None:
+        self._recompute = recompute
         self.caller = caller
         self._autocast = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
         self.evaluations = 0
@@ -53,7 +55,10 @@ class Messages:
         if kept is not None and not kept.emptied and kept.is_at(points):
             return kept
         self.evaluations += layer != self.caller.head
-        made = self._evaluations[layer] = self._evaluate(layer, points)
+        made = self._evaluate(layer, points)
+        if self._recompute and layer != self.caller.head and self.caller.head not in self.caller.children[layer]:
+            made = Remembered(made)
+        self._evaluations[layer] = made
         return made
 
     def pull(self, layer: int, points: Sequence[Point], credit: Costate, *, last: bool) -> Pull:
@@ -73,7 +78,8 @@ class Messages:
         evaluation = self.evaluation(layer, points)
         if evaluation.spent:
             self.forget(layer)
-            evaluation = self.evaluation(layer, points)
+            self.evaluations += layer != self.caller.head
+            evaluation = self._evaluations[layer] = self._evaluate(layer, points)
         self.pulls += layer != self.caller.head
         try:
             pull = evaluation.pull(credit, effort=last, keep=not last)

@@ -2,7 +2,7 @@
 
 from worldsheet.problem.caller import Caller
 from worldsheet.problem.chain import Chain
-from worldsheet.problem.evaluation import Evaluation, Pull, Recorded, Stepwise
+from worldsheet.problem.evaluation import Evaluation, Pull, Recorded, Remembered, Stepwise
 from worldsheet.problem.fields import Fields
 from worldsheet.problem.layer import Traits
 from worldsheet.problem.linearised import Linearised, Sites, linearise
@@ -21,6 +21,7 @@ __all__ = [
     "OffersStep",
     "Pull",
     "Recorded",
+    "Remembered",
     "ResidualLinear",
     "Sites",
     "Step",

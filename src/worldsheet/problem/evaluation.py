@@ -163,6 +163,26 @@ class Stepwise(Evaluation):
         return Pull(inputs, tuple([efforts.get(id(p)) for p in self._parameters]) if effort else None)
 
 
+@final
+class Remembered(Evaluation):
+    """Only what a layer returned: whoever pulls back through it evaluates the layer again.
+
+    Args:
+        evaluation: what is remembered of; its graph goes.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        self.points = evaluation.points
+        self.output = evaluation.output
+        self.spent, self.emptied = True, False
+
+    def pull(self, credit: Costate, *, effort: bool, keep: bool) -> Pull:
+        """Never asked for: it is spent."""
+        raise NotImplementedError
+
+
 def _owned(gradient: Tensor, foreign: bool) -> Tensor:
     """The gradient, copied where its memory may be another gradient's too, or a tensor's that a foreign layer keeps."""
     if foreign or gradient.layout is not torch.strided:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldsheet.core.errors import RelaxationError
+from worldsheet.core.errors import InputError, RelaxationError
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.dynamics import Dyadic, Dynamics
 from worldsheet.engine import Stop, engine_for, run
@@ -26,13 +26,15 @@ class NotConvergedWarning(UserWarning):
     """Gradients were used although the tolerance asked for was not reached."""
 
 
-def backward(
+def backward(  # noqa: PLR0913  the public signature, in the order of decreasing use
     chain: Chain,
     x: Any,
     target: Any,
     dynamics: Dynamics = _EXACT,
     schedule: Schedule | None = None,
     stop: Stop = _UNTIL_SETTLED,
+    *,
+    recompute: bool = False,
 ) -> Tensor:
     """Relax, add the gradients to `.grad` as `loss.backward()` does, and return the loss.
 
@@ -48,6 +50,8 @@ def backward(
         dynamics: how a site moves.
         schedule: when; by default `Wavefront` for a dynamics that settles at once, else `Leapfrog` or `Synchronous`.
         stop: budget and tolerance.
+        recompute: keep states only and evaluate each layer once more to pull back through it, which takes the memory of
+            the states and of one layer's insides; for a schedule that moves each site once.
 
     Returns:
         The loss, a scalar without graph.
@@ -66,8 +70,14 @@ def backward(
     chain, inputs = opened(chain, x)
     dynamics = calibrate(chain, x, target, dynamics)
     schedule = default_schedule(dynamics, schedule)
+    if recompute and not schedule.once:
+        raise InputError(
+            f"recompute=True with {schedule}",
+            "a schedule that moves each site once: Wavefront() or Sweep()",
+            "leave recompute out: other schedules evaluate every layer at every tick anyway",
+        )
     with torch.no_grad():  # layers record their own graphs
-        engine = engine_for(chain, inputs[0] if len(inputs) == 1 else inputs, target, dynamics, schedule, keep=False)
+        engine = engine_for(chain, inputs[0] if len(inputs) == 1 else inputs, target, dynamics, schedule, keep=False, recompute=recompute)
         if reads_start(schedule, stop, chain.topology):
             engine.start(None)
         outcome = run(engine, schedule, stop)
