@@ -23,7 +23,7 @@ from worldsheet.dynamics import (
     Wave,
 )
 from worldsheet.engine import Stop
-from worldsheet.problem import Chain, Fields, OffersStep, ResidualLinear, Step, Topology, View
+from worldsheet.problem import Chain, Equilibrium, Fields, OffersStep, ResidualLinear, Step, Topology, View
 from worldsheet.schedule import Asynchronous, Leapfrog, Schedule, Sweep, Synchronous, Wavefront, simulate
 from worldsheet.solve import Comparison, Fidelity, NotConvergedWarning, Solution, backward, calibrate, compare, relax
 from worldsheet.version import __version__
@@ -37,6 +37,7 @@ __all__ = [
     "DataMissingError",
     "Dyadic",
     "Dynamics",
+    "Equilibrium",
     "Fidelity",
     "Field",
     "Fields",

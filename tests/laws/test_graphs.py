@@ -67,7 +67,7 @@ def relaxed(sol: ws.Solution) -> dict[str, Tensor]:
     return inputs | sol.gradients()
 
 
-@law(60)
+@law(25)
 @given(webs(), schedules(), st.booleans())
 def test_any_graph_under_any_schedule(web: Any, schedule: ws.Schedule, fuse: bool) -> None:
     module, x, target = web
@@ -77,7 +77,7 @@ def test_any_graph_under_any_schedule(web: Any, schedule: ws.Schedule, fuse: boo
     assert_gradients(relaxed(sol), exact(module, x, target))
 
 
-@law(40)
+@law(15)
 @given(webs(), st.integers(0, 3), st.integers(0, 2**20), st.booleans())
 def test_any_delay_from_any_start(web: Any, max_delay: int, seed: int, fuse: bool) -> None:
     module, x, target = web
@@ -87,7 +87,7 @@ def test_any_delay_from_any_start(web: Any, max_delay: int, seed: int, fuse: boo
     assert_gradients(relaxed(sol), exact(module, x, target))
 
 
-@law(60)
+@law(25)
 @given(webs(), st.sampled_from([ws.Wavefront(), ws.Sweep(), ws.Synchronous()]), st.booleans())
 def test_backward_lets_go_of_nothing_too_early(web: Any, schedule: ws.Schedule, fuse: bool) -> None:
     module, x, target = web
@@ -97,7 +97,7 @@ def test_backward_lets_go_of_nothing_too_early(web: Any, schedule: ws.Schedule, 
     assert_gradients({name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}, wanted)
 
 
-@law(30)
+@law(10)
 @given(webs())
 def test_the_wavefront_of_a_graph_evaluates_and_pulls_every_layer_once(web: Any) -> None:
     module, x, target = web

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import worldsheet as ws
-from nets import DOUBLE
+from nets import DOUBLE, random_fields
 from worldsheet.app.architectures import GPT, DenseBlock, Mixed, Recurrent, ResNet, UNet
 
 
@@ -119,28 +119,32 @@ def longest_path(graph: ws.Topology) -> int:
     return max(length.values())
 
 
-@pytest.mark.parametrize("name", ["dense", "u-net", "gru"])
-def test_exact_after_twice_the_longest_path_and_not_before(name: str) -> None:
+@pytest.mark.parametrize(("name", "fuse"), [("dense", False), ("u-net", True), ("gru", False)])
+def test_exact_after_twice_the_longest_path_and_not_before(name: str, fuse: bool) -> None:
     model = MODELS[name]
     torch.manual_seed(0)
     module, x, target = model.make().double().eval(), model.x().double(), as_dtype(model.target(), DOUBLE)
-    chain = ws.Chain(module, model.loss, fuse=False).at(x)
+    chain = ws.Chain(module, model.loss, fuse=fuse)
+    exact = ws.relax(chain, x, target).fields
     whole(module, model.loss, x, target)
     wanted = {name: p.grad for name, p in module.named_parameters()}
-    start = ws.relax(chain, x, target).fields
-    noise = ws.Fields(
-        tuple(torch.randn_like(s) for s in start.states), tuple(torch.randn_like(s) for s in start.costates)
-    )
-
-    def error(ticks: int) -> float:
-        stop = ws.Stop(max_ticks=ticks)
-        sol = ws.relax(chain, x, target, schedule=ws.Synchronous(), stop=stop, initial=noise)
-        assert sol.outcome.converged == (ticks >= 2 * depth)
-        return max(float((g - wanted[n]).norm() / wanted[n].norm()) for n, g in sol.gradients().items())
-
     depth = longest_path(chain.topology)
-    assert error(2 * depth) < 1e-12
-    assert error(2 * depth - 1) > 1e-9
+    start = random_fields(exact, seed=1)
+
+    def after(ticks: int) -> ws.Solution:
+        stop = ws.Stop(max_ticks=ticks)
+        return ws.relax(chain, x, target, schedule=ws.Synchronous(), stop=stop, initial=start)
+
+    full, early = after(2 * depth), after(2 * depth - 1)
+    assert full.outcome.converged
+    assert all(a.equal(b) for a, b in zip(full.fields.costates, exact.costates, strict=True))
+    for key, gradient in full.gradients().items():
+        assert float((gradient - wanted[key]).norm()) <= 1e-12 * float(wanted[key].norm())
+    assert not early.outcome.converged
+    differs = [not a.equal(b) for a, b in zip(early.fields.costates, exact.costates, strict=True)]
+    settled = ws.simulate(ws.Synchronous(), chain.topology).costates
+    assert max(settled) == 2 * depth
+    assert differs == [tick == 2 * depth for tick in settled]
 
 
 @pytest.mark.parametrize("name", MODELS)

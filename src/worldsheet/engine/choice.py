@@ -13,7 +13,7 @@ from worldsheet.problem import Chain
 from worldsheet.schedule import Schedule
 
 
-def engine_for(
+def engine_for(  # noqa: PLR0913  what a verb was given
     chain: Chain,
     x: Tensor | Sequence[Tensor],
     target: Any,

@@ -2,6 +2,7 @@
 
 from worldsheet.problem.caller import Caller
 from worldsheet.problem.chain import Chain
+from worldsheet.problem.equilibrium import Equilibrium
 from worldsheet.problem.evaluation import Evaluation, Pull, Recorded, Remembered, Stepwise
 from worldsheet.problem.fields import Fields
 from worldsheet.problem.layer import Traits
@@ -15,6 +16,7 @@ from worldsheet.problem.view import View
 __all__ = [
     "Caller",
     "Chain",
+    "Equilibrium",
     "Evaluation",
     "Fields",
     "Linearised",

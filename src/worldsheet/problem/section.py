@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from worldsheet.core.shapes import Point, State
+from worldsheet.core.shapes import Point
 
 
 @final
@@ -28,17 +28,16 @@ class Section(nn.Module):
         self.draws = draws
         self.foreign = foreign
 
-    def forward(self, *points: Point) -> State:
-        """The operations in order.
+    def forward(self, *points: Point) -> Any:
+        """The operations in order: a state, or the module's whole output for the loss.
 
         Raises:
             RuntimeError: an operation that fails, told by its name.
         """
         try:
-            state: State = self.body.forward(*points)
+            return self.body.forward(*points)
         except Exception as error:  # whatever one of the operations raises
             raise RuntimeError(f"{_failing(self.body, points)}: {error}") from error
-        return state
 
 
 @final

@@ -26,7 +26,7 @@ class NotConvergedWarning(UserWarning):
     """Gradients were used although the tolerance asked for was not reached."""
 
 
-def backward(  # noqa: PLR0913  the public signature, in the order of decreasing use
+def backward(
     chain: Chain,
     x: Any,
     target: Any,
@@ -77,7 +77,15 @@ def backward(  # noqa: PLR0913  the public signature, in the order of decreasing
             "leave recompute out: other schedules evaluate every layer at every tick anyway",
         )
     with torch.no_grad():  # layers record their own graphs
-        engine = engine_for(chain, inputs[0] if len(inputs) == 1 else inputs, target, dynamics, schedule, keep=False, recompute=recompute)
+        engine = engine_for(
+            chain,
+            inputs[0] if len(inputs) == 1 else inputs,
+            target,
+            dynamics,
+            schedule,
+            keep=False,
+            recompute=recompute,
+        )
         if reads_start(schedule, stop, chain.topology):
             engine.start(None)
         outcome = run(engine, schedule, stop)
