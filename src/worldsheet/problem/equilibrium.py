@@ -87,8 +87,8 @@ class Equilibrium(nn.Module):
             once = self.module(z, x)
 
         def pulled(mu: Costate) -> Costate:
-            part = torch.autograd.grad(once, z, mu, retain_graph=True, allow_unused=True)[0]
-            return credit if part is None else part + credit
+            found: tuple[Tensor | None, ...] = torch.autograd.grad(once, z, mu, retain_graph=True, allow_unused=True)
+            return credit if found[0] is None else found[0] + credit
 
         return self._settled(pulled, credit, "adjoint")
 

@@ -10,7 +10,8 @@ from torch.utils import _pytree as pytree
 from worldsheet.core.errors import InputError
 from worldsheet.problem.graph import Graph, graph_of
 from worldsheet.problem.layer import is_watched
-from worldsheet.problem.tracing import IsBlock, NotTraceableError, Tracer
+from worldsheet.problem.standin import NotTraceableError
+from worldsheet.problem.tracing import IsBlock, Tracer
 
 KEPT = 64
 """How many graphs of one module are remembered."""

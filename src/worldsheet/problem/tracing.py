@@ -1,7 +1,6 @@
 """Following a module's forward once, on tensors without data, to learn which operation reads which."""
 
-import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeAlias, final
 
 import torch
@@ -12,78 +11,15 @@ from torch.utils import _pytree as pytree
 
 from worldsheet.core.errors import LayerError
 from worldsheet.problem.layer import is_watched
-from worldsheet.problem.shadow import UNKNOWABLE, Shadows, is_plain, tensors_of, written
+from worldsheet.problem.shadow import UNKNOWABLE, Shadows, is_plain, tensors_of
+from worldsheet.problem.standin import Follower, NotTraceableError, Traced
 
 IsBlock: TypeAlias = Callable[[nn.Module], bool]
 """Which submodules are to stay whole, each one site."""
 
 
-class NotTraceableError(Exception):
-    """What a forward does here cannot be written down as a graph of operations."""
-
-
 @final
-class Traced(fx.Proxy):
-    """What stands for a tensor, or for several, while a forward is followed; shapes, dtypes and devices are known.
-
-    Args:
-        node: the operation that makes it.
-        tracer: who follows.
-        value: its value as tensors without data.
-    """
-
-    def __init__(self, node: fx.Node, tracer: "Tracer", value: Any) -> None:
-        super().__init__(node, tracer)
-        self.tracer: Tracer = tracer
-        self.value = value
-
-    @property
-    def __class__(self) -> type:
-        """What `isinstance` is told: models ask whether they were given a tensor, a list or a tuple."""
-        return Tensor if isinstance(self.value, Tensor) else type(self.value)
-
-    @__class__.setter
-    def __class__(self, _: type) -> None:
-        raise NotTraceableError("a tensor's class is changed")
-
-    def __getattr__(self, k: str) -> Any:
-        found = getattr(self.value, k)
-        if callable(found) and not isinstance(found, Tensor):
-            return fx.proxy.Attribute(self, k)
-        return self.tracer.create_proxy("call_function", getattr, (self, k), {}) if tensors_of(found) else found
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        made = self.tracer.create_proxy("call_function", written, (self, index, value), {})
-        self.tracer.overwrite(self.node, made.node)
-
-    def __len__(self) -> int:
-        return len(self.value)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter([operator.getitem(self, index) for index in range(len(self))])
-
-    def __bool__(self) -> bool:
-        raise NotTraceableError(f"the value of {self.node.name} decides which way the forward goes")
-
-    def __hash__(self) -> int:
-        return id(self)
-
-    def _number(self, *_: Any) -> Any:
-        raise NotTraceableError(f"the value of {self.node.name} is turned into a Python number")
-
-    __int__ = __float__ = __index__ = __complex__ = item = tolist = numpy = _number
-
-
-def _overwriting(function: Callable[..., Any]) -> Callable[[Traced, Any], Any]:
-    return lambda self, other: self.tracer.create_proxy("call_function", function, (self, other), {})
-
-
-for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor"):
-    setattr(Traced, f"__{_name}__", _overwriting(getattr(operator, _name)))
-
-
-@final
-class Tracer(fx.Tracer):
+class Tracer(Follower):
     """Follows a module's forward into a graph.
 
     Shapes, dtypes, devices and Python values are those of this call and baked in. Modules of torch's own are not
