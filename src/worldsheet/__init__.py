@@ -23,6 +23,7 @@ from worldsheet.dynamics import (
     Wave,
 )
 from worldsheet.engine import Stop
+from worldsheet.pipeline import Current, Pipeline, Plan, Predicted, Stashed
 from worldsheet.problem import Chain, Equilibrium, Fields, OffersStep, ResidualLinear, Step, Topology, View
 from worldsheet.schedule import Asynchronous, Leapfrog, Schedule, Sweep, Synchronous, Wavefront, simulate
 from worldsheet.solve import Comparison, Fidelity, NotConvergedWarning, Solution, backward, calibrate, compare, relax
@@ -34,6 +35,7 @@ __all__ = [
     "Chain",
     "Character",
     "Comparison",
+    "Current",
     "DataMissingError",
     "Dyadic",
     "Dynamics",
@@ -48,6 +50,9 @@ __all__ = [
     "NotConvergedWarning",
     "OffersStep",
     "Outcome",
+    "Pipeline",
+    "Plan",
+    "Predicted",
     "PredictiveCoding",
     "Record",
     "RelaxationError",
@@ -56,6 +61,7 @@ __all__ = [
     "RunFolderError",
     "Schedule",
     "Solution",
+    "Stashed",
     "Status",
     "Step",
     "Stop",

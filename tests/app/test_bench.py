@@ -16,7 +16,6 @@ import worldsheet as ws
 from worldsheet.app.bench import bench
 from worldsheet.app.bench.command import report
 from worldsheet.app.bench.forgetful import Forgetful
-from worldsheet.app.machine import this_machine
 from worldsheet.app.bench.measure import Plan, measure, one_minus_cosine, work
 from worldsheet.app.bench.memory import Event, peak, peak_bytes
 from worldsheet.app.bench.methods import AUTOGRAD, LITERAL, SYNCHRONOUS, WAVEFRONT
@@ -24,6 +23,7 @@ from worldsheet.app.bench.models import CASES, Case, Instance, instance, tanh_ml
 from worldsheet.app.bench.results import Result
 from worldsheet.app.bench.tables import tables
 from worldsheet.app.bench.timing import Spread, Stopwatch, in_turns, paired_ratios, spread, threads
+from worldsheet.app.machine import this_machine
 from worldsheet.solve.oracle import autograd_backward
 
 CPU = torch.device("cpu")

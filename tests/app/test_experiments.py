@@ -102,7 +102,9 @@ def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_claims_are_found_by_claim_and_by_folder(tmp_path: Path) -> None:
     claim_in(tmp_path / "c99_root", at_least=0)
     claims = claims_in(tmp_path)
-    assert [claim.folder.name for name in ("C99", "c99", "c99_root") for claim in find(name, claims)] == ["c99_root"] * 3
+    assert [claim.folder.name for name in ("C99", "c99", "c99_root") for claim in find(name, claims)] == [
+        "c99_root"
+    ] * 3
     with pytest.raises(InputError, match="did you mean 'c99_root'"):
         find("c9", claims)
     with pytest.raises(InputError, match="no experiments"):

@@ -99,6 +99,16 @@ def test_only_the_plots_import_matplotlib() -> None:
     assert users <= {"app/plots.py"}
 
 
+def test_processes_are_known_in_one_file_only() -> None:
+    users = {name for name, tree in TREES.items() for module, _ in imports(tree) if "distributed" in module.split(".")}
+    assert users == {
+        "pipeline/distributed.py",
+        "app/staged/checkpoints.py",
+        "app/staged/launch.py",
+        "app/staged/worker.py",
+    }
+
+
 @pytest.mark.parametrize("name", SOURCES)
 def test_nothing_is_imported_inside_a_function(name: str) -> None:
     for function in ast.walk(TREES[name]):

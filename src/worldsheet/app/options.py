@@ -10,7 +10,7 @@ from worldsheet.app.networks import ACTIVATIONS, ARCHITECTURES
 from worldsheet.app.recipes import DTYPES, OPTIMIZERS, SCHEDULES, recipe_for
 
 _DIGITS = recipe_for("digits")
-_RECIPE, _NETWORK, _OPTIMISATION = "The run", "The network", "Optimisation"
+_RECIPE, _NETWORK, _OPTIMISATION, _STAGES = "The run", "The network", "Optimisation", "Training in stages"
 
 
 def _help(text: str, name: str) -> str:
@@ -78,6 +78,22 @@ CompareEvery: TypeAlias = Annotated[
         help=_help("steps between comparisons with autograd's gradients; 0 for none", "compare_every"),
         rich_help_panel=_OPTIMISATION,
     ),
+]
+
+Stages: TypeAlias = Annotated[
+    int | None, typer.Option(help="train in that many processes, one per stage of layers", rich_help_panel=_STAGES)
+]
+PacketsPerUpdate: TypeAlias = Annotated[
+    int, typer.Option(help="packets into which a batch is cut; fewer are staler", rich_help_panel=_STAGES)
+]
+Weights: TypeAlias = Annotated[
+    str, typer.Option(help="what packets see of the parameters: predicted, stashed, current", rich_help_panel=_STAGES)
+]
+Locked: TypeAlias = Annotated[
+    bool, typer.Option("--locked", help="flush before every update, as one process would", rich_help_panel=_STAGES)
+]
+Segment: TypeAlias = Annotated[
+    int, typer.Option("--checkpoint-every", help="updates between checkpoints of all stages", rich_help_panel=_STAGES)
 ]
 
 DataDir: TypeAlias = Annotated[Path | None, typer.Option(metavar="DIR", help="where the files of the data set are")]

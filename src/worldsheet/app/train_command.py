@@ -1,6 +1,7 @@
 """`worldsheet train`: the same network trained by relaxation and by backprop."""
 
 import json
+import os
 import shlex
 import time
 from collections.abc import Mapping
@@ -15,6 +16,9 @@ from worldsheet.app import options
 from worldsheet.app.recipes import FIELDS, recipe_for
 from worldsheet.app.run_folder import Row, RunFolder
 from worldsheet.app.running import CURVES, SHEET, begin, carry_out, pick_up
+from worldsheet.app.staged import command as staged
+from worldsheet.app.staged.setup import Setup
+from worldsheet.app.staged.worker import SETUP
 from worldsheet.app.tables import result_tables
 from worldsheet.app.training import Training
 from worldsheet.core.errors import InputError
@@ -42,6 +46,11 @@ def train(  # noqa: PLR0913, PLR0917  an argument per option
     rate: options.Rate = None,
     schedule: options.Schedule = None,
     compare_every: options.CompareEvery = None,
+    stages: options.Stages = None,
+    packets_per_update: options.PacketsPerUpdate = 8,
+    weights: options.Weights = "predicted",
+    locked: options.Locked = False,
+    checkpoint_every: options.Segment = 500,
     data_dir: options.DataDir = None,
     run: options.Run = None,
     resume: options.Resume = None,
@@ -56,8 +65,16 @@ def train(  # noqa: PLR0913, PLR0917  an argument per option
     """
     given = _given(locals())  # options of the recipe have the names of its fields
     console = Console(stderr=True)
+    if resume is not None and (resume / SETUP).is_file():
+        _refuse_beside_resume([*given, *(["run"] if run else [])])
+        staged.carry_out(RunFolder.open(resume), data_dir, as_json)
+        return
     if resume is None:
         recipe = recipe_for(given.pop("data", "digits"), given)
+        if stages is not None:
+            setup = Setup(recipe, stages, packets_per_update, weights, locked, checkpoint_every)
+            _train_in_stages(setup, data_dir, run, as_json)
+            return
         folder, training = begin(recipe, data_dir, run)
         _say(console, f"training {recipe.data} by relaxation and by autograd, in {folder.path}")
     else:
@@ -71,6 +88,13 @@ def train(  # noqa: PLR0913, PLR0917  an argument per option
         _say(console, f"going on in {folder.path} at epoch {training.position.epoch + 1}")
     _carry_out(training, folder, data_dir, as_json)
     _show(folder, as_json)
+
+
+def _train_in_stages(setup: Setup, data_dir: Path | None, run: Path | None, as_json: bool) -> None:
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        staged.take_part(setup, data_dir, run)
+    else:
+        staged.carry_out(staged.begin(setup, data_dir, run), data_dir, as_json)
 
 
 def _given(options_by_name: Mapping[str, Any]) -> dict[str, Any]:

@@ -49,8 +49,8 @@ class Block(Engine):
         self.topology = chain.topology
         self.dynamics = dynamics
         self.caller = Caller(chain, target, len(inputs))
-        wanted = [each.requires_grad for each in inputs]
-        self.messages = Messages(self.caller, everywhere=keep, to_inputs=wanted, recompute=recompute)
+        first, *others = [each.requires_grad for each in inputs]
+        self.messages = Messages(self.caller, everywhere=keep, to_input=first, to_others=others, recompute=recompute)
         self.sheet = Sheet(inputs, len(chain), schedule.memory)
         self._keep = keep
         self._unit: Tensor | None = None

@@ -20,7 +20,8 @@ class Messages:
     Args:
         caller: the layers and the loss.
         everywhere: whether every site's costate is wanted, or only those that parameters or the input's gradient use.
-        to_inputs: by tensor of the input, whether its gradient is wanted.
+        to_input: whether the input's gradient is wanted.
+        to_others: the same for each tensor of the input besides the first.
         recompute: keep of each layer what it returned and evaluate it again to pull back, but for the topmost.
 
     Attributes:
@@ -30,13 +31,21 @@ class Messages:
             gradient is wanted.
     """
 
-    def __init__(self, caller: Caller, *, everywhere: bool, to_inputs: Sequence[bool], recompute: bool = False) -> None:
+    def __init__(
+        self,
+        caller: Caller,
+        *,
+        everywhere: bool,
+        to_input: bool,
+        to_others: Sequence[bool] = (),
+        recompute: bool = False,
+    ) -> None:
         self._recompute = recompute
         self.caller = caller
         self._autocast = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
         self.evaluations = 0
         self.pulls = 0
-        self.wanted = [to_inputs[0], *[everywhere] * (caller.head - 1), *to_inputs[1:]]
+        self.wanted = [to_input, *[everywhere] * (caller.head - 1), *to_others]
         for site in range(1, caller.head):
             wanted = everywhere or bool(caller.traits[site - 1].parameters)
             for parent in caller.parents[site]:

@@ -38,7 +38,7 @@ class StackedBlock(Engine):
         self.caller = Caller(chain, target)
         self._runs = runs(self.caller.traits[:-1])
         self.topology = Topology.chain(len(self._runs))
-        self._messages = Messages(self.caller, everywhere=True, to_inputs=(x.requires_grad,))
+        self._messages = Messages(self.caller, everywhere=True, to_input=x.requires_grad)
         self._x = x
         self._states: list[Elsewhere] = []
         self._costates: list[Elsewhere] = []

@@ -1,0 +1,1 @@
+"""Training in stages: a process for each, and what they leave in the run folder."""

@@ -1,0 +1,31 @@
+"""Unlocked training: stages that talk to their neighbours and never wait for a global pass."""
+
+from worldsheet.pipeline.drive import Packet
+from worldsheet.pipeline.links import Links
+from worldsheet.pipeline.order import Act, Deed, Locked, Order, Span, Unlocked, timeline
+from worldsheet.pipeline.partition import Plan, balanced, measured_costs
+from worldsheet.pipeline.pipeline import Pipeline, Traversal
+from worldsheet.pipeline.stage import Stage
+from worldsheet.pipeline.weights import Current, Predicted, Stashed, Weights
+
+__all__ = [
+    "Act",
+    "Current",
+    "Deed",
+    "Links",
+    "Locked",
+    "Order",
+    "Packet",
+    "Pipeline",
+    "Plan",
+    "Predicted",
+    "Span",
+    "Stage",
+    "Stashed",
+    "Traversal",
+    "Unlocked",
+    "Weights",
+    "balanced",
+    "measured_costs",
+    "timeline",
+]

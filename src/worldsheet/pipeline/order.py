@@ -1,0 +1,189 @@
+"""What a stage does when: an order is data, printed and checked without tensors or processes."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple, final
+
+from worldsheet.core.errors import InputError
+
+
+class Act(Enum):
+    """What a stage can do next."""
+
+    FORWARD = "F"
+    PULL = "B"
+    UPDATE = "U"
+
+
+class Deed(NamedTuple):
+    """One act of one stage.
+
+    Attributes:
+        act: carry a packet up, pull its credit back, or move the parameters.
+        packet: its number, counted from 0; for an update the last packet that it answers.
+    """
+
+    act: Act
+    packet: int
+
+    def __str__(self) -> str:
+        return f"{self.act.value}{self.packet}"
+
+
+class Order(ABC):
+    """The deeds of every stage, from the first packet to the last. Every concrete order is final."""
+
+    @property
+    @abstractmethod
+    def packets_per_update(self) -> int:
+        """M: after how many packets a stage moves its parameters."""
+
+    @abstractmethod
+    def lead(self, stage: int, stages: int) -> int:
+        """How many packets a stage carries up before it waits for the first credit; one more than that is in flight."""
+
+    @abstractmethod
+    def deeds(self, stage: int, stages: int, packets: int) -> Iterator[Deed]:
+        """What stage 0..stages − 1 does with that many packets, in order."""
+
+    def delay(self, stage: int, stages: int) -> float:
+        """Updates of a stage between carrying a packet up and answering its credit."""
+        return self.lead(stage, stages) / self.packets_per_update
+
+    def table(self, stages: int, packets: int) -> str:
+        """The order in writing, a line a stage."""
+        return "\n".join(
+            f"{stage:>3}  {' '.join(str(deed) for deed in self.deeds(stage, stages, packets))}"
+            for stage in range(stages)
+        )
+
+
+@final
+@dataclass(frozen=True)
+class Unlocked(Order):
+    """Packets flow without pause: after its lead a stage alternates one packet up and one credit back.
+
+    Stage s of P leads by P − 1 − s + slack packets, the last one by none, so that each has at most P − s + slack
+    packets in flight. A credit answers parameters that have moved (P − 1 − s + slack)/M times since its packet passed.
+
+    Args:
+        packets_per_update: M.
+        slack: packets more, which cover the time that messages travel.
+
+    Raises:
+        InputError: M below 1 or a negative slack.
+    """
+
+    packets_per_update: int = 8
+    slack: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        _refuse_below_one(self.packets_per_update)
+        if self.slack < 0:
+            raise InputError(f"slack={self.slack}", "0 or more packets", "use slack=0, the least staleness")
+
+    def lead(self, stage: int, stages: int) -> int:
+        """P − 1 − s + slack."""
+        return stages - 1 - stage + self.slack if stage < stages - 1 else 0
+
+    def deeds(self, stage: int, stages: int, packets: int) -> Iterator[Deed]:
+        """Lead, alternate, drain; an update after every M credits, and after the last of all."""
+        return _alternating(range(packets), self.lead(stage, stages), self.packets_per_update)
+
+
+@final
+@dataclass(frozen=True)
+class Locked(Order):
+    """A flush before every update: all packets of an update see the same parameters, and the pipeline runs dry.
+
+    The oracle: its gradients are those of one process to the last bit. A stage idles (P − 1)/(M + P − 1) of its time.
+
+    Args:
+        packets_per_update: M.
+
+    Raises:
+        InputError: M below 1.
+    """
+
+    packets_per_update: int = 8
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        _refuse_below_one(self.packets_per_update)
+
+    def lead(self, stage: int, stages: int) -> int:
+        """P − 1 − s, but no more than an update has packets."""
+        return min(stages - 1 - stage, self.packets_per_update - 1)
+
+    def delay(self, stage: int, stages: int) -> float:
+        """None: nothing moves while packets are in flight."""
+        return 0.0
+
+    def deeds(self, stage: int, stages: int, packets: int) -> Iterator[Deed]:
+        """The packets of one update after those of the other."""
+        many = self.packets_per_update
+        for first in range(0, packets, many):
+            yield from _alternating(range(first, min(first + many, packets)), self.lead(stage, stages), many)
+
+
+def _alternating(packets: range, lead: int, many: int) -> Iterator[Deed]:
+    for packet in packets[:lead]:
+        yield Deed(Act.FORWARD, packet)
+    for index, packet in enumerate(packets):
+        if index + lead < len(packets):
+            yield Deed(Act.FORWARD, packets[index + lead])
+        yield Deed(Act.PULL, packet)
+        if (index + 1) % many == 0 or packet == packets[-1]:
+            yield Deed(Act.UPDATE, packet)
+
+
+class Span(NamedTuple):
+    """When a stage did what, in units of time."""
+
+    stage: int
+    deed: Deed
+    begin: float
+    end: float
+
+
+def timeline(order: Order, packets: int, forward: Sequence[float], pull: Sequence[float]) -> list[Span]:
+    """Who computes what when, if messages take no time: stage s needs forward[s] and pull[s] for a packet.
+
+    Raises:
+        InputError: an order in which stages wait for each other for ever.
+    """
+    stages = len(forward)
+    waiting = [list(order.deeds(stage, stages, packets)) for stage in range(stages)]
+    clock = [0.0] * stages
+    done: dict[tuple[int, Act, int], float] = {}
+    spans: list[Span] = []
+    while any(waiting):
+        moved = False
+        for stage in range(stages):
+            while waiting[stage] and (ready := _ready(waiting[stage][0], stage, stages, done)) is not None:
+                deed = waiting[stage].pop(0)
+                begin = max(clock[stage], ready)
+                took = {Act.FORWARD: forward[stage], Act.PULL: pull[stage], Act.UPDATE: 0.0}[deed.act]
+                clock[stage] = done[stage, deed.act, deed.packet] = begin + took
+                spans.append(Span(stage, deed, begin, begin + took))
+                moved = True
+        if not moved:
+            raise InputError(f"{order} with {stages} stages", "an order in which every message comes", "use Unlocked()")
+    return spans
+
+
+def _ready(deed: Deed, stage: int, stages: int, done: dict[tuple[int, Act, int], float]) -> float | None:
+    """When the message that a deed needs is there; None if its sender has not come to it yet."""
+    if deed.act is Act.FORWARD:
+        return 0.0 if stage == 0 else done.get((stage - 1, Act.FORWARD, deed.packet))
+    if deed.act is Act.PULL:
+        return 0.0 if stage == stages - 1 else done.get((stage + 1, Act.PULL, deed.packet))
+    return 0.0
+
+
+def _refuse_below_one(packets_per_update: int) -> None:
+    if packets_per_update < 1:
+        raise InputError(f"packets_per_update={packets_per_update}", "1 or more", "use 8; 1 is the stalest")

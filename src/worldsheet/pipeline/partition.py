@@ -1,0 +1,112 @@
+"""Where to cut a chain into stages."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from worldsheet.core.errors import InputError
+from worldsheet.engine.messages import Messages
+from worldsheet.problem import Caller, Chain
+
+
+@final
+@dataclass(frozen=True)
+class Plan:
+    """Which layers each stage owns.
+
+    Attributes:
+        cuts: 0, the first layer (from 0) of stages 1.., and the number of layers.
+        costs: what each layer costs, in any unit; empty if it was not measured.
+    """
+
+    cuts: tuple[int, ...]
+    costs: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse an empty stage."""
+        if len(self.cuts) < 2 or self.cuts[0] != 0 or any(b <= a for a, b in pairwise(self.cuts)):
+            raise InputError(f"cuts {self.cuts}", "0 < … < number of layers, rising", "use balanced(costs, stages)")
+
+    @property
+    def stages(self) -> int:
+        """How many there are."""
+        return len(self.cuts) - 1
+
+    def layers(self, stage: int) -> range:
+        """The layers of a stage, counted from 0."""
+        return range(self.cuts[stage], self.cuts[stage + 1])
+
+    def __str__(self) -> str:
+        lines = []
+        total = sum(self.costs)
+        for stage in range(self.stages):
+            own = self.layers(stage)
+            share = f"  {sum(self.costs[i] for i in own) / total:>5.1%} of the time" if total else ""
+            lines.append(f"stage {stage}: layers {own.start + 1}..{own.stop}{share}")
+        return "\n".join(lines)
+
+
+def balanced(costs: Sequence[float], stages: int) -> Plan:
+    """The cuts that make the most expensive stage cheapest.
+
+    Raises:
+        InputError: no stage, or more stages than layers.
+    """
+    count = len(costs)
+    if not 1 <= stages <= count:
+        raise InputError(f"{stages} stages for {count} layers", f"1 to {count} stages", "a stage owns a layer at least")
+    sums = [0.0, *accumulate(costs)]
+    best = [sums[end] for end in range(count + 1)]  # of the worst stage, when the first `end` layers are cut so far
+    chosen: list[list[int]] = []
+    for stage in range(2, stages + 1):
+        rows = [
+            min((max(best[cut], sums[end] - sums[cut]), cut) for cut in range(stage - 1, end))
+            for end in range(stage, count + 1)
+        ]
+        best = [float("inf")] * stage + [worst for worst, _ in rows]
+        chosen.append([0] * stage + [cut for _, cut in rows])
+    cuts = [count]
+    for row in reversed(chosen):
+        cuts.append(row[cuts[-1]])
+    return Plan((0, *reversed(cuts)), tuple(costs))
+
+
+@torch.no_grad()
+def measured_costs(chain: Chain, x: Tensor, target: Any, repeats: int = 3) -> tuple[float, ...]:
+    """Seconds that each layer takes for one evaluation and one pull-back; generators and buffers stay as they were.
+
+    The least of some tries, which other programs disturb least.
+
+    Raises:
+        LayerError: a layer or loss that fails on what it receives.
+    """
+    found: list[list[float]] = []
+    for _ in range(repeats + 1):
+        caller = Caller(chain, target)
+        with caller.replay.rehearsed(x.device):
+            found.append(_once(caller, x))
+    return tuple(min(times) for times in zip(*found[1:], strict=True))
+
+
+def _once(caller: Caller, x: Tensor) -> list[float]:
+    messages = Messages(caller, everywhere=True, to_input=False)
+    seconds, points = [0.0] * (caller.head - 1), [x]
+    for layer in range(1, caller.head):
+        begun = time.perf_counter()
+        points.append(messages.evaluation(layer, points[-1:]).output)
+        seconds[layer - 1] = time.perf_counter() - begun
+    credit = torch.ones_like(messages.evaluation(caller.head, points[-1:]).output)
+    for layer in range(caller.head, 0, -1):
+        begun = time.perf_counter()
+        pulled = messages.pull(layer, points[layer - 1 : layer], credit, last=True).inputs[0]
+        if layer < caller.head:
+            seconds[layer - 1] += time.perf_counter() - begun
+        if pulled is None:
+            break
+        credit = pulled
+    return seconds

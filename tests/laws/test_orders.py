@@ -1,0 +1,67 @@
+"""Laws of the orders: every packet once, flights bounded, nobody waits for ever, and how busy stages are."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nets import law
+from worldsheet.core.errors import InputError
+from worldsheet.pipeline import Act, Locked, Order, Unlocked, timeline
+
+ORDERS = st.one_of(
+    st.builds(Unlocked, st.integers(1, 5), st.integers(0, 3)), st.builds(Locked, packets_per_update=st.integers(1, 5))
+)
+
+
+@given(order=ORDERS, stages=st.integers(1, 6), packets=st.integers(1, 20))
+@law(150)
+def test_every_stage_carries_and_answers_each_packet_once(order: Order, stages: int, packets: int) -> None:
+    for stage in range(stages):
+        deeds = list(order.deeds(stage, stages, packets))
+        assert [d.packet for d in deeds if d.act is Act.FORWARD] == list(range(packets))
+        assert [d.packet for d in deeds if d.act is Act.PULL] == list(range(packets))
+        flying = most = 0
+        for deed in deeds:
+            flying += {Act.FORWARD: 1, Act.PULL: -1, Act.UPDATE: 0}[deed.act]
+            most = max(most, flying)
+            assert flying >= 0
+        assert most <= order.lead(stage, stages) + 1
+        assert sum(deed.act is Act.UPDATE for deed in deeds) == -(-packets // order.packets_per_update)
+
+
+@given(order=ORDERS, stages=st.integers(1, 6), packets=st.integers(1, 20))
+@law(100)
+def test_no_stage_waits_for_ever(order: Order, stages: int, packets: int) -> None:
+    spans = timeline(order, packets, [1.0] * stages, [1.0] * stages)
+    assert len(spans) == sum(len(list(order.deeds(stage, stages, packets))) for stage in range(stages))
+
+
+def busy(order: Order, stages: int, packets: int, slowest: float = 1.0) -> float:
+    costs = [1.0] * (stages - 1) + [slowest]
+    spans = timeline(order, packets, costs, costs)
+    return 2 * sum(costs) / stages * packets / max(span.end for span in spans)
+
+
+@pytest.mark.parametrize(("stages", "many"), [(2, 2), (4, 4), (4, 8), (8, 8)])
+def test_a_flush_idles_as_long_as_the_pipeline_is_deep(stages: int, many: int) -> None:
+    assert busy(Locked(many), stages, 50 * many) == pytest.approx(many / (many + stages - 1), rel=1e-9)
+
+
+@pytest.mark.parametrize("stages", [2, 4, 8, 16])
+def test_unlocked_stages_idle_only_while_filling(stages: int) -> None:
+    assert busy(Unlocked(1), stages, 1000) == pytest.approx(1000 / (1000 + stages - 1), rel=1e-9)
+
+
+def test_a_slow_stage_sets_the_pace_and_nothing_else() -> None:
+    spans = timeline(Unlocked(1), 500, [1.0, 1.0, 2.0], [1.0, 1.0, 2.0])
+    assert max(span.end for span in spans) == pytest.approx(4 * 500 + 4, abs=1e-9)
+
+
+def test_a_table_is_the_order_in_writing() -> None:
+    assert Unlocked(2).table(2, 3).splitlines() == ["  0  F0 F1 B0 F2 B1 U1 B2 U2", "  1  F0 B0 F1 B1 U1 F2 B2 U2"]
+
+
+@pytest.mark.parametrize("make", [lambda: Unlocked(0), lambda: Unlocked(1, -1), lambda: Locked(0)])
+def test_orders_that_cannot_be_meant_are_refused(make: object) -> None:
+    with pytest.raises(InputError):
+        make()  # type: ignore[operator]
