@@ -101,6 +101,20 @@ DEFECTS = {
         "parity/test_closed_forms.py",
         "every_form_takes_every_shape and one-row-sigmoid",
     ),
+    "one-parent-of-two-hears-nothing": Defect(
+        "engine/block.py",
+        "total = part if total is None else total + part",
+        "total = part",
+        "parity/test_traced.py",
+        "looks_at_values and -1",
+    ),
+    "what-others-read-is-overwritten": Defect(
+        "problem/tracing.py",
+        "        self._latest[old] = new",
+        "        pass",
+        "parity/test_traced.py",
+        "overwritten_for_its_readers and True",
+    ),
     "an-overwritten-input-is-not-copied": Defect(
         "problem/caller.py",
         "points if writes is False else [point.clone() for point in points]",

@@ -67,7 +67,7 @@ def relaxed(sol: ws.Solution) -> dict[str, Tensor]:
     return inputs | sol.gradients()
 
 
-@law(25)
+@law(15)
 @given(webs(), schedules(), st.booleans())
 def test_any_graph_under_any_schedule(web: Any, schedule: ws.Schedule, fuse: bool) -> None:
     module, x, target = web
@@ -77,7 +77,7 @@ def test_any_graph_under_any_schedule(web: Any, schedule: ws.Schedule, fuse: boo
     assert_gradients(relaxed(sol), exact(module, x, target))
 
 
-@law(15)
+@law(8)
 @given(webs(), st.integers(0, 3), st.integers(0, 2**20), st.booleans())
 def test_any_delay_from_any_start(web: Any, max_delay: int, seed: int, fuse: bool) -> None:
     module, x, target = web
@@ -87,7 +87,7 @@ def test_any_delay_from_any_start(web: Any, max_delay: int, seed: int, fuse: boo
     assert_gradients(relaxed(sol), exact(module, x, target))
 
 
-@law(25)
+@law(15)
 @given(webs(), st.sampled_from([ws.Wavefront(), ws.Sweep(), ws.Synchronous()]), st.booleans())
 def test_backward_lets_go_of_nothing_too_early(web: Any, schedule: ws.Schedule, fuse: bool) -> None:
     module, x, target = web
@@ -97,12 +97,19 @@ def test_backward_lets_go_of_nothing_too_early(web: Any, schedule: ws.Schedule, 
     assert_gradients({name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}, wanted)
 
 
-@law(10)
+@law(6)
 @given(webs())
 def test_the_wavefront_of_a_graph_evaluates_and_pulls_every_layer_once(web: Any) -> None:
     module, x, target = web
     chain = ws.Chain(module, spread, fuse=False)
     sol = ws.relax(chain, x, target)
-    assert (sol.evaluations, sol.pulls) == (len(chain), len(chain))
+    graph = chain.graph  # a layer below which nothing is trained need not be pulled through
+    below = [
+        any(parents) or any(x[k].requires_grad for k in own)
+        for parents, own in zip(graph.topology.parents, graph.inputs, strict=True)
+    ]
+    trained = [any(True for _ in layer.module.parameters()) for layer in chain.layers]
+    assert sol.evaluations == len(chain)
+    assert sol.pulls == sum(a or b for a, b in zip(below, trained, strict=True))
     full = ws.relax(chain, x, target, schedule=ws.Synchronous())
     assert all(a.equal(b) for a, b in zip(sol.states + sol.costates, full.states + full.costates, strict=True))

@@ -86,6 +86,7 @@ class Messages:
             return kept[2]
         evaluation = self.evaluation(layer, points)
         if evaluation.spent:
+            del evaluation  # with the output that the layer is about to return once more
             self.forget(layer)
             self.evaluations += layer != self.caller.head
             evaluation = self._evaluations[layer] = self._evaluate(layer, points)
