@@ -187,7 +187,7 @@ def draw(record: Record, path: Path) -> None:
         for y, line in enumerate(grid):
             for x, value in enumerate(line):
                 colour = "white" if value > -6 else "black"
-                above.text(x, y, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=8)
+                above.text(x, y, f"{value:.1f}", ha="center", va="center", color=colour, fontsize=8)
         above.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates], fontsize=7)
         above.set_yticks(range(len(depths)), depths)
         above.set(title=fmt, xlabel="rate η")

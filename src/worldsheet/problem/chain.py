@@ -68,6 +68,7 @@ class Chain:
         self._root: nn.Module | None = None
         self._tracing: Tracing | None = None
         self._twins: dict[int, Chain] = {}
+        self._is_twin = False
         as_it_is = is_plain_sequential(module) and blocks == () and fuse
         if isinstance(module, nn.Module) and not isinstance(module, nn.ModuleList) and not as_it_is:
             self._root = module
@@ -106,14 +107,16 @@ class Chain:
         """
         if self._tracing is None:
             return self
-        self._graph = self._tracing.graph(x)
-        twin = self._twins.get(id(self._graph))
+        graph = self._tracing.graph(x)
+        twin = self._twins.get(id(graph))
         if twin is None:
             twin = copy(self)
-            twin._tracing, twin._twins = None, {}
+            twin._graph, twin._is_twin = graph, True
             if len(self._twins) >= KEPT:
                 self._twins.clear()
-            self._twins[id(self._graph)] = twin
+            self._twins[id(graph)] = twin
+        if not self._is_twin:
+            self._graph = graph
         return twin
 
     def tensors(self, x: Any) -> list[Any]:

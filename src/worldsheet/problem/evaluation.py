@@ -13,7 +13,6 @@ from worldsheet.core.shapes import Costate, Point, State
 from worldsheet.problem.layer import Traits
 from worldsheet.problem.steps import Step
 
-
 _NOTHING = torch.empty(0)
 _LARGE = 2**16  # numbers in an output that is worth to be let go while its layer is pulled back through
 
