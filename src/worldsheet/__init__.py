@@ -1,5 +1,6 @@
 """worldsheet: train networks and solve control problems with local waves instead of a backward pass."""
 
+from worldsheet import control, streaming
 from worldsheet import port as ports
 from worldsheet.core.errors import (
     DataMissingError,
@@ -15,26 +16,57 @@ from worldsheet.core.record import Record
 from worldsheet.dynamics import (
     AugmentedLagrangian,
     Character,
+    Courant,
     Dyadic,
     Dynamics,
     Impedance,
+    Matched,
+    Prediction,
     PredictiveCoding,
     Riccati,
     Wave,
 )
 from worldsheet.engine import Stop
 from worldsheet.pipeline import Current, Pipeline, Plan, Predicted, Stashed
-from worldsheet.problem import Chain, Equilibrium, Fields, OffersStep, ResidualLinear, Step, Topology, View
-from worldsheet.schedule import Asynchronous, Leapfrog, Schedule, Sweep, Synchronous, Wavefront, simulate
-from worldsheet.solve import Comparison, Fidelity, NotConvergedWarning, Solution, backward, calibrate, compare, relax
+from worldsheet.problem import (
+    Chain,
+    Equilibrium,
+    Fields,
+    Nonlinearity,
+    OffersStep,
+    ResidualLinear,
+    ScaledLinear,
+    Step,
+    Topology,
+    View,
+    residual_mlp,
+)
+from worldsheet.schedule import Asynchronous, CreditFront, Leapfrog, Schedule, Sweep, Synchronous, Wavefront, simulate
+from worldsheet.solve import (
+    Centred,
+    Comparison,
+    Fidelity,
+    NotConvergedWarning,
+    Solution,
+    WaveReport,
+    backward,
+    calibrate,
+    centred,
+    compare,
+    relax,
+    wave_report,
+)
 from worldsheet.version import __version__
 
 __all__ = [
     "Asynchronous",
     "AugmentedLagrangian",
+    "Centred",
     "Chain",
     "Character",
     "Comparison",
+    "Courant",
+    "CreditFront",
     "Current",
     "DataMissingError",
     "Dyadic",
@@ -47,18 +79,22 @@ __all__ = [
     "InputError",
     "LayerError",
     "Leapfrog",
+    "Matched",
+    "Nonlinearity",
     "NotConvergedWarning",
     "OffersStep",
     "Outcome",
     "Pipeline",
     "Plan",
     "Predicted",
+    "Prediction",
     "PredictiveCoding",
     "Record",
     "RelaxationError",
     "ResidualLinear",
     "Riccati",
     "RunFolderError",
+    "ScaledLinear",
     "Schedule",
     "Solution",
     "Stashed",
@@ -70,13 +106,19 @@ __all__ = [
     "Topology",
     "View",
     "Wave",
+    "WaveReport",
     "Wavefront",
     "WorldsheetError",
     "__version__",
     "backward",
     "calibrate",
+    "centred",
     "compare",
+    "control",
     "ports",
     "relax",
+    "residual_mlp",
     "simulate",
+    "streaming",
+    "wave_report",
 ]

@@ -115,6 +115,27 @@ DEFECTS = {
         "parity/test_traced.py",
         "overwritten_for_its_readers and True",
     ),
+    "the-front-of-credit-lags": Defect(
+        "schedule/front.py",
+        "credited = moving | {child for site in moving for child in topology.children[site]}",
+        "credited = found[-2] if len(found) > 1 else frozenset({topology.size})",
+        "laws/test_credit_front.py",
+        "skipping_changes_no_bit",
+    ),
+    "a-nudge-pulls-at-full-strength": Defect(
+        "dynamics/predictive.py",
+        "return 1.0 if self.nudge is None else self.nudge",
+        "return 1.0",
+        "laws/test_nudging.py",
+        "first_order",
+    ),
+    "the-output-bends-nothing": Defect(
+        "dynamics/descent.py",
+        "(*credits, -samples * linearised.curved(shifted))",
+        "(*credits, 0 * shifted)",
+        "closed_form/test_estimated_rate.py",
+        "largest_curvature and None-2",
+    ),
     "an-overwritten-input-is-not-copied": Defect(
         "problem/caller.py",
         "points if writes is False else [point.clone() for point in points]",

@@ -33,13 +33,6 @@ def error(chain: ws.Chain, dynamics: ws.Dynamics, ticks: int, tol: float = 1e-11
     return ws.compare(chain, x, target, sol).relative_error
 
 
-@pytest.mark.parametrize("depth", [2, 5, 16])
-@pytest.mark.parametrize("activation", [nn.Identity, nn.Tanh, nn.ReLU])
-def test_the_matched_wave_rests_on_backprops_gradient(depth: int, activation: type[nn.Module]) -> None:
-    wave = ws.Wave(speed=0.7, impedance=1.0, matching=0.9)
-    assert error(chain_of(depth, activation, gain=0.9), wave, ticks=5000) < 1e-8
-
-
 def test_a_perfectly_matched_wave_is_dyadic() -> None:
     chain, (x, target) = chain_of(6, nn.Tanh), batch()
     stop = ws.Stop(max_ticks=9)

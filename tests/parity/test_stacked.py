@@ -26,9 +26,7 @@ def networks() -> dict[str, nn.Sequential]:
         "mlp": nn.Sequential(
             nn.Linear(6, 5), nn.Tanh(), *[nn.Sequential(nn.Linear(5, 5), nn.Tanh()) for _ in range(5)], nn.Linear(5, 3)
         ),
-        "residual": nn.Sequential(
-            nn.Linear(6, 5), *[ws.ResidualLinear(5, 0.3, rectify=True) for _ in range(4)], nn.Linear(5, 3)
-        ),
+        "residual": nn.Sequential(nn.Linear(6, 5), *[ws.ResidualLinear(5, 0.3) for _ in range(4)], nn.Linear(5, 3)),
         "tied": nn.Sequential(nn.Linear(6, 5), shared, shared, shared, nn.Linear(5, 3)),
         "two runs": nn.Sequential(
             *[turn(6, bias=False) for _ in range(3)],
@@ -61,12 +59,27 @@ def test_stacked_equals_unstacked(name: str, dynamics: ws.Dynamics, ticks: int) 
         assert float((ours - theirs).norm()) <= 1e-9 * float(theirs.norm()) + 1e-14
 
 
-@pytest.mark.parametrize("rectify", [True, False])
-def test_a_residual_layers_closed_form_is_autograds(rectify: bool) -> None:
+@pytest.mark.parametrize("activation", ws.Nonlinearity)
+def test_a_residual_layers_closed_form_is_autograds(activation: ws.Nonlinearity) -> None:
     torch.manual_seed(3)
-    model = nn.Sequential(*[ws.ResidualLinear(4, 0.4, rectify=rectify) for _ in range(3)]).double()
+    model = nn.Sequential(*[ws.ResidualLinear(4, 0.4, activation) for _ in range(3)]).double()
     chain = ws.Chain(model, squares)
     x, target = torch.randn(2, 6, 4, dtype=torch.float64)
     for schedule in (ws.Wavefront(), ws.Synchronous()):
         sol = ws.relax(chain, x, target, schedule=schedule)
         assert ws.compare(chain, x, target, sol).relative_error < 1e-13
+
+
+@pytest.mark.parametrize("activation", ws.Nonlinearity)
+def test_the_residual_mlp_is_the_network_of_its_formula(activation: ws.Nonlinearity) -> None:
+    torch.manual_seed(1)
+    model = ws.residual_mlp(4, 6, activation, inputs=9, classes=3).double()
+    phi = {"LINEAR": lambda z: z, "TANH": torch.tanh, "RELU": torch.relu}[activation.name]
+    x, target = torch.randn(5, 9, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
+    first, one, two, last = (layer.weight for layer in model)
+    z = x @ first.t() / 9**0.5
+    for weight in (one, two):
+        z = z + phi(z) @ weight.t() / (6 * 4) ** 0.5
+    torch.testing.assert_close(model(x), phi(z) @ last.t() / 6, rtol=1e-13, atol=1e-13)
+    chain = ws.Chain(model, squares)
+    assert ws.compare(chain, x, target, ws.relax(chain, x, target)).relative_error < 1e-13

@@ -13,9 +13,12 @@ import worldsheet as ws
 NAMES = [
     "Asynchronous",
     "AugmentedLagrangian",
+    "Centred",
     "Chain",
     "Character",
     "Comparison",
+    "Courant",
+    "CreditFront",
     "Current",
     "DataMissingError",
     "Dyadic",
@@ -28,18 +31,22 @@ NAMES = [
     "InputError",
     "LayerError",
     "Leapfrog",
+    "Matched",
+    "Nonlinearity",
     "NotConvergedWarning",
     "OffersStep",
     "Outcome",
     "Pipeline",
     "Plan",
     "Predicted",
+    "Prediction",
     "PredictiveCoding",
     "Record",
     "RelaxationError",
     "ResidualLinear",
     "Riccati",
     "RunFolderError",
+    "ScaledLinear",
     "Schedule",
     "Solution",
     "Stashed",
@@ -51,24 +58,40 @@ NAMES = [
     "Topology",
     "View",
     "Wave",
+    "WaveReport",
     "Wavefront",
     "WorldsheetError",
     "__version__",
     "backward",
     "calibrate",
+    "centred",
     "compare",
+    "control",
     "ports",
     "relax",
+    "residual_mlp",
     "simulate",
+    "streaming",
+    "wave_report",
 ]
 
-STOP = "Stop(max_ticks=None, tol=None, every=1)"
+STOP = "Stop(max_ticks=None, tol=None, every=1, arrival=False)"
 SIGNATURES = {
-    "AugmentedLagrangian": "rate=0.23, dual_rate=1.0, penalty=1.0, averaged=True",
+    "AugmentedLagrangian": "rate=None, dual_rate=1.0, penalty=1.0, averaged=True, delay=0",
     "Leapfrog": "first=<Field.STATE: 'x'>",
-    "PredictiveCoding": "rate=0.2, precision=1.0, averaged=True",
-    "ResidualLinear": "width, scale, *, rectify",
-    "Wave": "speed=0.7, impedance=1.0, matching=0.8, averaged=True",
+    "PredictiveCoding": "rate=None, precision=1.0, averaged=True, nudge=None, "
+    "prediction=<Prediction.MOVING: 'the states as they are now'>",
+    "CreditFront": "first=<Field.COSTATE: 'λ'>",
+    "ResidualLinear": "width, scale, activation=<Nonlinearity.RELU: 'max(0, z)'>",
+    "ScaledLinear": "inputs, outputs, scale, activation=<Nonlinearity.LINEAR: 'z'>",
+    "residual_mlp": "depth, width, activation=<Nonlinearity.RELU: 'max(0, z)'>, *, inputs=784, classes=10",
+    "centred": f"chain, x, target, dynamics, schedule=None, stop={STOP}",
+    "Matched": "margin=1.0",
+    "Wave": "speed=1.0, impedance=Matched(margin=1.0), matching=0.8, limit=0.25, courant=<Courant.SHRINK: 'shrink'>, "
+    "averaged=True",
+    "wave_report": "chain, x, target, wave, record, rest",
+    "Fields.from_waves": "rising, falling, impedances",
+    "Fields.waves": "self, impedances",
     "ports.Inertial": "params, lr, momentum=0.9",
     "ports.Resistive": "params, lr",
     "Asynchronous": "generator, max_delay=0",
@@ -83,11 +106,11 @@ SIGNATURES = {
     "Fields": "states, costates",
     "Fields.doubled": "self",
     "Fields.from_doubled": "climbing, descending",
-    "Record": "every=1",
+    "Record": "every=1, *, fields=False",
     "Schedule.table": "self, topology, ticks=None",
     "Solution.accumulate": "self",
     "Solution.gradients": "self",
-    "Stop": "max_ticks=None, tol=None, every=1",
+    "Stop": "max_ticks=None, tol=None, every=1, arrival=False",
     "Sweep": "count=1",
     "Synchronous": "",
     "Topology": "parents, outputs=()",
@@ -104,12 +127,14 @@ SIGNATURES = {
 MEMBERS = {
     "Comparison": "cosine relative_error rows snr",
     "Fidelity": "cosine name relative_error snr",
-    "Fields": "costates doubled from_doubled states",
+    "Fields": "costates doubled from_doubled from_waves states waves",
     "Outcome": "converged remedy residual status ticks",
-    "Record": "add costate_residuals every state_residuals ticks",
+    "Record": "add costate_residuals every fields keep moments state_residuals ticks",
     "Solution": "accumulate caller chain costates evaluations fields gradients input_gradient loss outcome pairs pulls "
     "record states ticks",
-    "Status": "BUDGET_SPENT CONVERGED DIVERGED",
+    "Status": "ARRIVED BUDGET_SPENT CONVERGED DIVERGED",
+    "Stop": "arrival every max_ticks tol",
+    "Status": "BUDGET_SPENT CONVERGED DIVERGED ENDED STOPPED",
     "Stop": "every max_ticks tol",
     "View": "at_output costate costate_residual credit own prediction pulled samples state state_residual",
 }
@@ -168,7 +193,12 @@ def test_every_public_thing_is_explained() -> None:
 
 
 def test_every_public_name_says_where_it_lives() -> None:
-    homes = {name: reach(name).__module__ for name in ws.__all__ if name not in ("__version__", "ports")}
+    homes = {
+        name: reach(name).__module__
+        for name in ws.__all__
+        if name not in ("__version__", "control", "ports", "streaming")
+    }
+    homes = {name: reach(name).__module__ for name in ws.__all__ if name not in ("__version__", "ports", "streaming")}
     assert all(home.startswith("worldsheet.") for home in homes.values()), homes
 
 

@@ -29,6 +29,8 @@ RELATIVES = {
     "linearize",
 }
 
+GIVEN = {"jacobian", "hessian"}
+
 
 def differentiates(tree: ast.AST) -> set[str]:
     """How a module asks torch for derivatives: `torch.autograd.grad`, `x.backward(…)`, and their relatives."""
@@ -43,7 +45,8 @@ def differentiates(tree: ast.AST) -> set[str]:
         if not isinstance(node, ast.Attribute):
             continue
         owner = ast.unparse(node.value)
-        if node.attr in RELATIVES or (node.attr in ("grad", "backward") and owner.endswith(("autograd", "func"))):
+        asked = owner.endswith(("autograd", "func", "functional"))  # a record may hold a jacobian that it was given
+        if node.attr in RELATIVES - GIVEN or (node.attr in {"grad", "backward"} | GIVEN and asked):
             found.add(node.attr)
     for node in ast.walk(tree):
         called = node.func if isinstance(node, ast.Call) else None
@@ -64,10 +67,12 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, tuple[str, ...]]]:
 def test_autograd_is_asked_for_one_layer_at_a_time_and_end_to_end_only_by_the_oracle() -> None:
     found = {name: ways for name, tree in TREES.items() if (ways := differentiates(tree))}
     assert found == {
+        "control/derivatives.py": {"grad"},
         "problem/equilibrium.py": {"grad"},
         "problem/evaluation.py": {"run_backward"},
         "problem/linearised.py": {"grad"},
         "solve/oracle.py": {"grad", "backward"},
+        "streaming/derivatives.py": {"grad", "jacrev"},
     }
 
 
@@ -96,7 +101,7 @@ def test_a_gradient_that_is_only_read_is_no_backward_pass() -> None:
 
 def test_only_the_plots_import_matplotlib() -> None:
     users = {name for name, tree in TREES.items() for module, _ in imports(tree) if module.startswith("matplotlib")}
-    assert users <= {"app/plots.py"}
+    assert users <= {"app/plots.py", "app/plots_control.py"}
 
 
 def test_processes_are_known_in_one_file_only() -> None:

@@ -8,7 +8,11 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from worldsheet.app.bench.command import bench
+from worldsheet.app.control.command import EXAMPLE as CONTROL_EXAMPLE
+from worldsheet.app.control.command import control
 from worldsheet.app.experiments.command import experiments
+from worldsheet.app.stream_command import EXAMPLE as STREAM_EXAMPLE
+from worldsheet.app.stream_command import stream
 from worldsheet.app.train_command import EXAMPLE, train
 from worldsheet.core.errors import WorldsheetError
 from worldsheet.version import __version__
@@ -32,6 +36,8 @@ class _Commands(TyperGroup):
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
 app.command(epilog=EXAMPLE)(train)
+app.command(epilog=CONTROL_EXAMPLE)(control)
+app.command(epilog=STREAM_EXAMPLE)(stream)
 app.add_typer(bench, name="bench")
 app.add_typer(experiments, name="experiments")
 

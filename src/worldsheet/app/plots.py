@@ -14,6 +14,7 @@ from matplotlib.ticker import LogFormatterMathtext, MaxNLocator, PercentFormatte
 from torch import Tensor
 
 from worldsheet.app.run_folder import Row
+from worldsheet.streaming import Trace
 
 _TRAIN, _TEST = "tab:orange", "tab:blue"
 _STYLES: tuple[dict[str, Any], ...] = ({"lw": 5, "alpha": 0.4}, {"lw": 1.3, "ls": (0, (4, 2))})
@@ -71,6 +72,29 @@ def worldsheet(sheet: Mapping[str, Tensor], depth: int, title: str) -> bytes:
     figure.supxlabel(
         "dark: at rest, the residual is zero to rounding; either settled or not reached yet", fontsize=9, color="0.35"
     )
+    return _png(figure)
+
+
+def tracking(trace: Trace, wanted: Sequence[float], title: str) -> bytes:
+    """A signal and the output neuron that tracks it, with their energies below, as PNG.
+
+    Args:
+        trace: of a network with one output; its first stream is drawn.
+        wanted: the signal at the rows of the trace.
+        title: what was run.
+    """
+    figure = _figure(title)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    above.plot(trace.times, wanted, color=_TRAIN, label="signal", **_STYLES[0])
+    above.plot(trace.times, trace.outputs[:, 0, 0].nan_to_num(nan), color=_TEST, lw=1.2, label="output neuron")
+    above.set(ylim=(-1.1, 1.1), ylabel="state")
+    below.plot(trace.times, trace.lagrangians[:, 0], lw=1, color=_TRAIN, label="Lagrangian / φ")
+    below.plot(trace.times, trace.hamiltonians[:, 0], lw=1, color=_TEST, label="Hamiltonian / φ")
+    below.set_yscale("symlog", linthresh=1e-4)
+    below.set(xlabel="time (s)", ylabel="energy")
+    for axes in (above, below):
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False, loc="upper right", fontsize=9)
     return _png(figure)
 
 

@@ -9,7 +9,10 @@ class Status(Enum):
 
     CONVERGED = "converged"
     BUDGET_SPENT = "budget spent"
+    ARRIVED = "credit arrived"
     DIVERGED = "diverged"
+    ENDED = "stream ended"
+    STOPPED = "stopped"
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,7 @@ class Outcome:
     """How a relaxation ended and, if it fell short, what to try.
 
     Attributes:
-        status: converged, budget spent or diverged.
+        status: converged, budget spent, stopped at the arrival of credit, or diverged.
         ticks: ticks of optimisation time that were run.
         residual: largest relative residual of any site when it was last measured; None if it never was
             (an exact schedule needs no measurement).

@@ -3,7 +3,7 @@
 import torch
 
 from worldsheet.core.errors import InputError
-from worldsheet.core.shapes import Residuals, Worldsheet
+from worldsheet.core.shapes import Elsewhere, Residuals, Worldsheet
 
 
 class Record:
@@ -15,16 +15,19 @@ class Record:
 
     Args:
         every: rows are `every` ticks apart, at least 1.
+        fields: keep the fields of every row too, as `moments`: all states and costates of every tick stay in memory.
 
     Raises:
         InputError: `every` below 1.
     """
 
-    def __init__(self, every: int = 1) -> None:
+    def __init__(self, every: int = 1, *, fields: bool = False) -> None:
         if every < 1:
             raise InputError(f"Record(every={every})", "a whole number of ticks, at least 1", "use every=1")
         self.every = every
+        self.fields = fields
         self.ticks: list[int] = []
+        self.moments: list[tuple[tuple[Elsewhere, ...], tuple[Elsewhere, ...]]] = []
         self._states: list[Residuals] = []
         self._costates: list[Residuals] = []
 
@@ -33,6 +36,10 @@ class Record:
         self.ticks.append(tick)
         self._states.append(states)
         self._costates.append(costates)
+
+    def keep(self, states: tuple[Elsewhere, ...], costates: tuple[Elsewhere, ...]) -> None:
+        """Append the fields of the row that was added last."""
+        self.moments.append((states, costates))
 
     @property
     def state_residuals(self) -> Worldsheet:

@@ -1,9 +1,26 @@
 """Dynamics: how one site moves."""
 
 from worldsheet.dynamics.base import Character, Dynamics
+from worldsheet.dynamics.coefficients import Coefficients, Mix
+from worldsheet.dynamics.courant import Courant
 from worldsheet.dynamics.dyadic import Dyadic
-from worldsheet.dynamics.impedance import Impedance, Riccati
-from worldsheet.dynamics.predictive import AugmentedLagrangian, PredictiveCoding
+from worldsheet.dynamics.impedance import Impedance, Matched, Riccati
+from worldsheet.dynamics.lagrangian import AugmentedLagrangian
+from worldsheet.dynamics.predictive import Prediction, PredictiveCoding
 from worldsheet.dynamics.wave import Wave
 
-__all__ = ["AugmentedLagrangian", "Character", "Dyadic", "Dynamics", "Impedance", "PredictiveCoding", "Riccati", "Wave"]
+__all__ = [
+    "AugmentedLagrangian",
+    "Character",
+    "Coefficients",
+    "Courant",
+    "Dyadic",
+    "Dynamics",
+    "Impedance",
+    "Matched",
+    "Mix",
+    "Prediction",
+    "PredictiveCoding",
+    "Riccati",
+    "Wave",
+]

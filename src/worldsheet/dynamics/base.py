@@ -8,6 +8,7 @@ import torch
 
 from worldsheet.core.field import Field
 from worldsheet.core.shapes import Costate, Elsewhere, State
+from worldsheet.dynamics.coefficients import Coefficients
 from worldsheet.problem import Fields, Linearised, View
 
 
@@ -20,11 +21,16 @@ class Character:
         open_output: whether the last edge is no constraint: the output is the last layer's prediction at every moment
             and its costate ∇C there.
         vanishing: which residuals are zero at its fixed point.
+        descends: whether it goes down from the forward pass, so that a cost far above the one there tells that a step
+            is too long.
+        cure: what to try when it diverges.
     """
 
     leads: Field | None = None
     open_output: bool = False
     vanishing: tuple[Field, ...] = (Field.STATE, Field.COSTATE)
+    descends: bool = False
+    cure: str = "use a rate closer to 1"
 
 
 class Dynamics(ABC):
@@ -44,6 +50,14 @@ class Dynamics(ABC):
     @abstractmethod
     def credit(self, view: View) -> Costate:
         """What the site pulls back through its layer: to its parents' costates and to its parameters (4)."""
+
+    def coefficients(self, samples: int) -> Coefficients | None:
+        """The same three moves as numbers (13), equal to rounding; None if they are no fixed sums.
+
+        Args:
+            samples: batch size.
+        """
+        del samples
 
     @property
     @abstractmethod
@@ -73,8 +87,11 @@ class Dynamics(ABC):
         """Whether one move on settled neighbours settles a site, so that a finite number of ticks is exact."""
 
     @abstractmethod
-    def tolerance(self, precision: float) -> float:
-        """The relative residual that rounding to `precision` lets it reach, with some to spare."""
+    def tolerance(self, precision: float) -> float | None:
+        """The relative residual that rounding to `precision` lets it reach, with some to spare.
+
+        None for a dynamics that is not to come to rest: unless the user asks for a tolerance, only its budget ends it.
+        """
 
     @abstractmethod
     def budget(self, depth: int) -> int:

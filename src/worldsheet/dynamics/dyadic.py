@@ -8,6 +8,7 @@ from typing import final
 from worldsheet.core.errors import InputError
 from worldsheet.core.shapes import Costate, Elsewhere, State
 from worldsheet.dynamics.base import Character, Dynamics, zeros_like
+from worldsheet.dynamics.coefficients import Coefficients, Mix
 from worldsheet.problem import Fields, Linearised, View
 
 
@@ -60,6 +61,11 @@ class Dyadic(Dynamics):
     def credit(self, view: View) -> Costate:
         """λ_l itself."""
         return view.costate
+
+    def coefficients(self, samples: int) -> Coefficients:
+        """X += η r, λ += η (p − λ), e = λ."""
+        del samples
+        return Coefficients(Mix(residual=self.rate), Mix(costate=-self.rate, pulled=self.rate), Mix(costate=1.0))
 
     @property
     def character(self) -> Character:

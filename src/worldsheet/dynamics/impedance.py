@@ -2,10 +2,16 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from math import isfinite
 from typing import final
 
+import torch
+
 from worldsheet.core.errors import InputError
+from worldsheet.dynamics.spectrum import largest_eigenvalue, probes
 from worldsheet.problem import Linearised
+
+_RANGE = 1e-6  # an impedance below this fraction of the output's would lift rounding of the states into the costates
 
 
 class Impedance(ABC):
@@ -13,11 +19,54 @@ class Impedance(ABC):
 
     @abstractmethod
     def profile(self, linearised: Linearised) -> tuple[float, ...]:
-        """z_l for the sites 1..L.
+        """z_l for the sites 1..L, in units of state per costate.
 
         Raises:
             InputError: an impedance that these layers cannot have.
         """
+
+
+@final
+@dataclass(frozen=True)
+class Matched(Impedance):
+    """Impedances that fit the output's cost and transform through layers that amplify.
+
+        z_L = 1/k,     z_p = z_l / max(1, margin·‖J_l‖²_F/n_l)                                        (W2)
+
+    k is the largest curvature of the cost, so that the output reflects nothing of its stiffest direction: its factor is
+    (1 − zk)/(1 + zk). A linear layer is a transformer: the best scalars on its two sides are z_l = z_p ‖J_l‖²_F/n_l. A
+    layer that contracts is left alone, since what it swallows is not reflected. Each site needs its children's
+    impedances and their layers' gains. On a graph the smallest of the children's demands holds. A cost without
+    curvature counts as k = 1/B.
+
+    Args:
+        margin: factor on the gains. Above the largest ‖J_l‖²·n_l/‖J_l‖²_F direct coupling loses energy (W3) in every
+            layer; the range of impedances, and with it rounding, grows as margin to the power L.
+
+    Raises:
+        InputError: a margin that is not positive.
+    """
+
+    margin: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what is no factor."""
+        if not (isfinite(self.margin) and self.margin > 0):
+            raise InputError(f"Matched(margin={self.margin})", "a positive factor", "leave margin out")
+
+    def profile(self, linearised: Linearised) -> tuple[float, ...]:
+        """(W2), from the output down."""
+        output = linearised.states[-1]
+        curvature = largest_eigenvalue(lambda v: (linearised.curved(v[0]),), (output,))
+        top = 1 / curvature if curvature > 0 else float(output.shape[0] if output.dim() else 1)
+        gains = power_gains(linearised)
+        depth = len(gains)
+        found = [top] * depth
+        for site in range(depth - 1, 0, -1):
+            above = linearised.topology.readers[site]
+            demands = [found[m - 1] / max(1.0, self.margin * gains[m - 1]) for m in above if m <= depth]
+            found[site - 1] = max(min(demands, default=top), _RANGE * top)
+        return tuple(found)
 
 
 @final
@@ -32,3 +81,25 @@ class Riccati(Impedance):
             "a number, one number per layer, or Matched()",
             "leave impedance out; Riccati() is for worldsheet.control, whose running cost it is made from",
         )
+
+
+def power_gains(linearised: Linearised, count: int = 4) -> tuple[float, ...]:
+    """‖J_l‖²_F/n_l for l = 1..L, averaged over the batch, from the images of `count` probes; 1 above the input."""
+    totals = [0.0] * len(linearised.states)
+    for number in range(count):
+        tangents = probes(linearised.states, number)
+        for index, (image, below) in enumerate(
+            zip(linearised.ahead(tangents), _below(linearised, tangents), strict=True)
+        ):
+            totals[index] += (float(torch.linalg.vector_norm(image)) ** 2 / image.numel() / below) if below else 1.0
+    return tuple(total / count for total in totals)
+
+
+def _below(linearised: Linearised, tangents: tuple[torch.Tensor, ...]) -> list[float]:
+    """Mean square of the tangents that each layer reads, 0 where it reads only the input."""
+    found = []
+    for site in linearised.topology.sites:
+        read = [tangents[parent - 1] for parent in linearised.topology.parents_of(site) if parent]
+        entries = sum(tangent.numel() for tangent in read)
+        found.append(sum(float(torch.linalg.vector_norm(t)) ** 2 for t in read) / entries if entries else 0.0)
+    return found

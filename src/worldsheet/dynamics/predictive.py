@@ -1,15 +1,26 @@
-"""Predictive coding, with and without multipliers: descent of an energy of prediction errors."""
+"""Predictive coding: descent of an energy of prediction errors."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import ceil, isfinite
+from dataclasses import dataclass, replace
+from enum import Enum
+from math import ceil
 from typing import final
 
 from worldsheet.core.errors import InputError
 from worldsheet.core.field import Field
 from worldsheet.core.shapes import Costate, Elsewhere, State
 from worldsheet.dynamics.base import Character, Dynamics, zeros_like
+from worldsheet.dynamics.coefficients import Coefficients, Mix
+from worldsheet.dynamics.descent import CURE, estimated_rate, number, refuse_not_positive, samples_of
 from worldsheet.problem import Fields, Linearised, View
+
+
+@final
+class Prediction(Enum):
+    """The states at which layers predict and are pulled back through."""
+
+    MOVING = "the states as they are now"
+    FIXED = "the states of the forward pass"
 
 
 @final
@@ -19,60 +30,116 @@ class PredictiveCoding(Dynamics):
 
         x_l ← x_l + η (ρ r_l − J_{l+1}ᵀ ρ r_{l+1})                                                  (9)
 
-    A heat equation over depth: credit diffuses, and reaches √(ρηT) layers in T ticks. The output is open: the last
-    layer's prediction enters the cost itself. Rates are per sample: where the loss is a mean over the batch, the energy
-    is too, and η is multiplied by the batch size.
+    A heat equation over depth: credit diffuses, and reaches √(ρηT) layers in T ticks.
 
-    Cost per tick and site: one evaluation and one pull-back. Stable for η < 2/λ_max of ρ(1 − J)ᵀ(1 − J), about ½.
+    *Output.* Without a nudge it is open: the last layer's prediction enters the cost itself. With a nudge β the output
+    is a state like the others, with an error of its own, and the cost pulls at it with strength β: descent of
+    βC + ρ/2 Σ‖r_l‖² with λ ≡ ρ r/β (9a). At rest λ differs from backprop's by a part of order β, of order β² in the
+    mean over ±β, which is `centred`. A nudge below zero pushes the output away from the target.
+
+    *Fixed prediction.* Layers stay evaluated at the forward pass, and only the errors move (9b):
+
+        λ_l ← λ_l + η (J_{l+1}ᵀ λ_{l+1} − λ_l),   λ_L = ∇C
+
+    with x_l − λ_l/ρ the activity of the value node. It is advection, not diffusion: at η = 1 backprop's gradient after
+    L ticks. Errors are kept as such instead of as a difference of activities, so none of their digits are lost.
+
+    Rates are per sample: where the loss is a mean over the batch, the energy is too, and η is multiplied by its size.
+    Cost per tick and site: one evaluation and one pull-back, with fixed prediction the pull-back only. Stable for
+    η < 2/λ_max of ρ(1 − N)ᵀ(1 − N), N the shift through the layers; about ½. Fixed prediction: 0 < η < 2.
 
     Args:
-        rate: η.
+        rate: η; None for 1/λ_max, estimated by power iteration at the forward pass, or 1 with fixed prediction.
         precision: ρ, the weight of a prediction error.
         averaged: whether the loss is a mean over the first dimension (else a sum).
+        nudge: β, None for an open output.
+        prediction: at which states layers predict.
 
     Raises:
-        InputError: a rate or precision that is not positive.
+        InputError: a rate or precision that is not positive, a nudge of zero, a nudge or a rate from 2 on with fixed
+            prediction.
     """
 
-    rate: float = 0.2
+    rate: float | None = None
     precision: float = 1.0
     averaged: bool = True
+    nudge: float | None = None
+    prediction: Prediction = Prediction.MOVING
 
     def __post_init__(self) -> None:
         """Refuse what cannot descend."""
-        _refuse_not_positive("PredictiveCoding", rate=self.rate, precision=self.precision)
+        refuse_not_positive("PredictiveCoding", rate=self.rate, precision=self.precision)
+        if self.nudge is not None:
+            refuse_not_positive("PredictiveCoding", nudge=abs(self.nudge))
+        if self._fixed and self.nudge is not None:
+            raise InputError(
+                f"PredictiveCoding(nudge={self.nudge}, prediction={self.prediction})",
+                "a nudge where predictions move: at fixed ones errors are proportional to it, and it changes nothing",
+                "leave nudge out",
+            )
+        if self._fixed and self._rate >= 2:
+            raise InputError(
+                f"PredictiveCoding(rate={self.rate}, prediction={self.prediction})",
+                "a rate strictly between 0 and 2",
+                "use rate=1 for backprop's gradient in L ticks",
+            )
 
     @property
     def character(self) -> Character:
-        """States first; errors stay, only their balance is sought."""
-        return Character(leads=Field.STATE, open_output=True, vanishing=(Field.COSTATE,))
+        """States first; errors stay, only their balance is sought. Fixed prediction moves no states."""
+        return Character(
+            leads=None if self._fixed else Field.STATE,
+            open_output=self.nudge is None,
+            vanishing=(Field.COSTATE,),
+            descends=True,
+            cure=CURE,
+        )
 
     def start(self, outputs: Sequence[Elsewhere]) -> Fields:
         """The forward pass, free of errors."""
         return Fields(tuple(outputs), zeros_like(outputs))
 
     def state(self, view: View) -> State:
-        """One step of (9)."""
-        return _descended(view, self.rate * _samples(view, self.averaged))
+        """One step of (9); none with fixed prediction."""
+        if self._fixed:
+            return view.state
+        if view.at_output and self.nudge is None:
+            return view.prediction  # no variable
+        step = self._rate * self._strength * samples_of(view, self.averaged)
+        return view.state.add(view.credit - view.pulled, alpha=step)
 
     def costate(self, view: View) -> Costate:
-        """ρ r_l."""
+        """ρ r_l; one step of (9b) with fixed prediction."""
+        if self._fixed and not view.at_output:
+            return view.pulled if self._rate == 1 else view.costate.lerp(view.pulled, self._rate)
         return view.credit
 
     def credit(self, view: View) -> Costate:
-        """ρ r_l, ∇C at the output."""
-        if view.at_output:
+        """ρ r_l, ∇C at an open output."""
+        if view.at_output and self.nudge is None:
             return view.pulled
-        return self.precision / _samples(view, self.averaged) * view.state_residual
+        if self._fixed:
+            return view.costate
+        return self.precision / (self._strength * samples_of(view, self.averaged)) * view.state_residual
 
     @property
     def automatic(self) -> bool:
-        """False."""
-        return False
+        """Whether η is to be estimated."""
+        return self.rate is None and not self._fixed
 
     def calibrated(self, linearised: Linearised) -> Dynamics:
-        """Itself."""
-        return self
+        """With η = 1/λ_max of the energy's curvature at the forward pass."""
+        if not self.automatic:
+            return self
+        return replace(self, rate=estimated_rate(linearised, self.precision, self.averaged, self.nudge))
+
+    def coefficients(self, samples: int) -> Coefficients:
+        """X += η (e − p), λ = e, e = ρ r; with fixed prediction λ += η (p − λ), e = λ."""
+        if self._fixed:
+            return Coefficients(Mix(), Mix(costate=-self._rate, pulled=self._rate), Mix(costate=1.0))
+        count = self._strength * (samples if self.averaged else 1)
+        step, credit = self._rate * count, Mix(residual=self.precision / count)
+        return Coefficients(Mix(credit=step, pulled=-step), Mix(costate=-1.0, credit=1.0), credit)
 
     @property
     def settles_at_once(self) -> bool:
@@ -80,108 +147,23 @@ class PredictiveCoding(Dynamics):
         return False
 
     def tolerance(self, precision: float) -> float:
-        """Rounding, amplified by small steps."""
-        return min(0.02, 256 * precision / self.rate)
+        """Rounding, amplified by small steps, and by the small errors of a small nudge."""
+        return min(0.02, 256 * precision / (self._rate * min(1.0, abs(self._strength))))
 
     def budget(self, depth: int) -> int:
-        """Diffusion over the whole depth."""
-        return ceil(4 * depth * depth / (self.rate * self.precision)) + 100
-
-
-@final
-@dataclass(frozen=True)
-class AugmentedLagrangian(Dynamics):
-    """Predictive coding with local multipliers, PC-ALM: descent in x and ascent in λ of 𝓛 + ρ/2 Σ‖r_l‖².
-
-        e_l = λ_l + ρ r_l,     x_l ← x_l + η (e_l − J_{l+1}ᵀ e_{l+1}),     λ_l ← λ_l + α r_l                       (10)
-
-    A damped wave over depth: credit travels ballistically, T√(αη) layers in T ticks. Costates move first in a tick, so
-    that the last tick ends with the states and e is the credit before the next multiplier step. The output is open.
-    In linear networks the fixed point is backprop's; on ReLU networks it is good at a budget of about 2L ticks.
-
-    Cost per tick and site: one evaluation and one pull-back. Stable for η σ²(2ρ + α) < 4, σ the largest singular
-    value of 1 − J.
-
-    Args:
-        rate: η, about ¼.
-        dual_rate: α.
-        penalty: ρ.
-        averaged: whether the loss is a mean over the first dimension (else a sum).
-
-    Raises:
-        InputError: a rate or penalty that is not positive.
-
-    Reference:
-        Seely & Gould, Augmented Lagrangian Predictive Coding, arXiv 2605.31022.
-    """
-
-    rate: float = 0.23
-    dual_rate: float = 1.0
-    penalty: float = 1.0
-    averaged: bool = True
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot descend."""
-        _refuse_not_positive("AugmentedLagrangian", rate=self.rate, dual_rate=self.dual_rate, penalty=self.penalty)
+        """Diffusion over the whole depth; advection with fixed prediction, L ticks at η = 1."""
+        if self._fixed:
+            return depth if self._rate == 1 else ceil(10 * (depth + 10) / min(self._rate, 2 - self._rate))
+        return ceil(4 * depth * depth / (self._rate * self.precision)) + 100
 
     @property
-    def character(self) -> Character:
-        """Costates first, so that a tick ends with the states."""
-        return Character(leads=Field.COSTATE, open_output=True)
-
-    def start(self, outputs: Sequence[Elsewhere]) -> Fields:
-        """The forward pass, multipliers zero."""
-        return Fields(tuple(outputs), zeros_like(outputs))
-
-    def state(self, view: View) -> State:
-        """Descent in x_l."""
-        return _descended(view, self.rate * _samples(view, self.averaged))
-
-    def costate(self, view: View) -> Costate:
-        """Ascent in λ_l; ∇C at the output."""
-        if view.at_output:
-            return view.pulled
-        return view.costate.add(view.state_residual, alpha=self.dual_rate / _samples(view, self.averaged))
-
-    def credit(self, view: View) -> Costate:
-        """e_l, ∇C at the output."""
-        if view.at_output:
-            return view.pulled
-        return view.costate.add(view.state_residual, alpha=self.penalty / _samples(view, self.averaged))
+    def _fixed(self) -> bool:
+        return self.prediction is Prediction.FIXED
 
     @property
-    def automatic(self) -> bool:
-        """False."""
-        return False
-
-    def calibrated(self, linearised: Linearised) -> Dynamics:
-        """Itself."""
-        return self
+    def _rate(self) -> float:
+        return 1.0 if self.rate is None and self._fixed else number(self.rate)
 
     @property
-    def settles_at_once(self) -> bool:
-        """False: fields ring down to the solution."""
-        return False
-
-    def tolerance(self, precision: float) -> float:
-        """Rounding, amplified by small steps."""
-        return min(0.02, 256 * precision / self.rate)
-
-    def budget(self, depth: int) -> int:
-        """Many round trips."""
-        return ceil(200 * depth / self.rate)
-
-
-def _descended(view: View, step: float) -> State:
-    """One step of descent in x_l; the output is no variable and follows its prediction."""
-    return view.prediction if view.at_output else view.state.add(view.credit - view.pulled, alpha=step)
-
-
-def _samples(view: View, averaged: bool) -> int:
-    return view.samples if averaged else 1
-
-
-def _refuse_not_positive(name: str, **values: float) -> None:
-    for argument, value in values.items():
-        if not (isfinite(value) and value > 0):
-            raise InputError(f"{name}({argument}={value})", "a positive finite number", f"leave {argument} out")
+    def _strength(self) -> float:
+        return 1.0 if self.nudge is None else self.nudge

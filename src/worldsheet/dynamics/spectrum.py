@@ -60,21 +60,34 @@ def largest_eigenvalue(
     return estimates[-1]
 
 
-def residual_gain(linearised: Linearised) -> float:
-    """‖1 − N‖, the largest factor from a small change of all states to the state residuals that follow."""
+def residual_gain(linearised: Linearised, impedances: Sequence[float] | None = None) -> float:
+    """‖Z^{-½}(1 − N)Z^{½}‖, the largest factor from a small change of all states to the state residuals that follow.
+
+    Args:
+        linearised: the layers' Jacobians.
+        impedances: z_l, in whose units residual and state are measured; without, all are 1.
+    """
+    roots = [sqrt(z) for z in impedances or [1.0] * len(linearised.states)]
+    inverse = [1 / root for root in roots]
 
     def operator(tangents: Sites) -> Sites:
-        residuals = _plus(tangents, linearised.ahead(tangents), -1.0)
-        return _plus(residuals, linearised.back(residuals), -1.0)
+        residuals = _plus(tangents, _times(inverse, linearised.ahead(_times(roots, tangents))), -1.0)
+        return _plus(residuals, _times(roots, linearised.back(_times(inverse, residuals))), -1.0)
 
     return sqrt(largest_eigenvalue(operator, linearised.states))
 
 
-def _start(like: Sequence[Elsewhere]) -> Sites:
+def probes(like: Sequence[Elsewhere], number: int = 0) -> Sites:
+    """Fixed sequences without period, of mean square near 1/12: vectors that favour nothing."""
     parts = []
-    for site, tensor in enumerate(like, start=1):
+    for site, tensor in enumerate(like, start=1 + 1000 * number):
         numbers = torch.arange(1, tensor.numel() + 1, dtype=torch.float64) * _GOLDEN + site * _GOLDEN**2
-        parts.append((numbers % 1 - 0.5 + 0.25 * (-1) ** site).to(tensor).reshape(tensor.shape))
+        parts.append((numbers % 1 - 0.5).to(tensor).reshape(tensor.shape))
+    return tuple(parts)
+
+
+def _start(like: Sequence[Elsewhere]) -> Sites:
+    parts = probes(like)
     size = sqrt(_inner(parts, parts))
     return tuple(part / size for part in parts)
 
@@ -82,6 +95,10 @@ def _start(like: Sequence[Elsewhere]) -> Sites:
 def _inner(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
     products = [torch.vdot(a.flatten(), b.flatten()).real for a, b in zip(one, other, strict=True)]
     return float(torch.stack([product.double() for product in products]).sum())
+
+
+def _times(factors: Sequence[float], fields: Sequence[Tensor]) -> Sites:
+    return tuple(factor * field for factor, field in zip(factors, fields, strict=True))
 
 
 def _plus(one: Sequence[Tensor], other: Sequence[Tensor], factor: float) -> Sites:

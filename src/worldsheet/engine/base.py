@@ -84,6 +84,10 @@ class Engine(ABC):
             number: which one, where the input is a pytree of several.
         """
 
+    @abstractmethod
+    def credit_at_ends(self) -> tuple[float, float]:
+        """Norms of the credit of the sites that read the input, and of ∇C."""
+
     @property
     @abstractmethod
     def fields(self) -> Fields:

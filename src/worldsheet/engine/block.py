@@ -165,6 +165,12 @@ class Block(Engine):
         pulled = self.pulled(place, Firing(place, Field.COSTATE, last=True))
         return None if place in self._cut else pulled
 
+    def credit_at_ends(self) -> tuple[float, float]:
+        """See `Engine.credit_at_ends`."""
+        near = [self.credit(site, Firing(site, Field.COSTATE)) for site in self.topology.children[0]]
+        size = len(self.chain)
+        return float(norms(near).norm()), float(norms([self.pulled(size, Firing(size, Field.COSTATE))])[0])
+
     def credit(self, layer: int, firing: Firing) -> Costate:
         """What a layer pulls back: 1 for the cost, for a site what its dynamics says."""
         if layer != self.caller.head:

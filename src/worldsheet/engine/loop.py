@@ -2,29 +2,35 @@
 
 from itertools import islice
 from math import isnan
+from typing import final
 
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.record import Record
-from worldsheet.engine.base import Engine
+from worldsheet.engine.arrival import Arrival
+from worldsheet.engine.base import Engine, Residual
 from worldsheet.engine.stopping import Stop
 from worldsheet.schedule import Schedule
 
+_SPENT = Status.BUDGET_SPENT
+_EXCURSION = 100.0  # a descent never goes up; with multipliers it may, by about as much as it went down
+
 
 def run(engine: Engine, schedule: Schedule, stop: Stop, record: Record | None = None) -> Outcome:
-    """Move a block tick by tick until it has settled, its budget is spent or it diverges.
+    """Move a block tick by tick until it has settled, its budget is spent, its credit has arrived or it diverges.
 
     A dynamics that settles at once is stopped when its schedule is exact, without measuring anything; otherwise the
     residual is measured as `stop` says, and once at the end.
     """
     topology = engine.chain.topology
     exact = schedule.settles_after(topology) if engine.dynamics.settles_at_once else None
-    budget = _budget(engine, stop, exact)
     tol = None if schedule.once else stop.tol  # a site that moves once has no residual before it has moved
-    if tol is None and exact is None and stop.max_ticks is None:
+    if tol is None and exact is None and stop.max_ticks is None and not stop.arrival:
         tol = engine.dynamics.tolerance(engine.precision)
+    judge = _Judge(engine, tol)
+    arrival = Arrival(engine.precision) if stop.arrival and exact is None else None
     _take(record, engine, 0)
     done = 0
-    for tick in islice(schedule.ticks(engine.topology), budget):
+    for tick in islice(schedule.ticks(engine.topology), _budget(engine, stop, exact)):
         for phase in tick:
             engine.fire(phase)
         engine.close_tick()
@@ -33,14 +39,55 @@ def run(engine: Engine, schedule: Schedule, stop: Stop, record: Record | None = 
             _take(record, engine, done)
         if done == exact:
             return Outcome(Status.CONVERGED, done)
-        if tol is not None and done % stop.every == 0:
-            residual = engine.residual().relative
-            if residual <= tol or isnan(residual):
-                return _measured(done, residual, tol)
+        if tol is not None and done % stop.every == 0 and (outcome := judge.measured(done)).status is not _SPENT:
+            return outcome
+        if arrival is not None and arrival.passed(*engine.credit_at_ends()):
+            return judge.measured(done, Status.ARRIVED)
     if exact is not None:
         remedy = f"this schedule is exact after {exact} ticks: raise max_ticks"
         return Outcome(Status.BUDGET_SPENT, done, None, remedy)
-    return _measured(done, engine.residual().relative, tol)
+    return judge.measured(done)
+
+
+@final
+class _Judge:
+    """Says how a relaxation stands, with its start in mind."""
+
+    def __init__(self, engine: Engine, tol: float | None) -> None:
+        self._engine = engine
+        self._tol = tol
+        self._first = 0.0
+        self._start = engine.loss if engine.dynamics.character.descends else None
+
+    def measured(self, ticks: int, otherwise: Status = _SPENT) -> Outcome:
+        """Converged or diverged, or else what the caller says."""
+        norms = self._engine.residual()
+        residual = norms.relative
+        cure = self._engine.dynamics.character.cure
+        if isnan(residual):
+            remedy = f"the fields overflowed; {cure}, or scale inputs, weights or loss down"
+            return Outcome(Status.DIVERGED, ticks, residual, remedy)
+        if self._grows(norms):
+            return Outcome(
+                Status.DIVERGED, ticks, residual, f"the fields grow without bound, the step is unstable; {cure}"
+            )
+        if self._runs_away():
+            return Outcome(Status.DIVERGED, ticks, residual, f"the cost has run away, the step is unstable; {cure}")
+        if self._tol is not None and residual <= self._tol:
+            return Outcome(Status.CONVERGED, ticks, residual)
+        remedy = f"raise max_ticks, or {cure}" if otherwise is _SPENT else ""
+        return Outcome(otherwise, ticks, residual, remedy)
+
+    def _grows(self, norms: Residual) -> bool:
+        """Whether some residual is a trillion times the largest of the first measurement that was not zero."""
+        largest = float(max(norms.states.max(), norms.costates.max()))
+        self._first = self._first or largest
+        return largest > 1e12 * self._first
+
+    def _runs_away(self) -> bool:
+        if self._start is None:
+            return False
+        return not bool(self._engine.loss - self._start <= _EXCURSION * (1 + self._start.abs()))
 
 
 def _budget(engine: Engine, stop: Stop, exact: int | None) -> int:
@@ -49,16 +96,9 @@ def _budget(engine: Engine, stop: Stop, exact: int | None) -> int:
     return exact if exact is not None else engine.dynamics.budget(engine.chain.topology.depth)
 
 
-def _measured(ticks: int, residual: float, tol: float | None) -> Outcome:
-    if isnan(residual):
-        remedy = "the fields overflowed; use a rate closer to 1, or scale inputs, weights or loss down"
-        return Outcome(Status.DIVERGED, ticks, residual, remedy)
-    if tol is not None and residual <= tol:
-        return Outcome(Status.CONVERGED, ticks, residual)
-    return Outcome(Status.BUDGET_SPENT, ticks, residual, "raise max_ticks, or use a rate closer to 1")
-
-
 def _take(record: Record | None, engine: Engine, tick: int) -> None:
     if record is not None and tick % record.every == 0:
         residual = engine.residual()
         record.add(tick, residual.states, residual.costates)
+        if record.fields:
+            record.keep(engine.fields.states, engine.fields.costates)

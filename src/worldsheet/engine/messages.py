@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from worldsheet.core.shapes import Costate, Point
-from worldsheet.problem import Caller, Evaluation, Pull, Recorded, Remembered, Step, Stepwise
+from worldsheet.problem import Caller, Evaluation, Priced, Pull, Recorded, Remembered, Step, Stepwise
 
 
 @final
@@ -111,7 +111,18 @@ class Messages:
                 return Stepwise(traits.steps, points, differentiate[0], traits.parameters)
             except RuntimeError:
                 pass  # let the module itself say what is wrong
+        elif layer == self.caller.head and differentiate[0] and (priced := self._price(points[0])):
+            return priced
         return Recorded(self.caller.function(layer), points, differentiate, traits)
+
+    def _price(self, output: Point) -> Evaluation | None:
+        cost, target = self.caller.cost, self.caller.target
+        if cost is None or self._autocast or not cost.fits(output, target):
+            return None
+        try:
+            return Priced(cost, output, target)
+        except (RuntimeError, IndexError):  # let the loss itself say what is wrong
+            return None
 
 
 def _fit(steps: Sequence[Step], point: Point) -> bool:

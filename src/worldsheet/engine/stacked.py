@@ -1,4 +1,4 @@
-"""The same loop body for runs of equal sites: each run moves as one batched tensor."""
+"""The same loop body for many sites at once: fields of one shape in one tensor, equal layers in one batched operation."""
 
 from collections.abc import Sequence
 from typing import Any, final
@@ -9,51 +9,49 @@ from torch.nn.parameter import Parameter
 
 from worldsheet.core.field import Field
 from worldsheet.core.shapes import Costate, Elsewhere, Point, Residuals, State
-from worldsheet.dynamics import Dynamics
+from worldsheet.dynamics import Coefficients, Dynamics
 from worldsheet.engine.base import Engine, Residual
 from worldsheet.engine.measure import residual_of, start_fields
 from worldsheet.engine.messages import Messages
-from worldsheet.engine.runs import gathered, runs, scattered
-from worldsheet.problem import Caller, Chain, Evaluation, Fields, Pull, Stepwise, Topology, View
+from worldsheet.engine.runs import Run, runs
+from worldsheet.engine.slab import Made, Shift, Slab, Span, cut, slabs
+from worldsheet.engine.spans import Move, Spans
+from worldsheet.problem import Caller, Chain, Evaluation, Fields, Pull, View
 from worldsheet.schedule import Phase
 
 
 @final
 class StackedBlock(Engine):
-    """A chain whose equal consecutive layers are one batched operation, for schedules that move all sites at once.
+    """A chain whose consecutive sites of one shape move as one tensor, for schedules that move many sites at once.
 
-    The same numbers as `Block` to rounding. Fields of a run are tensors (site, batch, ...); a tick of S equal layers is
-    a few batched kernels instead of S small ones.
+    The same numbers as `Block` to rounding. A tick of S equal layers is a few batched kernels instead of S small ones.
+    Sites of one shape whose layers differ move together too; their layers are evaluated one by one.
 
     Args:
-        chain: the problem; the last layer always moves alone.
+        chain: the problem; the output always moves alone.
         x: input x_0.
         target: what the loss compares the output with.
-        dynamics: how a site moves; it sees whole runs and must treat sites alike.
+        dynamics: how a site moves; it sees many sites at once and must treat them alike.
     """
 
     def __init__(self, chain: Chain, x: Tensor, target: Any, dynamics: Dynamics) -> None:
         self.chain = chain
+        self.topology = chain.topology
         self.dynamics = dynamics
         self.caller = Caller(chain, target)
-        self._runs = runs(self.caller.traits[:-1])
-        self.topology = Topology.chain(len(self._runs))
         self._messages = Messages(self.caller, everywhere=True, to_input=x.requires_grad)
         self._x = x
-        self._states: list[Elsewhere] = []
-        self._costates: list[Elsewhere] = []
-        self._evaluated: dict[int, tuple[Tensor, Tensor, Evaluation]] = {}
-        self._pulled: dict[int, tuple[Evaluation, Tensor, Pull]] = {}
-        self._credits: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
-        self._residuals: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
-        self._tops: dict[int, tuple[Tensor, Tensor]] = {}
-        self._own: dict[tuple[int, int], tuple[Sequence[float], Tensor]] = {}
+        self._slabs: list[Slab] = []
+        self._at: list[Slab] = []  # by site
+        self._table: Coefficients | None = None
+        self._own: dict[tuple[Span, int], tuple[Sequence[float], Tensor]] = {}
         self._unit: Tensor | None = None
+        self._spans = Spans()
         self._stacked_evaluations = self._stacked_pulls = 0
 
     @property
     def evaluations(self) -> int:
-        """Forward evaluations of layers, a run of S sites counted S times."""
+        """Forward evaluations of layers, a run of S layers counted S times."""
         return self._messages.evaluations + self._stacked_evaluations
 
     @property
@@ -65,35 +63,38 @@ class StackedBlock(Engine):
     def start(self, initial: Fields | None) -> None:
         """See `Engine.start`; evaluates every layer once in order."""
         outputs = [self._x]
-        for site in self.chain.topology.sites:
+        for site in self.topology.sites:
             outputs.append(self.caller.function(site)(outputs[-1]))
         fields = start_fields(self.dynamics, outputs[1:], initial)
-        self._states = [gathered(fields.states, run) for run in self._runs]
-        self._costates = [gathered(fields.costates, run) for run in self._runs]
+        found = runs(self.caller.traits[:-1], [self._x, *fields.states[:-1]])
+        self._slabs = slabs(self._x, fields, found)
+        self._at = [slab for slab in self._slabs for _ in range(slab.span.first, slab.span.last + 1)]
+        self._table = self.dynamics.coefficients(outputs[-1].shape[0] if outputs[-1].dim() else 1)
 
     def fire(self, phase: Phase) -> None:
-        """Move the runs of a phase."""
-        moves = []
-        for firing in phase:
-            view = _RunView(self, firing.site - 1)
-            moves.append(self.dynamics.state(view) if firing.field is Field.STATE else self.dynamics.costate(view))
-        for firing, value in zip(phase, moves, strict=True):
-            fields = self._states if firing.field is Field.STATE else self._costates
-            fields[firing.site - 1] = value
+        """Move the sites of a phase: all read before any writes."""
+        moves = self._spans.of(phase, self._slabs)
+        ready = [self._ready(move) for move in moves]
+        for (field, slab, span), value in zip(moves, ready, strict=True):
+            if isinstance(value, Tensor):
+                slab.move(field, span, value)
+            else:
+                slab.shift(field, span, value)
 
     def close_tick(self) -> None:
         """Nothing to remember: these schedules read the newest messages."""
 
     def residual(self) -> Residual:
         """See `Engine.residual`; one norm per site."""
-        return residual_of(self.dynamics, [_RunView(self, run) for run in range(len(self._runs))], self._norms)
+        return residual_of(self.dynamics, [_SpanView(self, slab, span) for slab, span in self._moving()], _norms)
 
     def efforts(self) -> list[tuple[Parameter, Tensor | None]]:
         """See `Engine.efforts`."""
         found: list[tuple[Parameter, Tensor | None]] = []
-        for index, run in enumerate(self._runs):
-            if run.parameters:
-                found += zip(run.parameters, self.pull(index, last=True).efforts or (), strict=True)
+        for slab in self._slabs:
+            for run in slab.runs:
+                if run.parameters:
+                    found += self._efforts(slab, run)
         if loss_parameters := self.caller.traits[-1].parameters:
             found += zip(loss_parameters, self._pull_cost(last=True).efforts or (), strict=True)
         return found
@@ -102,14 +103,21 @@ class StackedBlock(Engine):
         """See `Engine.input_gradient`."""
         if not self._x.requires_grad:
             return None
-        part = self.pull(0, last=True).inputs[0]
-        return part if part is None or self._runs[0].size == 1 else part[0]
+        if self._slabs[0].span.last > 0:
+            return self.pulled(self._slabs[0], Span(0, 0))[0]
+        return self._pull(1, last=True).inputs[0]
+
+    def credit_at_ends(self) -> tuple[float, float]:
+        """See `Engine.credit_at_ends`."""
+        size = len(self.chain)
+        near, slope = self.credit(*self._moving()[0])[0], self.pulled(self._slabs[-1], Span(size, size))
+        return float(near.norm()), float(slope.norm())
 
     @property
     def fields(self) -> Fields:
         """See `Engine.fields`."""
-        states = [s for run, state in zip(self._runs, self._states, strict=True) for s in scattered(state, run)]
-        costates = [c for run, costate in zip(self._runs, self._costates, strict=True) for c in scattered(costate, run)]
+        states = [row for slab, span in self._moving() for row in cut(slab.states, slab.span, span)]
+        costates = [row for slab, span in self._moving() for row in cut(slab.costates, slab.span, span)]
         return Fields(tuple(states), tuple(costates))
 
     @property
@@ -120,78 +128,151 @@ class StackedBlock(Engine):
     @property
     def precision(self) -> float:
         """See `Engine.precision`."""
-        return torch.finfo(self._states[-1].dtype).eps
+        return torch.finfo(self._slabs[-1].states.dtype).eps
 
-    def evaluation(self, index: int) -> Evaluation:
-        """The layers of a run at the states below them, remembered until one of these is replaced."""
-        run, below, own = self._runs[index], self._below(index), self._states[index]
-        if run.size == 1:
-            return self._messages.evaluation(run.first, [below])
-        kept = self._evaluated.get(index)
-        if kept is not None and kept[0] is below and kept[1] is own:
-            return kept[2]
-        self._stacked_evaluations += run.size
-        points = torch.cat([below.unsqueeze(0), own[:-1]])
-        made = Stepwise(run.steps, [points], True, run.parameters)
-        self._evaluated[index] = (below, own, made)
-        return made
+    def _ready(self, move: Move) -> Tensor | Shift:
+        """The new values of a move; or what is to be added to the old ones, if the dynamics has coefficients."""
+        field, slab, span = move
+        if slab.single or self._table is None:
+            view = _SpanView(self, slab, span)
+            return self.dynamics.state(view) if field is Field.STATE else self.dynamics.costate(view)
+        mix = self._table.state if field is Field.STATE else self._table.costate
+        terms = [(mix.residual, self.state_residual(slab, span))] if mix.residual else []
+        terms += [(mix.credit, self.credit(slab, span))] if mix.credit else []
+        terms += [(mix.pulled, self.pulled(slab, span))] if mix.pulled else []
+        if field is Field.COSTATE:
+            return Shift(1 + mix.costate, terms)
+        return Shift(1.0, [*terms, (mix.costate, slab.rows(Field.COSTATE, span))] if mix.costate else terms)
 
-    def pull(self, index: int, *, last: bool = False) -> Pull:
-        """Pull a run's credits back through its layers."""
-        run, credit = self._runs[index], self.credit(index)
-        if run.size == 1:
-            return self._messages.pull(run.first, [self._below(index)], credit, last=last)
-        evaluation = self.evaluation(index)
-        kept = self._pulled.get(index)
-        if kept is not None and kept[0] is evaluation and kept[1] is credit and (kept[2].efforts or not last):
-            return kept[2]
-        self._stacked_pulls += run.size
-        pull = evaluation.pull(credit, effort=last, keep=True)
-        self._pulled[index] = (evaluation, credit, pull)
-        return pull
+    def prediction(self, slab: Slab, span: Span) -> State:
+        """The messages from below: the layers of some sites at the states below them."""
+        return self._evaluated(slab, span).of(span)
 
-    def own(self, index: int, values: Sequence[float]) -> float | Tensor:
-        """A run's entries of a list with one number per site, remembered as a tensor that multiplies its fields."""
-        run, like = self._runs[index], self._states[index]
-        if run.size == 1:
-            return values[run.first - 1]
-        kept = self._own.get((index, id(values)))
-        if kept is None:
-            cut = torch.tensor(values[run.first - 1 : run.first - 1 + run.size], dtype=like.dtype, device=like.device)
-            kept = self._own[index, id(values)] = (values, cut.reshape(-1, *[1] * (like.dim() - 1)))
+    def state_residual(self, slab: Slab, span: Span) -> State:
+        """The state residuals of some sites, remembered until a prediction or state is replaced."""
+        kept = slab.residuals
+        if kept is None or not kept.span.holds(span):
+            made = self._evaluated(slab, span)
+            states = slab.rows(Field.STATE, made.span)
+            residual = torch.sub(made.value, states, out=slab.room.residuals.like(states))
+            kept = slab.residuals = Made(made.span, residual, {})
+        return kept.of(span)
+
+    def credit(self, slab: Slab, span: Span) -> Costate:
+        """What some sites send down, as their dynamics says."""
+        return self._credited(slab, span).of(span)
+
+    def pulled(self, slab: Slab, span: Span) -> Costate:
+        """The messages from above, for some sites."""
+        if slab is self._slabs[-1]:
+            part = self._pull_cost(last=False).inputs[0]
+            return torch.zeros_like(slab.states) if part is None else part.unsqueeze(0)
+        kept = slab.pulled
+        if kept is not None and kept.span.holds(span):
+            return kept.of(span)
+        above = self._pull(span.last + 1, last=False) if span.last == slab.span.last else None
+        if slab.single:
+            return _present(above, slab.states[-1]).unsqueeze(0)
+        value = slab.room.pulled.like(slab.rows(Field.STATE, span))
+        self._pull_inside(slab, Span(span.first + 1, min(span.last + 1, slab.span.last)), value)
+        if above is not None:
+            value[-1].copy_(_present(above, value[-1]))
+        slab.pulled = Made(span, value, {})
+        return value
+
+    def own(self, slab: Slab, span: Span, values: Sequence[float]) -> float | Tensor:
+        """Some sites' entries of a list with one number per site, remembered as a tensor that multiplies their fields."""
+        if span.first == span.last:
+            return values[span.first - 1]
+        kept = self._own.get((span, id(values)))
+        if kept is None or kept[0] is not values:
+            entries = slab.states.new_tensor(values[span.first - 1 : span.last])
+            kept = self._own[span, id(values)] = (values, entries.reshape(-1, *[1] * (slab.states.dim() - 1)))
         return kept[1]
 
-    def state_residual(self, index: int) -> State:
-        """The state residual of a run, remembered until its prediction or state is replaced."""
-        prediction, state = self.evaluation(index).output, self._states[index]
-        kept = self._residuals.get(index)
-        if kept is not None and kept[0] is prediction and kept[1] is state:
-            return kept[2]
-        residual = prediction - state
-        self._residuals[index] = (prediction, state, residual)
-        return residual
+    def _pull_inside(self, slab: Slab, layers: Span, out: Elsewhere) -> None:
+        """Pull credits back through layers between sites of one slab, the lowest into the first row of `out`."""
+        points, credits = self._evaluated(slab, layers), self._credited(slab, layers)
+        for run in slab.runs:
+            first, last = max(run.first, layers.first), min(run.last, layers.last)
+            if first > last:
+                continue
+            rows = out[first - layers.first : last + 1 - layers.first]
+            if run.alone:
+                rows[0].copy_(_present(self._pull(first, last=False), rows[0]))
+                continue
+            self._stacked_pulls += last + 1 - first
+            span, saved = points.saved[run.first]
+            some = Span(first, last)
+            run.pull(first, last, credits.of(some), [cut(each, span, some) for each in saved], rows)
 
-    def credit(self, index: int) -> Costate:
-        """What the sites of a run send down."""
-        state, costate, below = self._states[index], self._costates[index], self._below(index)
-        kept = self._credits.get(index)
-        if kept is not None and kept[0] is state and kept[1] is costate and kept[2] is below:
-            return kept[3]
-        credit = self.dynamics.credit(_RunView(self, index))
-        self._credits[index] = (state, costate, below, credit)
-        return credit
+    def _evaluated(self, slab: Slab, span: Span) -> Made:
+        """The layers of some sites at the states below them, remembered until one of these is replaced."""
+        kept = slab.predictions
+        if kept is not None and kept.span.holds(span):
+            return kept
+        saved: dict[int, tuple[Span, list[Point]]] = {}
+        if slab.single:
+            value = self._alone(span.first).output.unsqueeze(0)
+        else:
+            value = slab.room.predictions.like(slab.rows(Field.STATE, span))
+            for run in slab.runs:
+                self._evaluate(slab, run, span, value, saved)
+        made = slab.predictions = Made(span, value, saved)
+        return made
 
-    def pulled(self, index: int) -> Costate:
-        """The messages from above, for every site of a run."""
-        if index == len(self._runs) - 1:
-            return _present(self._pull_cost(last=False).inputs[0], self._states[index])
-        above = _present(self.pull(index + 1).inputs[0], self._states[index + 1])
-        if self._runs[index + 1].size > 1:
-            above = above[0]
-        if self._runs[index].size == 1:
-            return above
-        own = _present(self.pull(index).inputs[0], self._states[index])
-        return torch.cat([own[1:], above.unsqueeze(0)])
+    def _alone(self, layer: int) -> Evaluation:
+        return self._messages.evaluation(layer, [self._point(layer - 1)])
+
+    def _evaluate(
+        self, slab: Slab, run: Run, span: Span, out: Elsewhere, saved: dict[int, tuple[Span, list[Point]]]
+    ) -> None:
+        first, last = max(run.first, span.first), min(run.last, span.last)
+        if first > last:
+            return
+        rows = out[first - span.first : last + 1 - span.first]
+        if run.alone:
+            rows[0].copy_(self._alone(first).output)
+            return
+        self._stacked_evaluations += last + 1 - first
+        points = cut(slab.states, slab.span, Span(first - 1, last - 1))
+        saved[run.first] = (Span(first, last), run.forward(first, last, points, rows))
+
+    def _credited(self, slab: Slab, span: Span) -> Made:
+        kept = slab.credits
+        if kept is None or not kept.span.holds(span):
+            slab.sent.clear()
+            kept = slab.credits = Made(span, self._credit(slab, span), {})
+        return kept
+
+    def _credit(self, slab: Slab, span: Span) -> Costate:
+        if slab.single or self._table is None:
+            return self.dynamics.credit(_SpanView(self, slab, span))
+        costate, (residual, kept, *_) = slab.rows(Field.COSTATE, span), self._table.credit
+        if residual == 0 and kept == 1:
+            return costate
+        out = slab.room.credits.like(costate)
+        if kept == 0:
+            return torch.mul(self.state_residual(slab, span), residual, out=out)
+        whole = costate if kept == 1 else torch.mul(costate, kept, out=out)
+        return torch.add(whole, self.state_residual(slab, span), alpha=residual, out=out)
+
+    def _efforts(self, slab: Slab, run: Run) -> list[tuple[Parameter, Tensor | None]]:
+        if run.alone:
+            return list(zip(run.parameters, self._pull(run.first, last=True).efforts or (), strict=True))
+        span = Span(run.first, run.last)
+        made, (kept, saved) = self._evaluated(slab, span), slab.predictions.saved[run.first]
+        found = run.efforts(self.credit(slab, span), [cut(each, kept, span) for each in saved])
+        return [(p, found[id(p)][1] if id(p) in found else None) for p in run.parameters]
+
+    def _pull(self, layer: int, *, last: bool) -> Pull:
+        """Pull a single layer's credit back."""
+        slab = self._at[layer]
+        credits = self._credited(slab, Span(layer, layer))
+        credit = slab.sent.get(layer)
+        if credit is None:  # one view per value, since single layers know messages by their tensors
+            credit = slab.sent[layer] = credits.value[layer - credits.span.first]
+        return self._messages.pull(layer, [self._point(layer - 1)], credit, last=last)
 
     def _pull_cost(self, *, last: bool) -> Pull:
         if self._unit is None:
@@ -199,72 +280,78 @@ class StackedBlock(Engine):
         return self._messages.pull(self.caller.head, [self._output()], self._unit, last=last)
 
     def _output(self) -> State:
-        last = len(self._runs) - 1
-        return self.evaluation(last).output if self.dynamics.character.open_output else self._states[last]
+        last = len(self.chain)
+        return self._alone(last).output if self.dynamics.character.open_output else self._point(last)
 
-    def _below(self, index: int) -> Point:
-        if index == 0:
+    def _point(self, site: int) -> Tensor:
+        """One view per value, since single layers know messages by their tensors."""
+        if site == 0 and self._at[0].single:
             return self._x
-        state = self._states[index - 1]
-        if self._runs[index - 1].size == 1:
-            return state
-        kept = self._tops.get(index)
-        if kept is None or kept[0] is not state:  # one view per state, since messages are known by their tensors
-            kept = self._tops[index] = (state, state[-1])
-        return kept[1]
+        slab = self._at[site]
+        point = slab.points.get(site)
+        if point is None:
+            point = slab.points[site] = slab.states[site - slab.span.first]
+        return point
 
-    def _norms(self, tensors: list[Tensor]) -> Residuals:
-        parts = [
-            torch.linalg.vector_norm(t.reshape(run.size, -1), dim=1) for run, t in zip(self._runs, tensors, strict=True)
-        ]
-        return torch.cat(parts).double().cpu()
+    def _moving(self) -> list[tuple[Slab, Span]]:
+        """Slabs with their sites, the input left out."""
+        pairs = [(slab, Span(max(slab.span.first, 1), slab.span.last)) for slab in self._slabs]
+        return [(slab, span) for slab, span in pairs if span.first <= span.last]
 
 
 @final
-class _RunView(View):
-    """A run of sites seen as one: every tensor has a leading site dimension if there is more than one."""
+class _SpanView(View):
+    """Sites of one slab seen as one: every tensor has a leading site dimension."""
 
-    __slots__ = ("_block", "_index")
+    __slots__ = ("_block", "_slab", "_span")
 
-    def __init__(self, block: StackedBlock, index: int) -> None:
+    def __init__(self, block: StackedBlock, slab: Slab, span: Span) -> None:
         self._block = block
-        self._index = index
+        self._slab = slab
+        self._span = span
 
     @property
     def state(self) -> State:
-        return self._block._states[self._index]
+        return cut(self._slab.states, self._slab.span, self._span)
 
     @property
     def costate(self) -> Costate:
-        return self._block._costates[self._index]
+        return cut(self._slab.costates, self._slab.span, self._span)
 
     @property
     def prediction(self) -> State:
-        return self._block.evaluation(self._index).output
+        return self._block.prediction(self._slab, self._span)
 
     @property
     def pulled(self) -> Costate:
-        return self._block.pulled(self._index)
+        return self._block.pulled(self._slab, self._span)
 
     @property
     def state_residual(self) -> State:
-        return self._block.state_residual(self._index)
+        return self._block.state_residual(self._slab, self._span)
 
     @property
     def credit(self) -> Costate:
-        return self._block.credit(self._index)
+        return self._block.credit(self._slab, self._span)
 
     @property
     def samples(self) -> int:
-        return self.state.shape[int(self._block._runs[self._index].size > 1)]
+        return self._slab.states.shape[1]
 
     def own(self, values: Sequence[float]) -> float | Tensor:
-        return self._block.own(self._index, values)
+        return self._block.own(self._slab, self._span, values)
 
     @property
     def at_output(self) -> bool:
-        return self._index == len(self._block._runs) - 1
+        return self._span.last == len(self._block.chain)
 
 
-def _present(part: Tensor | None, like: Tensor) -> Tensor:
+def _present(pull: Pull | None, like: Tensor) -> Tensor:
+    part = None if pull is None else pull.inputs[0]
     return torch.zeros_like(like) if part is None else part
+
+
+def _norms(tensors: list[Tensor]) -> Residuals:
+    """One norm per site."""
+    parts = [torch.linalg.vector_norm(tensor.reshape(tensor.shape[0], -1), dim=1) for tensor in tensors]
+    return torch.cat(parts).double().cpu()

@@ -9,7 +9,7 @@ from worldsheet.core.errors import InputError
 @final
 @dataclass(frozen=True)
 class Stop:
-    """The end of a relaxation: a budget, a tolerance, or both.
+    """The end of a relaxation: whichever comes first of a budget, a tolerance and the arrival of credit.
 
     Args:
         max_ticks: budget in ticks; by default what an exact schedule needs, or what the dynamics thinks generous.
@@ -17,6 +17,8 @@ class Stop:
             fields count as converged; by default not measured where the schedule is exact or max_ticks is given, else
             what the dynamics can reach in the output's precision.
         every: ticks between measurements. One costs nothing where the next tick makes the same messages anyway.
+        arrival: end when the front of credit has reached the sites that read the input, seen by the slope of their own
+            credit: the budget that a dynamics needs which is good when credit has just crossed.
 
     Raises:
         InputError: a negative budget or tolerance, or `every` below 1.
@@ -25,6 +27,7 @@ class Stop:
     max_ticks: int | None = None
     tol: float | None = None
     every: int = 1
+    arrival: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""

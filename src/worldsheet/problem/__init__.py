@@ -2,13 +2,15 @@
 
 from worldsheet.problem.caller import Caller
 from worldsheet.problem.chain import Chain
+from worldsheet.problem.costs import Cost, HalfSquares, OffersCost
 from worldsheet.problem.equilibrium import Equilibrium
-from worldsheet.problem.evaluation import Evaluation, Pull, Recorded, Remembered, Stepwise
+from worldsheet.problem.evaluation import Evaluation, Priced, Pull, Recorded, Remembered, Stepwise
 from worldsheet.problem.fields import Fields
 from worldsheet.problem.layer import Traits
 from worldsheet.problem.linearised import Linearised, Sites, linearise
-from worldsheet.problem.residual import ResidualLinear
+from worldsheet.problem.residual import Nonlinearity, ResidualLinear, ScaledLinear, residual_mlp
 from worldsheet.problem.retracing import call_of
+from worldsheet.problem.stacks import Stack
 from worldsheet.problem.steps import OffersStep, Step
 from worldsheet.problem.topology import Topology
 from worldsheet.problem.view import View
@@ -16,16 +18,23 @@ from worldsheet.problem.view import View
 __all__ = [
     "Caller",
     "Chain",
+    "Cost",
     "Equilibrium",
     "Evaluation",
     "Fields",
+    "HalfSquares",
     "Linearised",
+    "Nonlinearity",
+    "OffersCost",
     "OffersStep",
+    "Priced",
     "Pull",
     "Recorded",
     "Remembered",
     "ResidualLinear",
+    "ScaledLinear",
     "Sites",
+    "Stack",
     "Step",
     "Stepwise",
     "Topology",
@@ -33,4 +42,5 @@ __all__ = [
     "View",
     "call_of",
     "linearise",
+    "residual_mlp",
 ]

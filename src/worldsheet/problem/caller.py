@@ -10,6 +10,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from worldsheet.core.errors import LayerError, WorldsheetError
 from worldsheet.core.shapes import Point, State
 from worldsheet.problem.chain import Chain
+from worldsheet.problem.costs import Cost, cost_of
 from worldsheet.problem.replay import Replay
 
 
@@ -29,6 +30,7 @@ class Caller:
         parents: by layer, whose states it reads, the cost those of the outputs: sites, 0 for the input's first tensor,
             and numbers from L + 1 for its others.
         children: by site or input tensor, which layers read it, the cost included.
+        cost: the cost's closed form, if it has one and nothing listens to its calls.
     """
 
     def __init__(self, chain: Chain, target: Any, inputs: int = 1) -> None:
@@ -45,6 +47,7 @@ class Caller:
             for index, (function, traits) in enumerate(zip(functions, self.traits, strict=True))
         ]
         self._finish = chain.graph.finish
+        self.cost: Cost | None = None if self._finish is not None or self.traits[-1].watched else cost_of(chain.loss)
         self.parents: Sequence[tuple[int, ...]] = chain.topology.reads
         self.children: Sequence[tuple[int, ...]] = chain.topology.readers
         if inputs > 1 or self._finish is not None:

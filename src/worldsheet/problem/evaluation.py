@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch.autograd.graph import get_gradient_edge
 from torch.nn.parameter import Parameter
 
 from worldsheet.core.shapes import Costate, Point, State
+from worldsheet.problem.costs import Cost
 from worldsheet.problem.layer import Traits
 from worldsheet.problem.steps import Step
 
@@ -190,6 +191,39 @@ class Remembered(Evaluation):
     def pull(self, credit: Costate, *, effort: bool, keep: bool) -> Pull:
         """Never asked for: it is spent."""
         raise NotImplementedError
+
+
+@final
+class Priced(Evaluation):
+    """The cost at an output, with its gradient in closed form; the cost itself is computed when it is asked for.
+
+    Args:
+        cost: the closed form.
+        output: where.
+        target: what it is compared with.
+    """
+
+    __slots__ = ("_cost", "_slope", "_target", "_value")
+
+    def __init__(self, cost: Cost, output: State, target: Any) -> None:
+        self.points = (output,)
+        self.spent = self.emptied = False
+        self._cost = cost
+        self._target = target
+        self._slope = cost.slope(output, target)
+        self._value: Tensor | None = None
+
+    @property
+    def output(self) -> State:  # type: ignore[override]  # read like the attribute of the others, and never set
+        """C, a scalar."""
+        if self._value is None:
+            self._value = self._cost.value(self.points[0], self._target)
+        return self._value
+
+    def pull(self, credit: Costate, *, effort: bool, keep: bool) -> Pull:
+        """∇C, which is known, times the credit of the cost, which is 1."""
+        del credit, keep
+        return Pull((self._slope,), () if effort else None)
 
 
 def _owned(gradient: Tensor, foreign: bool) -> Tensor:

@@ -1,5 +1,6 @@
 """The two fields of a worldsheet at one moment, in both readings."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -48,3 +49,20 @@ class Fields:
         """The inverse of `doubled`: x = (x̂ + ẑ)/2, λ = x̂ − ẑ."""
         pairs = list(zip(climbing, descending, strict=True))
         return Fields(tuple((hat + check) / 2 for hat, check in pairs), tuple(hat - check for hat, check in pairs))
+
+    def waves(self, impedances: Sequence[float]) -> tuple[tuple[Elsewhere, ...], tuple[Elsewhere, ...]]:
+        """Wave variables a = x + zλ, which moves towards the output, and b = x − zλ, towards the input (5).
+
+        Args:
+            impedances: z_l for the sites 1..L, in units of state per costate.
+        """
+        triples = list(zip(self.states, self.costates, impedances, strict=True))
+        return tuple(x + z * costate for x, costate, z in triples), tuple(x - z * costate for x, costate, z in triples)
+
+    @staticmethod
+    def from_waves(
+        rising: tuple[Elsewhere, ...], falling: tuple[Elsewhere, ...], impedances: Sequence[float]
+    ) -> "Fields":
+        """The inverse of `waves`: x = (a + b)/2, λ = (a − b)/2z."""
+        triples = list(zip(rising, falling, impedances, strict=True))
+        return Fields(tuple((a + b) / 2 for a, b, _ in triples), tuple((a - b) / (2 * z) for a, b, z in triples))

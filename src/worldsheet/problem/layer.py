@@ -31,6 +31,7 @@ class Traits(NamedTuple):
         buffers: whether an evaluation may move buffers (batch-norm statistics, spectral-norm vectors).
         random: whether an evaluation may draw random numbers; any class or hook that is not torch's own may.
         foreign: whether any of its code is not torch's own.
+        watched: whether hooks listen to its calls, so that it must be called.
         steps: its closed form, if it has one and nothing listens to its calls.
     """
 
@@ -38,6 +39,7 @@ class Traits(NamedTuple):
     buffers: bool
     random: bool
     foreign: bool
+    watched: bool
     steps: tuple[Step, ...] | None
 
 
@@ -70,7 +72,8 @@ class Survey:
             for parameter in parameters.values():
                 watched = watched or bool(parameter._backward_hooks)
         random, foreign = watched or self._may_draw(), watched or self._foreign
-        return Traits((*parameters.values(),), self._may_move_buffers(), random, foreign, None if watched else steps)
+        moving = self._may_move_buffers()
+        return Traits((*parameters.values(),), moving, random, foreign, watched, None if watched else steps)
 
     def _may_move_buffers(self) -> bool:
         return bool(self._buffered) and any(module.training for module in self._buffered)

@@ -1,14 +1,74 @@
-"""A residual layer with its derivative written out, ready to be stacked."""
+"""Residual layers with their derivatives written out, ready to be stacked, and the residual MLP made of them."""
 
 from collections.abc import Sequence
-from typing import final
+from enum import Enum
+from math import sqrt
+from typing import cast, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
+from worldsheet.core.errors import InputError
 from worldsheet.core.shapes import Costate, Elsewhere, Point, State
+from worldsheet.problem.stacks import RELU, TANH, Curve, ResidualStack, Stack
 from worldsheet.problem.steps import OffersStep, Step
+
+
+@final
+class Nonlinearity(Enum):
+    """The φ that a layer applies to its input before its weights."""
+
+    LINEAR = "z"
+    TANH = "tanh z"
+    RELU = "max(0, z)"
+
+    def __call__(self, z: Point) -> State:
+        """φ(z)."""
+        if self is Nonlinearity.RELU:
+            return torch.relu(z)
+        return torch.tanh(z) if self is Nonlinearity.TANH else z
+
+    @property
+    def curve(self) -> Curve | None:
+        """φ with its derivative as a function of φ(z), None for the identity."""
+        if self is Nonlinearity.RELU:
+            return RELU
+        return TANH if self is Nonlinearity.TANH else None
+
+    def pulled(self, credit: Costate, z: Point) -> Costate:
+        """φ'(z)·credit."""
+        if self is Nonlinearity.RELU:
+            return cast(Tensor, torch.ops.aten.threshold_backward(credit, z, 0))
+        return (
+            cast(Tensor, torch.ops.aten.tanh_backward(credit, torch.tanh(z))) if self is Nonlinearity.TANH else credit
+        )
+
+
+@final
+class ScaledLinear(nn.Module, OffersStep):
+    """A pre-activated layer without bias, k φ(x) Wᵀ, with weights of unit variance: their scale is k.
+
+    Args:
+        inputs: size of x.
+        outputs: size of the result.
+        scale: k.
+        activation: φ.
+    """
+
+    def __init__(self, inputs: int, outputs: int, scale: float, activation: Nonlinearity = Nonlinearity.LINEAR) -> None:
+        super().__init__()
+        self.scale = scale
+        self.activation = activation
+        self.weight = Parameter(torch.randn(outputs, inputs))
+
+    def forward(self, x: Point) -> State:
+        """One product."""
+        return self.activation(x) @ self.weight.t() * self.scale
+
+    def step(self) -> Step:
+        """Jᵀc = k φ'(x)·(c W); the effort of W is k cᵀφ(x)."""
+        return _Scaled(self)
 
 
 @final
@@ -18,78 +78,140 @@ class ResidualLinear(nn.Module, OffersStep):
     Args:
         width: size of z.
         scale: k.
-        rectify: φ = max(0, ·), else the identity.
+        activation: φ.
     """
 
-    def __init__(self, width: int, scale: float, *, rectify: bool) -> None:
+    def __init__(self, width: int, scale: float, activation: Nonlinearity = Nonlinearity.RELU) -> None:
         super().__init__()
         self.scale = scale
-        self.rectify = rectify
+        self.activation = activation
         self.weight = Parameter(torch.randn(width, width))
 
     def forward(self, z: State) -> State:
         """One product and one sum."""
-        active = torch.relu(z) if self.rectify else z
-        return torch.add(z, active @ self.weight.t(), alpha=self.scale)
+        return torch.add(z, self.activation(z) @ self.weight.t(), alpha=self.scale)
 
     def step(self) -> Step:
         """Jᵀc = c + k φ'(z)·(c W); the effort of W is k cᵀφ(z)."""
-        return _Residual([self])
+        return _Residual(self)
 
 
-@final
-class _Residual(Step):
-    """One residual layer, or several of equal width on states (site, batch, width)."""
+def residual_mlp(
+    depth: int,
+    width: int,
+    activation: Nonlinearity = Nonlinearity.RELU,
+    *,
+    inputs: int = 784,
+    classes: int = 10,
+) -> nn.Sequential:
+    """The residual network of depth L and width N on which predictive coding is studied, in mean-field scaling.
 
-    __slots__ = ("_modules", "_weight")
+        x_1 = W x_0 / √inputs,    x_l = x_{l-1} + W φ(x_{l-1}) / √(N L),    x_L = W φ(x_{L-1}) / N
 
-    def __init__(self, modules: Sequence[ResidualLinear]) -> None:
-        self._modules = modules
-        self._weight = torch.stack([module.weight.detach() for module in modules]) if len(modules) > 1 else None
+    No biases, weights from N(0, 1) by torch's global generator; each layer is a site and reads rows of numbers. Its
+    learning rate for Adam is 1e-3·√(N/L).
 
-    def forward(self, x: Point) -> tuple[State, Point]:
-        """One product and one sum; z is saved."""
-        scale, weight = self._modules[0].scale, self._weight
-        if weight is None:
-            return torch.addmm(x, self._active(x), self._modules[0].weight.t(), alpha=scale), x
-        return torch.baddbmm(x, self._active(x), weight.transpose(1, 2), alpha=scale), x
+    Args:
+        depth: L, the number of layers.
+        width: N.
+        activation: φ.
+        inputs: size of x_0.
+        classes: size of x_L.
 
-    def pull(self, credit: Costate, saved: Point) -> Elsewhere:
-        """One product, one mask, one sum."""
-        weight = self._modules[0].weight if self._weight is None else self._weight
-        through = torch.matmul(credit, weight)
-        if self._modules[0].rectify:
-            through = torch.ops.aten.threshold_backward(through, saved, 0)
-        return torch.add(credit, through, alpha=self._modules[0].scale)
+    Raises:
+        InputError: a depth below 2, or a size below 1.
+
+    Reference:
+        Seely & Gould, Augmented Lagrangian Predictive Coding, arXiv 2605.31022.
+    """
+    if depth < 2 or min(width, inputs, classes) < 1:
+        raise InputError(
+            f"residual_mlp(depth={depth}, width={width}, inputs={inputs}, classes={classes})",
+            "a depth of at least 2 and sizes of at least 1",
+            "use residual_mlp(depth=32, width=32)",
+        )
+    blocks = [ResidualLinear(width, 1 / sqrt(width * depth), activation) for _ in range(depth - 2)]
+    return nn.Sequential(
+        ScaledLinear(inputs, width, 1 / sqrt(inputs)), *blocks, ScaledLinear(width, classes, 1 / width, activation)
+    )
+
+
+class _Weighted(Step):
+    """One layer k φ(x) Wᵀ, or what is made of it, on rows; x is saved."""
+
+    __slots__ = ("_module",)
+
+    def __init__(self, module: ScaledLinear | ResidualLinear) -> None:
+        self._module = module
 
     def efforts(self, credit: Costate, saved: Point) -> tuple[tuple[Tensor, Tensor], ...]:
-        """One product, told apart by site."""
-        products = torch.matmul(credit.transpose(-1, -2), self._active(saved)).mul_(self._modules[0].scale)
-        parts = (products,) if self._weight is None else products.unbind()
-        return tuple((m.weight, part) for m, part in zip(self._modules, parts, strict=True) if m.weight.requires_grad)
+        """One product."""
+        weight = self._module.weight
+        if not weight.requires_grad:
+            return ()
+        return ((weight, torch.mm(credit.t(), self._module.activation(saved)).mul_(self._module.scale)),)
 
     @property
     def has_parameters(self) -> bool:
         """True."""
         return True
 
+    def fits(self, x: Point) -> bool:
+        """Rows of the weight's dtype."""
+        return x.dim() == 2 and x.dtype == self._module.weight.dtype
+
+
+@final
+class _Scaled(_Weighted):
+    """A scaled layer."""
+
+    __slots__ = ()
+
+    def forward(self, x: Point) -> tuple[State, Point]:
+        """One product."""
+        return torch.mm(self._module.activation(x), self._module.weight.t()).mul_(self._module.scale), x
+
+    def pull(self, credit: Costate, saved: Point) -> Elsewhere:
+        """One product and one mask."""
+        through = torch.mm(credit, self._module.weight).mul_(self._module.scale)
+        return self._module.activation.pulled(through, saved)
+
+    def alike(self, other: Step) -> bool:
+        """Such layers stand alone, first and last."""
+        return False
+
+    def stacked(self, others: Sequence[Step]) -> Stack:
+        """Never alike."""
+        raise NotImplementedError
+
+
+@final
+class _Residual(_Weighted):
+    """A residual layer."""
+
+    __slots__ = ()
+
+    def forward(self, x: Point) -> tuple[State, Point]:
+        """One product and one sum."""
+        module = self._module
+        return torch.addmm(x, module.activation(x), module.weight.t(), alpha=module.scale), x
+
+    def pull(self, credit: Costate, saved: Point) -> Elsewhere:
+        """One product, one mask, one sum."""
+        through = self._module.activation.pulled(torch.mm(credit, self._module.weight), saved)
+        return torch.add(credit, through, alpha=self._module.scale)
+
     def alike(self, other: Step) -> bool:
         """Equal width, scale and activation."""
         return isinstance(other, _Residual) and self._kind == other._kind
 
-    def stacked(self, others: Sequence[Step]) -> Step:
+    def stacked(self, others: Sequence[Step]) -> Stack:
         """One batched product."""
-        return _Residual(
-            [*self._modules, *(m for other in others if isinstance(other, _Residual) for m in other._modules)]
-        )
+        modules = [self._module, *(other._module for other in others if isinstance(other, _Residual))]
+        weights = tuple(module.weight for module in modules)
+        gathered = torch.stack([weight.detach() for weight in weights])
+        return ResidualStack(weights, gathered, self._module.scale, self._module.activation.curve)
 
     @property
-    def _kind(self) -> tuple[int, float, bool]:
-        return self._modules[0].weight.shape[0], self._modules[0].scale, self._modules[0].rectify
-
-    def fits(self, x: Point) -> bool:
-        """Rows of the weight's dtype."""
-        return x.dim() == 2 + (self._weight is not None) and x.dtype == self._modules[0].weight.dtype
-
-    def _active(self, z: State) -> State:
-        return torch.relu(z) if self._modules[0].rectify else z
+    def _kind(self) -> tuple[int, float, Nonlinearity]:
+        return self._module.weight.shape[0], self._module.scale, self._module.activation

@@ -1,8 +1,8 @@
 """Elementary maps whose derivatives are written out: the local rule in closed form, without a graph."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import cast, final
+from collections.abc import Sequence
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.nn.parameter import Parameter
 
 from worldsheet.core.shapes import Costate, Elsewhere, Point, State
+from worldsheet.problem.stacks import RELU, SIGMOID, TANH, AffineStack, Curve, PointwiseStack, Stack
 
 
 class Step(ABC):
@@ -38,8 +39,8 @@ class Step(ABC):
         """Whether the two can be stacked: the same map but for the values of parameters."""
 
     @abstractmethod
-    def stacked(self, others: Sequence["Step"]) -> "Step":
-        """This step and its like as one step on states (site, batch, ...)."""
+    def stacked(self, others: Sequence["Step"]) -> Stack:
+        """This step and its like, site by site, as one map on states (site, batch, ...)."""
 
     def fits(self, x: Point) -> bool:
         """Whether the closed form holds for this input; torch's own code takes over where it does not."""
@@ -94,9 +95,11 @@ class Affine(Step):
         mine, theirs = self._module, other._module
         return mine.weight.shape == theirs.weight.shape and (mine.bias is None) == (theirs.bias is None)
 
-    def stacked(self, others: Sequence[Step]) -> Step:
+    def stacked(self, others: Sequence[Step]) -> Stack:
         """One batched product."""
-        return AffineStack([self._module, *(other._module for other in others if isinstance(other, Affine))])
+        modules = [self._module, *(other._module for other in others if isinstance(other, Affine))]
+        biases = [bias for bias in (module._parameters["bias"] for module in modules) if bias is not None]
+        return AffineStack.of([module.weight for module in modules], biases)
 
     def fits(self, x: Point) -> bool:
         """Plain parameters of the input's dtype: quantised and distributed ones have code of their own."""
@@ -105,80 +108,34 @@ class Affine(Step):
 
 
 @final
-class AffineStack(Step):
-    """Affine maps of equal shapes on states (site, batch, width), one batched product for all."""
-
-    __slots__ = ("_bias", "_biases", "_weight", "_weights")
-
-    def __init__(self, modules: Sequence[nn.Linear]) -> None:
-        self._weights = [module.weight for module in modules]
-        self._biases = [b for b in (module._parameters["bias"] for module in modules) if b is not None]
-        self._weight = torch.stack([weight.detach() for weight in self._weights])
-        self._bias = torch.stack([bias.detach() for bias in self._biases]).unsqueeze(1) if self._biases else None
-
-    def forward(self, x: Point) -> tuple[State, Point]:
-        """One batched product; x is saved."""
-        weight = self._weight.transpose(1, 2)
-        return (torch.bmm(x, weight) if self._bias is None else torch.baddbmm(self._bias, x, weight)), x
-
-    def pull(self, credit: Costate, saved: Point) -> Elsewhere:
-        """One batched product."""
-        return torch.bmm(credit, self._weight)
-
-    def efforts(self, credit: Costate, saved: Point) -> tuple[tuple[Tensor, Tensor], ...]:
-        """One batched product and one sum, told apart by site."""
-        products = torch.bmm(credit.transpose(1, 2), saved).unbind()
-        found = [pair for pair in zip(self._weights, products, strict=True) if pair[0].requires_grad]
-        if self._biases:
-            sums = credit.sum(1).unbind()
-            found += [pair for pair in zip(self._biases, sums, strict=True) if pair[0].requires_grad]
-        return tuple(found)
-
-    @property
-    def has_parameters(self) -> bool:
-        """True."""
-        return True
-
-    def alike(self, other: Step) -> bool:
-        """Stacks are not stacked again."""
-        return False
-
-    def stacked(self, others: Sequence[Step]) -> Step:
-        """Stacks are not stacked again."""
-        raise NotImplementedError
-
-
-@final
 class Pointwise(Step):
     """An activation y = φ(x) whose derivative is a function of y: Jᵀc = φ'(y)·c.
 
     Args:
-        activation: φ.
-        pulled: maps (c, y) to φ'·c.
+        curve: φ and its derivative.
     """
 
-    __slots__ = ("_activation", "_pulled")
+    __slots__ = ("_curve",)
 
-    def __init__(self, activation: Callable[[Tensor], Tensor], pulled: Callable[[Tensor, Tensor], Tensor]) -> None:
-        self._activation = activation
-        self._pulled = pulled
+    def __init__(self, curve: Curve) -> None:
+        self._curve = curve
 
     def forward(self, x: Point) -> tuple[State, Point]:
         """The activation; y is saved."""
-        y = self._activation(x)
+        y = self._curve.value(x, None)
         return y, y
 
     def alike(self, other: Step) -> bool:
         """The same activation."""
         return other is self
 
-    def stacked(self, others: Sequence[Step]) -> Step:
-        """Works on any shape as it is."""
-        return self
+    def stacked(self, others: Sequence[Step]) -> Stack:
+        """Works on any shape."""
+        return PointwiseStack(self._curve)
 
     def pull(self, credit: Costate, saved: Point) -> Elsewhere:
         """One kernel."""
-        return self._pulled(credit, saved)
+        return self._curve.pulled(credit, saved, None)
 
 
 @final
@@ -206,7 +163,7 @@ class Flattened(Step):
         """Flattening once changes the shape of what follows, so that no two in a row are the same."""
         return False
 
-    def stacked(self, others: Sequence[Step]) -> Step:
+    def stacked(self, others: Sequence[Step]) -> Stack:
         """Never alike."""
         raise NotImplementedError
 
@@ -234,12 +191,8 @@ def _rows(tensor: Tensor) -> Tensor:
     return tensor if tensor.dim() == 2 else tensor.reshape(-1, tensor.shape[-1])
 
 
-def _below_zero_nothing(credit: Tensor, y: Tensor) -> Tensor:
-    return cast(Tensor, torch.ops.aten.threshold_backward(credit, y, 0))
-
-
 _ACTIVATIONS: dict[type, Step] = {
-    nn.Tanh: Pointwise(torch.tanh, torch.ops.aten.tanh_backward),
-    nn.Sigmoid: Pointwise(torch.sigmoid, torch.ops.aten.sigmoid_backward),
-    nn.ReLU: Pointwise(torch.relu, _below_zero_nothing),
+    nn.Tanh: Pointwise(TANH),
+    nn.Sigmoid: Pointwise(SIGMOID),
+    nn.ReLU: Pointwise(RELU),
 }

@@ -2,6 +2,7 @@
 
 from worldsheet.schedule.asynchronous import Asynchronous
 from worldsheet.schedule.base import Firing, Phase, Schedule, Tick
+from worldsheet.schedule.front import CreditFront
 from worldsheet.schedule.leapfrog import Leapfrog
 from worldsheet.schedule.simulate import Settling, simulate
 from worldsheet.schedule.sweep import Sweep
@@ -10,6 +11,7 @@ from worldsheet.schedule.wavefront import Wavefront
 
 __all__ = [
     "Asynchronous",
+    "CreditFront",
     "Firing",
     "Leapfrog",
     "Phase",

@@ -59,7 +59,7 @@ class Schedule(ABC):
 
     @property
     def uniform(self) -> bool:
-        """Whether every phase moves a field at all sites, so that equal sites can move as one."""
+        """Whether every phase moves a field at many neighbouring sites, so that these can move as one."""
         return False
 
     @property

@@ -1,9 +1,24 @@
-"""The verbs: relax, backward, calibrate, compare."""
+"""The verbs: relax, centred, backward, calibrate, compare."""
 
 from worldsheet.solve.backward import NotConvergedWarning, backward
 from worldsheet.solve.calibrate import calibrate
+from worldsheet.solve.centred import Centred, centred
 from worldsheet.solve.compare import Comparison, Fidelity, compare
 from worldsheet.solve.relax import relax
 from worldsheet.solve.solution import Solution
+from worldsheet.solve.waves import WaveReport, wave_report
 
-__all__ = ["Comparison", "Fidelity", "NotConvergedWarning", "Solution", "backward", "calibrate", "compare", "relax"]
+__all__ = [
+    "Centred",
+    "Comparison",
+    "Fidelity",
+    "NotConvergedWarning",
+    "Solution",
+    "WaveReport",
+    "backward",
+    "calibrate",
+    "centred",
+    "compare",
+    "relax",
+    "wave_report",
+]

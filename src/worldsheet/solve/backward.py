@@ -48,7 +48,8 @@ def backward(
             dict of arguments by name.
         target: what the loss compares the output with.
         dynamics: how a site moves.
-        schedule: when; by default `Wavefront` for a dynamics that settles at once, else `Leapfrog` or `Synchronous`.
+        schedule: when; by default `Wavefront` for a dynamics that settles at once, else `CreditFront`, `Leapfrog` or
+            `Synchronous`.
         stop: budget and tolerance.
         recompute: keep states only and evaluate each layer once more to pull back through it, which takes the memory of
             the states and of one layer's insides; for a schedule that moves each site once.

@@ -10,11 +10,13 @@ from worldsheet.core.errors import InputError
 from worldsheet.dynamics import Dynamics
 from worldsheet.engine import Stop
 from worldsheet.problem import Chain, Topology
-from worldsheet.schedule import Leapfrog, Schedule, Synchronous, Wavefront
+from worldsheet.schedule import CreditFront, Leapfrog, Schedule, Synchronous, Wavefront
 
 
-def default_schedule(dynamics: Dynamics, schedule: Schedule | None) -> Schedule:
-    """The schedule asked for, else the wavefront for a dynamics that settles at once, else synchronous.
+def default_schedule(dynamics: Dynamics, schedule: Schedule | None, *, fresh: bool = True) -> Schedule:
+    """The schedule asked for, else the wavefront for a dynamics that settles at once, else one that moves all at once.
+
+    A descent from a forward pass leaves out the sites ahead of its credit, unless it starts elsewhere.
 
     Raises:
         InputError: a schedule that moves each site once, for a dynamics that needs many moves.
@@ -22,7 +24,10 @@ def default_schedule(dynamics: Dynamics, schedule: Schedule | None) -> Schedule:
     if schedule is None:
         if dynamics.settles_at_once:
             return Wavefront()
-        return Synchronous() if dynamics.character.leads is None else Leapfrog(dynamics.character.leads)
+        leads = dynamics.character.leads
+        if leads is None:
+            return Synchronous()
+        return CreditFront(leads) if fresh and dynamics.character.descends else Leapfrog(leads)
     if schedule.once and not dynamics.settles_at_once:
         raise InputError(
             f"{schedule} with {dynamics}",

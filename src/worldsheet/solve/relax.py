@@ -44,7 +44,8 @@ def relax(  # noqa: PLR0913  the public signature, in the order of decreasing us
             a traced module also a tuple of arguments, or a dict of arguments by name.
         target: what the loss compares the output with.
         dynamics: how a site moves.
-        schedule: when; by default `Wavefront` for a dynamics that settles at once, else `Leapfrog` or `Synchronous`.
+        schedule: when; by default `Wavefront` for a dynamics that settles at once, else `Leapfrog`, `Synchronous` or,
+            for a descent from the forward pass, `CreditFront`.
         stop: budget and tolerance.
         record: filled with the residuals of every site at every tick.
         initial: fields before tick 0; the dynamics' own by default.
@@ -57,7 +58,7 @@ def relax(  # noqa: PLR0913  the public signature, in the order of decreasing us
     chain, inputs = opened(chain, x)
     check_finite(chain, *inputs)
     dynamics = calibrate(chain, x, target, dynamics)
-    schedule = default_schedule(dynamics, schedule)
+    schedule = default_schedule(dynamics, schedule, fresh=initial is None)
     given = inputs[0] if len(inputs) == 1 else inputs
     with torch.no_grad():  # layers record their own graphs
         engine = engine_for(chain, given, target, dynamics, schedule, keep=True, stack=stack)
@@ -92,7 +93,7 @@ def _like(x: Any, inputs: Sequence[Tensor], parts: Sequence[Tensor | None]) -> A
 
 def _checked(outcome: Outcome, loss: Tensor) -> Outcome:
     """An exact schedule measures nothing, so that only its loss tells an overflow."""
-    if is_finite(loss):
+    if outcome.status is Status.DIVERGED or is_finite(loss):
         return outcome
     remedy = "the loss is not finite though input and parameters are: lower the learning rate, or check its logarithms"
     return Outcome(Status.DIVERGED, outcome.ticks, outcome.residual, remedy)

@@ -20,7 +20,7 @@ class Solution:
 
     Attributes:
         chain: what was relaxed.
-        outcome: converged, budget spent or diverged, with a remedy.
+        outcome: how it ended, with a remedy if it fell short.
         loss: C(x_L, target), a scalar without graph.
         fields: states and costates; `fields.doubled()` reads them as (x̂, ẑ).
         record: the record that was asked for, or None.

@@ -10,6 +10,7 @@ import torch
 import typer
 from rich.console import Console
 
+from worldsheet.app.bench.control import control
 from worldsheet.app.bench.measure import Plan, measure
 from worldsheet.app.bench.models import CASES, Case
 from worldsheet.app.bench.results import Result
@@ -27,6 +28,9 @@ bench = typer.Typer(help="Measure beside autograd.", no_args_is_help=True)
 @bench.callback()
 def _bench() -> None:
     """Measure beside autograd."""
+
+
+bench.command()(control)
 
 
 @bench.command()

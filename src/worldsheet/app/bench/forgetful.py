@@ -60,7 +60,7 @@ class Forgetful(Dynamics):
         """As the inner dynamics."""
         return self.inner.settles_at_once
 
-    def tolerance(self, precision: float) -> float:
+    def tolerance(self, precision: float) -> float | None:
         """As the inner dynamics."""
         return self.inner.tolerance(precision)
 

@@ -1,0 +1,299 @@
+"""The known problems once more, for CasADi and IPOPT: written apart, so that they check and do not repeat."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import inf, pi
+from typing import Any, final
+
+import casadi as ca
+
+Vector = Any  # casadi.SX; casadi carries no types
+
+
+@final
+@dataclass(frozen=True)
+class Model:
+    """A problem in CasADi's words, the arguments of `ws.control.Problem`; `duration` is a guess if it is free."""
+
+    dynamics: Callable[[Vector, Vector], Vector]
+    running: Callable[[Vector, Vector], Vector]
+    terminal: Callable[[Vector], Vector]
+    sizes: tuple[int, int]
+    steps: int
+    dt: float
+    euler: bool = False
+    bounds: tuple[float, float] = (-inf, inf)
+    path: Callable[[Vector], Vector] | None = None
+    target: Callable[[Vector], Vector] | None = None
+    duration: float | None = None
+    control_guess: float = 0.0
+    states_guess: Callable[[float], Sequence[float]] | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Answer:
+    """What IPOPT found.
+
+    Attributes:
+        cost: objective.
+        success: whether it says so.
+        iterations: its own count.
+        seconds: of the call.
+        states: (N + 1) rows of n.
+        controls: N rows of m.
+    """
+
+    cost: float
+    success: bool
+    iterations: int
+    seconds: float
+    states: list[list[float]]
+    controls: list[list[float]]
+
+
+@final
+class Ipopt:
+    """A multiple-shooting transcription, built once and solved for any initial state.
+
+    Attributes:
+        build_seconds: what building took.
+    """
+
+    def __init__(self, model: Model, tol: float = 1e-6, max_iterations: int = 1000) -> None:
+        begun = time.perf_counter()
+        self._model = model
+        n, m = model.sizes
+        states = ca.SX.sym("x", n, model.steps + 1)
+        controls = ca.SX.sym("u", m, model.steps)
+        initial, scale = ca.SX.sym("x0", n), ca.SX.sym("theta")
+        free = model.duration is not None
+        dt = model.duration / model.steps * ca.exp(scale) if model.duration is not None else model.dt
+        step = _stage(model)
+        cost, equal, below = model.terminal(states[:, -1]), [states[:, 0] - initial], []
+        for k in range(model.steps):
+            following, spent = step(states[:, k], controls[:, k], dt)
+            cost, equal = cost + spent, [*equal, following - states[:, k + 1]]
+            if model.path is not None:
+                below.append(model.path(states[:, k]))
+        if model.target is not None:
+            equal.append(model.target(states[:, -1]))
+        self._equal, self._below = sum(part.shape[0] for part in equal), len(below)
+        unknowns = ca.vertcat(ca.vec(states), ca.vec(controls), *[scale] * free)
+        problem = {"x": unknowns, "p": initial, "f": cost, "g": ca.vertcat(*equal, *below)}
+        options: dict[str, Any] = {"print_time": False, "ipopt.print_level": 0, "ipopt.sb": "yes", "ipopt.tol": tol}
+        options["ipopt.max_iter"] = max_iterations
+        self._solver = ca.nlpsol("solver", "ipopt", problem, options)
+        self._free = free
+        self.build_seconds = time.perf_counter() - begun
+
+    def solve(self, initial: Sequence[float]) -> Answer:
+        """From one initial state and the model's guess."""
+        model = self._model
+        n, m = model.sizes
+        count = n * (model.steps + 1)
+        guess = self._guess(initial)
+        low = [-inf] * count + [model.bounds[0]] * (m * model.steps) + [-inf] * self._free
+        high = [inf] * count + [model.bounds[1]] * (m * model.steps) + [inf] * self._free
+        begun = time.perf_counter()
+        found = self._solver(
+            x0=guess,
+            p=list(initial),
+            lbx=low,
+            ubx=high,
+            lbg=[0.0] * self._equal + [-inf] * self._below,
+            ubg=[0.0] * (self._equal + self._below),
+        )
+        seconds = time.perf_counter() - begun
+        flat = found["x"].full().ravel().tolist()
+        stats = self._solver.stats()
+        return Answer(
+            float(found["f"]),
+            bool(stats["success"]),
+            int(stats["iter_count"]),
+            seconds,
+            [flat[n * k : n * (k + 1)] for k in range(model.steps + 1)],
+            [flat[count + m * k : count + m * (k + 1)] for k in range(model.steps)],
+        )
+
+    def _guess(self, initial: Sequence[float]) -> list[float]:
+        """Where the controls of the model's guess lead, as the other side starts; else its own states."""
+        model = self._model
+        controls = [model.control_guess] * model.sizes[1]
+        if model.states_guess is not None:
+            states = [list(model.states_guess(k / model.steps)) for k in range(model.steps + 1)]
+        else:
+            dt = model.dt if model.duration is None else model.duration / model.steps
+            x, u = ca.SX.sym("x", model.sizes[0]), ca.SX.sym("u", model.sizes[1])
+            step = ca.Function("step", [x, u], [_stage(model)(x, u, dt)[0]])
+            states = [list(initial)]
+            for _ in range(model.steps):
+                states.append(step(states[-1], controls).full().ravel().tolist())
+        return [*(value for state in states for value in state), *controls * model.steps, *[0.0] * self._free]
+
+
+def _stage(model: Model) -> Callable[[Vector, Vector, Vector], tuple[Vector, Vector]]:
+    """One stage, the cost integrated as a state."""
+
+    def rates(x: Vector, u: Vector) -> Vector:
+        return ca.vertcat(model.dynamics(x, u), model.running(x, u))
+
+    def stage(x: Vector, u: Vector, dt: Vector) -> tuple[Vector, Vector]:
+        n = model.sizes[0]
+        k1 = rates(x, u)
+        total = dt * k1
+        if not model.euler:
+            k2 = rates(x + dt / 2 * k1[:n], u)
+            k3 = rates(x + dt / 2 * k2[:n], u)
+            k4 = rates(x + dt * k3[:n], u)
+            total = dt / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+        return x + total[:n], total[n]
+
+    return stage
+
+
+def _weighted(x: Vector, weights: Sequence[float], target: Sequence[float]) -> Vector:
+    return sum(w * (x[i] - goal) ** 2 for i, (w, goal) in enumerate(zip(weights, target, strict=True)))
+
+
+def _pendulum() -> Model:
+    return Model(
+        dynamics=lambda x, u: ca.vertcat(x[1], -9.81 * ca.sin(x[0]) - 0.1 * x[1] + u[0]),
+        running=lambda x, u: 0.1 * (x[0] - pi) ** 2 + 0.01 * x[1] ** 2 + 0.05 * u[0] ** 2,
+        terminal=lambda x: 10 * ((x[0] - pi) ** 2 + x[1] ** 2),
+        sizes=(2, 1),
+        steps=60,
+        dt=0.05,
+        euler=True,
+    )
+
+
+def _cartpole() -> Model:
+    g, length, pole, cart = 9.81, 0.5, 0.3, 1.0
+
+    def dynamics(x: Vector, u: Vector) -> Vector:
+        s, c = ca.sin(x[1]), ca.cos(x[1])
+        mass = cart + pole * s**2
+        moved = (u[0] + pole * s * (length * x[3] ** 2 + g * c)) / mass
+        turned = (-u[0] * c - pole * length * x[3] ** 2 * c * s - (cart + pole) * g * s) / (length * mass)
+        return ca.vertcat(x[2], x[3], moved, turned)
+
+    upright = (0.0, pi, 0.0, 0.0)
+    return Model(
+        dynamics=dynamics,
+        running=lambda x, u: _weighted(x, (0.1, 0.5, 0.01, 0.01), upright) + 0.01 * u[0] ** 2,
+        terminal=lambda x: _weighted(x, (20.0, 40.0, 5.0, 5.0), upright),
+        sizes=(4, 1),
+        steps=100,
+        dt=0.03,
+        bounds=(-15.0, 15.0),
+    )
+
+
+def _bangbang() -> Model:
+    return Model(
+        dynamics=lambda x, u: ca.vertcat(x[1], u[0]),
+        running=lambda x, u: ca.SX(1),
+        terminal=lambda x: ca.SX(0),
+        sizes=(2, 1),
+        steps=60,
+        dt=0.0,
+        bounds=(-1.0, 1.0),
+        target=lambda x: x,
+        duration=2.0,
+    )
+
+
+def _vanderpol() -> Model:
+    return Model(
+        dynamics=lambda x, u: ca.vertcat((1 - x[1] ** 2) * x[0] - x[1] + u[0], x[0]),
+        running=lambda x, u: x[0] ** 2 + x[1] ** 2 + u[0] ** 2,
+        terminal=lambda x: ca.SX(0),
+        sizes=(2, 1),
+        steps=100,
+        dt=0.1,
+        bounds=(-0.75, 1.0),
+    )
+
+
+def _rocket() -> Model:
+    def dynamics(x: Vector, u: Vector) -> Vector:
+        drag = 310 * x[1] ** 2 * ca.exp(-500 * (x[0] - 1))
+        return ca.vertcat(x[1], (u[0] - drag) / x[2] - 1 / x[0] ** 2, -2 * u[0])
+
+    return Model(
+        dynamics=dynamics,
+        running=lambda x, u: 1e-6 * u[0] ** 2,
+        terminal=lambda x: -x[0],
+        sizes=(3, 1),
+        steps=80,
+        dt=0.0,
+        bounds=(0.0, 3.5),
+        target=lambda x: x[2] - 0.6,
+        duration=0.2,
+        control_guess=1.0,
+    )
+
+
+def _quadrotor() -> Model:
+    g, arm, inertia, drag = 9.81, 0.2, (0.01, 0.01, 0.02), 0.02
+    weights = [2.0] * 3 + [0.5] * 3 + [0.2] * 3 + [0.1] * 3
+    hover = g / 4
+
+    def dynamics(x: Vector, u: Vector) -> Vector:
+        roll, pitch, yaw, p, q, r = x[3], x[4], x[5], x[9], x[10], x[11]
+        sr, cr, sy, cy = ca.sin(roll), ca.cos(roll), ca.sin(yaw), ca.cos(yaw)
+        sp, cp, lift = ca.sin(pitch), ca.cos(pitch), ca.sum1(u)
+        return ca.vertcat(
+            x[6:9],
+            p + (q * sr + r * cr) * sp / cp,
+            q * cr - r * sr,
+            (q * sr + r * cr) / cp,
+            lift * (cr * sp * cy + sr * sy),
+            lift * (cr * sp * sy - sr * cy),
+            lift * cr * cp - g,
+            (arm * (u[1] - u[3]) + (inertia[1] - inertia[2]) * q * r) / inertia[0],
+            (arm * (u[2] - u[0]) + (inertia[2] - inertia[0]) * p * r) / inertia[1],
+            (drag * (u[0] - u[1] + u[2] - u[3]) + (inertia[0] - inertia[1]) * p * q) / inertia[2],
+        )
+
+    return Model(
+        dynamics=dynamics,
+        running=lambda x, u: _weighted(x, weights, [0.0] * 12) + 0.1 * ca.sumsqr(u - hover),
+        terminal=lambda x: 20 * _weighted(x, weights, [0.0] * 12),
+        sizes=(12, 4),
+        steps=50,
+        dt=0.05,
+        bounds=(0.0, 6.0),
+        control_guess=hover,
+    )
+
+
+def _obstacle() -> Model:
+    def line(part: float) -> list[float]:
+        bulge = 0.3 * float(ca.sin(pi * part))
+        return [2 * part + bulge, 2 * part - bulge, 0.0, 0.0]
+
+    return Model(
+        dynamics=lambda x, u: ca.vertcat(x[2:4], u),
+        running=lambda x, u: 0.05 * ca.sumsqr(u),
+        terminal=lambda x: _weighted(x, (50.0, 50.0, 5.0, 5.0), (2.0, 2.0, 0.0, 0.0)),
+        sizes=(4, 2),
+        steps=60,
+        dt=0.05,
+        bounds=(-4.0, 4.0),
+        path=lambda x: 0.25 - (x[0] - 1) ** 2 - (x[1] - 1) ** 2,
+        states_guess=line,
+    )
+
+
+MODELS: dict[str, Callable[[], Model]] = {
+    "pendulum": _pendulum,
+    "cartpole": _cartpole,
+    "bangbang": _bangbang,
+    "vanderpol": _vanderpol,
+    "rocket": _rocket,
+    "quadrotor": _quadrotor,
+    "obstacle": _obstacle,
+}

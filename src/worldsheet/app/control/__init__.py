@@ -1,0 +1,1 @@
+"""Known optimal control problems, solved, shown and compared."""

@@ -1,0 +1,121 @@
+"""Derivatives of one stage at a time, batched over stages and problems; the only file of control that asks for any."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias, final
+
+import torch
+from torch import Tensor
+
+Function: TypeAlias = Callable[[Tensor], Tensor]
+"""From points (..., d) to values (..., q), point by point."""
+
+_FEW_POINTS = 4096  # below it a call costs its number of operations, above it their sizes
+
+
+@final
+@dataclass(frozen=True)
+class Expansion:
+    """Values of a function and derivatives of its weighted sum h = Σ_i weight_i value_i at each point.
+
+    Attributes:
+        values: (..., q).
+        jacobian: of every value, (..., q, d).
+        gradient: of h, (..., d).
+        hessian: of h, (..., d, d), symmetric.
+    """
+
+    values: Tensor
+    jacobian: Tensor
+    gradient: Tensor
+    hessian: Tensor
+
+
+def expand(function: Function, points: Tensor, weights: Tensor) -> Expansion:
+    """Expand a function at points (..., d) to second order, its values weighted by (..., q).
+
+    Each point stands for itself: rows of a Jacobian are pulled back through one stage and no further. Where points are
+    few, copies of them carry all rows in one pass; where they are many, rows take turns. Cost: one evaluation, one
+    gradient with graph, and max(d, q) pull-backs.
+    """
+    size = points.shape[-1]
+    rows = max(size, weights.shape[-1])
+    copies = rows if points.numel() // max(size, 1) <= _FEW_POINTS else 1
+    with torch.enable_grad():
+        spread = points.detach().expand(copies, *points.shape).clone().requires_grad_()
+        values = function(spread)
+        total = (weights * values).sum()
+        gradient = _pull(total, spread, torch.ones_like(total), keep=True)
+        hessian = _rows(gradient, spread)
+        jacobian = _rows(values, spread)
+    return Expansion(values[0].detach(), jacobian, gradient[0].detach(), 0.5 * (hessian + hessian.mT))
+
+
+def slope(function: Function, points: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Values (..., q) and the gradient (..., d) of their weighted sum: one evaluation and one pull-back."""
+    with torch.enable_grad():
+        leaf = points.detach().requires_grad_()
+        values = function(leaf)
+        total = (weights * values).sum()
+        gradient = _pull(total, leaf, torch.ones_like(total), keep=False)
+    return values.detach(), gradient.detach()
+
+
+def curvature(function: Function, points: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient (..., d) and Hessian (..., d, d) of the weighted sum: one evaluation, 1 + d pull-backs in two passes."""
+    size = points.shape[-1]
+    with torch.enable_grad():
+        spread = points.detach().expand(size, *points.shape).clone().requires_grad_()
+        total = (weights * function(spread)).sum()
+        gradient = _pull(total, spread, torch.ones_like(total), keep=True)
+        hessian = _rows(gradient, spread)
+    return gradient[0].detach(), 0.5 * (hessian + hessian.mT)
+
+
+def effort(values: Tensor, parameters: list[Tensor]) -> list[Tensor | None]:
+    """Gradients of Σ values with respect to parameters, None where there is no dependence."""
+    return (
+        list(torch.autograd.grad(values.sum(), parameters, allow_unused=True))
+        if values.requires_grad
+        else [None for _ in parameters]
+    )
+
+
+def newton_steps(function: Function, start: Tensor, count: int) -> Tensor:
+    """`count` Newton iterations on function(y) = 0 from (..., d) → (..., d), differentiable in what it closes over."""
+    found = start
+    differentiable = torch.is_grad_enabled()
+    with torch.enable_grad():
+        for _ in range(count):
+            copies = found.expand(found.shape[-1], *found.shape)
+            copies = copies if copies.requires_grad else copies.detach().requires_grad_()
+            values = function(copies)
+            jacobian = _rows(values, copies, keep=True)
+            step = torch.linalg.solve_ex(jacobian, values[0][..., None]).result[..., 0]
+            found = found - (step if differentiable else step.detach())
+    return found
+
+
+def _rows(values: Tensor, copies: Tensor, *, keep: bool = False) -> Tensor:
+    """Jacobian (..., q, d) of values (c, ..., q) in points (c, ..., d): copy j carries rows j, j + c and so on."""
+    count, rows = len(copies), values.shape[-1]
+    basis = torch.eye(rows, dtype=values.dtype, device=values.device)
+    found = []
+    for first in range(0, rows, count):
+        chosen = basis[first : first + count]
+        used = len(chosen)
+        cotangent = values.new_zeros(values.shape)
+        cotangent[:used] = chosen.reshape(used, *[1] * (values.dim() - 2), rows)
+        found.append(_pull(values, copies, cotangent, keep=keep)[:used])
+    rows_first = torch.cat(found)
+    return torch.movedim(rows_first, 0, -2)
+
+
+def _pull(values: Tensor, points: Tensor, cotangent: Tensor, *, keep: bool) -> Tensor:
+    """cotangentᵀ ∂values/∂points; zero where values do not depend on points."""
+    if not values.requires_grad:
+        return torch.zeros_like(points)
+    found: tuple[Tensor | None, ...] = torch.autograd.grad(
+        values, points, cotangent, retain_graph=True, create_graph=keep, allow_unused=True
+    )
+    return torch.zeros_like(points) if found[0] is None else found[0]

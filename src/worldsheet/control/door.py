@@ -1,0 +1,98 @@
+"""Refusals before a problem is solved: numbers that cannot be meant, functions that do not do what they should."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import isfinite
+from typing import final
+
+import torch
+from torch import Tensor
+
+from worldsheet.core.errors import InputError
+
+
+@final
+@dataclass(frozen=True)
+class Called:
+    """A function of the problem, by name, and the shape it should return; None leaves the last size open."""
+
+    name: str
+    function: Callable[..., Tensor]
+    shape: tuple[int | None, ...]
+
+
+def check_numbers(initial_state: Tensor, control_size: int, steps: int, dt: float) -> None:
+    """Refuse an empty horizon, a step that is no time, a state that is no vector of real numbers."""
+    if initial_state.dim() == 0 or not initial_state.is_floating_point():
+        raise InputError(
+            f"initial_state={initial_state!r}", "a tensor of real numbers, (..., n)", "torch.tensor([0.0, 0.0])"
+        )
+    if 0 in initial_state.shape:
+        raise InputError(f"an initial state of shape {tuple(initial_state.shape)}", "no empty dimension", "check it")
+    if bool((~initial_state.isfinite()).any(-1).all()):
+        raise InputError("an initial state that is NaN or infinite", "finite numbers", "check where it comes from")
+    if steps < 1:
+        raise InputError(f"steps={steps}: the horizon is empty", "at least one stage", "use steps = duration / dt")
+    if control_size < 0:
+        raise InputError(f"control_size={control_size}", "0 or more", "the last size of u in dynamics(x, u, t)")
+    if not (isfinite(dt) and dt > 0):
+        raise InputError(f"dt={dt}", "a positive finite time", "use dt = duration / steps")
+
+
+def check_call(called: Called, arguments: tuple[Tensor, ...]) -> None:
+    """Call a function once and refuse what is no tensor, has a wrong shape or dtype, or lost its derivative."""
+    leaves = tuple(argument.detach().clone().requires_grad_() for argument in arguments)
+    with torch.enable_grad():
+        value = _value(called, leaves)
+    _check_shape(called, value, leaves)
+    if not value.requires_grad and _depends(called, arguments, value):
+        raise InputError(
+            f"{called.name} changes with its arguments but has no derivative",
+            "a function that autograd can follow",
+            "keep .detach(), .item(), numpy and rounding out of it",
+        )
+
+
+def _value(called: Called, arguments: tuple[Tensor, ...]) -> Tensor:
+    try:
+        value = called.function(*arguments)
+    except Exception as error:
+        shapes = ", ".join(str(tuple(argument.shape)) for argument in arguments)
+        raise InputError(
+            f"{called.name} failed on arguments of shapes {shapes}: {type(error).__name__}: {error}",
+            "a function of batched tensors that works along their last dimension",
+            "write x[..., 0] instead of x[0], and torch.stack(…, -1)",
+        ) from error
+    if not isinstance(value, Tensor):
+        raise InputError(f"{called.name} returned {type(value).__name__}", "a tensor", "return a tensor")
+    return value
+
+
+def _check_shape(called: Called, value: Tensor, arguments: tuple[Tensor, ...]) -> None:
+    wanted = tuple(called.shape)
+    open_ended = wanted and wanted[-1] is None
+    same = (
+        tuple(value.shape[:-1]) == wanted[:-1] and value.dim() == len(wanted) if open_ended else value.shape == wanted
+    )
+    if not same:
+        names = ", ".join("any" if size is None else str(size) for size in wanted)
+        shapes = ", ".join(str(tuple(argument.shape)) for argument in arguments)
+        raise InputError(
+            f"{called.name} returned shape {tuple(value.shape)} for arguments of shapes {shapes}",
+            f"shape ({names})",
+            "work along the last dimension and keep the others",
+        )
+    if value.dtype != arguments[0].dtype or value.device != arguments[0].device:
+        raise InputError(
+            f"{called.name} returned {value.dtype} on {value.device}",
+            f"{arguments[0].dtype} on {arguments[0].device}, as the initial state",
+            "make the constants inside it in that dtype and on that device",
+        )
+
+
+def _depends(called: Called, arguments: tuple[Tensor, ...], value: Tensor) -> bool:
+    """Whether a value without derivative changes when states and controls do."""
+    moved = tuple(argument + 0.37 + 0.11 * torch.arange(argument.shape[-1]).to(argument) for argument in arguments[:2])
+    with torch.no_grad():
+        other = _value(called, (*moved[: len(arguments)], *arguments[2:]))
+    return not torch.equal(other, value)

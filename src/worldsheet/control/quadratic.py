@@ -1,0 +1,115 @@
+"""The problem near a point: quadratic cost and linear dynamics, driven by the residuals."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+
+@final
+@dataclass(frozen=True)
+class Quadratic:
+    """Newton's equations of all stages, stage first: (N, B, ...), so that one stage is one block of memory.
+
+        δx_{k+1} = A δx + B δu + r,      δλ = Q δx + Sᵀ δu + Aᵀ δλ⁺ + g,      0 = S δx + R δu + Bᵀ δλ⁺ + e        (22)
+
+    with r, g, e the state, costate and control residuals, and δλ_N = P_N δx_N + g_N at the end.
+
+    Attributes:
+        hessian: [[Q, Sᵀ], [S, R]], (N, B, n + m, n + m).
+        slope: (g, e), (N, B, n + m).
+        transition: [A, B], (N, B, n, n + m).
+        gap: r, (N, B, n).
+        end_hessian: P_N, (B, n, n).
+        end_slope: g_N, (B, n).
+    """
+
+    hessian: Tensor
+    slope: Tensor
+    transition: Tensor
+    gap: Tensor
+    end_hessian: Tensor
+    end_slope: Tensor
+
+    @property
+    def state_size(self) -> int:
+        """N."""
+        return self.gap.shape[-1]
+
+    def lifted(self, shift: Tensor) -> "Quadratic":
+        """With shift (B,) times the identity added to every Hessian."""
+        eye = torch.eye(self.hessian.shape[-1], dtype=shift.dtype, device=shift.device)
+        size = self.state_size
+        return Quadratic(
+            self.hessian + shift[:, None, None] * eye,
+            self.slope,
+            self.transition,
+            self.gap,
+            self.end_hessian + shift[:, None, None] * eye[:size, :size],
+            self.end_slope,
+        )
+
+    def select(self, index: Tensor) -> "Quadratic":
+        """Some of the problems, or copies of them."""
+        stages = (self.hessian[:, index], self.slope[:, index], self.transition[:, index], self.gap[:, index])
+        return Quadratic(*stages, self.end_hessian[index], self.end_slope[index])
+
+
+@final
+@dataclass(frozen=True)
+class Matched:
+    """The impedance that reflects nothing, and the control that follows from it, stage first.
+
+        δλ_k = P_k δx_k + p_k,      δu_k = K_k δx_k + k_k                                                       (23)
+
+    Attributes:
+        impedance: P, (N + 1, B, n, n).
+        source: p, (N + 1, B, n).
+        gains: K, (N, B, m, n).
+        push: k, (N, B, m).
+        convex: whether every R + BᵀPB is positive definite, (B,): then the step is a minimum, not a saddle.
+    """
+
+    impedance: Tensor
+    source: Tensor
+    gains: Tensor
+    push: Tensor
+    convex: Tensor
+
+
+@final
+@dataclass(frozen=True)
+class Step:
+    """A Newton step, stage first.
+
+    Attributes:
+        states: δx, (N + 1, B, n).
+        costates: δλ, (N + 1, B, n).
+        controls: δu, (N, B, m).
+        gains: K, (N, B, m, n).
+    """
+
+    states: Tensor
+    costates: Tensor
+    controls: Tensor
+    gains: Tensor
+
+
+def control_law(hessian: Tensor, slope: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """K, k and positive definiteness from [[Q, Sᵀ], [S, R]] (..., n + m, n + m) and (g, e): −R⁻¹S and −R⁻¹e.
+
+    Where R is not positive definite the gains are useless and the third answer, (...), is False.
+    """
+    block = hessian[..., size:, size:]
+    sides = torch.cat((hessian[..., size:, :size], slope[..., size:, None]), -1)
+    if block.shape[-1] == 0:
+        return sides[..., :size], sides[..., size], torch.ones_like(slope[..., :0].sum(-1), dtype=torch.bool)
+    if block.shape[-1] == 1:
+        solved = sides / -block
+        convex = block[..., 0, 0] > 0
+    else:
+        factor, info = torch.linalg.cholesky_ex(block)
+        solved = torch.cholesky_solve(-sides, factor)
+        convex = info == 0
+    return solved[..., :size], solved[..., size], convex

@@ -1,0 +1,96 @@
+"""Solving an optimal control problem by counter-propagating waves."""
+
+from math import isfinite
+
+from torch import Tensor
+
+from worldsheet.control.history import History
+from worldsheet.control.newton import BARRIER, Matched, relax_matched
+from worldsheet.control.problem import Problem
+from worldsheet.control.scattered import Scattered, relax_scattered
+from worldsheet.control.solution import Solution, solution_of
+from worldsheet.control.stage import Discretised
+from worldsheet.control.start import Guess, start_of
+from worldsheet.control.sweep import ForwardBackwardSweep, Sweeping, relax_by_sweeps
+from worldsheet.core.errors import InputError
+from worldsheet.dynamics import Riccati, Wave
+
+_MATCHED = Wave(impedance=Riccati())
+_MATCHED_TICKS, _WAVE_TICKS, _SWEEPS = 200, 20_000, 500
+_WARM_BARRIER = 1e-3
+
+
+def solve(
+    problem: Problem,
+    method: Wave | ForwardBackwardSweep = _MATCHED,
+    initial_guess: Guess | Solution | Tensor | None = None,
+    tol: float = 1e-8,
+    max_ticks: int | None = None,
+    history: History | None = None,
+) -> Solution:
+    """Relax states and costates to Pontryagin's conditions and return the trajectories.
+
+    | method | a tick | ends |
+    |---|---|---|
+    | `Wave(impedance=Riccati())` | second order, matched impedance | LQR in one tick, elsewhere quadratically |
+    | `Wave(impedance=z)` | first order, matrix-free, nearest neighbours only | after O(N) ticks or more |
+    | `ForwardBackwardSweep(ω)` | sequential, direct coupling | on short horizons only |
+
+    The scalar wave and the sweep take bounds; path and terminal constraints and a free duration need the matched wave.
+    Over a horizon the running cost absorbs, and direct coupling is what diverges (it is the sweep's): `matching` of a
+    wave plays no part here, all of its speed crosses.
+    A problem that fails does not touch the others of its batch: look at `converged` and `outcomes`.
+
+    Args:
+        problem: what to solve, for every initial state of its batch.
+        method: how.
+        initial_guess: controls, a `Guess`, or an earlier solution of the same sizes.
+        tol: largest residual at rest, relative to the mean size of states and costates where that is above 1.
+        max_ticks: budget; by default 200 for the matched wave, 20 000 for the scalar wave, 500 sweeps.
+        history: filled with one problem's fields at every tick.
+
+    Raises:
+        InputError: a method that cannot take the problem, a guess of the wrong shape, a tolerance that is no number.
+    """
+    if not (isfinite(tol) and tol > 0):
+        raise InputError(f"tol={tol}", "a positive number", "try 1e-8 in float64, 1e-4 in float32")
+    if max_ticks is not None and max_ticks < 0:
+        raise InputError(f"max_ticks={max_ticks}", "0 or more", "leave it out")
+    flat = Discretised.of(problem)
+    start = start_of(flat, _guess(initial_guess))
+    if isinstance(method, Wave) and isinstance(method.impedance, Riccati):
+        barrier = _WARM_BARRIER if isinstance(initial_guess, Solution) else BARRIER
+        settings = Matched(tol, _or(max_ticks, _MATCHED_TICKS), barrier)
+        return solution_of(flat, relax_matched(flat, start, settings, history), history)
+    _refuse_constraints(problem, method)
+    if isinstance(method, ForwardBackwardSweep):
+        sweeping = Sweeping(method.relaxation, tol, _or(max_ticks, _SWEEPS))
+        return solution_of(flat, relax_by_sweeps(flat, start, sweeping, history), history)
+    if isinstance(method.impedance, (int, float)):
+        scattered = Scattered(method.speed, float(method.impedance), tol, _or(max_ticks, _WAVE_TICKS))
+        return solution_of(flat, relax_scattered(flat, start, scattered, history), history)
+    raise InputError(f"{method}", "a number or Riccati() as impedance", "use Wave(impedance=Riccati())")
+
+
+def _or(given: int | None, default: int) -> int:
+    return default if given is None else given
+
+
+def _guess(given: Guess | Solution | Tensor | None) -> Guess:
+    if given is None:
+        return Guess()
+    if isinstance(given, Tensor):
+        return Guess(controls=given)
+    if isinstance(given, Solution):
+        return Guess(given.controls, given.states, given.costates, given.duration)
+    return given
+
+
+def _refuse_constraints(problem: Problem, method: Wave | ForwardBackwardSweep) -> None:
+    for name in ("path_constraint", "terminal_constraint", "duration"):
+        if getattr(problem, name) is not None:
+            raise InputError(
+                f"{method} on a problem with a {name}",
+                "bounds on the controls, and nothing else that is constrained or free",
+                "use Wave(impedance=Riccati()), or put the constraint into the cost",
+            )

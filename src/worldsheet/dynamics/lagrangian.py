@@ -1,0 +1,123 @@
+"""Predictive coding with multipliers: descent in the states and ascent in the costates of an augmented Lagrangian."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import pi, sin
+from typing import final
+
+from worldsheet.core.errors import InputError
+from worldsheet.core.field import Field
+from worldsheet.core.shapes import Costate, Elsewhere, State
+from worldsheet.dynamics.base import Character, Dynamics, zeros_like
+from worldsheet.dynamics.coefficients import Coefficients, Mix
+from worldsheet.dynamics.descent import CURE, estimated_rate, number, refuse_not_positive, samples_of
+from worldsheet.problem import Fields, Linearised, View
+
+
+@final
+@dataclass(frozen=True)
+class AugmentedLagrangian(Dynamics):
+    """Predictive coding with local multipliers, PC-ALM: descent in x and ascent in λ of 𝓛 + ρ/2 Σ‖r_l‖².
+
+        e_l = λ_l + ρ r_l,     x_l ← x_l + η (e_l − J_{l+1}ᵀ e_{l+1}),     λ_l ← λ_l + α r_l                       (10)
+
+    A damped wave over depth: credit travels ballistically, T√(αη) layers in T ticks. Costates move first in a tick, so
+    that the last tick ends with the states and e is the credit before the next multiplier step. The output is open.
+    In linear networks the fixed point is backprop's. On ReLU networks there is often none within reach: the method is
+    good at a budget of 2L ticks, when credit has just crossed the network, which is its default; a relaxation that is
+    to come to rest needs `Stop(max_ticks=…, tol=…)`.
+
+    Cost per tick and site: one evaluation and one pull-back. Stable for η σ²(2ρ + α) < 4, σ the largest singular
+    value of 1 − N, N the shift through the layers; at η = 1/(ρσ²), which is the estimate, for α < 2ρ. If the messages
+    of neighbours are up to τ ticks old, for α < 2ρ sin(π/(2(2τ + 1))).
+
+    Args:
+        rate: η; None for 1/λ_max, estimated by power iteration at the forward pass, about ¼.
+        dual_rate: α.
+        penalty: ρ.
+        averaged: whether the loss is a mean over the first dimension (else a sum).
+        delay: τ, the oldest message in ticks that α has to allow for.
+
+    Raises:
+        InputError: a rate, dual rate or penalty that is not positive, a delay below 0, a dual rate beyond its bound.
+
+    Reference:
+        Seely & Gould, Augmented Lagrangian Predictive Coding, arXiv 2605.31022.
+    """
+
+    rate: float | None = None
+    dual_rate: float = 1.0
+    penalty: float = 1.0
+    averaged: bool = True
+    delay: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot descend, and a multiplier step that overshoots."""
+        refuse_not_positive("AugmentedLagrangian", rate=self.rate, dual_rate=self.dual_rate, penalty=self.penalty)
+        if self.delay < 0:
+            raise InputError(f"AugmentedLagrangian(delay={self.delay})", "0 or more ticks", "leave delay out")
+        bound = 2 * self.penalty * sin(pi / (2 * (2 * self.delay + 1)))
+        if self.dual_rate >= bound:
+            raise InputError(
+                f"AugmentedLagrangian(dual_rate={self.dual_rate}, penalty={self.penalty}, delay={self.delay})",
+                f"a dual rate below 2ρ sin(π/(2(2τ + 1))) = {bound:.4g}",
+                f"use dual_rate={0.5 * bound:.3g}",
+            )
+
+    @property
+    def character(self) -> Character:
+        """Costates first, so that a tick ends with the states."""
+        return Character(leads=Field.COSTATE, open_output=True, descends=True, cure=CURE)
+
+    def start(self, outputs: Sequence[Elsewhere]) -> Fields:
+        """The forward pass, multipliers zero."""
+        return Fields(tuple(outputs), zeros_like(outputs))
+
+    def state(self, view: View) -> State:
+        """Descent in x_l; the output is no variable and follows its prediction."""
+        if view.at_output:
+            return view.prediction
+        return view.state.add(view.credit - view.pulled, alpha=number(self.rate) * samples_of(view, self.averaged))
+
+    def costate(self, view: View) -> Costate:
+        """Ascent in λ_l; ∇C at the output."""
+        return self._moved(view, self.dual_rate)
+
+    def credit(self, view: View) -> Costate:
+        """e_l, ∇C at the output."""
+        return self._moved(view, self.penalty)
+
+    def coefficients(self, samples: int) -> Coefficients:
+        """X += η (e − p), λ += α r, e = λ + ρ r."""
+        count = samples if self.averaged else 1
+        step = number(self.rate) * count
+        credit = Mix(residual=self.penalty / count, costate=1.0)
+        return Coefficients(Mix(credit=step, pulled=-step), Mix(residual=self.dual_rate / count), credit)
+
+    @property
+    def automatic(self) -> bool:
+        """Whether η is to be estimated."""
+        return self.rate is None
+
+    def calibrated(self, linearised: Linearised) -> Dynamics:
+        """With η = 1/λ_max of the augmented Lagrangian's curvature at the forward pass."""
+        if self.rate is not None:
+            return self
+        return replace(self, rate=estimated_rate(linearised, self.penalty, self.averaged))
+
+    @property
+    def settles_at_once(self) -> bool:
+        """False: fields ring down to the solution."""
+        return False
+
+    def tolerance(self, precision: float) -> None:
+        """None: it is good at a budget, not at rest."""
+
+    def budget(self, depth: int) -> int:
+        """2L ticks, in which credit crosses the network."""
+        return 2 * depth
+
+    def _moved(self, view: View, step: float) -> Costate:
+        if view.at_output:
+            return view.pulled
+        return view.costate.add(view.state_residual, alpha=step / samples_of(view, self.averaged))

@@ -1,0 +1,90 @@
+"""Two nudges of opposite sign, whose errors of first order cancel."""
+
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+from torch import Tensor
+
+from worldsheet.core.errors import InputError
+from worldsheet.dynamics import PredictiveCoding
+from worldsheet.engine import Stop
+from worldsheet.problem import Chain
+from worldsheet.schedule import Schedule
+from worldsheet.solve.gradients import accumulate
+from worldsheet.solve.relax import relax
+from worldsheet.solve.solution import Solution
+
+_UNTIL_SETTLED = Stop()
+
+
+@final
+@dataclass(frozen=True)
+class Centred:
+    """A relaxation that the target pulls and one that it pushes.
+
+    Attributes:
+        pulled: at nudge β.
+        pushed: at nudge −β.
+    """
+
+    pulled: Solution
+    pushed: Solution
+
+    @property
+    def loss(self) -> Tensor:
+        """The mean cost of both, which is that of the forward pass up to order β²."""
+        return (self.pulled.loss + self.pushed.loss) / 2
+
+    def gradients(self) -> dict[str, Tensor]:
+        """The mean of both gradients, backprop's up to order β².
+
+        Raises:
+            RelaxationError: one of the two diverged.
+        """
+        one, other = self.pulled.gradients(), self.pushed.gradients()
+        return {name: (gradient + other[name]) / 2 for name, gradient in one.items()}
+
+    def accumulate(self) -> None:
+        """Add the gradients to the parameters' `.grad`.
+
+        Raises:
+            RelaxationError: one of the two diverged; `.grad` is untouched.
+        """
+        found, named = self.gradients(), dict(self.pulled.chain.named_parameters())
+        accumulate([(named[name], gradient) for name, gradient in found.items()])
+
+
+def centred(
+    chain: Chain,
+    x: Tensor,
+    target: Any,
+    dynamics: PredictiveCoding,
+    schedule: Schedule | None = None,
+    stop: Stop = _UNTIL_SETTLED,
+) -> Centred:
+    """Relax with a nudge of β and with one of −β: the central difference of an energy in the nudge.
+
+    Twice the cost of `relax`. Layers that draw random numbers draw anew, and moving statistics move twice.
+
+    Args:
+        chain: the layers and the loss.
+        x: input x_0.
+        target: what the loss compares the output with.
+        dynamics: predictive coding with a nudge; its sign does not matter.
+        schedule: see `relax`.
+        stop: budget and tolerance of each of the two.
+
+    Raises:
+        InputError: no nudge, and what `relax` refuses.
+        LayerError: a layer or loss that fails on what it receives.
+    """
+    if dynamics.nudge is None:
+        raise InputError(
+            f"centred with {dynamics}",
+            "predictive coding with a nudge",
+            "use PredictiveCoding(nudge=0.1); an open output has no opposite",
+        )
+    pulled, pushed = (
+        relax(chain, x, target, replace(dynamics, nudge=sign * abs(dynamics.nudge)), schedule, stop) for sign in (1, -1)
+    )
+    return Centred(pulled, pushed)

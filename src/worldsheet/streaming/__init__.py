@@ -1,0 +1,66 @@
+"""Networks that learn in real time: nature-inspired local propagation on any directed graph."""
+
+from worldsheet.streaming.activation import Activation, Identity, Logistic, Rectifier, Tanh
+from worldsheet.streaming.builders import from_networkx, layered, random, small_world
+from worldsheet.streaming.connectivity import Connectivity, Dense
+from worldsheet.streaming.functional import Functional, Medium, Quadratic, Regulariser
+from worldsheet.streaming.integrator import ExplicitEuler, Exponential, Integrator
+from worldsheet.streaming.network import HamiltonianNetwork
+from worldsheet.streaming.phase import Moment, PhasePoint
+from worldsheet.streaming.potential import CrossEntropy, Custom, Potential, Squared
+from worldsheet.streaming.riccati import CostateNetwork, LinearQuadratic
+from worldsheet.streaming.sign import (
+    ConstantFlip,
+    PeriodicFlip,
+    Plain,
+    SignPolicy,
+    TrackFlip,
+    costate_within,
+    hamiltonian_within,
+)
+from worldsheet.streaming.sparse import Sparse
+from worldsheet.streaming.streams import Missing, Start, Streams
+from worldsheet.streaming.trace import Step, Trace
+
+__all__ = [
+    "Activation",
+    "Connectivity",
+    "ConstantFlip",
+    "CostateNetwork",
+    "CrossEntropy",
+    "Custom",
+    "Dense",
+    "ExplicitEuler",
+    "Exponential",
+    "Functional",
+    "HamiltonianNetwork",
+    "Identity",
+    "Integrator",
+    "LinearQuadratic",
+    "Logistic",
+    "Medium",
+    "Missing",
+    "Moment",
+    "PeriodicFlip",
+    "PhasePoint",
+    "Plain",
+    "Potential",
+    "Quadratic",
+    "Rectifier",
+    "Regulariser",
+    "SignPolicy",
+    "Sparse",
+    "Squared",
+    "Start",
+    "Step",
+    "Streams",
+    "Tanh",
+    "Trace",
+    "TrackFlip",
+    "costate_within",
+    "from_networkx",
+    "hamiltonian_within",
+    "layered",
+    "random",
+    "small_world",
+]

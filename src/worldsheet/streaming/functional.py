@@ -1,0 +1,130 @@
+"""What the neurons are made of, and which integral over time they make stationary."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from math import isnan
+from typing import final
+
+from torch import Tensor
+
+from worldsheet.core.errors import InputError
+from worldsheet.streaming.activation import Activation, Tanh
+from worldsheet.streaming.potential import Potential, Squared
+from worldsheet.streaming.shapes import Edges, Neurons, PerStream
+
+
+class Regulariser(ABC):
+    """A cost R(x, w) of its own, local to every neuron and edge."""
+
+    @abstractmethod
+    def pull_states(self, force: Neurons, state: Neurons) -> Neurons:
+        """Force + ∂R/∂x."""
+
+    @abstractmethod
+    def pull_weights(self, force: Edges, weights: Edges, gain: float | Tensor) -> Edges:
+        """Force + gain ∂R/∂w."""
+
+    @abstractmethod
+    def of_states(self, state: Neurons) -> PerStream:
+        """The part of R that the states cost, per stream."""
+
+    @abstractmethod
+    def of_weights(self, squares: Tensor) -> Tensor:
+        """The part of R that the weights cost, from Σ w² per system."""
+
+
+@final
+@dataclass(frozen=True)
+class Quadratic(Regulariser):
+    """r_w/2 Σ w² + r/2 Σ x².
+
+    Args:
+        weights: r_w; weights decay at the rate r_w/(m θ).
+        states: r.
+
+    Raises:
+        InputError: a negative coefficient.
+    """
+
+    weights: float = 0.0
+    states: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse a reward for growth."""
+        if not (self.weights >= 0 and self.states >= 0):
+            raise InputError(f"Quadratic(weights={self.weights}, states={self.states})", "0 or more", "leave it out")
+
+    def pull_states(self, force: Neurons, state: Neurons) -> Neurons:
+        """Force + r x."""
+        return force.add(state, alpha=self.states) if self.states else force
+
+    def pull_weights(self, force: Edges, weights: Edges, gain: float | Tensor) -> Edges:
+        """Force + gain r_w w."""
+        if not self.weights:
+            return force
+        if isinstance(gain, Tensor):
+            return force.addcmul_(gain, weights, value=self.weights)
+        return force.add_(weights, alpha=self.weights * gain)
+
+    def of_states(self, state: Neurons) -> PerStream:
+        """r/2 Σ x²."""
+        return self.states / 2 * state.square().sum(1)
+
+    def of_weights(self, squares: Tensor) -> Tensor:
+        """r_w/2 Σ w²."""
+        return self.weights / 2 * squares
+
+
+@final
+@dataclass(frozen=True)
+class Medium:
+    """What the neurons are made of: dx_i/dt = c_i (σ(a_i) − x_i).
+
+    Args:
+        speed: c, in 1/seconds: one number, or one per neuron.
+        activation: σ.
+        bias: whether every neuron also listens to a source that is always 1, over an edge with a weight like any other.
+
+    Raises:
+        InputError: a speed that is not positive.
+    """
+
+    speed: float | Tensor = 50.0
+    activation: Activation = field(default_factory=Tanh)
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what does not move."""
+        slowest = float(self.speed.min()) if isinstance(self.speed, Tensor) else self.speed
+        if not 0 < slowest < float("inf"):
+            raise InputError(f"Medium(speed={slowest})", "positive finite speeds in 1/seconds", "try speed=50.0")
+
+
+@final
+@dataclass(frozen=True)
+class Functional:
+    """∫ [ m/2 |ẇ|² + V(output, target) + R(x, w) ] e^{θt} dt.
+
+    Args:
+        potential: V.
+        regulariser: R.
+        mass: m, the inertia of a weight; infinite weights do not move.
+        dissipation: θ in 1/seconds, the rate at which momentum is lost; 0 conserves it.
+
+    Raises:
+        InputError: a mass that is not positive or a negative dissipation.
+    """
+
+    potential: Potential = field(default_factory=Squared)
+    regulariser: Regulariser = field(default_factory=Quadratic)
+    mass: float = 0.005
+    dissipation: float = 20.0
+
+    def __post_init__(self) -> None:
+        """Refuse what has no motion."""
+        if isnan(self.mass) or self.mass <= 0:
+            raise InputError(
+                f"Functional(mass={self.mass})", "a mass above 0, or math.inf for weights at rest", "try 0.01"
+            )
+        if not 0 <= self.dissipation < float("inf"):
+            raise InputError(f"Functional(dissipation={self.dissipation})", "0 or more, in 1/seconds", "try 20.0")

@@ -1,0 +1,269 @@
+"""A network that learns from a stream while it happens."""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from math import isfinite, nan
+from typing import TypeAlias, final
+
+import torch
+from torch import Tensor
+
+from worldsheet.core.errors import InputError
+from worldsheet.core.outcome import Outcome, Status
+from worldsheet.streaming import door
+from worldsheet.streaming.connectivity import Connectivity
+from worldsheet.streaming.ears import Ears, has_holes
+from worldsheet.streaming.functional import Functional, Medium
+from worldsheet.streaming.integrator import Exponential, Integrator
+from worldsheet.streaming.laws import Laws, Pace
+from worldsheet.streaming.phase import Moment, PhasePoint, as_tensors, is_finite
+from worldsheet.streaming.shapes import Edges, Signal
+from worldsheet.streaming.sign import ConstantFlip, Plain, Sign, SignPolicy
+from worldsheet.streaming.streams import Missing, Start, Streams
+from worldsheet.streaming.trace import Step, Trace
+
+Stream: TypeAlias = Iterable[tuple[Tensor | None, Tensor | None]]
+"""Pairs of input and target, one per step, as long as the stream lasts."""
+
+_LOOK_EVERY = 64  # steps between two looks at whether everything is finite
+
+
+@final
+class HamiltonianNetwork:
+    """A recurrent network on a directed graph that learns from a stream in the time in which the stream happens.
+
+    Neurons, weights and their costates move together by Hamilton's equations (6) of the functional, the sign of time of
+    the costates being flipped so that initial data suffice. Each update reads what a neuron, its parents and its
+    children hold at this instant: nothing is unrolled, no past is stored, and memory does not grow with the stream.
+
+    Cost per step: one drive, one pull and one effort of the graph, and passes over neurons and edges; `listen`, the
+    forward dynamics alone, costs the drive.
+
+    Args:
+        graph: who is connected to whom.
+        outputs: neurons that are compared with the target.
+        inputs: neurons that are held at the input.
+        medium: speeds, activation, bias.
+        functional: what is made stationary: potential, regulariser, mass, dissipation.
+        sign: the sign of time for the costates.
+        integrator: how a step is taken.
+        streams: how many streams run at once, and how.
+        start: initial weights and states.
+        dtype: of all fields; torch's default if left out.
+        device: of all fields; the graph's by default.
+
+    Raises:
+        InputError: arguments that cannot be right, outputs that no input can reach.
+
+    Reference:
+        Betti & Gori, Nature-Inspired Local Propagation, arXiv 2402.05959; (6) is derived from its description.
+    """
+
+    def __init__(  # noqa: PLR0913  one argument per axis
+        self,
+        graph: Connectivity,
+        outputs: Sequence[int],
+        inputs: Sequence[int] = (),
+        *,
+        medium: Medium | None = None,
+        functional: Functional | None = None,
+        sign: SignPolicy | None = None,
+        integrator: Integrator | None = None,
+        streams: Streams | None = None,
+        start: Start | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        door.check_places(graph, inputs, outputs)
+        medium = medium or Medium()
+        like = torch.empty(0, dtype=dtype, device=device if device is not None else graph.sources.device)
+        speed = door.speeds(medium, graph.neurons, like)
+        speed[list(inputs)] = 0  # held by the input
+        if medium.bias:
+            graph, speed = graph.with_source(), torch.cat([speed, speed.new_zeros(1)])
+        self.sign = sign or ConstantFlip()
+        self.streams = streams or Streams()
+        self._laws = Laws(graph.to(like.device), speed, medium, functional or Functional(), integrator or Exponential())
+        self._ears = Ears(inputs, outputs, self.streams, self.functional.potential, like.device)
+        self._paces: dict[float, Pace] = {}
+        self._dt = nan
+        self.point = self._drawn(start or Start(), like)
+        self.time = 0.0
+        self.steps = 0
+
+    @property
+    def graph(self) -> Connectivity:
+        """The graph, the source of the biases included as its last neuron."""
+        return self._laws.graph
+
+    @property
+    def functional(self) -> Functional:
+        """What is made stationary."""
+        return self._laws.functional
+
+    @property
+    def output(self) -> Signal:
+        """The output neurons' states, (streams, outputs)."""
+        return self._ears.output(self.point.state)
+
+    @property
+    def finite(self) -> bool:
+        """Whether every state, costate, weight and momentum is a number."""
+        return is_finite(self.point)
+
+    @property
+    def effort(self) -> Edges:
+        """c_i σ′(a_i) π_i x_j on every edge at this instant: what a backward pass would call the gradient."""
+        sight = self._laws.see(self.point.weights, self.point.state)
+        conductance = self._laws.conductance(sight)
+        return self._laws.effort(self.point.costate, conductance, self.point.state, self.streams.shared)
+
+    @torch.no_grad()
+    def step(self, input: Tensor | None, target: Tensor | None, dt: float) -> Step:
+        """Hear an instant of the stream, answer, and learn from it.
+
+        Args:
+            input: what the input neurons are held at, (streams, inputs); None if there are none.
+            target: what the outputs are compared with, (streams, outputs) or one class per stream; None is no error.
+            dt: seconds until the next instant.
+
+        Raises:
+            InputError: wrong shapes, a step beyond the integrator's bound, or NaN under `Missing.STOP`.
+        """
+        self._set_dt(dt)
+        laws, shared = self._laws, self.streams.shared
+        point = self.point._replace(state=self._ears.hold(self.point.state, input))
+        lesson = self._ears.hear(point.state, target)
+        sight = laws.see(point.weights, point.state)
+        velocity = partial(laws.velocity, point.state, sight)
+        moment = Moment(self.time, point, velocity, lesson, self.functional, shared)
+        sign = self.sign.sign(moment)
+        pace = self._pace(sign, dt)
+        staggered = laws.integrator.staggered
+        state = laws.state(point.state, sight, pace)
+        reading = lesson.read(state if staggered else point.state)
+        conductance = laws.conductance(sight)
+        force = lesson.blame(laws.pull(point, conductance), reading)
+        costate = laws.costate(point, force, pace)
+        credit = costate if staggered else point.costate
+        effort = laws.effort(credit, conductance * pace.momentum_gain, point.state, shared)
+        momentum = laws.momentum(point, effort, pace)
+        weights = laws.weights(point.weights, momentum if staggered else point.momentum, pace)
+        self._advance(PhasePoint(state, costate, weights, momentum), dt)
+        return Step(reading.output, reading.loss, sign, moment)
+
+    @torch.no_grad()
+    def listen(self, input: Tensor | None, dt: float) -> Signal:
+        """The forward dynamics alone: states move, costates and weights rest. Returns the outputs after the step.
+
+        Raises:
+            InputError: wrong shapes, or a step beyond the integrator's bound.
+        """
+        self._set_dt(dt)
+        point = self.point._replace(state=self._ears.hold(self.point.state, input))
+        sight = self._laws.see(point.weights, point.state)
+        state = self._laws.state(point.state, sight, self._pace(-1.0, dt))
+        self._advance(point._replace(state=state), dt)
+        return self.output
+
+    def run(
+        self,
+        stream: Stream,
+        dt: float,
+        trace: Trace | None = None,
+        progress: Callable[[Step], object] | None = None,
+    ) -> Outcome:
+        """Step through a stream to its end, or until something is no number.
+
+        Args:
+            stream: pairs of input and target.
+            dt: seconds per step.
+            trace: records curves.
+            progress: is shown every step.
+
+        Raises:
+            InputError: as `step`, except for NaN under `Missing.STOP`, which ends the run.
+        """
+        first = self.steps
+        for input, target in stream:
+            if self.streams.missing is Missing.STOP and has_holes(input, target):
+                return self._ended(Status.STOPPED, first, "the stream holds NaN or infinity: clean it, or Missing.SKIP")
+            step = self.step(input, target, dt)
+            if trace is not None:
+                trace.add(step)
+            if progress is not None:
+                progress(step)
+            if self.steps % _LOOK_EVERY == 0 and not self.finite:
+                break
+        if self.finite:
+            return self._ended(Status.ENDED, first, "")
+        return self._ended(Status.DIVERGED, first, self._remedy())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that is needed to go on to the same bits: the point in phase space, the time and the number of steps."""
+        clock = {"time": torch.tensor(self.time, dtype=torch.float64), "steps": torch.tensor(self.steps)}
+        return {name: values.clone() for name, values in {**as_tensors(self.point), **clock}.items()}
+
+    def load_state_dict(self, saved: dict[str, Tensor]) -> None:
+        """Take up where `state_dict` was called.
+
+        Raises:
+            InputError: fields missing, or of other shapes.
+        """
+        own = as_tensors(self.point)
+        for name, values in own.items():
+            found = saved.get(name)
+            if found is None or found.shape != values.shape or "time" not in saved or "steps" not in saved:
+                shape = None if found is None else tuple(found.shape)
+                raise InputError(
+                    f"{name} of shape {shape}", f"{tuple(values.shape)}, time and steps", "build the same network"
+                )
+        self.point = PhasePoint(**{name: saved[name].to(values).clone() for name, values in own.items()})
+        self.time, self.steps = float(saved["time"]), int(saved["steps"])
+
+    def _drawn(self, start: Start, like: Tensor) -> PhasePoint:
+        """Weights and states from the generator, on the CPU so that every device begins alike."""
+        graph, count = self._laws.graph, self.streams.count
+        generator = start.generator or torch.Generator().manual_seed(0)
+        scale = start.gain / graph.in_degrees().clamp(min=1).sqrt()[graph.targets].to(like)
+        sets = 1 if self.streams.shared else count
+        drawn = [torch.randn(graph.edges, generator=generator).to(like) * scale for _ in range(sets)]
+        weights = torch.stack([graph.on_edges(values) for values in drawn])
+        weights = weights[0] if self.streams.shared else weights
+        state = start.spread * torch.randn(count, graph.neurons, generator=generator).to(like)
+        if self._laws.medium.bias:
+            state[:, -1] = 1
+        return PhasePoint(state, torch.zeros_like(state), weights, torch.zeros_like(weights))
+
+    def _pace(self, sign: Sign, dt: float) -> Pace:
+        """The pace of a step; those of signs that are the same for all are kept while dt stays."""
+        if isinstance(sign, Tensor):
+            return self._laws.pace(sign, dt, self.streams.shared)
+        if sign not in self._paces:
+            self._paces[sign] = self._laws.pace(sign, dt, self.streams.shared)
+        return self._paces[sign]
+
+    def _set_dt(self, dt: float) -> None:
+        """A new step is checked once."""
+        if dt == self._dt:
+            return
+        if not (isfinite(dt) and dt > 0):
+            raise InputError(f"dt={dt}", "a positive finite number of seconds", "try dt=0.002")
+        self._laws.integrator.check(float(self._laws.speed.max()) + self.functional.dissipation, dt)
+        self._dt, self._paces = dt, {}
+
+    def _advance(self, point: PhasePoint, dt: float) -> None:
+        self.point = point
+        self.time += dt
+        self.steps += 1
+
+    def _ended(self, status: Status, first: int, remedy: str) -> Outcome:
+        return Outcome(status, self.steps - first, None, remedy)
+
+    def _remedy(self) -> str:
+        if isinstance(self.sign, Plain):
+            return (
+                "Hamilton's equations with s = +1 are unstable from initial data: costates grow as e^{(c − θ)t}. "
+                "Flip the sign with sign=ConstantFlip()"
+            )
+        return "the weights moved too fast: raise mass or dissipation, weigh the potential less, or take shorter steps"

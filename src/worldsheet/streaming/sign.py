@@ -1,0 +1,141 @@
+"""The sign of time for the costates: the plain equations, and the ways to flip it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import isfinite
+from typing import TypeAlias, final
+
+import torch
+from torch import Tensor
+
+from worldsheet.core.errors import InputError
+from worldsheet.streaming.shapes import PerSystem
+
+Sign: TypeAlias = float | Tensor
+"""+1 or −1 for all systems, or one of them for each."""
+
+
+class Watched(ABC):
+    """What a policy may look at: where the systems are in phase space, each number computed when it is asked for."""
+
+    time: float
+    """Seconds since the start."""
+
+    @property
+    @abstractmethod
+    def hamiltonian(self) -> PerSystem:
+        """H/φ."""
+
+    @property
+    @abstractmethod
+    def costate_norm(self) -> PerSystem:
+        """‖(π, π_w)‖."""
+
+
+class SignPolicy(ABC):
+    """s(t) of the costates in (6): s = +1 are Hamilton's equations, unstable from initial data; s = −1 turns them."""
+
+    @abstractmethod
+    def sign(self, moment: Watched) -> Sign:
+        """The sign s at this moment."""
+
+    @property
+    def local(self) -> bool:
+        """Whether neurons can know s by themselves; otherwise it is one bit told to all of them."""
+        return True
+
+
+@final
+@dataclass(frozen=True)
+class Plain(SignPolicy):
+    """s = +1 throughout: Hamilton's equations as they stand. From initial data costates grow as e^{(c − θ)t}."""
+
+    def sign(self, moment: Watched) -> Sign:
+        """+1."""
+        return 1.0
+
+
+@final
+@dataclass(frozen=True)
+class ConstantFlip(SignPolicy):
+    """s = −1 throughout: costates decay, and weights descend with momentum."""
+
+    def sign(self, moment: Watched) -> Sign:
+        """−1."""
+        return -1.0
+
+
+@final
+@dataclass(frozen=True)
+class PeriodicFlip(SignPolicy):
+    """s = +1 for a part of every period, then −1.
+
+    Args:
+        period: seconds from one flip to −1 to the next.
+        plain: the part of a period during which s = +1.
+
+    Raises:
+        InputError: a period that is not positive, or a part outside [0, 1].
+    """
+
+    period: float
+    plain: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuse what is no clock."""
+        if not (isfinite(self.period) and self.period > 0 and 0 <= self.plain <= 1):
+            raise InputError(
+                f"PeriodicFlip(period={self.period}, plain={self.plain})",
+                "a period in seconds above 0 and a part from 0 to 1",
+                "try PeriodicFlip(period=0.1)",
+            )
+
+    def sign(self, moment: Watched) -> Sign:
+        """By the clock."""
+        return 1.0 if moment.time % self.period < self.plain * self.period else -1.0
+
+
+@final
+@dataclass(frozen=True)
+class TrackFlip(SignPolicy):
+    """s = +1 while the system is inside a set S of phase space, −1 while it is outside.
+
+    One bit per step is told to all neurons of a system, so this policy is local but for that bit.
+
+    Args:
+        inside: S as a function of a moment: one truth value per system. See `hamiltonian_within`, `costate_within`.
+    """
+
+    inside: Callable[[Watched], Tensor]
+
+    def sign(self, moment: Watched) -> Sign:
+        """Hamilton's sign on the track, the other one off it."""
+        return torch.where(self.inside(moment), 1.0, -1.0)
+
+    @property
+    def local(self) -> bool:
+        """One bit is global."""
+        return False
+
+
+def hamiltonian_within(low: float, high: float) -> Callable[[Watched], Tensor]:
+    """The track low ≤ H/φ ≤ high.
+
+    Raises:
+        InputError: an empty track.
+    """
+    if not low <= high:
+        raise InputError(f"hamiltonian_within({low}, {high})", "low ≤ high", "try hamiltonian_within(-1.0, 1.0)")
+    return lambda moment: (moment.hamiltonian >= low) & (moment.hamiltonian <= high)
+
+
+def costate_within(radius: float) -> Callable[[Watched], Tensor]:
+    """The track ‖(π, π_w)‖ ≤ radius.
+
+    Raises:
+        InputError: a negative radius.
+    """
+    if not radius >= 0:
+        raise InputError(f"costate_within({radius})", "a radius of at least 0", "try costate_within(1.0)")
+    return lambda moment: moment.costate_norm <= radius

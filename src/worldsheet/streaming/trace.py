@@ -1,0 +1,101 @@
+"""What is recorded of a network while it runs."""
+
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from worldsheet.core.errors import InputError
+from worldsheet.streaming.phase import Moment
+from worldsheet.streaming.shapes import PerStream, Signal
+from worldsheet.streaming.sign import Sign
+
+
+class Step(NamedTuple):
+    """One step, as it was taken.
+
+    Attributes:
+        output: the outputs that the target was compared with, (streams, outputs).
+        loss: V of them per stream, 0 where the target is unknown; None without a target.
+        sign: s.
+        moment: where the systems were before the step.
+    """
+
+    output: Signal
+    loss: PerStream | None
+    sign: Sign
+    moment: Moment
+
+
+@final
+class Trace:
+    """Curves over time: a row for every `every`-th step, on the CPU in float64.
+
+    Args:
+        every: steps per row, at least 1. Energies cost one pass over the edges per row.
+
+    Raises:
+        InputError: `every` below 1.
+    """
+
+    def __init__(self, every: int = 1) -> None:
+        if every < 1:
+            raise InputError(f"Trace(every={every})", "a whole number of steps, at least 1", "use every=1")
+        self.every = every
+        self._seen = 0
+        self.times: list[float] = []
+        self._rows: dict[str, list[Tensor]] = {}
+
+    def add(self, step: Step) -> None:
+        """Look at a step, and write it down if it is its turn."""
+        if self._seen % self.every == 0:
+            moment = step.moment
+            self.times.append(moment.time)
+            self._write("outputs", step.output)
+            self._write("losses", torch.zeros(len(step.output)) if step.loss is None else step.loss)
+            self._write("signs", torch.as_tensor(step.sign).expand_as(moment.costate_norm))
+            for name in ("hamiltonian", "lagrangian", "costate_norm"):
+                self._write(name, getattr(moment, name))
+        self._seen += 1
+
+    def _write(self, name: str, values: Tensor) -> None:
+        self._rows.setdefault(name, []).append(values.double().cpu())
+
+    def _column(self, name: str) -> Tensor:
+        return torch.stack(self._rows[name])
+
+    @property
+    def outputs(self) -> Tensor:
+        """(rows, streams, outputs)."""
+        return self._column("outputs")
+
+    @property
+    def losses(self) -> Tensor:
+        """V, (rows, streams)."""
+        return self._column("losses")
+
+    @property
+    def signs(self) -> Tensor:
+        """s, (rows, systems)."""
+        return self._column("signs")
+
+    @property
+    def hamiltonians(self) -> Tensor:
+        """H/φ, (rows, systems)."""
+        return self._column("hamiltonian")
+
+    @property
+    def lagrangians(self) -> Tensor:
+        """The Lagrangian over φ, (rows, systems)."""
+        return self._column("lagrangian")
+
+    @property
+    def costate_norms(self) -> Tensor:
+        """‖(π, π_w)‖, (rows, systems)."""
+        return self._column("costate_norm")
+
+    @property
+    def flips(self) -> list[float]:
+        """Times at which the sign of any system changed from one row to the next."""
+        changed = (self.signs.diff(dim=0) != 0).any(1)
+        return [time for time, flipped in zip(self.times[1:], changed.tolist(), strict=True) if flipped]

@@ -1,0 +1,143 @@
+"""Vectorised equations of motion against loops over neurons, edges and streams, in float64."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nets import law
+from streams import DOUBLE, Constants, as_net, graphs, largest_difference, literal, randomised
+from worldsheet import streaming
+from worldsheet.streaming import (
+    ConstantFlip,
+    Dense,
+    ExplicitEuler,
+    Exponential,
+    Functional,
+    HamiltonianNetwork,
+    Medium,
+    Plain,
+    Quadratic,
+    Sparse,
+    Squared,
+    Start,
+    Streams,
+)
+
+DT = 0.01
+
+
+@law(20)
+@given(
+    graph=graphs(),
+    seed=st.integers(0, 2**20),
+    streams=st.integers(1, 3),
+    flipped=st.booleans(),
+    exact=st.booleans(),
+    bias=st.booleans(),
+    held=st.booleans(),
+)
+def test_a_step_is_the_equations_written_out(
+    graph: streaming.Connectivity, seed: int, streams: int, flipped: bool, exact: bool, bias: bool, held: bool
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    n = graph.neurons
+    speeds = 1 + 9 * torch.rand(n, dtype=DOUBLE, generator=generator)
+    held = held and bool(graph.reached_from(torch.tensor([n - 1]))[0])
+    network = HamiltonianNetwork(
+        graph,
+        outputs=[0],
+        inputs=[n - 1] if held else [],
+        medium=Medium(speeds, bias=bias),
+        functional=Functional(Squared(3.0), Quadratic(0.2, 0.1), mass=0.5, dissipation=2.0),
+        sign=ConstantFlip() if flipped else Plain(),
+        integrator=Exponential() if exact else ExplicitEuler(),
+        streams=Streams(streams),
+        dtype=DOUBLE,
+    )
+    randomised(network, seed)
+    clamped = ([n - 1] if held else []) + ([n] if bias else [])
+    moving = [0.0 if i in clamped else speed for i, speed in enumerate([*speeds.tolist(), 0.0][: n + bias])]
+    constants = Constants(moving, 2.0, 0.5, 3.0, 0.2, 0.1, [0], -1.0 if flipped else 1.0, exact)
+    expected = as_net(network)
+    for _ in range(3):
+        target = torch.randn(streams, 1, dtype=DOUBLE, generator=generator)
+        given = torch.randn(streams, 1, dtype=DOUBLE, generator=generator) if held else None
+        if given is not None:
+            for row, value in zip(expected.x, given[:, 0].tolist(), strict=True):
+                row[n - 1] = value
+        expected = literal(expected, target.tolist(), constants, DT)
+        network.step(given, target, DT)
+    assert largest_difference(as_net(network), expected) < 1e-12
+
+
+@pytest.mark.parametrize("streams", [1, 4])
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_list_of_edges_is_the_matrix(streams: int, shared: bool) -> None:
+    dense = Dense(6, self_loops=False)
+    sparse = Sparse(6, dense.sources, dense.targets)
+    networks = [
+        HamiltonianNetwork(graph, [0, 1], streams=Streams(streams, shared=shared), dtype=DOUBLE)
+        for graph in (dense, sparse)
+    ]
+    matrix, listed = networks
+    weights = listed.point.weights.reshape(-1, listed.graph.edges)
+    full = torch.zeros(len(weights), 7, 7, dtype=DOUBLE)
+    full[:, listed.graph.targets, listed.graph.sources] = weights
+    matrix.point = matrix.point._replace(weights=full[0] if shared else full, state=listed.point.state)
+    for number in range(20):
+        for network in networks:
+            network.step(None, torch.full((streams, 2), 0.3 * (number % 7), dtype=DOUBLE), 0.002)
+    assert torch.allclose(matrix.output, listed.output, rtol=0, atol=1e-12)
+    assert torch.allclose(matrix.point.costate, listed.point.costate, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("graph", [Dense(4, self_loops=True), streaming.layered([2, 3, 1])], ids=["dense", "sparse"])
+def test_streams_with_weights_of_their_own_are_networks_of_their_own(graph: streaming.Connectivity) -> None:
+    def built(streams: Streams) -> HamiltonianNetwork:
+        outputs, inputs = [graph.neurons - 1], [0, 1]
+        generator = torch.Generator().manual_seed(3)
+        functional = Functional(regulariser=Quadratic(0.01))
+        start = Start(generator=generator)
+        return HamiltonianNetwork(
+            graph, outputs, inputs, functional=functional, streams=streams, start=start, dtype=DOUBLE
+        )
+
+    together, alone = built(Streams(2, shared=False)), [built(Streams()) for _ in range(2)]
+    for number, network in enumerate(alone):
+        network.point = streaming.PhasePoint(
+            *(field[number : number + 1] for field in together.point[:2]),
+            *(field[number] for field in together.point[2:]),
+        )
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        given = torch.randn(2, 2, dtype=DOUBLE, generator=generator)
+        target = given.sum(1, keepdim=True).tanh()
+        together.step(given, target, 0.002)
+        for number, network in enumerate(alone):
+            network.step(given[number : number + 1], target[number : number + 1], 0.002)
+    assert (together.point.weights[0] != together.point.weights[1]).any()
+    for number, network in enumerate(alone):
+        assert torch.allclose(together.point.weights[number], network.point.weights, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "sign", [ConstantFlip(), streaming.PeriodicFlip(0.01), streaming.TrackFlip(streaming.costate_within(0.5))]
+)
+def test_a_saved_network_goes_on_to_the_same_bits(sign: streaming.SignPolicy) -> None:
+    def built() -> HamiltonianNetwork:
+        return HamiltonianNetwork(Dense(5), [0], sign=sign)
+
+    def steps(network: HamiltonianNetwork, first: int, last: int) -> None:
+        for number in range(first, last):
+            network.step(None, torch.tensor([[0.5 * (number % 11) / 11]]), 0.002)
+
+    whole, half, rest = built(), built(), built()
+    steps(whole, 0, 30)
+    steps(half, 0, 13)
+    rest.load_state_dict(half.state_dict())
+    steps(rest, 13, 30)
+    assert rest.steps == 30
+    assert rest.time == whole.time
+    for mine, theirs in zip(rest.point, whole.point, strict=True):
+        assert torch.equal(mine, theirs)

@@ -1,0 +1,187 @@
+"""What a network in real time refuses, and what it does about holes in its stream."""
+
+import math
+from collections.abc import Callable
+
+import networkx
+import pytest
+import torch
+
+import worldsheet as ws
+from nets import assert_tells
+from streams import DOUBLE
+from worldsheet import streaming
+from worldsheet.core.outcome import Status
+from worldsheet.streaming import (
+    CrossEntropy,
+    Custom,
+    Dense,
+    ExplicitEuler,
+    Functional,
+    HamiltonianNetwork,
+    Medium,
+    Missing,
+    PeriodicFlip,
+    Quadratic,
+    Sparse,
+    Squared,
+    Streams,
+    Trace,
+)
+
+NAN, INF = math.nan, math.inf
+
+
+def edges(*pairs: tuple[int, int], neurons: int = 4, self_loops: bool = False) -> Sparse:
+    sources, targets = torch.tensor(pairs).T
+    return Sparse(neurons, sources, targets, self_loops=self_loops)
+
+
+REFUSED: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
+    "loop": (lambda: edges((0, 1), (2, 2)), ("self-loop at neuron 2", "self_loops=True")),
+    "twice": (lambda: edges((0, 1), (0, 1)), ("0 → 1", "twice")),
+    "absent": (lambda: edges((0, 7)), ("neuron 7", "0 to 3")),
+    "negative": (lambda: edges((-1, 2)), ("neuron -1",)),
+    "none": (lambda: Sparse(3, torch.zeros(0).long(), torch.zeros(0).long()), ("at least one edge",)),
+    "layers": (lambda: streaming.layered([3]), ("two or more layers",)),
+    "degree": (lambda: streaming.random(5, 5, torch.Generator()), ("degree=5", "1 to 4")),
+    "ring": (lambda: streaming.small_world(9, 5, 0.1, torch.Generator()), ("1 to 4",)),
+    "graph": (lambda: streaming.from_networkx([1, 2]), ("a list", "networkx")),
+    "nx-loop": (lambda: streaming.from_networkx(networkx.DiGraph([(0, 1), (1, 1)])), ("self-loop",)),
+    "no-output": (lambda: HamiltonianNetwork(Dense(3), []), ("at least one output",)),
+    "output-twice": (lambda: HamiltonianNetwork(Dense(3), [0, 0]), ("no neuron named twice",)),
+    "input-is-output": (lambda: HamiltonianNetwork(Dense(3), [0], [0]), ("no neuron named twice",)),
+    "output-absent": (lambda: HamiltonianNetwork(Dense(3), [3]), ("neuron 3 is not there",)),
+    "output-deaf": (lambda: HamiltonianNetwork(edges((0, 1)), [0]), ("output 0 has no parents",)),
+    "disconnected": (lambda: HamiltonianNetwork(edges((0, 1), (2, 3)), [3], [0]), ("no path", "output 3")),
+    "speed": (lambda: Medium(speed=0.0), ("speed=0.0",)),
+    "speeds": (lambda: HamiltonianNetwork(Dense(3), [0], medium=Medium(torch.ones(2))), ("each of 3 neurons",)),
+    "mass": (lambda: Functional(mass=NAN), ("mass=nan", "math.inf")),
+    "dissipation": (lambda: Functional(dissipation=-1.0), ("dissipation=-1.0",)),
+    "weight": (lambda: Squared(0.0), ("weight=0.0",)),
+    "gain": (lambda: CrossEntropy(gain=-1.0), ("gain=-1.0",)),
+    "regulariser": (lambda: Quadratic(weights=-0.1), ("weights=-0.1",)),
+    "period": (lambda: PeriodicFlip(0.0), ("period=0.0",)),
+    "track": (lambda: streaming.hamiltonian_within(1.0, 0.0), ("low ≤ high",)),
+    "radius": (lambda: streaming.costate_within(NAN), ("radius",)),
+    "streams": (lambda: Streams(0), ("count=0",)),
+    "trace": (lambda: Trace(0), ("every=0",)),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_right_is_refused_with_a_way_out(name: str) -> None:
+    build, fragments = REFUSED[name]
+    with pytest.raises(ws.InputError) as caught:
+        build()
+    assert_tells(caught.value, *fragments)
+
+
+def network(**changes: object) -> HamiltonianNetwork:
+    return HamiltonianNetwork(Dense(4), [0, 1], [3], dtype=DOUBLE, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("input", "target", "dt", "fragments"),
+    [
+        (torch.zeros(1), torch.zeros(1, 2), 0.01, ("(1,)", "(1, 1)", "input[None]")),
+        (None, torch.zeros(1, 2), 0.01, ("shape None",)),
+        (torch.zeros(1, 1), torch.zeros(1, 3), 0.01, ("(1, 3)", "(1, 2)")),
+        (torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64), 0.01, ("floating-point",)),
+        (torch.zeros(1, 1), torch.zeros(1, 2), 0.0, ("dt=0.0",)),
+        (torch.zeros(1, 1), torch.zeros(1, 2), NAN, ("dt=nan",)),
+    ],
+)
+def test_a_step_checks_what_it_hears(
+    input: torch.Tensor | None, target: torch.Tensor, dt: float, fragments: tuple[str, ...]
+) -> None:
+    with pytest.raises(ws.InputError) as caught:
+        network().step(input, target, dt)
+    assert_tells(caught.value, *fragments)
+
+
+def test_classes_are_checked() -> None:
+    def judged(target: torch.Tensor) -> None:
+        network(functional=Functional(CrossEntropy())).step(torch.zeros(1, 1), target, 0.01)
+
+    for target, fragment in ((torch.tensor([2]), "class 2"), (torch.zeros(1), "whole numbers")):
+        with pytest.raises(ws.InputError) as caught:
+            judged(target)
+        assert_tells(caught.value, fragment)
+
+
+def test_a_potential_must_tell_streams_apart() -> None:
+    summed = network(functional=Functional(Custom(lambda output, target: (output - target).square().sum())))
+    with pytest.raises(ws.InputError) as caught:
+        summed.step(torch.zeros(1, 1), torch.zeros(1, 2), 0.01)
+    assert_tells(caught.value, "one number per stream")
+
+
+def test_an_unstable_step_is_refused_with_its_bound() -> None:
+    stiff = network(medium=Medium(180.0), integrator=ExplicitEuler())
+    stiff.step(torch.zeros(1, 1), torch.zeros(1, 2), 0.0099)
+    with pytest.raises(ws.InputError) as caught:
+        stiff.step(torch.zeros(1, 1), torch.zeros(1, 2), 0.0101)
+    assert_tells(caught.value, "dt < 0.01", "c + θ", "Exponential()")
+    network(medium=Medium(180.0)).step(torch.zeros(1, 1), torch.zeros(1, 2), 10.0)
+
+
+@pytest.mark.parametrize("hole", [NAN, INF, -INF])
+def test_an_unknown_target_teaches_nothing_and_an_unknown_input_keeps_its_value(hole: float) -> None:
+    holed, told = network(streams=Streams(2)), network(streams=Streams(2))
+    for each in (holed, told):
+        each.step(torch.tensor([[0.3], [0.7]], dtype=DOUBLE), torch.full((2, 2), 0.5), 0.01)
+    lossless = holed.step(
+        torch.tensor([[0.1], [hole]], dtype=DOUBLE), torch.tensor([[0.2, 0.4], [0.9, hole]], dtype=DOUBLE), 0.01
+    )
+    output = told.listen(torch.tensor([[0.1], [0.7]], dtype=DOUBLE), 0.01)  # where the second stream goes by itself
+    assert torch.equal(lossless.output, output)
+    assert lossless.loss is not None
+    assert float(lossless.loss[1]) == 0
+    assert float(lossless.loss[0]) == pytest.approx(float((output[0] - torch.tensor([0.2, 0.4])).square().sum() / 2))
+    alone = network(streams=Streams(2))
+    alone.step(torch.tensor([[0.3], [0.7]], dtype=DOUBLE), torch.full((2, 2), 0.5), 0.01)
+    agreeing = torch.stack([torch.tensor([0.2, 0.4], dtype=DOUBLE), output[1]])  # no error in the second stream
+    alone.step(torch.tensor([[0.1], [0.7]], dtype=DOUBLE), agreeing, 0.01)
+    for mine, theirs in zip(holed.point, alone.point, strict=True):
+        assert torch.allclose(mine, theirs, rtol=0, atol=1e-15)
+
+
+def test_an_unknown_class_teaches_nothing() -> None:
+    functional = Functional(CrossEntropy(gain=2.0))
+    unknown, silent = network(functional=functional), network(functional=functional)
+    unknown.step(torch.zeros(1, 1), torch.tensor([-1]), 0.01)
+    silent.step(torch.zeros(1, 1), None, 0.01)
+    for mine, theirs in zip(unknown.point, silent.point, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_a_stream_with_holes_stops_if_it_is_asked_to() -> None:
+    strict = network(streams=Streams(missing=Missing.STOP))
+    good, bad = (torch.zeros(1, 1), torch.zeros(1, 2)), (torch.zeros(1, 1), torch.tensor([[0.0, NAN]]))
+    outcome = strict.run([good, good, bad, good], 0.01)
+    assert (outcome.status, outcome.ticks) == (Status.STOPPED, 2)
+    assert "NaN" in outcome.remedy
+    assert strict.finite
+    with pytest.raises(ws.InputError) as caught:
+        strict.step(*bad, 0.01)
+    assert_tells(caught.value, "target", "Missing.SKIP")
+    loose = network()
+    assert loose.run([good, good, bad, good], 0.01).status is Status.ENDED
+    assert loose.steps == 4
+
+
+def test_weights_that_move_too_fast_end_a_run_with_an_outcome() -> None:
+    wild = network(functional=Functional(Squared(1e6), Quadratic(weights=1e4), mass=1e-6, dissipation=0.1))
+    outcome = wild.run([(torch.ones(1, 1), torch.ones(1, 2))] * 500, 0.05)
+    assert outcome.status is Status.DIVERGED
+    assert "mass" in outcome.remedy
+
+
+def test_a_saved_network_fits_only_its_like() -> None:
+    saved = network().state_dict()
+    with pytest.raises(ws.InputError) as caught:
+        HamiltonianNetwork(Dense(5), [0], dtype=DOUBLE).load_state_dict(saved)
+    assert_tells(caught.value, "state of shape", "build the same network")
+    with pytest.raises(ws.InputError):
+        network().load_state_dict({name: value for name, value in saved.items() if name != "momentum"})
