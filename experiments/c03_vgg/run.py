@@ -25,13 +25,14 @@ class Scale(NamedTuple):
     seeds: tuple[int, ...]
     networks: tuple[str, ...]
     watched: int
+    rate: float
 
 
 SCALES = {
-    Size.SMALL: Scale(512, 256, 2, 32, 8, (0,), ("VGG-9",), 8),
-    Size.FULL: Scale(None, None, 200, 128, 64, (0, 1, 2), ("VGG-9", "ResNet-18"), 200),
+    Size.SMALL: Scale(1024, 500, 4, 32, 8, (0,), ("VGG-9",), 6, 0.05),
+    Size.FULL: Scale(None, None, 200, 128, 64, (0, 1, 2), ("VGG-9", "ResNet-18"), 200, 0.2),
 }
-DECAY, MOMENTUM, RATE = 5e-4, 0.9, 0.1
+DECAY, MOMENTUM = 5e-4, 0.9
 
 
 def network(name: str, width: int) -> nn.Module:
@@ -74,10 +75,10 @@ def trained(name: str, method: str, seed: int, scale: Scale, data: DataSet, devi
     generator = torch.Generator().manual_seed(seed)
     module = network(name, scale.width).to(device)
     chain = ws.Chain(module, nn.CrossEntropyLoss())
-    optimizer = torch.optim.SGD(module.parameters(), RATE, MOMENTUM, weight_decay=DECAY, nesterov=True)
+    optimizer = torch.optim.SGD(module.parameters(), scale.rate, MOMENTUM, weight_decay=DECAY, nesterov=True)
     images, labels = data.train_images.to(device), data.train_labels.to(device)
     steps = scale.epochs * (len(images) // scale.batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2 * RATE, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, scale.rate, total_steps=steps)
     losses, watched, step = [], [], 0
     for _ in range(scale.epochs):
         total = torch.zeros((), device=device)

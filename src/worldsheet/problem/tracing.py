@@ -1,6 +1,7 @@
 """Following a module's forward once, on tensors without data, to learn which operation reads which."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias, final
 
 import torch
@@ -63,7 +64,7 @@ class Tracer(Follower):
         """
         kept = _contents(root)
         try:
-            with torch.no_grad(), _Functions(self):
+            with torch.no_grad(), _uncached(), _Functions(self):
                 graph = self.trace(root)
         except (LayerError, NotTraceableError):
             raise
@@ -245,6 +246,17 @@ class _Functions(TorchFunctionMode):
         if is_tensor_method_or_property(func):
             return self._tracer.create_proxy("call_method", own, args, kwargs)
         return self._tracer.create_proxy("call_function", func, args, kwargs)
+
+
+@contextmanager
+def _uncached() -> Iterator[None]:
+    """Autocast must not remember a weight without data as the cast of the real one."""
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(before)
 
 
 def place(node: fx.Node) -> str:
