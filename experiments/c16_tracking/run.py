@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from worldsheet import streaming
 from worldsheet.app.experiments import Cells, Findings, Record, Size, experiment
-from worldsheet.streaming import Functional, Plain, Quadratic, Squared, TrackFlip
+from worldsheet.streaming import Functional, PeriodicFlip, Plain, Quadratic, Squared, TrackFlip
 
 sys.path.insert(0, str(Path(__file__).parent))  # the parts of this experiment
 
@@ -27,11 +27,12 @@ HARD = {
 }
 PLANTS = [-1.0, -0.5, 0.5]
 BOUNDS = [0.01, 0.05, 0.2, 1.0]
+RADII = [1e-4, 1e-3, 1e-2]
 
 
 def measure(size: Size, cells: Cells) -> Findings:
     """Linear-quadratic costs over the optimum, and tracking errors."""
-    periods = 2 if size is Size.SMALL else 10
+    periods = 2 if size is Size.SMALL else 6
     costs = [cells.get(f"lq a={a:g}", partial(linear_quadratic, a)) for a in PLANTS]
     sine = {
         f"c = {c:g}/s": cells.get(f"sine c={c:g}", partial(sinusoid, periods, speed=c)) for c in (10.0, 50.0, 200.0)
@@ -46,9 +47,17 @@ def measure(size: Size, cells: Cells) -> Findings:
     hard = {}
     for name, functional in HARD.items():
         hard[name] = cells.get(f"hard {name}", partial(patched, functional, 12.0 * periods))
-    track = cells.get("sine on a track", partial(sinusoid, periods, sign=TrackFlip(streaming.costate_within(0.05))))
+    tracks = {}
+    for radius in RADII:
+        sign = TrackFlip(streaming.costate_within(radius))
+        tracks[f"track ‖π‖ ≤ {radius:g}"] = cells.get(f"sine track {radius:g}", partial(sinusoid, 2, sign=sign))
+    for period in (0.2, 0.05, 0.0125):
+        sign = PeriodicFlip(period, plain=0.25)
+        tracks[f"s = +1 for ¼ of {period:g} s"] = cells.get(
+            f"sine periodic {period:g}", partial(sinusoid, 2, sign=sign)
+        )
     plain = cells.get("sine plain", partial(sinusoid, periods, sign=Plain()))
-    forward = cells.get("neural", partial(neural.tracked, 6.0 if size is Size.SMALL else 24.0, 0))
+    forward = cells.get("neural, two neurons", partial(neural.tracked, 6.0, 0))
     a = PLANTS.index(-0.5)
     figures = {
         "lq_flipped_cost": costs[a]["flipped"],
@@ -60,15 +69,18 @@ def measure(size: Size, cells: Cells) -> Findings:
         "sine_error_c_10": sine["c = 10/s"]["errors"][-1],
         "sine_error_c_50": sine["c = 50/s"]["errors"][-1],
         "sine_error_c_200": sine["c = 200/s"]["errors"][-1],
-        "sine_error_track": track["errors"][-1],
+        "sine_error_tight_track": tracks[f"track ‖π‖ ≤ {RADII[0]:g}"]["errors"][-1],
+        "sine_error_loose_track": tracks[f"track ‖π‖ ≤ {RADII[-1]:g}"]["errors"][-1],
+        "sine_error_fast_flips": tracks["s = +1 for ¼ of 0.0125 s"]["errors"][-1],
         "plain_diverged": float(plain["status"] == "diverged"),
         "hard_error": min(row["errors"][-1] for row in hard.values()),
         "neural_error": forward["errors"][-1] if forward["errors"] else math.nan,
     }
     if size is Size.FULL:
         figures |= {f"creep_{name}": row["errors"][-1] / row["errors"][1] for name, row in sine.items()}
-    curves = [{"name": name, **row} for name, row in [*sine.items(), ("track", track), ("plain", plain)]]
+    curves = [{"name": name, **row} for name, row in [*sine.items(), ("plain", plain)]]
     tables = {"lq": costs, "sine": curves, "hard": [{"name": n, **row} for n, row in hard.items()], "neural": [forward]}
+    tables["policies"] = [{"name": n, "errors": row["errors"], "flips": row["flips"]} for n, row in tracks.items()]
     return Findings(figures=figures, tables=tables)
 
 
@@ -137,7 +149,8 @@ def draw(record: Record, path: Path) -> None:
         if row["status"] != "diverged":
             drift.semilogy(range(1, len(row["errors"]) + 1), row["errors"], "o-", ms=3, label=row["name"])
     drift.set(title="error over time", xlabel="periods of the sinusoid", ylabel="root mean square")
-    drift.legend(frameon=False, fontsize=7)
+    drift.legend(frameon=False, fontsize=6, loc="upper right", bbox_to_anchor=(1.02, 1.0))
+    drift.set_ylim(top=1.0)
     figure.savefig(path)
 
 

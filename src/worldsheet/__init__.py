@@ -2,6 +2,7 @@
 
 from worldsheet import control, streaming
 from worldsheet import port as ports
+from worldsheet import substrate as substrates
 from worldsheet.core.errors import (
     DataMissingError,
     InputError,
@@ -41,11 +42,25 @@ from worldsheet.problem import (
     View,
     residual_mlp,
 )
-from worldsheet.schedule import Asynchronous, CreditFront, Leapfrog, Schedule, Sweep, Synchronous, Wavefront, simulate
+from worldsheet.schedule import (
+    Asynchronous,
+    CreditFront,
+    Delays,
+    Late,
+    Leapfrog,
+    Onset,
+    Schedule,
+    Slow,
+    Sweep,
+    Synchronous,
+    Wavefront,
+    simulate,
+)
 from worldsheet.solve import (
     Centred,
     Comparison,
     Fidelity,
+    Held,
     NotConvergedWarning,
     Solution,
     WaveReport,
@@ -53,7 +68,9 @@ from worldsheet.solve import (
     calibrate,
     centred,
     compare,
+    curvature,
     relax,
+    unlocked,
     wave_report,
 )
 from worldsheet.version import __version__
@@ -69,20 +86,24 @@ __all__ = [
     "CreditFront",
     "Current",
     "DataMissingError",
+    "Delays",
     "Dyadic",
     "Dynamics",
     "Equilibrium",
     "Fidelity",
     "Field",
     "Fields",
+    "Held",
     "Impedance",
     "InputError",
+    "Late",
     "LayerError",
     "Leapfrog",
     "Matched",
     "Nonlinearity",
     "NotConvergedWarning",
     "OffersStep",
+    "Onset",
     "Outcome",
     "Pipeline",
     "Plan",
@@ -96,6 +117,7 @@ __all__ = [
     "RunFolderError",
     "ScaledLinear",
     "Schedule",
+    "Slow",
     "Solution",
     "Stashed",
     "Status",
@@ -115,10 +137,13 @@ __all__ = [
     "centred",
     "compare",
     "control",
+    "curvature",
     "ports",
     "relax",
     "residual_mlp",
     "simulate",
     "streaming",
+    "substrates",
+    "unlocked",
     "wave_report",
 ]

@@ -44,7 +44,7 @@ def command(*arguments: object) -> subprocess.Popen[str]:
 
 def test_the_options_are_frozen() -> None:
     group = typer.main.get_command(app)
-    assert sorted(group.commands) == ["bench", "experiments", "stream", "train"]
+    assert sorted(group.commands) == ["bench", "compare", "control", "experiments", "stream", "train"]
     names = {option for parameter in group.commands["train"].params for option in parameter.opts}
     assert names == {
         *("--data", "--train-size", "--test-size", "--seed", "--device", "--dtype", "--threads"),

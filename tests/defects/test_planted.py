@@ -24,6 +24,34 @@ class Defect(NamedTuple):
 
 
 DEFECTS = {
+    "time-runs-the-wrong-way-for-weights": Defect(
+        "streaming/laws.py",
+        "gain = -per_neuron * float(momentum.gain)",
+        "gain = per_neuron * float(momentum.gain)",
+        "parity/test_streaming_reference.py",
+        "equations_written_out",
+    ),
+    "an-unknown-target-teaches": Defect(
+        "streaming/ears.py",
+        "gradient.masked_fill(self._unknown[:, None], 0)",
+        "gradient",
+        "refusals/test_streaming_refusals.py",
+        "unknown_class",
+    ),
+    "a-multiplier-adds-to-its-past": Defect(
+        "schedule/late.py",
+        "self._delays._replace(own=0)",
+        "self._delays",
+        "closed_form/test_delay_bound.py",
+        "delay_equation and 2",
+    ),
+    "noise-of-the-wrong-power": Defect(
+        "substrate/noisy.py",
+        "mean_square(message, view).sqrt()",
+        "mean_square(message, view)",
+        "closed_form/test_substrates.py",
+        "variance_of_one_noisy_message",
+    ),
     "the-loss-has-no-slope": Defect(
         "problem/topology.py",
         "tuple(above or (self.size + 1,) for above in self.children)",
@@ -142,6 +170,27 @@ DEFECTS = {
         "points",
         "parity/test_in_place.py",
         "slow_rate and relu_in_the_middle",
+    ),
+    "messages-outlive-the-parameters-they-were-made-with": Defect(
+        "engine/motion.py",
+        "self._block.renew()",
+        "self._block.close_tick()",
+        "parity/test_unlocked.py",
+        "every_tick_moves and resistive-dyadic-closed",
+    ),
+    "the-cost-judges-before-there-is-an-output": Defect(
+        "schedule/onset.py",
+        "if depth + topology.heights[site] <= tick",
+        "if topology.heights[site] <= tick",
+        "parity/test_unlocked.py",
+        "from_silence",
+    ),
+    "a-bias-is-no-input": Defect(
+        "port/newton.py",
+        "inputs.new_ones(len(inputs), 1)",
+        "inputs.new_zeros(len(inputs), 1)",
+        "parity/test_newton_port.py",
+        "second_moments and dynamics0",
     ),
 }
 

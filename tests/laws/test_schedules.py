@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import final
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 import worldsheet as ws
 from nets import Net, asynchronous, law, random_fields, tanh_net
 from worldsheet.core.field import Field
-from worldsheet.schedule import Firing, Tick
+from worldsheet.schedule import Delays, Firing, Tick
 
 X, COSTATE = Field.STATE, Field.COSTATE
 
@@ -49,6 +50,17 @@ def test_synchronous_settles_along_longest_paths(parents: Parents) -> None:
     assert settling.states == tuple(up[site] for site in graph.sites)
     assert settling.costates == tuple(down[site] for site in graph.sites)
     assert settling.ticks <= 2 * graph.depth
+
+
+@law(100)
+@given(graphs())
+def test_from_its_onset_a_site_moves_at_every_tick_and_no_sooner_than_the_front(parents: Parents) -> None:
+    graph = ws.Topology(parents)
+    settling = ws.simulate(ws.Onset(), graph)
+    ticks = [{(f.site, f.field) for (phase,) in [tick] for f in phase} for tick in islice(ws.Onset().ticks(graph), 30)]
+    for site in graph.sites:
+        for field, first in ((X, settling.states[site - 1]), (COSTATE, settling.costates[site - 1])):
+            assert [(site, field) in tick for tick in ticks] == [number >= first for number in range(1, 31)]
 
 
 @law(100)
@@ -146,9 +158,15 @@ def test_the_right_order_written_by_hand_is_accepted() -> None:
         pytest.param([(UP,), (DOWN,)], 1, 0, r"λ of sites \[1\] unsettled after 1 ticks", id="promised-too-early"),
         pytest.param([((Firing(2, X),),)], 1, 0, r"firing x2\n.*accepted: sites 1\.\.1", id="site-outside"),
         pytest.param([((Firing(0, X),),)], 1, 0, r"firing x0\n.*accepted: sites 1\.\.1", id="input-moves"),
-        pytest.param([((Firing(1, X, age=3),),)], 1, 2, r"firing x1\[-3\]\n.*ages up to 2", id="older-than-memory"),
         pytest.param(
-            [(UP, (Firing(1, COSTATE, point_age=2),))], 1, 1, r"firing λ1\[-0,-2\]\n.*ages up to 1", id="old-point"
+            [((Firing(1, X, Delays(below=3)),),)], 1, 2, r"firing x1\[below-3\]\n.*ages up to 2", id="older-than-memory"
+        ),
+        pytest.param(
+            [(UP, (Firing(1, COSTATE, Delays(point=2)),))],
+            1,
+            1,
+            r"firing λ1\[point-2\]\n.*ages up to 1",
+            id="old-point",
         ),
         pytest.param(
             [(UP, (Firing(1, COSTATE, last=True),), UP)], 1, 0, r"firing x1 after it was read for the", id="last-lies"
@@ -170,7 +188,7 @@ def test_a_last_reading_of_a_costate_that_moves_again_is_refused() -> None:
 
 def test_an_old_message_unsettles_a_site() -> None:
     settled = ((Firing(1, X),), (Firing(2, X),))
-    old = ((Firing(2, X, age=2),),)
+    old = ((Firing(2, X, Delays(below=2)),),)
     with pytest.raises(ws.InputError, match=r"x of sites \[2\] unsettled"):
         ws.simulate(Written([settled, old], 2, 2), ws.Topology.chain(2))
 
@@ -182,7 +200,7 @@ def test_the_table_is_the_schedule_in_writing() -> None:
     assert ws.Synchronous().table(chain, ticks=1) == "   1  x1 x2 λ1 λ2"
     table = asynchronous(0, 3).table(chain)
     assert len(table.splitlines()) == 16
-    assert "[-3" in table
+    assert "[below-3" in table
 
 
 def test_the_generator_alone_decides_an_asynchronous_order() -> None:

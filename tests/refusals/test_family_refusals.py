@@ -98,6 +98,8 @@ def test_divergence_is_told_long_before_it_overflows_and_names_the_limit() -> No
     assert outcome.status is ws.Status.DIVERGED
     assert outcome.ticks < 100
     assert "Courant limit" in outcome.remedy
+
+
 @pytest.mark.parametrize("dynamics", [ws.PredictiveCoding(rate=0.65), ws.AugmentedLagrangian(rate=0.5)])
 @pytest.mark.parametrize("stop", [ws.Stop(max_ticks=50), ws.Stop(max_ticks=2000, tol=1e-6)])
 def test_a_step_a_little_too_long_is_found_out_before_anything_overflows(dynamics: ws.Dynamics, stop: ws.Stop) -> None:

@@ -154,7 +154,9 @@ def test_an_operation_that_fails_later_is_named_with_its_site() -> None:
     assert_tells(refusal.value, "site 1", "picky: planted")
 
 
-@pytest.mark.parametrize("dynamics", [ws.PredictiveCoding(rate=0.2), ws.AugmentedLagrangian(rate=0.2, dual_rate=1.0)], ids=["pc", "alm"])
+@pytest.mark.parametrize(
+    "dynamics", [ws.PredictiveCoding(rate=0.2), ws.AugmentedLagrangian(rate=0.2, dual_rate=1.0)], ids=["pc", "alm"]
+)
 def test_an_open_output_that_is_read_inside_is_refused(dynamics: ws.Dynamics) -> None:
     class Both(nn.Module):
         def __init__(self) -> None:

@@ -67,6 +67,7 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, tuple[str, ...]]]:
 def test_autograd_is_asked_for_one_layer_at_a_time_and_end_to_end_only_by_the_oracle() -> None:
     found = {name: ways for name, tree in TREES.items() if (ways := differentiates(tree))}
     assert found == {
+        "app/bench/unrolled.py": {"grad"},
         "control/derivatives.py": {"grad"},
         "problem/equilibrium.py": {"grad"},
         "problem/evaluation.py": {"run_backward"},
@@ -129,6 +130,15 @@ def test_a_dynamics_knows_nothing_but_a_view(name: str) -> None:
             allowed = module.startswith(("worldsheet.core.", "worldsheet.dynamics"))
             known = {"Fields", "Linearised", "Sites", "View"}
             assert allowed or (module == "worldsheet.problem" and set(names) <= known), f"{module} {names}"
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if name.startswith("substrate/")])
+def test_a_substrate_knows_nothing_but_views_and_what_it_wraps(name: str) -> None:
+    for module, names in imports(TREES[name]):
+        if module.startswith("worldsheet"):
+            allowed = module.startswith(("worldsheet.core.", "worldsheet.dynamics", "worldsheet.substrate"))
+            seen = set(names) <= {"View", "Fields", "Linearised"}
+            assert allowed or (module == "worldsheet.problem" and seen), f"{module} {names}"
 
 
 class Recording(ws.View):

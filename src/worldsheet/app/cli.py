@@ -8,6 +8,8 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from worldsheet.app.bench.command import bench
+from worldsheet.app.compare_command import EXAMPLE as COMPARE_EXAMPLE
+from worldsheet.app.compare_command import compare
 from worldsheet.app.control.command import EXAMPLE as CONTROL_EXAMPLE
 from worldsheet.app.control.command import control
 from worldsheet.app.experiments.command import experiments
@@ -36,8 +38,9 @@ class _Commands(TyperGroup):
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
 app.command(epilog=EXAMPLE)(train)
-app.command(epilog=CONTROL_EXAMPLE)(control)
+app.command(epilog=COMPARE_EXAMPLE)(compare)
 app.command(epilog=STREAM_EXAMPLE)(stream)
+app.command(epilog=CONTROL_EXAMPLE)(control)
 app.add_typer(bench, name="bench")
 app.add_typer(experiments, name="experiments")
 

@@ -63,6 +63,7 @@ class Contender:
     Attributes:
         chain: the model and the cross-entropy loss.
         tally: sums of the running epoch.
+        gradient: how gradients are made.
         score: the latest evaluation, None before the first.
     """
 
@@ -73,7 +74,7 @@ class Contender:
         self.chain = Chain(model, nn.CrossEntropyLoss())
         self.tally = Tally()
         self.score: Score | None = None
-        self._gradient = gradient
+        self.gradient = gradient
 
     def step(self, images: Tensor, labels: Tensor) -> None:
         """One step of training, timed."""
@@ -81,7 +82,7 @@ class Contender:
         _wait_for(images.device)
         begun = time.perf_counter()
         self.optimizer.zero_grad()
-        loss = self._gradient(self.chain, images, labels)
+        loss = self.gradient(self.chain, images, labels)
         self.optimizer.step()
         _wait_for(images.device)
         self.tally.seconds.append(time.perf_counter() - begun)

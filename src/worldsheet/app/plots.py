@@ -49,6 +49,39 @@ def learning_curves(rows: Sequence[Row], title: str) -> bytes:
     return _png(figure)
 
 
+def rivals(dynamics: Mapping[str, Mapping[str, Any]], title: str) -> bytes:
+    """Accuracy by epoch and cosine with backprop's gradient by layer, a colour a dynamics, as PNG.
+
+    Args:
+        dynamics: by name, `curves` of accuracies by seed and `cosine` by layer.
+        title: what was trained.
+    """
+    figure = _figure(title)
+    accuracy, cosine = figure.subplots(1, 2)
+    for name, row in dynamics.items():
+        curves = row["curves"]
+        length = min(map(len, curves))
+        mean = [sum(curve[k] for curve in curves) / len(curves) for k in range(length)]
+        style: dict[str, Any] = {"lw": 1.5} if row["cosine"] else {"lw": 5, "alpha": 0.4}  # backprop, under the others
+        (line,) = accuracy.plot(range(1, length + 1), mean, marker=".", label=name, **style)
+        if length > 1:
+            low, high = ([pick(c[k] for c in curves) for k in range(length)] for pick in (min, max))
+            accuracy.fill_between(range(1, length + 1), low, high, color=line.get_color(), alpha=0.15, lw=0)
+        if row["cosine"]:
+            layers = range(1, len(row["cosine"]) + 1)
+            cosine.plot(layers, list(row["cosine"].values()), marker="o", color=line.get_color(), label=name)
+    accuracy.set(xlabel="epoch", ylabel="test images classified correctly", title="accuracy, mean and range over seeds")
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    cosine.set(
+        xlabel="layer  (input left, output right)", ylabel="cosine", title="gradient against backprop's, by layer"
+    )
+    for axes in (accuracy, cosine):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False)
+    return _png(figure)
+
+
 def worldsheet(sheet: Mapping[str, Tensor], depth: int, title: str) -> bytes:
     """The residuals of every site at every tick, states on the left and costates on the right, as PNG.
 

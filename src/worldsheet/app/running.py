@@ -55,7 +55,7 @@ def carry_out(training: Training, folder: RunFolder, console: Console) -> None:
     Raises:
         KeyboardInterrupt: Ctrl-C; the folder can be resumed.
     """
-    with _threads(training.recipe.threads):
+    with threads(training.recipe.threads):
         with progress_of(training, console) as display, Interrupt() as interrupt:
             training.run((display, interrupt))
         _finish(training, folder)
@@ -86,7 +86,7 @@ def _finish(training: Training, folder: RunFolder) -> None:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def threads(count: int) -> Iterator[None]:
     """Let torch use `count` threads for a while; 0 changes nothing."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)

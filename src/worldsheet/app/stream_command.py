@@ -100,10 +100,9 @@ def stream(  # noqa: PLR0913, PLR0917  an argument per option
         moments = ((None, torch.full((1, 1), wanted((step + 1) * dt))) for step in range(steps))
         outcome = network.run(moments, dt, trace, watch)
     took = time.perf_counter() - begun
-    replace_file(
-        figure, plots.tracking(trace, [wanted(at + dt) for at in trace.times], f"{neurons} neurons, c = {speed:g}/s")
-    )
-    result = _result(outcome, trace, [wanted(at + dt) for at in trace.times], took) | {"figure": str(figure)}
+    heard = [wanted(at + dt) for at in trace.times]
+    replace_file(figure, plots.tracking(trace, heard, f"{neurons} neurons, c = {speed:g}/s: {outcome.status.value}"))
+    result = _result(outcome, trace, heard, took) | {"figure": str(figure)}
     if as_json:
         typer.echo(json.dumps(result, allow_nan=False))
     else:

@@ -21,6 +21,9 @@ class Character:
         open_output: whether the last edge is no constraint: the output is the last layer's prediction at every moment
             and its costate ∇C there.
         vanishing: which residuals are zero at its fixed point.
+        delay: by how many ticks all that it hears is late.
+        patience: by how many ticks a site's own costate may be late for its state without diverging for certain; None
+            where no limit is known.
         descends: whether it goes down from the forward pass, so that a cost far above the one there tells that a step
             is too long.
         cure: what to try when it diverges.
@@ -29,6 +32,8 @@ class Character:
     leads: Field | None = None
     open_output: bool = False
     vanishing: tuple[Field, ...] = (Field.STATE, Field.COSTATE)
+    delay: int = 0
+    patience: int | None = None
     descends: bool = False
     cure: str = "use a rate closer to 1"
 

@@ -67,7 +67,13 @@ class AugmentedLagrangian(Dynamics):
     @property
     def character(self) -> Character:
         """Costates first, so that a tick ends with the states."""
-        return Character(leads=Field.COSTATE, open_output=True, descends=True, cure=CURE)
+        return Character(
+            leads=Field.COSTATE,
+            open_output=True,
+            patience=_patience(self.dual_rate / self.penalty),
+            descends=True,
+            cure=CURE,
+        )
 
     def start(self, outputs: Sequence[Elsewhere]) -> Fields:
         """The forward pass, multipliers zero."""
@@ -121,3 +127,11 @@ class AugmentedLagrangian(Dynamics):
         if view.at_output:
             return view.pulled
         return view.costate.add(view.state_residual, alpha=step / samples_of(view, self.averaged))
+
+
+def _patience(gain: float) -> int:
+    """The longest delay τ of a site's own multiplier with α/ρ < 2 sin(π/(2(2τ + 1))) (18), at least 0."""
+    delay = 0
+    while gain < 2 * sin(pi / (2 * (2 * delay + 3))):
+        delay += 1
+    return delay

@@ -16,7 +16,7 @@ from worldsheet.engine.measure import norms, residual_of, start_fields
 from worldsheet.engine.messages import Messages
 from worldsheet.engine.sheet import Sheet, held
 from worldsheet.problem import Caller, Chain, Fields, Pull, View
-from worldsheet.schedule import Firing, Phase, Schedule
+from worldsheet.schedule import FRESH, Delays, Firing, Phase, Schedule
 
 
 @final
@@ -126,13 +126,15 @@ class Block(Engine):
         states = self.sheet.moment(age)[0] if age else self.sheet.states
         return [state for parent in self.caller.parents[layer] if (state := states[parent]) is not None]
 
-    def pulled(self, site: int, firing: Firing) -> Costate:
+    def pulled(self, site: int, delays: Delays, *, last: bool = False) -> Costate:
         """The message from above: the credits of all layers that read this site, pulled back and summed."""
         total: Tensor | None = None
         for child in self.caller.children[site]:
             if child in self._cut:
                 continue
-            for parent, part in zip(self.caller.parents[child], self._pull(child, firing).inputs, strict=True):
+            for parent, part in zip(
+                self.caller.parents[child], self._pull(child, delays, last=last).inputs, strict=True
+            ):
                 if parent == site and part is not None:
                     total = part if total is None else total + part
         if total is not None:
@@ -142,56 +144,65 @@ class Block(Engine):
 
     def residual(self) -> Residual:
         """Measure every site with the messages of this moment."""
-        views = [_SiteView(self, site, Firing(site, Field.STATE), 0) for site in self.chain.topology.sites]
+        views = [_SiteView(self, site, FRESH) for site in self.chain.topology.sites]
         return residual_of(self.dynamics, views, norms)
 
-    def efforts(self) -> list[tuple[Parameter, Tensor | None]]:
-        """∂𝓛/∂θ (4) of every parameter of every layer, an entry per use; None where it was not used."""
+    def efforts(self, *, keep: bool = False) -> list[tuple[Parameter, Tensor | None]]:
+        """∂𝓛/∂θ (4) of every parameter of every layer, an entry per use; None where it was not used.
+
+        Args:
+            keep: whether these points will be read again, so that what was saved for them must stay.
+        """
         found: list[tuple[Parameter, Tensor | None]] = []
         for layer in range(1, self.caller.head + 1):
             parameters = self.caller.traits[layer - 1].parameters
             if layer in self._cut:
                 continue
             if parameters and layer not in self._efforts:
-                self._pull(layer, Firing(layer, Field.COSTATE, last=True))
+                self._pull(layer, FRESH, last=True, keep=keep)
             found += zip(parameters, self._efforts.get(layer, ()), strict=bool(parameters))
         return found
+
+    def renew(self) -> None:
+        """Forget all messages: parameters have moved since they were made."""
+        self.messages.renew()
+        self._efforts.clear()
 
     def input_gradient(self, number: int = 0) -> Tensor | None:
         """See `Engine.input_gradient`."""
         place = number and len(self.chain) + number
         if not self.messages.wanted[place]:
             return None
-        pulled = self.pulled(place, Firing(place, Field.COSTATE, last=True))
+        pulled = self.pulled(place, FRESH, last=True)
         return None if place in self._cut else pulled
 
     def credit_at_ends(self) -> tuple[float, float]:
         """See `Engine.credit_at_ends`."""
-        near = [self.credit(site, Firing(site, Field.COSTATE)) for site in self.topology.children[0]]
+        near = [self.credit(site, 0) for site in self.topology.children[0]]
         size = len(self.chain)
-        return float(norms(near).norm()), float(norms([self.pulled(size, Firing(size, Field.COSTATE))])[0])
+        return float(norms(near).norm()), float(norms([self.pulled(size, FRESH)])[0])
 
-    def credit(self, layer: int, firing: Firing) -> Costate:
-        """What a layer pulls back: 1 for the cost, for a site what its dynamics says."""
+    def credit(self, layer: int, age: int) -> Costate:
+        """What a layer pulled back `age` ticks ago: 1 for the cost, for a site what its dynamics says."""
         if layer != self.caller.head:
-            return self.dynamics.credit(_SiteView(self, layer, firing, firing.age))
+            return self.dynamics.credit(_SiteView(self, layer, Delays(age, age, age), age))
         if self._unit is None:
             self._unit = torch.ones_like(self.loss)
         return self._unit
 
     def _move(self, firing: Firing) -> Tensor:
-        view = _SiteView(self, firing.site, firing, 0)
+        view = _SiteView(self, firing.site, firing.delays, last=firing.last)
         return self.dynamics.state(view) if firing.field is Field.STATE else self.dynamics.costate(view)
 
-    def _pull(self, layer: int, firing: Firing) -> Pull:
+    def _pull(self, layer: int, delays: Delays, *, last: bool, keep: bool = False) -> Pull:
         known = self._last.get(layer)
         if known is not None:
             return known
-        points = self.points(layer, firing.point_age)
-        pull = self.messages.pull(layer, points, self.credit(layer, firing), last=firing.last)
+        points = self.points(layer, delays.point)
+        pull = self.messages.pull(layer, points, self.credit(layer, delays.above), last=last, keep=keep)
         if pull.efforts is not None:
             self._efforts[layer] = pull.efforts
-            if not self._keep and len(self.caller.parents[layer]) > 1:
+            if last and not keep and not self._keep and len(self.caller.parents[layer]) > 1:
                 self._last[layer] = pull
         return pull
 
@@ -226,15 +237,16 @@ class Block(Engine):
 
 @final
 class _SiteView(View):
-    """A site's own fields, `age` ticks old, and its neighbours' messages of the ages that its firing says."""
+    """A site's own fields, `age` ticks old, and its neighbours' messages as late as its delays say."""
 
-    __slots__ = ("_age", "_block", "_firing", "_site")
+    __slots__ = ("_age", "_block", "_delays", "_last", "_site")
 
-    def __init__(self, block: Block, site: int, firing: Firing, age: int) -> None:
+    def __init__(self, block: Block, site: int, delays: Delays, age: int = 0, *, last: bool = False) -> None:
         self._block = block
         self._site = site
-        self._firing = firing
+        self._delays = delays
         self._age = age
+        self._last = last
 
     @property
     def state(self) -> State:
@@ -243,8 +255,8 @@ class _SiteView(View):
 
     @property
     def costate(self) -> Costate:
-        sheet = self._block.sheet
-        return held(sheet.moment(self._age)[1] if self._age else sheet.costates, self._site)
+        sheet, age = self._block.sheet, self._age + self._delays.own
+        return held(sheet.moment(age)[1] if age else sheet.costates, self._site)
 
     @property
     def state_residual(self) -> State:
@@ -252,7 +264,7 @@ class _SiteView(View):
 
     @property
     def credit(self) -> Costate:
-        return self._block.credit(self._site, self._firing)
+        return self._block.dynamics.credit(self)
 
     @property
     def samples(self) -> int:
@@ -267,9 +279,9 @@ class _SiteView(View):
 
     @property
     def prediction(self) -> State:
-        points = self._block.points(self._site, self._firing.age)
+        points = self._block.points(self._site, self._delays.below)
         return self._block.messages.evaluation(self._site, points).output
 
     @property
     def pulled(self) -> Costate:
-        return self._block.pulled(self._site, self._firing)
+        return self._block.pulled(self._site, self._delays, last=self._last)

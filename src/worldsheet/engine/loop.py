@@ -1,13 +1,14 @@
 """The one loop over ticks."""
 
 from itertools import islice
-from math import isnan
+from math import isnan, nan
 from typing import final
 
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.record import Record
 from worldsheet.engine.arrival import Arrival
 from worldsheet.engine.base import Engine, Residual
+from worldsheet.engine.motion import Motion
 from worldsheet.engine.stopping import Stop
 from worldsheet.schedule import Schedule
 
@@ -15,14 +16,17 @@ _SPENT = Status.BUDGET_SPENT
 _EXCURSION = 100.0  # a descent never goes up; with multipliers it may, by about as much as it went down
 
 
-def run(engine: Engine, schedule: Schedule, stop: Stop, record: Record | None = None) -> Outcome:
+def run(
+    engine: Engine, schedule: Schedule, stop: Stop, record: Record | None = None, motion: Motion | None = None
+) -> Outcome:
     """Move a block tick by tick until it has settled, its budget is spent, its credit has arrived or it diverges.
 
     A dynamics that settles at once is stopped when its schedule is exact, without measuring anything; otherwise the
-    residual is measured as `stop` says, and once at the end.
+    residual is measured as `stop` says, and once at the end. Where parameters move too nothing ever settles, and the
+    budget ends it.
     """
     topology = engine.chain.topology
-    exact = schedule.settles_after(topology) if engine.dynamics.settles_at_once else None
+    exact = schedule.settles_after(topology) if engine.dynamics.settles_at_once and motion is None else None
     tol = None if schedule.once else stop.tol  # a site that moves once has no residual before it has moved
     if tol is None and exact is None and stop.max_ticks is None and not stop.arrival:
         tol = engine.dynamics.tolerance(engine.precision)
@@ -31,10 +35,14 @@ def run(engine: Engine, schedule: Schedule, stop: Stop, record: Record | None = 
     _take(record, engine, 0)
     done = 0
     for tick in islice(schedule.ticks(engine.topology), _budget(engine, stop, exact)):
+        if motion is not None:
+            motion.read()
         for phase in tick:
             engine.fire(phase)
         engine.close_tick()
         done += 1
+        if motion is not None and not motion.move():
+            return Outcome(Status.DIVERGED, done, nan, "efforts overflowed; lower the rate of the port")
         if record is not None:
             _take(record, engine, done)
         if done == exact:
@@ -46,7 +54,7 @@ def run(engine: Engine, schedule: Schedule, stop: Stop, record: Record | None = 
     if exact is not None:
         remedy = f"this schedule is exact after {exact} ticks: raise max_ticks"
         return Outcome(Status.BUDGET_SPENT, done, None, remedy)
-    return judge.measured(done)
+    return judge.measured(done) if motion is None else Outcome(_SPENT, done)
 
 
 @final

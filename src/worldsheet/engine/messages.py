@@ -70,8 +70,10 @@ class Messages:
         self._evaluations[layer] = made
         return made
 
-    def pull(self, layer: int, points: Sequence[Point], credit: Costate, *, last: bool) -> Pull:
-        """Pull `credit` back through the layer at `points`; with `last`, efforts come along and the graph is freed.
+    def pull(self, layer: int, points: Sequence[Point], credit: Costate, *, last: bool, keep: bool = False) -> Pull:
+        """Pull `credit` back through the layer at `points`; with `last`, efforts come along.
+
+        With `last` the graph is freed too, unless it is kept.
 
         Raises:
             LayerError: a pull-back that torch refuses.
@@ -92,7 +94,7 @@ class Messages:
             evaluation = self._evaluations[layer] = self._evaluate(layer, points)
         self.pulls += layer != self.caller.head
         try:
-            pull = evaluation.pull(credit, effort=last, keep=not last)
+            pull = evaluation.pull(credit, effort=last, keep=keep or not last)
         except RuntimeError as error:
             raise self.caller.blame(layer, points, error) from error
         self._pulled[layer] = (evaluation, credit, pull)
@@ -102,6 +104,11 @@ class Messages:
         """Let go of a layer that will not be evaluated or pulled through again."""
         self._evaluations.pop(layer, None)
         self._pulled.pop(layer, None)
+
+    def renew(self) -> None:
+        """Forget what was made with parameters as they were."""
+        self._evaluations.clear()
+        self._pulled.clear()
 
     def _evaluate(self, layer: int, points: Sequence[Point]) -> Evaluation:
         traits = self.caller.traits[layer - 1]

@@ -2,6 +2,8 @@
 
 from worldsheet.port.base import Port
 from worldsheet.port.inertial import Inertial
+from worldsheet.port.newton import Newton
+from worldsheet.port.pace import by_site, per_tick
 from worldsheet.port.resistive import Resistive
 
-__all__ = ["Inertial", "Port", "Resistive"]
+__all__ = ["Inertial", "Newton", "Port", "Resistive", "by_site", "per_tick"]

@@ -5,11 +5,11 @@ from typing import Any, final
 from torch import Tensor
 
 from worldsheet.core.errors import InputError
-from worldsheet.port.base import Parameters, Port, defaults_of
+from worldsheet.port.base import Parameters, ScalarPort, defaults_of
 
 
 @final
-class Inertial(Port):
+class Inertial(ScalarPort):
     """A port with mass m and resistance R, m θ̈ + R θ̇ = −e: to the last bit `torch.optim.SGD(params, lr, momentum)`.
 
     In steps of one unit of time v ← (1 − R/m) v − e/m, θ ← θ + v, so that momentum = 1 − R/m and lr = 1/m, or
@@ -32,7 +32,6 @@ class Inertial(Port):
         if not 0 <= momentum < 1:
             raise InputError(f"Inertial(momentum={momentum})", "at least 0 and below 1", "use 0.9: R is a tenth of m")
         super().__init__(params, defaults_of("Inertial", lr, momentum=momentum))
-        self._reflected, self._incident = [], []
 
     def flow(self, parameter: Tensor, effort: Tensor, group: dict[str, Any]) -> tuple[Tensor, float]:
         """−lr times the accumulated effort."""

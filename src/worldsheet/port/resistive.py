@@ -4,11 +4,11 @@ from typing import Any, final
 
 from torch import Tensor
 
-from worldsheet.port.base import Parameters, Port, defaults_of
+from worldsheet.port.base import Parameters, ScalarPort, defaults_of
 
 
 @final
-class Resistive(Port):
+class Resistive(ScalarPort):
     """A port that reflects nothing: θ̇ = −e/R with R = 1/lr, to the last bit `torch.optim.SGD(params, lr)`.
 
     Args:
@@ -24,7 +24,6 @@ class Resistive(Port):
 
     def __init__(self, params: Parameters, lr: float) -> None:
         super().__init__(params, defaults_of("Resistive", lr))
-        self._reflected, self._incident = [], []
 
     def flow(self, parameter: Tensor, effort: Tensor, group: dict[str, Any]) -> tuple[Tensor, float]:
         """−lr e."""

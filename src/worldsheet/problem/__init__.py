@@ -8,10 +8,11 @@ from worldsheet.problem.evaluation import Evaluation, Priced, Pull, Recorded, Re
 from worldsheet.problem.fields import Fields
 from worldsheet.problem.layer import Traits
 from worldsheet.problem.linearised import Linearised, Sites, linearise
+from worldsheet.problem.observer import Observer
 from worldsheet.problem.residual import Nonlinearity, ResidualLinear, ScaledLinear, residual_mlp
 from worldsheet.problem.retracing import call_of
 from worldsheet.problem.stacks import Stack
-from worldsheet.problem.steps import OffersStep, Step
+from worldsheet.problem.steps import Factors, OffersStep, Step
 from worldsheet.problem.topology import Topology
 from worldsheet.problem.view import View
 
@@ -21,10 +22,12 @@ __all__ = [
     "Cost",
     "Equilibrium",
     "Evaluation",
+    "Factors",
     "Fields",
     "HalfSquares",
     "Linearised",
     "Nonlinearity",
+    "Observer",
     "OffersCost",
     "OffersStep",
     "Priced",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
+from dataclasses import replace
 from typing import Any, TypeAlias, final
 
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.utils import _pytree as pytree
 from worldsheet.core.errors import InputError, LayerError
 from worldsheet.problem.graph import Graph
 from worldsheet.problem.layer import Layer, Survey, is_plain_sequential, layers_of
+from worldsheet.problem.observer import Observer
 from worldsheet.problem.retracing import KEPT, Tracing
 from worldsheet.problem.topology import Topology
 from worldsheet.problem.tracing import IsBlock
@@ -167,6 +169,19 @@ class Chain:
         """Every parameter once, ready for any `torch.optim` optimizer."""
         for _, parameter in self.named_parameters():
             yield parameter
+
+    def judged(self, loss: Callable[[Any, Any], Tensor]) -> "Chain":
+        """The same chain under another loss."""
+        chain = copy(self)
+        chain.loss, chain.loss_survey, chain._twins = loss, Survey(loss), {}
+        return chain
+
+    def observed(self, observer: Observer) -> "Chain":
+        """The same chain, whose layers with a closed form show the factors of their efforts to an observer."""
+        chain = copy(self)
+        layers = tuple(replace(layer, survey=Survey(layer.module, observer)) for layer in self.layers)
+        chain._graph, chain._tracing = self.graph._replace(layers=layers), None
+        return chain
 
     def blame_layer(self, site: int, points: Sequence[Tensor], error: Exception) -> LayerError:
         """The error of layer `site`, told with both layers of the edge it happened on."""

@@ -10,8 +10,10 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import Parameter
 
 from worldsheet.core.errors import InputError
+from worldsheet.problem.forms import steps_of
+from worldsheet.problem.observer import Observed, Observer
 from worldsheet.problem.section import Section
-from worldsheet.problem.steps import Step, steps_of
+from worldsheet.problem.steps import Step
 
 _DRAWS_ALWAYS = (nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
 _DRAWS_IN_TRAINING = (_DropoutNd, nn.RReLU, nn.RNNBase, nn.MultiheadAttention)
@@ -49,10 +51,12 @@ class Survey:
 
     Args:
         function: a module, or a plain function, which has no parameters or buffers, but may draw if it is not torch's.
+        observer: is shown the factors of its efforts, where it has a closed form.
     """
 
-    def __init__(self, function: object) -> None:
+    def __init__(self, function: object, observer: Observer | None = None) -> None:
         self._function = function
+        self._observer = observer
         self._walk()
 
     def look(self, watched: bool) -> Traits:
@@ -88,6 +92,8 @@ class Survey:
         kinds = [(module, _draws(module)) for module in modules]
         self._parts = [(module, tuple(module._modules.values())) for module in modules]
         self._steps = steps_of(self._function)
+        if self._observer is not None and self._steps is not None:
+            self._steps = tuple(Observed(step, self._observer) for step in self._steps)
         self._foreign = not modules or any(not _is_torchs(module) for module in modules)
         self._holders = [module._parameters for module in modules if module._parameters]
         self._buffered = [module for module in modules if module._buffers and not _is_container(module)]
@@ -136,6 +142,12 @@ class Layer:
     module: nn.Module
     survey: Survey
     writes_input: dict[bool, bool] = field(default_factory=dict)
+
+    @property
+    def closed_parameters(self) -> tuple[Parameter, ...]:
+        """Its trainable parameters if it has a closed form, else none."""
+        traits = self.survey.look(False)
+        return traits.parameters if traits.steps else ()
 
     @property
     def label(self) -> str:

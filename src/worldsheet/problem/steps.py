@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import final
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,23 @@ from torch.nn import functional as F
 from torch.nn.parameter import Parameter
 
 from worldsheet.core.shapes import Costate, Elsewhere, Point, State
-from worldsheet.problem.stacks import RELU, SIGMOID, TANH, AffineStack, Curve, PointwiseStack, Stack
+from worldsheet.problem.stacks import AffineStack, Curve, PointwiseStack, Stack
+
+
+class Factors(NamedTuple):
+    """What a linear map's effort is made of: (∂f/∂W)ᵀ·credit = creditsᵀ inputs.
+
+    Attributes:
+        weight: the parameter W, of shape (out, ...).
+        inputs: rows (rows, in) that W is applied to, a convolution's patches among them.
+        credits: rows (rows, out).
+        samples: batch size; a sample has several rows where W is applied at several places.
+    """
+
+    weight: Tensor
+    inputs: Elsewhere
+    credits: Elsewhere
+    samples: int
 
 
 class Step(ABC):
@@ -28,6 +44,11 @@ class Step(ABC):
         """(∂f/∂θ)ᵀ·credit (4) for each parameter that requires grad; none without parameters."""
         del credit, saved
         return ()
+
+    def factors(self, credit: Costate, saved: Point) -> Factors | None:
+        """What the effort of a linear map's weight is made of; None for other maps."""
+        del credit, saved
+        return None
 
     @property
     def has_parameters(self) -> bool:
@@ -82,6 +103,10 @@ class Affine(Step):
         if bias is not None and bias.requires_grad:
             found = (*found, (bias, rows.sum(0)))
         return found
+
+    def factors(self, credit: Costate, saved: Point) -> Factors:
+        """Its inputs and credits as they are."""
+        return Factors(self._module.weight, _rows(saved), _rows(credit), credit.shape[0])
 
     @property
     def has_parameters(self) -> bool:
@@ -168,31 +193,5 @@ class Flattened(Step):
         raise NotImplementedError
 
 
-def steps_of(module: object) -> tuple[Step, ...] | None:
-    """The steps of a linear layer, a known activation or a plain Sequential of them; None for anything else.
-
-    Exact classes only: a subclass may compute something else.
-    """
-    kind = type(module)
-    if isinstance(module, nn.Linear) and kind is nn.Linear:
-        return (Affine(module),)
-    if isinstance(module, nn.Sequential) and kind is nn.Sequential and len(module):
-        parts = [steps_of(child) for child in module]
-        return None if None in parts else tuple(step for part in parts if part for step in part)
-    if isinstance(module, OffersStep):
-        return (module.step(),)
-    if isinstance(module, nn.Flatten) and kind is nn.Flatten:
-        return (Flattened(module),)
-    made = _ACTIVATIONS.get(kind)
-    return None if made is None else (made,)
-
-
 def _rows(tensor: Tensor) -> Tensor:
     return tensor if tensor.dim() == 2 else tensor.reshape(-1, tensor.shape[-1])
-
-
-_ACTIVATIONS: dict[type, Step] = {
-    nn.Tanh: Pointwise(TANH),
-    nn.Sigmoid: Pointwise(SIGMOID),
-    nn.ReLU: Pointwise(RELU),
-}

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
+from torch import Generator
 
-from worldsheet.core.errors import InputError
 from worldsheet.core.field import Field
 from worldsheet.problem import Topology
 from worldsheet.schedule.base import Firing, Schedule, Tick
+from worldsheet.schedule.delays import Delays
 
 
 @final
@@ -19,37 +20,40 @@ class Asynchronous(Schedule):
 
     The update graph of a feed-forward problem has no cycles, so a dynamics that settles at once reaches the exact
     gradient under any such order and delay: each level needs at most `max_delay` + 1 ticks after the one before it.
+    A dynamics that couples both fields has cycles: it keeps its fixed point, and what may be late without ringing is in
+    docs/theory.md.
 
     Args:
         generator: the source of randomness; its state moves on as ticks are drawn.
-        max_delay: oldest message in ticks; 0 reads the newest, in random order.
+        max_delay: oldest message in ticks, of all that travels or kind by kind; 0 reads the newest, in random order.
 
     Raises:
         InputError: a negative delay.
     """
 
-    generator: torch.Generator
-    max_delay: int = 0
+    generator: Generator
+    max_delay: int | Delays = 0
 
     def __post_init__(self) -> None:
         """Refuse messages from the future."""
-        if self.max_delay < 0:
-            raise InputError(f"max_delay={self.max_delay}", "0 or more ticks", "use max_delay=0 for fresh messages")
+        Delays.of(self.max_delay, "max_delay")
 
     def ticks(self, topology: Topology) -> Iterator[Tick]:
         """Ticks of 2L phases of one firing each, without end."""
         moves = [(site, field) for field in Field for site in topology.sites]
+        choices = 1 + torch.tensor(self._bounds)
         while True:
             order = torch.randperm(len(moves), generator=self.generator).tolist()
-            ages = torch.randint(self.max_delay + 1, (len(moves), 2), generator=self.generator).tolist()
+            drawn = torch.rand(len(moves), len(choices), generator=self.generator, dtype=torch.float64)
+            ages = (drawn * choices).long().tolist()
             yield tuple(
-                (Firing(site, field, age, point_age if field is Field.COSTATE else 0),)
-                for (site, field), (age, point_age) in zip((moves[index] for index in order), ages, strict=True)
+                (_firing(move[0], move[1], Delays(*late)),)
+                for move, late in zip((moves[index] for index in order), ages, strict=True)
             )
 
     def settles_after(self, topology: Topology) -> int:
         """(max_delay + 1) ticks per level and direction."""
-        return 2 * topology.depth * (self.max_delay + 1)
+        return 2 * topology.depth * (self.memory + 1)
 
     @property
     def once(self) -> bool:
@@ -59,4 +63,13 @@ class Asynchronous(Schedule):
     @property
     def memory(self) -> int:
         """The oldest message."""
-        return self.max_delay
+        return max(self._bounds)
+
+    @property
+    def _bounds(self) -> Delays:
+        return Delays.of(self.max_delay, "max_delay")
+
+
+def _firing(site: int, field: Field, delays: Delays) -> Firing:
+    """A costate adds to its newest value, however late it is for the state."""
+    return Firing(site, field, delays if field is Field.STATE else delays._replace(own=0))

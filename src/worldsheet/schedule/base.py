@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeAlias
 
 from worldsheet.core.field import Field
 from worldsheet.problem import Topology
+from worldsheet.schedule.delays import FRESH, Delays
 
 
 class Firing(NamedTuple):
@@ -15,22 +16,18 @@ class Firing(NamedTuple):
     Attributes:
         site: which site moves, 1..L.
         field: its state or its costate.
-        age: how many ticks old the message is that it reads; 0 is the newest.
-        point_age: for a costate, how old the states were at which its message was pulled back.
+        delays: how many ticks old the messages are that it reads.
         last: nothing this firing reads will move again, so the layer it is pulled through can give its parameter
             effort along and be forgotten.
     """
 
     site: int
     field: Field
-    age: int = 0
-    point_age: int = 0
+    delays: Delays = FRESH
     last: bool = False
 
     def __str__(self) -> str:
-        stale = (
-            "" if not (self.age or self.point_age) else f"[-{self.age}{f',-{self.point_age}' * bool(self.point_age)}]"
-        )
+        stale = f"[{self.delays}]" if any(self.delays) else ""
         return f"{self.field.value}{self.site}{stale}{'!' if self.last else ''}"
 
 
@@ -67,8 +64,13 @@ class Schedule(ABC):
         """How many past ticks must be remembered for the oldest message."""
         return 0
 
+    @property
+    def own_delay(self) -> int:
+        """By how many ticks a moving state's own costate is always late."""
+        return 0
+
     def table(self, topology: Topology, ticks: int | None = None) -> str:
-        """The schedule in writing: a line a tick, `|` between phases, `!` a last reading, `[-2]` an old message."""
+        """The schedule in writing: a line a tick, `|` between phases, `!` a last reading, `[below-2]` what is late."""
         count = ticks if ticks is not None else (self.settles_after(topology) or 2 * topology.depth)
         lines = []
         for number, tick in enumerate(islice(self.ticks(topology), count), start=1):

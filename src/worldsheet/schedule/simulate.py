@@ -68,13 +68,15 @@ class _Fronts:
     def _reads_settled(self, firing: Firing, tick: int) -> bool:
         states, costates = self.settled[Field.STATE], self.settled[Field.COSTATE]
         if firing.field is Field.STATE:
-            return all(_known(states, parent, tick - firing.age) for parent in self.topology.parents_of(firing.site))
+            return all(
+                _known(states, parent, tick - firing.delays.below) for parent in self.topology.parents_of(firing.site)
+            )
         children = self.topology.children[firing.site]
         points = {firing.site, *(parent for child in children for parent in self.topology.parents_of(child))}
         if firing.site in self.topology.ends:
             points.update(self.topology.ends)
-        return all(_known(states, point, tick - firing.point_age) for point in points) and all(
-            _known(costates, child, tick - firing.age) for child in children
+        return all(_known(states, point, tick - firing.delays.point) for point in points) and all(
+            _known(costates, child, tick - firing.delays.above) for child in children
         )
 
     def _close(self, firing: Firing) -> None:
@@ -85,7 +87,7 @@ class _Fronts:
     def _refuse_impossible(self, firing: Firing) -> None:
         if firing.site not in self.topology.sites:
             raise InputError(f"firing {firing}", f"sites 1..{self.topology.size}", "number the sites as the graph does")
-        if max(firing.age, firing.point_age) > self.memory:
+        if max(firing.delays) > self.memory:
             raise InputError(f"firing {firing}", f"ages up to {self.memory}", "raise the schedule's memory")
         if (firing.site, firing.field) in self.closed:
             raise InputError(

@@ -10,31 +10,43 @@ from worldsheet.core.errors import InputError
 from worldsheet.dynamics import Dynamics
 from worldsheet.engine import Stop
 from worldsheet.problem import Chain, Topology
-from worldsheet.schedule import CreditFront, Leapfrog, Schedule, Synchronous, Wavefront
+from worldsheet.schedule import CreditFront, Late, Leapfrog, Schedule, Synchronous, Wavefront
 
 
 def default_schedule(dynamics: Dynamics, schedule: Schedule | None, *, fresh: bool = True) -> Schedule:
     """The schedule asked for, else the wavefront for a dynamics that settles at once, else one that moves all at once.
 
-    A descent from a forward pass leaves out the sites ahead of its credit, unless it starts elsewhere.
+    A descent from a forward pass leaves out the sites ahead of its credit, unless it starts elsewhere. The delays that
+    a dynamics brings along are added to either.
 
     Raises:
-        InputError: a schedule that moves each site once, for a dynamics that needs many moves.
+        InputError: a schedule that moves each site once, for a dynamics that needs many moves, or one under which it
+            must diverge.
     """
-    if schedule is None:
-        if dynamics.settles_at_once:
-            return Wavefront()
-        leads = dynamics.character.leads
-        if leads is None:
-            return Synchronous()
-        return CreditFront(leads) if fresh and dynamics.character.descends else Leapfrog(leads)
+    character = dynamics.character
+    schedule = _natural(dynamics, fresh) if schedule is None else schedule
     if schedule.once and not dynamics.settles_at_once:
         raise InputError(
             f"{schedule} with {dynamics}",
             "a schedule that moves each site many times, for a dynamics that does not settle in one move",
             "use Synchronous(), Sweep(count=None) or Asynchronous(generator), or Dyadic(rate=1)",
         )
-    return schedule
+    if character.patience is not None and schedule.own_delay > character.patience:
+        raise InputError(
+            f"{dynamics} under {schedule}, where a site's own costate is {schedule.own_delay} ticks late for its state",
+            f"a delay of at most {character.patience} ticks at these rates: α/ρ < 2 sin(π/(2(2·delay + 1)))",
+            "let each site read its own costate fresh, Delays(own=0), or make dual_rate smaller",
+        )
+    return Late(schedule, character.delay) if character.delay else schedule
+
+
+def _natural(dynamics: Dynamics, fresh: bool) -> Schedule:
+    character = dynamics.character
+    if dynamics.settles_at_once and not character.delay:
+        return Wavefront()
+    if character.leads is None:
+        return Synchronous()
+    return CreditFront(character.leads) if fresh and character.descends else Leapfrog(character.leads)
 
 
 def reads_start(schedule: Schedule, stop: Stop, topology: Topology) -> bool:

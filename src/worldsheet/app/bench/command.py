@@ -14,6 +14,7 @@ from worldsheet.app.bench.control import control
 from worldsheet.app.bench.measure import Plan, measure
 from worldsheet.app.bench.models import CASES, Case
 from worldsheet.app.bench.results import Result
+from worldsheet.app.bench.stream import stream
 from worldsheet.app.bench.tables import tables
 from worldsheet.app.choices import choose
 from worldsheet.app.machine import Machine, this_machine
@@ -30,6 +31,7 @@ def _bench() -> None:
     """Measure beside autograd."""
 
 
+bench.command()(stream)
 bench.command()(control)
 
 

@@ -1,0 +1,63 @@
+"""Learning dynamics side by side: local rules against each other and against backprop, paired over seeds."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from worldsheet.app import plots
+from worldsheet.app.contest.cell import trained
+from worldsheet.app.contest.plan import Plan, plan_for
+from worldsheet.app.contest.report import result_of
+from worldsheet.app.contest.rivals import BACKPROP, RIVALS
+from worldsheet.app.data import load
+from worldsheet.app.experiments import Cells, Findings, Record, Size, experiment
+from worldsheet.app.running import threads
+
+PLANS: dict[Size, dict[str, Any]] = {
+    Size.SMALL: {"data": "digits", "depth": 4, "width": 32, "epochs": 5, "train_size": 800, "compare_every": 20},
+    Size.FULL: {
+        "data": "fashion-mnist",
+        "depth": 6,
+        "width": 64,
+        "epochs": 1,
+        "train_size": 12000,
+        "compare_every": 40,
+    },
+}
+SEEDS = 3
+
+
+def plan_of(size: Size) -> Plan:
+    changes = dict(PLANS[size])
+    names = ",".join(name for name in RIVALS if name != BACKPROP)
+    return plan_for(changes.pop("data"), names, SEEDS, None, changes)
+
+
+def measure(size: Size, cells: Cells) -> Findings:
+    plan = plan_of(size)
+    data = load(plan.recipe.data).subset(plan.recipe.train_size, plan.recipe.test_size)
+    found = {}
+    with threads(1):
+        for name, seed in plan.cells:
+            train = partial(trained, plan.recipe_of(seed), data, plan.rival(name), lambda: None)
+            found[name, seed] = cells.get(f"{name} seed {seed}", train)
+    dynamics = result_of(plan, found)["dynamics"]
+    figures: dict[str, float] = {}
+    for name, row in dynamics.items():
+        short = name.replace("-", "_")
+        figures[f"{short}_accuracy"] = 100 * row["accuracy"]
+        if name != BACKPROP:
+            figures[f"{short}_difference"] = 100 * row["difference"]
+            figures[f"{short}_half_width"] = 100 * row["half_width"]
+            figures[f"{short}_smallest_cosine"] = row["smallest_cosine"]
+            figures[f"{short}_time_ratio"] = row["time_ratio"] or float("nan")
+    return Findings(figures=figures, tables={"dynamics": [{"name": name, **row} for name, row in dynamics.items()]})
+
+
+def draw(record: Record, path: Path) -> None:
+    rows = {row["name"]: row for row in record.tables["dynamics"]}
+    path.write_bytes(plots.rivals(rows, f"{PLANS[record.size]['data']}: {SEEDS} seeds, equal starts and batches"))
+
+
+if __name__ == "__main__":
+    experiment(__file__, measure, draw)

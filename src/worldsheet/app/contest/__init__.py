@@ -1,0 +1,1 @@
+"""Learning dynamics side by side: one model, one data set, several seeds."""

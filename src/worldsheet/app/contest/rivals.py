@@ -1,0 +1,86 @@
+"""The ways to a gradient that `worldsheet compare` knows by name."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import final
+
+from torch import Tensor
+
+from worldsheet.dynamics import AugmentedLagrangian, Dyadic, Dynamics, PredictiveCoding, Wave
+from worldsheet.engine import Stop
+from worldsheet.problem import Chain
+from worldsheet.solve import Centred, Solution, backward, calibrate, centred, relax
+from worldsheet.solve.oracle import autograd_backward
+
+BACKPROP = "backprop"
+_UNTIL_SETTLED = Stop()
+
+
+@final
+@dataclass(frozen=True)
+class Rival:
+    """A dynamics and how long it may run.
+
+    Attributes:
+        dynamics: how a site moves; None for backprop.
+        stop: its budget.
+        twice: whether it is relaxed with a nudge of either sign and the mean gradient is taken, which is equilibrium
+            propagation on the prediction energy.
+    """
+
+    dynamics: Dynamics | None
+    stop: Stop = _UNTIL_SETTLED
+    twice: bool = False
+
+    def calibrated(self, chain: Chain, x: Tensor, target: Tensor) -> "Rival":
+        """The same with its automatic constants measured on these layers."""
+        if self.dynamics is None:
+            return self
+        return replace(self, dynamics=calibrate(chain, x, target, self.dynamics))
+
+    def gradient(self, chain: Chain, x: Tensor, target: Tensor) -> Tensor:
+        """Add the gradients of one batch to `.grad` and return the loss."""
+        if self.dynamics is None:
+            return autograd_backward(chain, x, target)
+        if self.twice and (solution := self.solution(chain, x, target)):
+            solution.accumulate()
+            return solution.loss
+        return backward(chain, x, target, self.dynamics, stop=self.stop)
+
+    def solution(self, chain: Chain, x: Tensor, target: Tensor) -> Solution | None:
+        """The same relaxation with its fields and counts; None for backprop."""
+        if self.twice and isinstance(self.dynamics, PredictiveCoding):
+            return _mean(centred(chain, x, target, self.dynamics, stop=self.stop))
+        return None if self.dynamics is None else relax(chain, x, target, self.dynamics, stop=self.stop)
+
+    @property
+    def description(self) -> str:
+        """What it is made of."""
+        if self.dynamics is None:
+            return "loss.backward()"
+        return f"{self.dynamics}, {self.stop}{', nudged both ways' * self.twice}"
+
+
+def _mean(phases: Centred) -> Solution:
+    """Both phases as one solution: the mean of gradients and cost, the sum of work."""
+    pulled, pushed = phases.pulled, phases.pushed
+    pairs = zip(pulled.pairs, pushed.pairs, strict=True)
+    return replace(
+        pulled,
+        loss=phases.loss,
+        evaluations=pulled.evaluations + pushed.evaluations,
+        pulls=pulled.pulls + pushed.pulls,
+        outcome=replace(pulled.outcome, ticks=pulled.ticks + pushed.ticks),
+        pairs=tuple((leaf, (one + other) / 2) for (leaf, one), (_, other) in pairs),
+    )
+
+
+RIVALS: Mapping[str, Callable[[int], Rival]] = {
+    BACKPROP: lambda depth: Rival(None),
+    "dyadic": lambda depth: Rival(Dyadic()),
+    "wave": lambda depth: Rival(Wave(), Stop(max_ticks=4 * depth)),
+    "pc": lambda depth: Rival(PredictiveCoding(), Stop(max_ticks=2 * depth)),
+    "ep": lambda depth: Rival(PredictiveCoding(nudge=0.5), Stop(max_ticks=2 * depth), twice=True),
+    "pc-alm": lambda depth: Rival(AugmentedLagrangian(), Stop(max_ticks=2 * depth)),
+}
+"""By name: given the number of sites, a dynamics with its default constants and budget."""

@@ -1,0 +1,74 @@
+"""From a rate per batch to a rate per tick."""
+
+from typing import Any, TypeVar
+
+import torch
+
+from worldsheet.core.errors import InputError
+from worldsheet.problem import Chain
+
+_AnyPort = TypeVar("_AnyPort", bound=torch.optim.Optimizer)
+
+
+def per_tick(port: _AnyPort, ticks: int, silent: int = 0) -> _AnyPort:
+    """Slow a port down so that K ticks move parameters as one step did, and return it.
+
+    A tick is dt = 1/K of a batch. Resistance and inertia stay what they are per unit of time: m θ̈ + R θ̇ = −e in steps
+    of dt, with efforts that arrive at n of the K ticks and stand for the whole batch, is
+
+        v ← (1 − (1 − μ)/K) v − e,     θ ← θ + lr v/(K n),     or θ ← θ − lr e/n without mass                     (T)
+
+    and moving averages, as of Adam, forget by (1 − β)/K a tick. No constant is left to tune.
+
+    Args:
+        port: an optimizer whose groups have momentum, betas or a plain rate; changed in place.
+        ticks: K, for how long a batch is held.
+        silent: K − n, ticks of a batch before efforts arrive, for groups that do not say it themselves, as those of
+            `by_site` do: 0 where fields are carried from batch to batch.
+
+    Raises:
+        InputError: K below 1, no tick left with an effort, or an optimizer with time constants of another kind.
+    """
+    quiet = [group.get("silent", silent) for group in port.param_groups]
+    if not all(0 <= count < ticks for count in quiet):
+        raise InputError(
+            f"ticks={ticks}, silent={max(quiet)}",
+            "at least one tick, and one that is not silent",
+            "use the number of ticks for which a batch is held: more than 2D of them if it starts from silence",
+        )
+    for group, count in zip(port.param_groups, quiet, strict=True):
+        strange = sorted({"alpha", "lr_decay", "lambd", "rho", "etas", "beta2_decay"} & set(group))
+        if strange or "lr" not in group:
+            raise InputError(
+                f"{type(port).__name__} with {', '.join(strange) or 'no rate'}",
+                "a port with a rate and, at most, momentum or betas",
+                "use ws.ports.Inertial, SGD, Adam or AdamW, or set the rates per tick yourself",
+            )
+        group["lr"] /= ticks - count
+        if group.get("momentum"):
+            group["lr"] /= ticks
+            group["momentum"] = 1 - (1 - group["momentum"]) / ticks
+        if "memory" in group:
+            group["memory"] = 1 - (1 - group["memory"]) / ticks
+        if "betas" in group:
+            group["betas"] = tuple(1 - (1 - beta) / ticks for beta in group["betas"])
+    return port
+
+
+def by_site(chain: Chain) -> list[dict[str, Any]]:
+    """Parameter groups, one per site, that say for how many ticks of a batch they are silent.
+
+    From silent fields (`Onset`) the states need D ticks to the output and the costates h_l from there to site l, its
+    height, which the site may know once and for all. Parameters of a layer at several sites go with the first.
+
+    Args:
+        chain: whose parameters that require grad are to be grouped.
+    """
+    topology, seen = chain.topology, set[int]()
+    groups: list[dict[str, Any]] = []
+    for site, layer in enumerate(chain.layers, start=1):
+        fresh = [p for p in layer.module.parameters() if p.requires_grad and id(p) not in seen]
+        seen.update(id(p) for p in fresh)
+        if fresh:
+            groups.append({"params": fresh, "silent": topology.depth + topology.heights[site]})
+    return groups

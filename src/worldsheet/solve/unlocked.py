@@ -1,0 +1,168 @@
+"""Training that never waits: parameters move at every tick, while the fields still move."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import Parameter
+
+from worldsheet.core.errors import InputError
+from worldsheet.core.outcome import Outcome, Status
+from worldsheet.core.record import Record
+from worldsheet.dynamics import Dyadic, Dynamics
+from worldsheet.engine import Block, Efforts, Motion, Stop, run
+from worldsheet.problem import Chain, Fields
+from worldsheet.schedule import Leapfrog, Onset, Schedule, Synchronous
+from worldsheet.solve.calibrate import calibrate
+from worldsheet.solve.door import check_finite, check_input, is_finite
+from worldsheet.solve.gradients import accumulate, sum_uses
+
+_EXACT = Dyadic()
+
+
+@final
+@dataclass(frozen=True)
+class Held:
+    """What a batch that was held for some ticks leaves behind.
+
+    Attributes:
+        outcome: budget spent, with a remedy if costates could not reach the first layer; or diverged.
+        loss: C at the output as it is at the end, a scalar without graph.
+        fields: states and costates at the end; `unlocked(..., initial=held.fields)` carries them to the next batch.
+        record: the record that was asked for, or None.
+    """
+
+    outcome: Outcome
+    loss: Tensor
+    fields: Fields
+    record: Record | None
+
+    @property
+    def ticks(self) -> int:
+        """Ticks of optimisation time."""
+        return self.outcome.ticks
+
+
+def unlocked(  # noqa: PLR0913  the public signature, in the order of decreasing use
+    chain: Chain,
+    x: Tensor,
+    target: Any,
+    port: torch.optim.Optimizer,
+    dynamics: Dynamics = _EXACT,
+    ticks: int | None = None,
+    schedule: Schedule | None = None,
+    *,
+    record: Record | None = None,
+    initial: Fields | None = None,
+) -> Held:
+    """Hold a batch for some ticks, at each of which states, costates and parameters move together.
+
+    At a tick every site reads its neighbours' messages, and every layer its effort (4), from one moment:
+
+        x_l ← x_l + …,    λ_l ← λ_l + …,    θ_l ← θ_l + flow(e_l),    e_l = (∂f_l/∂θ_l)ᵀ λ_l at x_{l−1}           (M)
+
+    No site waits for another, and a tick costs each layer one evaluation and one pull-back whatever the depth. With
+    depth D, the effort of the first layer is backprop's from tick 2D on, up to the D ticks by which its message is
+    older than the parameters above. A tick is a K-th of a batch: a port's rates are scaled by `ports.per_tick`.
+
+    `.grad` of the parameters that the port moves is overwritten at each tick and None afterwards.
+
+    Args:
+        chain: the layers and the loss.
+        x: input x_0, clamped.
+        target: what the loss compares the output with.
+        port: any `torch.optim.Optimizer` over parameters of the chain; it steps once a tick.
+        dynamics: how a site moves.
+        ticks: K, by default 4D.
+        schedule: when; by default every site at every tick.
+        record: filled with the residuals of every site at every tick.
+        initial: fields before tick 0, those of the last batch for example; the dynamics' own by default.
+
+    Raises:
+        InputError: arguments that cannot be right, NaN or infinity in the input or a parameter.
+        LayerError: a layer or loss that fails on what it receives.
+    """
+    check_input(x)
+    check_finite(chain, x)
+    dynamics = calibrate(chain, x, target, dynamics)
+    ticks = 4 * chain.topology.depth if ticks is None else ticks
+    schedule = _schedule_for(dynamics, schedule, initial)
+    moved = _moved(chain, port, ticks)
+    with torch.no_grad():  # layers record their own graphs
+        block = Block(chain, x, target, dynamics, schedule, keep=True)
+        block.start(initial)
+        outcome = run(block, schedule, Stop(max_ticks=ticks), record, Motion(block, _Answer(port, moved)))
+        block.caller.replay.settle()
+        for parameter in moved:
+            parameter.grad = None
+        return Held(_advised(outcome, chain, initial), block.loss, block.fields, record)
+
+
+@final
+class _Answer:
+    """A port's answer to the efforts of one tick, parameter by parameter."""
+
+    def __init__(self, port: torch.optim.Optimizer, moved: Iterable[Parameter]) -> None:
+        self._port = port
+        self._moved = {id(parameter): parameter for parameter in moved}
+
+    def __call__(self, efforts: Efforts) -> bool:
+        """Let the port step, unless an effort is not finite."""
+        gradients = [pair for pair in sum_uses(efforts) if id(pair[0]) in self._moved]
+        if not all(is_finite(gradient) for _, gradient in gradients):
+            return False
+        for parameter in self._moved.values():
+            parameter.grad = None
+        accumulate(gradients)
+        self._port.step()
+        return True
+
+
+def _schedule_for(dynamics: Dynamics, schedule: Schedule | None, initial: Fields | None) -> Schedule:
+    if schedule is None and dynamics.character.leads is not None:
+        return Leapfrog(dynamics.character.leads)
+    if schedule is None:
+        return Onset() if initial is None else Synchronous()
+    if schedule.once:
+        raise InputError(
+            f"{schedule} for unlocked training",
+            "a schedule that moves each site many times",
+            "use Synchronous(), Sweep(count=None) or Asynchronous(generator)",
+        )
+    return schedule
+
+
+def _moved(chain: Chain, port: Any, ticks: int) -> list[Parameter]:
+    """The chain's parameters that the port moves."""
+    if ticks < 1:
+        raise InputError(f"ticks={ticks}", "1 or more", "leave ticks out to hold the batch for 4 times the depth")
+    if not isinstance(port, torch.optim.Optimizer) or isinstance(port, torch.optim.LBFGS):
+        raise InputError(
+            f"a port of type {type(port).__name__}",
+            "a torch.optim.Optimizer that steps without a closure",
+            "use ws.ports.Inertial(chain.parameters(), lr=…) or torch.optim.Adam(chain.parameters())",
+        )
+    held = {id(parameter) for group in port.param_groups for parameter in group["params"]}
+    moved = [parameter for parameter in chain.parameters() if id(parameter) in held and parameter.requires_grad]
+    if not moved:
+        raise InputError(
+            "a port that holds no trainable parameter of the chain",
+            "an optimizer over the chain's own parameters",
+            "make it from chain.parameters(), after the module has been moved to its device",
+        )
+    return moved
+
+
+def _advised(outcome: Outcome, chain: Chain, initial: Fields | None) -> Outcome:
+    if outcome.status is Status.DIVERGED:
+        advice = (
+            "efforts overflowed and parameters stopped before they followed: lower the port's rate, or the dynamics'"
+        )
+        return replace(outcome, remedy=advice)
+    needed = 2 * chain.topology.depth
+    if initial is None and outcome.ticks < needed:
+        advice = f"costates need {needed} ticks to reach the first layer: raise ticks, or carry fields with initial="
+        return replace(outcome, remedy=advice)
+    return outcome
