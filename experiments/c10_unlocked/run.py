@@ -64,13 +64,12 @@ def cases(size: Size) -> Iterator[Case]:
     if size is Size.SMALL:
         yield from (Case(DIGITS, "resistive", ticks, carry) for ticks, carry in ((9, False), (4, False), (9, True)))
         return
-    for port in ("resistive", "adam"):
+    for port in ("inertial", "resistive", "adam"):
         for course in (DIGITS, FASHION, DEEP_DIGITS, DEEP_FASHION):
             yield Case(course, port, 2 * course.depth + 1, False)
     yield from (Case(DIGITS, "resistive", ticks, False) for ticks in (1, 2, 4, 6, 8, 12, 16, 32))
     yield from (Case(DIGITS, "resistive", ticks, True) for ticks in (1, 2, 4, 8, 16, 32))
     yield from (Case(DIGITS, port, 16, False) for port in ("inertial", "adam"))
-    yield Case(DIGITS, "inertial", 9, False)
     yield from (Case(FASHION, port, 16, False) for port in ("resistive", "inertial", "adam"))
     yield from (Case(FASHION, "resistive", ticks, False) for ticks in (4, 8))
     yield Case(FASHION, "resistive", 16, True)

@@ -100,13 +100,13 @@ def test_groups_have_rates_of_their_own_and_schedulers_move_them() -> None:
         torch.testing.assert_close(two, (4 if name.startswith("0.") else 2) * one, rtol=1e-8, atol=1e-12)
 
 
-def test_an_unlocked_newton_port_sees_every_tick() -> None:
+def test_an_unlocked_newton_port_sees_every_tick_that_has_a_credit() -> None:
     net, (x, y) = network(), batches(1)[0]
     port = ws.ports.per_tick(ws.ports.Newton(net, lr=0.1, memory=0.5), 12)
     held = ws.unlocked(port.attach(ws.Chain(net, nn.CrossEntropyLoss())), x, y, port, ticks=12)
     assert held.outcome.status is ws.Status.BUDGET_SPENT
     remembered = 1 - 0.5 / 12
-    assert float(port.state[net[4].weight]["weight"]) == pytest.approx((1 - remembered**12) / (1 - remembered))
+    assert float(port.state[net[4].weight]["weight"]) == pytest.approx((1 - remembered**6) / (1 - remembered))
 
 
 def refused(make: Callable[[], object]) -> ws.InputError:

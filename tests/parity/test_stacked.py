@@ -1,10 +1,16 @@
 """Equal sites moved as one give the numbers of sites moved one by one."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import worldsheet as ws
+from nets import law
+from worldsheet.app.bench.forgetful import Forgetful
 
 DYNAMICS = [ws.Dyadic(0.7), ws.Dyadic(), ws.Wave(0.5), ws.PredictiveCoding(), ws.AugmentedLagrangian()]
 
@@ -57,6 +63,113 @@ def test_stacked_equals_unstacked(name: str, dynamics: ws.Dynamics, ticks: int) 
     pairs += [(one.record.costate_residuals, many.record.costate_residuals)]
     for ours, theirs in pairs:
         assert float((ours - theirs).norm()) <= 1e-9 * float(theirs.norm()) + 1e-14
+
+
+@st.composite
+def chains(draw: st.DrawFn) -> tuple[list[nn.Module], int]:
+    """Runs of equal sites with lone ones between, tied and frozen parameters, and every activation that stacks."""
+    width, layers = draw(st.integers(1, 4)), []
+    inputs = width
+    for _ in range(draw(st.integers(1, 3))):
+        kind, count = draw(st.sampled_from(["linear", "site", "residual", "norm", "wider"])), draw(st.integers(1, 4))
+        if kind == "norm":
+            layers.append(nn.LayerNorm(width))
+        elif kind == "wider":
+            wide = draw(st.integers(1, 4))
+            layers.append(nn.Linear(width, wide))
+            width = wide
+        elif kind == "linear":
+            bias = draw(st.booleans())
+            layers += [nn.Linear(width, width, bias=bias) for _ in range(count)]
+        elif kind == "site":
+            curve = draw(st.sampled_from([nn.Tanh, nn.ReLU, nn.Sigmoid]))
+            inner = draw(st.integers(1, 4))
+            made = [nn.Sequential(nn.Linear(width, inner), curve(), nn.Linear(inner, width)) for _ in range(count)]
+            layers += made[:1] * count if draw(st.booleans()) else made
+        else:
+            curve = draw(st.sampled_from(list(ws.Nonlinearity)))
+            layers += [ws.ResidualLinear(width, 0.3, curve) for _ in range(count)]
+    for parameter in nn.ModuleList(layers).parameters():
+        parameter.requires_grad_(draw(st.sampled_from([True, True, False])))
+    return [*layers, nn.Linear(width, 2)], inputs
+
+
+RUNNING = [
+    (ws.Dyadic(0.7), ws.Synchronous()),
+    (ws.PredictiveCoding(0.2), ws.Leapfrog()),
+    (ws.PredictiveCoding(0.2), ws.CreditFront(ws.Field.STATE)),
+    (ws.PredictiveCoding(0.7, prediction=ws.Prediction.FIXED), ws.Synchronous()),
+    (ws.PredictiveCoding(0.2, nudge=0.5), ws.Leapfrog()),
+    (ws.AugmentedLagrangian(0.2), ws.Leapfrog(ws.Field.COSTATE)),
+    (ws.AugmentedLagrangian(0.2, dual_rate=0.7, penalty=1.3, averaged=False), ws.CreditFront()),
+]
+
+
+@pytest.mark.parametrize(("dynamics", "schedule"), RUNNING)
+@law(12)
+@given(data=st.data())
+def test_any_chain_gives_the_same_numbers_stacked_moved_by_coefficients_and_asked_by_views(
+    dynamics: ws.Dynamics, schedule: ws.Schedule, data: st.DataObject
+) -> None:
+    torch.manual_seed(data.draw(st.integers(0, 99)))
+    modules, inputs = data.draw(chains())
+    rows_only = any(isinstance(module, ws.ResidualLinear) for module in modules)
+    shape = (3,) if rows_only else data.draw(st.sampled_from([(3,), (2, 2)]))
+    chain = ws.Chain(nn.Sequential(*modules).double(), nn.MSELoss())
+    x = torch.randn(*shape, inputs, dtype=torch.float64, requires_grad=data.draw(st.booleans()))
+    target = torch.randn(*shape, 2, dtype=torch.float64)
+    stop = ws.Stop(max_ticks=data.draw(st.integers(1, 7)))
+    alone, moved, asked = (
+        ws.relax(chain, x, target, law_of_motion, schedule, stop, stack=stack)
+        for law_of_motion, stack in ((dynamics, False), (dynamics, True), (Forgetful(dynamics), True))
+    )
+    for other in (moved, asked):
+        pairs = [*zip(other.states + other.costates, alone.states + alone.costates, strict=True)]
+        assert other.gradients().keys() == alone.gradients().keys()
+        pairs += [(other.gradients()[name], gradient) for name, gradient in alone.gradients().items()]
+        if x.requires_grad:
+            pairs.append((other.input_gradient, alone.input_gradient))
+        largest = max(float(theirs.norm()) for _, theirs in pairs)
+        for ours, theirs in pairs:
+            assert float((ours - theirs).norm()) <= 1e-9 * float(theirs.norm()) + 1e-13 * largest
+
+
+class Seen(ws.View):
+    """A site below the output with given fields and messages."""
+
+    state = costate = prediction = pulled = torch.empty(0)
+    samples, at_output = 3, False
+
+    def __init__(self, dynamics: ws.Dynamics, *tensors: Tensor) -> None:
+        self.dynamics = dynamics
+        self.state, self.costate, self.prediction, self.pulled = tensors
+
+    @property
+    def credit(self) -> Tensor:
+        return self.dynamics.credit(self)
+
+    @property
+    def state_residual(self) -> Tensor:
+        return self.prediction - self.state
+
+    def own(self, values: Sequence[float]) -> float:
+        return values[0]
+
+
+@pytest.mark.parametrize(("dynamics", "_"), RUNNING)
+def test_coefficients_are_the_moves_of_a_site(dynamics: ws.Dynamics, _: ws.Schedule) -> None:
+    view = Seen(dynamics, *torch.randn(4, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+    table = dynamics.coefficients(view.samples)
+    assert table is not None
+    assert table.credit.credit == table.credit.pulled == 0
+    zero = torch.zeros_like(view.state)
+    sources = torch.stack([view.state_residual, view.costate, view.credit, view.pulled])
+    for mix, before, after in (
+        (table.state, view.state, dynamics.state(view)),
+        (table.costate, view.costate, dynamics.costate(view)),
+        (table.credit, zero, view.credit),
+    ):
+        torch.testing.assert_close(before + torch.tensordot(torch.tensor(mix).double(), sources, 1), after)
 
 
 @pytest.mark.parametrize("activation", ws.Nonlinearity)

@@ -73,7 +73,7 @@ def literal(module: nn.Sequential, port: torch.optim.Optimizer, moves: Any, tick
         efforts = read(states, costates)[2]
         states, costates = moves(states, costates, read)
         for parameter, effort in efforts.items():
-            parameter.grad = effort
+            parameter.grad = effort if bool(effort.any()) else None
         port.step()
     return states, costates
 
@@ -156,6 +156,10 @@ def test_carried_fields_go_on_where_they_were(dynamics: ws.Dynamics) -> None:
     assert torch.equal(whole.loss, second.loss)
 
 
+def _effort(parameter: nn.Parameter) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
+
+
 def test_from_silence_every_effort_is_backprops_and_arrives_when_the_front_does() -> None:
     net, (x, y) = networks()["closed forms"], batch()
     depth = len(net)
@@ -166,7 +170,7 @@ def test_from_silence_every_effort_is_backprops_and_arrives_when_the_front_does(
         """Looks and does not move."""
 
         def step(self, closure: Any = None) -> None:
-            seen.append({name: parameter.grad.clone() for name, parameter in net.named_parameters()})
+            seen.append({name: _effort(parameter) for name, parameter in net.named_parameters()})
 
     ws.unlocked(ws.Chain(net, nn.functional.mse_loss), x, y, Still(net.parameters(), 0.1), ticks=2 * depth + 3)
     silent = {
@@ -240,7 +244,7 @@ def test_efforts_that_are_silent_for_a_while_stand_for_the_whole_batch() -> None
         ws.ports.per_tick(port, 8, silent)
         rate = 0.3 if isinstance(port, ws.ports.Resistive) else 0.2 / 0.4
         for tick in range(300):
-            weight.grad = torch.full_like(weight, float(silent <= tick < 8))
+            weight.grad = torch.full_like(weight, float(tick < 8 - silent))
             port.step()
         assert float(weight.detach()) == pytest.approx(-rate)
 

@@ -63,6 +63,7 @@ class Dynamics(ABC):
             samples: batch size.
         """
         del samples
+        return None
 
     @property
     @abstractmethod

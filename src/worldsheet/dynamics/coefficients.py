@@ -25,7 +25,7 @@ class Mix(NamedTuple):
 class Coefficients:
     """The moves of a site below the output, linear in what it sees.
 
-        x_l ← x_l + state·(r, λ, e, p)_l,     λ_l ← λ_l + costate·(r, λ, e, p)_l,     e_l = credit·(r, λ)_l          (13)
+        x_l ← x_l + state·(r, λ, e, p)_l,     λ_l ← λ_l + costate·(r, λ, e, p)_l,     e_l = credit·(r, λ)_l     (19)
 
     An engine may add these to the fields where they lie instead of asking for new ones.
 

@@ -63,7 +63,7 @@ class Dyadic(Dynamics):
         return view.costate
 
     def coefficients(self, samples: int) -> Coefficients:
-        """X += η r, λ += η (p − λ), e = λ."""
+        """As sums: x += η r, λ += η (p − λ), e = λ."""
         del samples
         return Coefficients(Mix(residual=self.rate), Mix(costate=-self.rate, pulled=self.rate), Mix(costate=1.0))
 

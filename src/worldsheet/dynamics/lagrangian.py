@@ -94,7 +94,7 @@ class AugmentedLagrangian(Dynamics):
         return self._moved(view, self.penalty)
 
     def coefficients(self, samples: int) -> Coefficients:
-        """X += η (e − p), λ += α r, e = λ + ρ r."""
+        """As sums: x += η (e − p), λ += α r, e = λ + ρ r."""
         count = samples if self.averaged else 1
         step = number(self.rate) * count
         credit = Mix(residual=self.penalty / count, costate=1.0)

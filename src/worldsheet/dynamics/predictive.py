@@ -134,7 +134,7 @@ class PredictiveCoding(Dynamics):
         return replace(self, rate=estimated_rate(linearised, self.precision, self.averaged, self.nudge))
 
     def coefficients(self, samples: int) -> Coefficients:
-        """X += η (e − p), λ = e, e = ρ r; with fixed prediction λ += η (p − λ), e = λ."""
+        """As sums: x += η (e − p), λ = e, e = ρ r; with fixed prediction λ += η (p − λ), e = λ."""
         if self._fixed:
             return Coefficients(Mix(), Mix(costate=-self._rate, pulled=self._rate), Mix(costate=1.0))
         count = self._strength * (samples if self.averaged else 1)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from worldsheet.core.field import Field
 from worldsheet.core.shapes import Elsewhere, Point
+from worldsheet.dynamics import Coefficients
 from worldsheet.engine.room import Room
 from worldsheet.engine.runs import Run, same_form
 from worldsheet.problem import Fields
@@ -86,6 +87,7 @@ class Slab:
         pulled: the messages from above, likewise.
         points: rows of the states for layers that are evaluated alone, by site.
         sent: rows of the credits for layers that are pulled through alone, by site.
+        table: the coefficients by which its sites move where their fields lie, None where their views must be asked.
         room: memory for the messages.
     """
 
@@ -104,6 +106,7 @@ class Slab:
         self.pulled: Made | None = None
         self.points: dict[int, Tensor] = {}
         self.sent: dict[int, Tensor] = {}
+        self.table: Coefficients | None = None
         self.room = Rooms(Room(sites), Room(sites), Room(sites), Room(sites))
 
     def rows(self, field: Field, span: Span) -> Elsewhere:
@@ -130,6 +133,8 @@ class Slab:
         self._moved(field)
 
     def _moved(self, field: Field) -> None:
+        if field is Field.COSTATE and self.table is not None and self.table.credit.costate == 0:
+            return  # nothing is made from costates
         self.credits = self.pulled = None
         self.sent.clear()
         if self.below is not None:

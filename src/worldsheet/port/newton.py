@@ -89,7 +89,9 @@ class Newton(Port, Observer):
 
     @torch.no_grad()
     def see(self, factors: Factors) -> None:
-        """Take a layer's inputs and credits into the averages."""
+        """Take a layer's inputs and credits into the averages, unless no credit has come yet."""
+        if not bool(factors.credits.any()):
+            return
         for group in self.param_groups:
             for _, layer in _named(group):
                 if layer.weight is factors.weight:

@@ -13,12 +13,12 @@ _AnyPort = TypeVar("_AnyPort", bound=torch.optim.Optimizer)
 def per_tick(port: _AnyPort, ticks: int, silent: int = 0) -> _AnyPort:
     """Slow a port down so that K ticks move parameters as one step did, and return it.
 
-    A tick is dt = 1/K of a batch. Resistance and inertia stay what they are per unit of time: m θ̈ + R θ̇ = −e in steps
-    of dt, with efforts that arrive at n of the K ticks and stand for the whole batch, is
+    Efforts arrive at n of the K ticks and stand for the whole batch, so that each of these is dt = 1/n of it.
+    Resistance and inertia stay what they are per unit of time: m θ̈ + R θ̇ = −e in steps of dt is
 
-        v ← (1 − (1 − μ)/K) v − e,     θ ← θ + lr v/(K n),     or θ ← θ − lr e/n without mass                     (T)
+        v ← (1 − (1 − μ)/n) v − e,     θ ← θ + lr v/n²,     or θ ← θ − lr e/n without mass                     (T)
 
-    and moving averages, as of Adam, forget by (1 − β)/K a tick. No constant is left to tune.
+    and moving averages, as of Adam, forget by (1 − β)/n a tick. No constant is left to tune.
 
     Args:
         port: an optimizer whose groups have momentum, betas or a plain rate; changed in place.
@@ -44,14 +44,15 @@ def per_tick(port: _AnyPort, ticks: int, silent: int = 0) -> _AnyPort:
                 "a port with a rate and, at most, momentum or betas",
                 "use ws.ports.Inertial, SGD, Adam or AdamW, or set the rates per tick yourself",
             )
-        group["lr"] /= ticks - count
+        heard = ticks - count
+        group["lr"] /= heard
         if group.get("momentum"):
-            group["lr"] /= ticks
-            group["momentum"] = 1 - (1 - group["momentum"]) / ticks
+            group["lr"] /= heard
+            group["momentum"] = 1 - (1 - group["momentum"]) / heard
         if "memory" in group:
-            group["memory"] = 1 - (1 - group["memory"]) / ticks
+            group["memory"] = 1 - (1 - group["memory"]) / heard
         if "betas" in group:
-            group["betas"] = tuple(1 - (1 - beta) / ticks for beta in group["betas"])
+            group["betas"] = tuple(1 - (1 - beta) / heard for beta in group["betas"])
     return port
 
 

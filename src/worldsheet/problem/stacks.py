@@ -7,7 +7,6 @@ from typing import Any, cast, final
 
 import torch
 from torch import Tensor
-from torch.nn.parameter import Parameter
 
 from worldsheet.core.shapes import Costate, Elsewhere, Point, State
 
@@ -67,13 +66,13 @@ class AffineStack(Stack):
         bias: the biases in one tensor (site, 1, width), or None.
     """
 
-    weights: tuple[Parameter, ...]
-    biases: tuple[Parameter, ...]
+    weights: tuple[Tensor, ...]
+    biases: tuple[Tensor, ...]
     weight: Tensor
     bias: Tensor | None
 
     @staticmethod
-    def of(weights: Sequence[Parameter], biases: Sequence[Parameter]) -> "AffineStack":
+    def of(weights: Sequence[Tensor], biases: Sequence[Tensor]) -> "AffineStack":
         """Gather the parameters, which are copied once."""
         bias = torch.stack([each.detach() for each in biases]).unsqueeze(1) if biases else None
         return AffineStack(tuple(weights), tuple(biases), torch.stack([each.detach() for each in weights]), bias)
@@ -81,10 +80,8 @@ class AffineStack(Stack):
     def forward(self, x: Point, out: Tensor | None, work: Tensor | None) -> tuple[State, Point]:
         """One batched product; x is saved."""
         rows, weight, into = _rows(x), self.weight.transpose(1, 2), None if out is None else _rows(out)
-        if self.bias is None:
-            y = torch.bmm(rows, weight, out=into)
-        else:
-            y = torch.baddbmm(self.bias, rows, weight, out=into)
+        bias = self.bias
+        y = torch.bmm(rows, weight, out=into) if bias is None else torch.baddbmm(bias, rows, weight, out=into)
         return y.view(*x.shape[:-1], y.shape[-1]), x
 
     def pull(self, credit: Costate, saved: Point, out: Tensor | None) -> Elsewhere:
@@ -150,7 +147,7 @@ class ResidualStack(Stack):
         curve: φ, with its derivative as a function of z or φ(z) alike; None for the identity.
     """
 
-    weights: tuple[Parameter, ...]
+    weights: tuple[Tensor, ...]
     weight: Tensor
     scale: float
     curve: Curve | None

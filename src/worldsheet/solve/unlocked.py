@@ -67,6 +67,7 @@ def unlocked(  # noqa: PLR0913  the public signature, in the order of decreasing
     depth D, the effort of the first layer is backprop's from tick 2D on, up to the D ticks by which its message is
     older than the parameters above. A tick is a K-th of a batch: a port's rates are scaled by `ports.per_tick`.
 
+    A parameter whose effort is zero in every entry has no `.grad` at that tick, and stands still whatever its inertia.
     `.grad` of the parameters that the port moves is overwritten at each tick and None afterwards.
 
     Args:
@@ -115,7 +116,7 @@ class _Answer:
             return False
         for parameter in self._moved.values():
             parameter.grad = None
-        accumulate(gradients)
+        accumulate(pair for pair in gradients if bool(pair[1].any()))  # no credit has come yet: nothing to answer
         self._port.step()
         return True
 

@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
 
+from worldsheet.app.bench.arguments import device_of, rounds_of, threads_of
 from worldsheet.app.bench.control import control
+from worldsheet.app.bench.dynamics_command import dynamics
 from worldsheet.app.bench.measure import Plan, measure
 from worldsheet.app.bench.models import CASES, Case
-from worldsheet.app.bench.results import Result
+from worldsheet.app.bench.results import Result, plain
 from worldsheet.app.bench.stream import stream
 from worldsheet.app.bench.tables import tables
 from worldsheet.app.choices import choose
 from worldsheet.app.machine import Machine, this_machine
-from worldsheet.core.errors import InputError
 
 # Wide enough for the tables where there is no terminal to ask, as in a pipe or a log.
 _WIDTH = 120
@@ -31,6 +31,7 @@ def _bench() -> None:
     """Measure beside autograd."""
 
 
+bench.command()(dynamics)
 bench.command()(stream)
 bench.command()(control)
 
@@ -46,7 +47,7 @@ def gradient(
     as_json: Annotated[bool, typer.Option("--json", help="print the result as one JSON object on stdout")] = False,
 ) -> None:
     """Measure time, memory, work and precision of one gradient by autograd and by relaxation, in turns."""
-    plan = Plan(_threads(threads), _rounds(repeats), quick, _device(device), seed)
+    plan = Plan(threads_of(threads), rounds_of(repeats), quick, device_of(device), seed)
     names = list(dict.fromkeys(case or ()))
     cases = [each for name in names or CASES for each in choose("case", name, CASES)]
     machine, line = this_machine(plan.device, plan.threads), _command_line(plan, names, as_json)
@@ -61,16 +62,7 @@ def gradient(
 
 def report(results: Sequence[Result], machine: Machine, line: str) -> dict[str, Any]:
     """The one object that `--json` prints; seconds and bytes, ratios to autograd."""
-    return {"command": line, "machine": asdict(machine), "cases": [_plain(asdict(result)) for result in results]}
-
-
-def _plain(value: Any) -> Any:
-    """Named tuples as objects, so that every figure carries its name."""
-    if hasattr(value, "_asdict"):
-        return _plain(value._asdict())
-    if isinstance(value, dict):
-        return {name: _plain(entry) for name, entry in value.items()}
-    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+    return {"command": line, "machine": asdict(machine), "cases": [plain(asdict(result)) for result in results]}
 
 
 def _measured(cases: Sequence[Case], plan: Plan, log: Console) -> list[Result]:
@@ -96,35 +88,3 @@ def _command_line(plan: Plan, names: Sequence[str], as_json: bool) -> str:
     words += [word for name in names for word in ("--case", name)]
     words += ["--device", str(plan.device), "--seed", str(plan.seed), *["--json"] * as_json]
     return shlex.join(words)
-
-
-def _threads(text: str) -> tuple[int, ...]:
-    counts = text.split(",")
-    if not all(count.strip().isdecimal() and int(count) > 0 for count in counts):
-        raise InputError(f"--threads {text}", "whole numbers above 0 with commas between", "use --threads 1,2")
-    return tuple(dict.fromkeys(int(count) for count in counts))
-
-
-def _rounds(repeats: int) -> int | None:
-    if repeats < 0:
-        raise InputError(f"--repeats {repeats}", "1 or more, or 0 for each case's own number", "leave it out")
-    return repeats or None
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.empty(0, device=name).device
-        metered = device.type == "cpu" or hasattr(torch.get_device_module(device), "max_memory_allocated")
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch built without CUDA asserts
-        raise _no_device(name, str(error).partition("\n")[0]) from error
-    if not metered:
-        raise _no_device(name, "torch keeps no account of its peak memory")
-    return device
-
-
-def _no_device(name: str, reason: str) -> InputError:
-    return InputError(
-        f"device {name!r}: {reason}",
-        "a device that this torch can use and measure: cpu, cuda, cuda:1",
-        "use --device cpu, or install a torch built for the device",
-    )

@@ -1,7 +1,7 @@
 """What was measured, as values that become JSON and tables."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 from worldsheet.app.bench.timing import Spread
 
@@ -86,3 +86,12 @@ class Result:
     memory: tuple[Memory, ...]
     work: tuple[Work, ...]
     fidelity: tuple[Fidelity, ...]
+
+
+def plain(value: Any) -> Any:
+    """Named tuples as objects, so that every figure carries its name."""
+    if hasattr(value, "_asdict"):
+        return plain(value._asdict())
+    if isinstance(value, dict):
+        return {name: plain(entry) for name, entry in value.items()}
+    return [plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
