@@ -54,8 +54,8 @@ DEFECTS = {
     ),
     "the-loss-has-no-slope": Defect(
         "problem/topology.py",
-        "tuple(above or (self.size + 1,) for above in self.children)",
-        "self.children",
+        "above + cost if site in self.outputs else above or cost for site, above in enumerate(self.children)",
+        "above for above in self.children",
         "laws/test_exactness.py",
         "exact_after_two_ticks and 3-Tanh",
     ),
@@ -134,7 +134,7 @@ DEFECTS = {
         "total = part if total is None else total + part",
         "total = part",
         "parity/test_traced.py",
-        "looks_at_values and -1",
+        "modules_with_several_results and False",
     ),
     "what-others-read-is-overwritten": Defect(
         "problem/tracing.py",

@@ -19,7 +19,6 @@ MSE = nn.MSELoss()
     [
         pytest.param([], MSE, ["an empty chain", "at least one layer"], id="empty-list"),
         pytest.param(nn.Sequential(), MSE, ["an empty chain", "at least one layer"], id="empty-sequential"),
-        pytest.param("net", MSE, ["a chain from str", "nn.Module", "list the blocks"], id="no-module"),
     ],
 )
 def test_what_is_no_chain_is_refused_when_it_is_made(module: Any, loss: Any, fragments: list[str]) -> None:
