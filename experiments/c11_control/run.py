@@ -8,7 +8,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
 import worldsheet as ws
 from worldsheet.app.control.problems import KNOWN
@@ -130,9 +130,69 @@ def echo(ratio: float) -> dict[str, Any]:
     return {
         "ratio": ratio,
         "end": float(down[first, 1:].sum() / up[0, 1:].sum()),
-        "start": float(up[second, 1:].sum() / down[first, 1:].sum()) if ratio != 1 else nan,
+        "start": float(up[second, 1:].sum() / down[first, 1:].sum()) if ratio != 1 else None,
         "stated": (1 - ratio) / (1 + ratio),
-        "up": up[:: max(1, len(up) // 120)].tolist() if ratio == 4.0 else [],
+    }
+
+
+class Flow(nn.Module):
+    """A neural flow in three dimensions and a reading of where it ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.rate = nn.Sequential(nn.Linear(3, 24), nn.Tanh(), nn.Linear(24, 3)).double()
+        self.reading = nn.Linear(3, 1).double()
+
+    def forward(self, x: Tensor, u: Tensor, t: Tensor, label: Tensor) -> Tensor:
+        rate: Tensor = self.rate(x)
+        return rate
+
+    def loss(self, x: Tensor, label: Tensor) -> Tensor:
+        return nn.functional.binary_cross_entropy_with_logits(self.reading(x), label, reduction="none")[..., 0]
+
+
+def spirals(count: int) -> tuple[Tensor, Tensor]:
+    """Two arms of half a turn and a half, (count, 3) with a third coordinate of zeros, and labels (count, 1)."""
+    generator = torch.Generator().manual_seed(0)
+    label = (torch.arange(count) % 2).to(DOUBLE)[:, None]
+    along = torch.rand(count, 1, dtype=DOUBLE, generator=generator)
+    angle = 4.7 * along + torch.pi * label
+    arm = (0.3 + 1.5 * along) * torch.cat((angle.cos(), angle.sin()), -1)
+    return nn.functional.pad(arm + 0.05 * torch.randn(count, 2, dtype=DOUBLE, generator=generator), (0, 1)), label
+
+
+def spiral(updates: int, *, by_costates: bool) -> dict[str, Any]:
+    """Train a flow on two spirals, gradients by costates or by autograd through all stages."""
+    flow, (points, label), steps, dt = Flow(), spirals(120), 8, 0.25
+    leaves = dict(flow.named_parameters())
+    optimizer = torch.optim.Adam(leaves.values(), 0.02)
+    problem = C.Problem(
+        dynamics=flow,
+        running_cost=lambda x, u, t, label: 0 * x[..., 0],
+        terminal_cost=flow.loss,
+        initial_state=points,
+        control_size=0,
+        steps=steps,
+        dt=dt,
+        integrator=C.ExplicitEuler(),
+        parameters=label,
+    )
+    for _ in range(updates):
+        optimizer.zero_grad()
+        if by_costates:
+            C.solve(problem).accumulate(leaves)
+        else:
+            x = points
+            for _ in range(steps):
+                x = x + dt * flow.rate(x)
+            flow.loss(x, label).sum().backward()
+        optimizer.step()
+    end = C.solve(problem).states[:, -1]
+    right = ((flow.reading(end) > 0) == (label > 0.5)).double().mean()
+    return {
+        "accuracy": float(right),
+        "weights": [value for leaf in leaves.values() for value in leaf.flatten().tolist()],
     }
 
 
@@ -151,8 +211,17 @@ def measure(size: Size, cells: Cells) -> Findings:
         for cost in COSTS[size]
         for steps in HORIZONS[size]
     ]
+    updates = 60 if size is Size.SMALL else 400
+    local, whole = (
+        cells.get(f"spiral {name}", lambda flag=flag: spiral(updates, by_costates=flag))
+        for name, flag in (("costates", True), ("autograd", False))
+    )
+    apart = max(abs(a - b) for a, b in zip(local["weights"], whole["weights"], strict=True))
     return Findings(
         {
+            "spiral_accuracy": local["accuracy"],
+            "spiral_accuracy_autograd": whole["accuracy"],
+            "spiral_weights_apart": apart,
             "riccati_error": exact["error"],
             "riccati_ticks": exact["ticks"],
             "pendulum_cost": pendulum["cost"],

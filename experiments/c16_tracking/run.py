@@ -78,10 +78,20 @@ def measure(size: Size, cells: Cells) -> Findings:
     }
     if size is Size.FULL:
         figures |= {f"creep_{name}": row["errors"][-1] / row["errors"][1] for name, row in sine.items()}
-    curves = [{"name": name, **row} for name, row in [*sine.items(), ("plain", plain)]]
-    tables = {"lq": costs, "sine": curves, "hard": [{"name": n, **row} for n, row in hard.items()], "neural": [forward]}
-    tables["policies"] = [{"name": n, "errors": row["errors"], "flips": row["flips"]} for n, row in tracks.items()]
+    drawn = min(hard, key=lambda name: hard[name]["errors"][-1])
+    tables = {
+        "lq": costs,
+        "sine": [kept(n, row, n == "c = 50/s") for n, row in [*sine.items(), ("plain", plain)]],
+        "hard": [kept(n, row, n == drawn) for n, row in hard.items()],
+        "policies": [kept(n, row, False) for n, row in tracks.items()],
+        "neural": [forward],
+    }
     return Findings(figures=figures, tables=tables)
+
+
+def kept(name: str, row: dict[str, Any], drawn: bool) -> dict[str, Any]:
+    """A row of a table, with its curves if they are drawn."""
+    return {"name": name, **(row if drawn else {key: row[key] for key in ("status", "errors", "flips")})}
 
 
 def linear_quadratic(a: float) -> dict[str, Any]:
@@ -134,7 +144,7 @@ def draw(record: Record, path: Path) -> None:
         below.plot(times, row["lagrangian"][first:], lw=1, label="Lagrangian / φ")
         below.plot(times, row["hamiltonian"][first:], lw=1, label="Hamiltonian / φ")
         below.set(xlabel="time (s)")
-        below.set_yscale("symlog", linthresh=1e-3)
+        below.set_yscale("symlog", linthresh=1e-3 if row is sine else 0.1)
         for each in (axes, below):
             each.legend(frameon=False, fontsize=8)
     for row in record.tables["lq"][:2]:
@@ -143,7 +153,7 @@ def draw(record: Record, path: Path) -> None:
         costs.loglog(frequencies, row["periodic"], "o-", color=color, label=f"periodic flips, a = {row['a']:g}")
         costs.axhline(row["flipped"], color=color, ls="--", label=f"s = −1, a = {row['a']:g}")
         costs.axhline(row["riccati"], color=color, ls=":", label=f"Riccati turned around, a = {row['a']:g}")
-    costs.set(title="ẋ = a x + u: cost over the optimum", xlabel="flips to −1 per second")
+    costs.set(title="cost over the optimum", xlabel="flips to −1 per second")
     costs.legend(frameon=False, fontsize=7)
     for row in record.tables["sine"]:
         if row["status"] != "diverged":

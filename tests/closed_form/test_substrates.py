@@ -88,6 +88,9 @@ class Message(ws.View):
     def own(self, values: object) -> float | Tensor:
         return torch.ones(3, 1, 1) if self.stacked else 1.0
 
+    def absorbed(self, point: Tensor, step: float) -> Tensor:
+        return point / (1 + step)
+
     @property
     def state(self) -> Tensor:
         raise AssertionError

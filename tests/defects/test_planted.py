@@ -24,6 +24,20 @@ class Defect(NamedTuple):
 
 
 DEFECTS = {
+    "echoes-between-scatterers-are-dropped": Defect(
+        "control/scattering.py",
+        "torch.baddbmm(eye, left.far, near)",
+        "torch.baddbmm(eye, left.far, near, alpha=0.5)",
+        "laws/test_control_scattering.py",
+        "find_the_same_impedance",
+    ),
+    "the-wave-forgets-its-impedance": Defect(
+        "control/scattered.py",
+        "costates[:, 1:] += speed / z * (reached - states[:, 1:])",
+        "costates[:, 1:] += speed * z * (reached - states[:, 1:])",
+        "laws/test_control_waves.py",
+        "reflects_by_its_mismatch and 0.25",
+    ),
     "time-runs-the-wrong-way-for-weights": Defect(
         "streaming/laws.py",
         "gain = -per_neuron * float(momentum.gain)",

@@ -86,7 +86,7 @@ def test_the_implicit_midpoint_solves_its_equation_and_is_exact_for_linear_flow(
     after, _ = C.ImplicitMidpoint(1).step(flow, state, torch.zeros(1, dtype=DOUBLE), dt)
     eye = torch.eye(2, dtype=DOUBLE)
     exact = torch.linalg.solve(eye - 0.05 * matrix, (eye + 0.05 * matrix) @ state.T).T
-    close(after, exact, 1e-13)
+    close(after.detach(), exact, 1e-13)
 
 
 @pytest.mark.parametrize("bounds", [None, (-2.0, 1.5)], ids=["free", "bounded"])
@@ -110,12 +110,12 @@ def test_a_batch_is_its_problems_one_by_one(bounds: tuple[float, float] | None) 
 )
 def test_three_methods_find_the_same_minimum(problem: C.Problem) -> None:
     matched = C.solve(problem, tol=1e-9)
-    for method in (ws.Wave(impedance=0.5, speed=0.6), C.ForwardBackwardSweep(0.3)):
+    for method in (ws.Wave(impedance=0.5, speed=0.6), C.ForwardBackwardSweep(0.02)):
         sol = C.solve(problem, method, tol=1e-4, max_ticks=1000)
         assert sol.converged.all()
-        close(sol.states, matched.states, 3e-3)
-        close(sol.costates, matched.costates, 3e-3)
-        close(sol.cost, matched.cost, 2e-3)
+        close(sol.states, matched.states, 5e-3)
+        close(sol.costates, matched.costates, 5e-3)
+        close(sol.cost, matched.cost, 5e-3)
 
 
 def test_a_warm_start_from_the_solution_needs_no_tick() -> None:

@@ -155,6 +155,9 @@ class Seen(ws.View):
     def own(self, values: Sequence[float]) -> float:
         return values[0]
 
+    def absorbed(self, point: Tensor, step: float) -> Tensor:
+        return point / (1 + step)
+
 
 @pytest.mark.parametrize(("dynamics", "_"), RUNNING)
 def test_coefficients_are_the_moves_of_a_site(dynamics: ws.Dynamics, _: ws.Schedule) -> None:

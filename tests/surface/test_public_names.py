@@ -45,6 +45,7 @@ NAMES = [
     "OffersStep",
     "Onset",
     "Outcome",
+    "Output",
     "Pipeline",
     "Plan",
     "Predicted",
@@ -102,7 +103,7 @@ SIGNATURES = {
     "centred": f"chain, x, target, dynamics, schedule=None, stop={STOP}",
     "Matched": "margin=1.0",
     "Wave": "speed=1.0, impedance=Matched(margin=1.0), matching=0.8, limit=0.25, courant=<Courant.SHRINK: 'shrink'>, "
-    "averaged=True",
+    "averaged=True, output=<Output.EXPLICIT: 'explicit'>",
     "wave_report": "chain, x, target, wave, record, rest",
     "Fields.from_waves": "rising, falling, impedances",
     "Fields.waves": "self, impedances",
@@ -165,7 +166,7 @@ MEMBERS = {
     "record states ticks",
     "Status": "ARRIVED BUDGET_SPENT CONVERGED DIVERGED ENDED STOPPED",
     "Stop": "arrival every max_ticks tol",
-    "View": "at_output costate costate_residual credit own prediction pulled samples state state_residual",
+    "View": "absorbed at_output costate costate_residual credit own prediction pulled samples state state_residual",
 }
 
 

@@ -68,10 +68,11 @@ def test_autograd_is_asked_for_one_layer_at_a_time_and_end_to_end_only_by_the_or
     found = {name: ways for name, tree in TREES.items() if (ways := differentiates(tree))}
     assert found == {
         "app/bench/unrolled.py": {"grad"},
-        "control/derivatives.py": {"grad"},
+        "control/derivatives.py": {"run_backward"},
         "problem/equilibrium.py": {"grad"},
         "problem/evaluation.py": {"run_backward"},
         "problem/linearised.py": {"grad"},
+        "problem/proximal.py": {"grad"},
         "solve/oracle.py": {"grad", "backward"},
         "streaming/derivatives.py": {"grad", "jacrev"},
     }
@@ -184,6 +185,9 @@ class Recording(ws.View):
 
     def own(self, values: Sequence[float]) -> float:
         return values[0]
+
+    def absorbed(self, point: Tensor, step: float) -> Tensor:
+        return point / (1 + step)
 
     @property
     def at_output(self) -> bool:

@@ -123,7 +123,8 @@ def tracking(trace: Trace, wanted: Sequence[float], title: str) -> bytes:
     above.set(ylim=(-1.1, 1.1), ylabel="state")
     below.plot(trace.times, trace.lagrangians[:, 0], lw=1, color=_TRAIN, label="Lagrangian / φ")
     below.plot(trace.times, trace.hamiltonians[:, 0], lw=1, color=_TEST, label="Hamiltonian / φ")
-    below.set_yscale("symlog", linthresh=1e-4)
+    below.set_yscale("symlog", linthresh=0.1)
+    below.tick_params(axis="y", labelsize=8)
     below.set(xlabel="time (s)", ylabel="energy")
     for axes in (above, below):
         axes.grid(alpha=0.25)

@@ -6,6 +6,7 @@ from typing import TypeAlias, final
 
 import torch
 from torch import Tensor
+from torch.autograd import Variable
 
 Function: TypeAlias = Callable[[Tensor], Tensor]
 """From points (..., d) to values (..., q), point by point."""
@@ -40,6 +41,7 @@ def expand(function: Function, points: Tensor, weights: Tensor) -> Expansion:
     """
     size = points.shape[-1]
     rows = max(size, weights.shape[-1])
+    alone = weights.shape[-1] == 1 and bool((weights == 1).all())  # then h is the only value
     copies = rows if points.numel() // max(size, 1) <= _FEW_POINTS else 1
     with torch.enable_grad():
         spread = points.detach().expand(copies, *points.shape).clone().requires_grad_()
@@ -47,7 +49,7 @@ def expand(function: Function, points: Tensor, weights: Tensor) -> Expansion:
         total = (weights * values).sum()
         gradient = _pull(total, spread, torch.ones_like(total), keep=True)
         hessian = _rows(gradient, spread)
-        jacobian = _rows(values, spread)
+        jacobian = gradient[0, ..., None, :].detach() if alone else _rows(values, spread)
     return Expansion(values[0].detach(), jacobian, gradient[0].detach(), 0.5 * (hessian + hessian.mT))
 
 
@@ -74,11 +76,9 @@ def curvature(function: Function, points: Tensor, weights: Tensor) -> tuple[Tens
 
 def effort(values: Tensor, parameters: list[Tensor]) -> list[Tensor | None]:
     """Gradients of Σ values with respect to parameters, None where there is no dependence."""
-    return (
-        list(torch.autograd.grad(values.sum(), parameters, allow_unused=True))
-        if values.requires_grad
-        else [None for _ in parameters]
-    )
+    if not values.requires_grad:
+        return [None for _ in parameters]
+    return list(_run(values, tuple(parameters), torch.ones_like(values), keep=False))
 
 
 def newton_steps(function: Function, start: Tensor, count: int) -> Tensor:
@@ -115,7 +115,13 @@ def _pull(values: Tensor, points: Tensor, cotangent: Tensor, *, keep: bool) -> T
     """cotangentᵀ ∂values/∂points; zero where values do not depend on points."""
     if not values.requires_grad:
         return torch.zeros_like(points)
-    found: tuple[Tensor | None, ...] = torch.autograd.grad(
-        values, points, cotangent, retain_graph=True, create_graph=keep, allow_unused=True
-    )
+    found = _run(values, (points,), cotangent, keep=keep)
     return torch.zeros_like(points) if found[0] is None else found[0]
+
+
+def _run(values: Tensor, inputs: tuple[Tensor, ...], cotangent: Tensor, *, keep: bool) -> tuple[Tensor | None, ...]:
+    """One pass of autograd's engine; `torch.autograd.grad` would check first what is ours anyway."""
+    pulled: tuple[Tensor | None, ...] = Variable._execution_engine.run_backward(
+        (values,), (cotangent,), True, keep, inputs, allow_unreachable=True, accumulate_grad=False
+    )
+    return pulled

@@ -96,20 +96,11 @@ class Step:
     gains: Tensor
 
 
-def control_law(hessian: Tensor, slope: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """K, k and positive definiteness from [[Q, Sᵀ], [S, R]] (..., n + m, n + m) and (g, e): −R⁻¹S and −R⁻¹e.
-
-    Where R is not positive definite the gains are useless and the third answer, (...), is False.
-    """
-    block = hessian[..., size:, size:]
-    sides = torch.cat((hessian[..., size:, :size], slope[..., size:, None]), -1)
+def control_gain(block: Tensor, sides: Tensor) -> tuple[Tensor, Tensor]:
+    """−R⁻¹ of sides (..., m, k), and where R (..., m, m) is positive definite; elsewhere the gain is useless."""
     if block.shape[-1] == 0:
-        return sides[..., :size], sides[..., size], torch.ones_like(slope[..., :0].sum(-1), dtype=torch.bool)
+        return sides, torch.ones(block.shape[:-2], dtype=torch.bool, device=block.device)
     if block.shape[-1] == 1:
-        solved = sides / -block
-        convex = block[..., 0, 0] > 0
-    else:
-        factor, info = torch.linalg.cholesky_ex(block)
-        solved = torch.cholesky_solve(-sides, factor)
-        convex = info == 0
-    return solved[..., :size], solved[..., size], convex
+        return sides / -block, block[..., 0, 0] > 0
+    factor, info = torch.linalg.cholesky_ex(block)
+    return torch.cholesky_solve(-sides, factor), info == 0

@@ -6,7 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from worldsheet.control.quadratic import Matched, Quadratic, control_law
+from worldsheet.control.quadratic import Matched, Quadratic, control_gain
 
 
 @final
@@ -106,24 +106,20 @@ def matched_by_scattering(local: Quadratic) -> Matched:
     The control is eliminated in each stage by itself, which needs an invertible R.
     """
     size, (stages, batch) = local.state_size, local.gap.shape[:2]
-    ends = Scatterer.of(
-        *[torch.zeros_like(local.end_hessian)] * 2,
-        torch.zeros_like(local.end_slope)[..., None],
-        local.end_hessian,
-        local.end_slope[..., None],
-    )
+    nothing, slope = torch.zeros_like(local.end_hessian), local.end_slope[..., None]
+    ends = Scatterer.of(nothing, nothing, torch.zeros_like(slope), local.end_hessian, slope)
     whole = to_the_end(Scatterer(torch.cat((_scatterers(local).packed, ends.packed))), batch)
     impedance = 0.5 * (whole.near + whole.near.mT)
     transition, ahead = local.transition.flatten(0, 1), impedance[batch:]
     hessian = local.hessian.flatten(0, 1).baddbmm(transition.mT, torch.bmm(ahead, transition))
     arriving = torch.baddbmm(whole.back[batch:], ahead, local.gap.reshape(-1, size, 1))
-    slope = local.slope.reshape(*hessian.shape[:2], 1).baddbmm(transition.mT, arriving)
-    gains, push, convex = control_law(hessian, slope[..., 0], size)
+    pushed = local.slope.reshape(*hessian.shape[:2], 1).baddbmm(transition.mT, arriving)
+    law, convex = control_gain(hessian[:, size:, size:], torch.cat((hessian[:, size:, :size], pushed[:, size:]), -1))
     return Matched(
         impedance.view(stages + 1, batch, size, size),
         whole.back.reshape(stages + 1, batch, size),
-        gains.view(stages, batch, *gains.shape[1:]),
-        push.view(stages, batch, *push.shape[1:]),
+        law[..., :size].reshape(stages, batch, *law.shape[1:-1], size),
+        law[..., size].reshape(stages, batch, *law.shape[1:-1]),
         convex.reshape(stages, batch).all(0),
     )
 

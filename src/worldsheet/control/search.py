@@ -25,7 +25,7 @@ def search(problem: Discretised, at: Iterate, found: Conditions, step: Direction
     """
     full = _room(at.slacks, step.slacks)
     slope, bend = _promised(at, found, step)
-    here = merit(problem, at.states, at.controls, at.slacks, at.barrier)
+    here = _merit(found.stage.values, found.end.values, at.states, at.slacks, at.barrier)
     weight = (slope + 0.5 * bend.clamp(min=0)) / ((1 - _MARGIN) * here[..., 1] + 1e-8)
     weight = torch.maximum(weight, 0.5 * at.weight)
     past = torch.cat((at.past[:, 1:], here[:, None]), 1)
@@ -33,18 +33,16 @@ def search(problem: Discretised, at: Iterate, found: Conditions, step: Direction
     ceiling = ceiling + 1e-13 * (1 + here[:, 0].abs() + weight * here[:, 1])
     fall = _FALL * (slope - weight * here[..., 1]).clamp(max=0)
 
-    def accepted(chosen: Tensor, lengths: Tensor) -> Tensor:
-        trial = _tried(problem.select(chosen), at.select(chosen), step.select(chosen), lengths)
+    def accepted(trial: Tensor, lengths: Tensor, chosen: Tensor | slice) -> Tensor:
         return trial[..., 0] + weight[chosen] * trial[..., 1] <= ceiling[chosen] + lengths * fall[chosen]
 
-    everyone = torch.arange(len(full), device=full.device)
-    good = step.fine & accepted(everyone, full[None])[0]
+    good = step.fine & accepted(_tried(problem, at, step, full), full, slice(None))
     bad = (step.fine & ~good).nonzero().flatten()
     length = full
     if len(bad):
         halvings = 0.5 ** torch.arange(1, _HALVINGS + 1, dtype=full.dtype, device=full.device)
         shorter = halvings[:, None] * full[bad]
-        fine = accepted(bad, shorter)
+        fine = accepted(_tried(problem.select(bad), at.select(bad), step.select(bad), shorter), shorter, bad)
         first = fine.to(torch.int8).argmax(0)
         length = full.index_copy(0, bad, shorter.gather(0, first[None])[0])
         good = good.index_copy(0, bad, fine.any(0))
@@ -55,10 +53,14 @@ def search(problem: Discretised, at: Iterate, found: Conditions, step: Direction
 
 def merit(problem: Discretised, states: Tensor, controls: Tensor, slacks: Tensor, barrier: Tensor) -> Tensor:
     """Cost with barrier, and sum of all violations, (..., B, 2); infinite where a function is not finite."""
-    size = problem.size
     with torch.no_grad():
         stage = problem.stages(torch.cat((states[..., :-1, :], controls), -1))
-        end = problem.end(states[..., -1, :])
+        return _merit(stage, problem.end(states[..., -1, :]), states, slacks, barrier)
+
+
+def _merit(stage: Tensor, end: Tensor, states: Tensor, slacks: Tensor, barrier: Tensor) -> Tensor:
+    """From values (L, F, G) and (φ, ψ)."""
+    size = states.shape[-1]
     cost = stage[..., 0].sum(-1) + end[..., 0]
     gap = stage[..., 1 : 1 + size] - states[..., 1:, :]
     violation = gap.abs().sum((-2, -1)) + end[..., 1:].abs().sum(-1)
@@ -69,7 +71,7 @@ def merit(problem: Discretised, states: Tensor, controls: Tensor, slacks: Tensor
 
 
 def _tried(problem: Discretised, at: Iterate, step: Direction, lengths: Tensor) -> Tensor:
-    """The merit at all lengths (J, B) of a step, (J, B, 2)."""
+    """The merit at lengths (..., B) of a step, (..., B, 2)."""
     along = lengths[..., None, None]
     return merit(
         problem,

@@ -37,8 +37,8 @@ def solve(
     | `ForwardBackwardSweep(ω)` | sequential, direct coupling | on short horizons only |
 
     The scalar wave and the sweep take bounds; path and terminal constraints and a free duration need the matched wave.
-    Over a horizon the running cost absorbs, and direct coupling is what diverges (it is the sweep's): `matching` of a
-    wave plays no part here, all of its speed crosses.
+    Over a horizon the running cost absorbs, and direct coupling, the sweep's, is what diverges. So only `speed` and
+    `impedance` of a wave play a part: all of its speed crosses, and a speed that is too high is an outcome.
     A problem that fails does not touch the others of its batch: look at `converged` and `outcomes`.
 
     Args:

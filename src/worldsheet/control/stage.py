@@ -95,7 +95,8 @@ class Discretised:
         point = state[:, None]
         path = point[..., : self.problem.state_size]
         time, dt = self._clock(point, stage)
-        following, _ = self.problem.integrator.step(self._flow(control[:, None], path.shape[:-1]), path, time, dt)
+        flow = replace(self._flow(control[:, None], path.shape[:-1]), costs=False)
+        following, _ = self.problem.integrator.step(flow, path, time, dt)
         return torch.cat((following, point[..., self.problem.state_size :]), -1)[:, 0]
 
     def times(self, states: Tensor) -> Tensor:
@@ -110,6 +111,8 @@ class Discretised:
     def _clock(self, state: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
         """Time and length of each stage from `first` on, (..., B, N) both."""
         problem, lead = self.problem, state.shape[:-1]
+        if problem.duration is None and lead[-1] == 1:
+            return state.new_full(lead, problem.initial_time + problem.dt * first), state.new_full(lead, problem.dt)
         count = torch.arange(first, first + lead[-1], dtype=state.dtype, device=state.device)
         if problem.duration is None:
             return (problem.initial_time + problem.dt * count).expand(lead), state.new_tensor(problem.dt).expand(lead)
@@ -138,9 +141,11 @@ class _Flow:
     problem: Problem
     control: Tensor
     extra: tuple[Tensor, ...]
+    costs: bool = True
 
     def __call__(self, state: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
         lead = state.shape[:-1]  # an implicit integrator asks for copies
         control = self.control.expand(*lead, -1)
         arguments = (state, control, time.expand(lead), *(entry.expand(*lead, -1) for entry in self.extra))
-        return self.problem.dynamics(*arguments), self.problem.running_cost(*arguments)
+        rate = self.problem.dynamics(*arguments)
+        return rate, self.problem.running_cost(*arguments) if self.costs else torch.zeros_like(arguments[2])

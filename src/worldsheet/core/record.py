@@ -38,8 +38,8 @@ class Record:
         self._costates.append(costates)
 
     def keep(self, states: tuple[Elsewhere, ...], costates: tuple[Elsewhere, ...]) -> None:
-        """Append the fields of the row that was added last."""
-        self.moments.append((states, costates))
+        """Append copies of the fields of the row that was added last: an engine may write into its own."""
+        self.moments.append((tuple(x.clone() for x in states), tuple(c.clone() for c in costates)))
 
     @property
     def state_residuals(self) -> Worldsheet:

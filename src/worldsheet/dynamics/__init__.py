@@ -7,7 +7,7 @@ from worldsheet.dynamics.dyadic import Dyadic
 from worldsheet.dynamics.impedance import Impedance, Matched, Riccati
 from worldsheet.dynamics.lagrangian import AugmentedLagrangian
 from worldsheet.dynamics.predictive import Prediction, PredictiveCoding
-from worldsheet.dynamics.wave import Wave
+from worldsheet.dynamics.wave import Output, Wave
 
 __all__ = [
     "AugmentedLagrangian",
@@ -19,6 +19,7 @@ __all__ = [
     "Impedance",
     "Matched",
     "Mix",
+    "Output",
     "Prediction",
     "PredictiveCoding",
     "Riccati",

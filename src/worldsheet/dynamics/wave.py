@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from math import ceil, cos, inf, isfinite, pi, sin
 from typing import final
 
@@ -17,6 +18,15 @@ from worldsheet.dynamics.impedance import Impedance, Matched
 from worldsheet.problem import Fields, Linearised, View
 
 _MATCHED = Matched()
+
+
+class Output(Enum):
+    """How the cost ends the line."""
+
+    EXPLICIT = "explicit"
+    """By its slope at the state as it was: any loss."""
+    PROXIMAL = "proximal"
+    """By its slope at the new state, x + ν z ∇C(x) = what arrives: as stable at any stiffness of the cost."""
 
 
 @final
@@ -47,6 +57,7 @@ class Wave(Dynamics):
         limit: largest share of the direct move that the cross coupling may take of a state; `math.inf` for none.
         courant: what to do with a speed beyond the Courant limit where there is no limiter.
         averaged: whether the loss is a mean over the first dimension (else a sum).
+        output: how the cost acts on the output's state: by its slope where it is, or by its proximal step.
 
     Raises:
         InputError: speed or impedance not positive, matching outside [0, 1], a limiter without direct coupling, or a
@@ -62,6 +73,7 @@ class Wave(Dynamics):
     limit: float = 0.25
     courant: Courant = Courant.SHRINK
     averaged: bool = True
+    output: Output = Output.EXPLICIT
 
     def __post_init__(self) -> None:
         """Refuse what is no wave."""
@@ -104,7 +116,12 @@ class Wave(Dynamics):
         direct = absorbing * view.state_residual
         if crossing == 0:
             return view.state + direct
-        across = (crossing * self._scaled(view)) * view.costate_residual
+        step = crossing * self._scaled(view)
+        if view.at_output and self.output is Output.PROXIMAL:
+            arriving = view.state + direct
+            across = arriving - view.absorbed(arriving + step * view.costate, float(step))
+        else:
+            across = step * view.costate_residual
         return view.state + direct - _limited(across, direct, self.limit)
 
     def costate(self, view: View) -> Costate:

@@ -15,7 +15,7 @@ from worldsheet.engine.base import Engine, Residual
 from worldsheet.engine.measure import norms, residual_of, start_fields
 from worldsheet.engine.messages import Messages
 from worldsheet.engine.sheet import Sheet, held
-from worldsheet.problem import Caller, Chain, Fields, Pull, View
+from worldsheet.problem import Caller, Chain, Fields, Pull, View, proximal
 from worldsheet.schedule import FRESH, Delays, Firing, Phase, Schedule
 
 
@@ -276,6 +276,10 @@ class _SiteView(View):
 
     def own(self, values: Sequence[float]) -> float:
         return values[self._site - 1]
+
+    def absorbed(self, point: State, step: float) -> State:
+        caller = self._block.caller
+        return proximal(caller.function(caller.head), point, step)
 
     @property
     def prediction(self) -> State:

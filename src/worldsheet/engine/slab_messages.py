@@ -13,7 +13,7 @@ from worldsheet.dynamics import Dynamics
 from worldsheet.engine.messages import Messages
 from worldsheet.engine.runs import Run
 from worldsheet.engine.slab import Made, Slab, Span, cut
-from worldsheet.problem import Evaluation, Pull, View
+from worldsheet.problem import Evaluation, Pull, View, proximal
 
 
 @final
@@ -48,6 +48,11 @@ class SlabMessages:
     def loss(self) -> Tensor:
         """C at the output as it is now."""
         return self._messages.evaluation(self._messages.caller.head, [self.output()]).output
+
+    def absorbed(self, point: State, step: float) -> State:
+        """The cost's proximal step."""
+        caller = self._messages.caller
+        return proximal(caller.function(caller.head), point, step)
 
     def view(self, slab: Slab, span: Span) -> View:
         """What some sites see."""
@@ -120,7 +125,6 @@ class SlabMessages:
         kept = slab.predictions
         if kept is not None and kept.span.holds(span):
             return kept
-        span = Span(max(span.first - 1, slab.span.first, 1), span.last)  # a front takes in one site more a tick
         saved: dict[int, tuple[Span, list[Point]]] = {}
         if slab.single:
             value = self._alone(span.first).output.unsqueeze(0)
@@ -248,6 +252,9 @@ class _SpanView(View):
 
     def own(self, values: Sequence[float]) -> float | Tensor:
         return self._messages.own(self._slab, self._span, values)
+
+    def absorbed(self, point: State, step: float) -> State:
+        return self._messages.absorbed(point[-1], step).unsqueeze(0)
 
     @property
     def at_output(self) -> bool:

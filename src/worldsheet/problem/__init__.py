@@ -9,6 +9,7 @@ from worldsheet.problem.fields import Fields
 from worldsheet.problem.layer import Traits
 from worldsheet.problem.linearised import Linearised, Sites, linearise
 from worldsheet.problem.observer import Observer
+from worldsheet.problem.proximal import proximal
 from worldsheet.problem.residual import Nonlinearity, ResidualLinear, ScaledLinear, residual_mlp
 from worldsheet.problem.retracing import call_of
 from worldsheet.problem.stacks import Stack
@@ -45,5 +46,6 @@ __all__ = [
     "View",
     "call_of",
     "linearise",
+    "proximal",
     "residual_mlp",
 ]

@@ -54,6 +54,14 @@ class View(ABC):
     def own(self, values: Sequence[float]) -> float | Tensor:
         """The site's entry of a list with one number for each site 1..L; shaped to multiply its fields."""
 
+    @abstractmethod
+    def absorbed(self, point: State, step: float) -> State:
+        """At the output, the y with y + step·∇C(y) = point; it sees the cost and nothing else.
+
+        Raises:
+            RelaxationError: a cost without a proximal step.
+        """
+
     @property
     @abstractmethod
     def state_residual(self) -> State:

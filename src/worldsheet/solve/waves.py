@@ -31,7 +31,8 @@ class WaveReport:
         absorbed: what matching takes up, less what nonlinear layers and the limiter feed, shape (T, L).
         reflected: ‖p − (z_l/z_m) J_mᵀJ_m p‖²/4z_l for p = δx_l and the layers m above, with z_L∇²C at the output: the
             power that a rising wave of this state sends back; shape (T + 1, L).
-        state_front: sites from the input on whose state has come a quarter of its way to rest, shape (T + 1,).
+        state_front: sites from the input on whose state has come a quarter of its way to rest, shape (T + 1,); past the
+            meeting with the costates' front, which may push states away first, it can lag.
         costate_front: sites from the output down whose costate has, shape (T + 1,).
     """
 

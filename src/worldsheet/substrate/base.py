@@ -129,3 +129,6 @@ class _Received(View):
 
     def own(self, values: Sequence[float]) -> float | Tensor:
         return self._view.own(values)
+
+    def absorbed(self, point: State, step: float) -> State:
+        return self._view.absorbed(point, step)

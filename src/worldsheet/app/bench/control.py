@@ -29,7 +29,7 @@ _BATCHES = ("pendulum", "cartpole", "quadrotor")
 @final
 @dataclass(frozen=True)
 class One:
-    """One problem from one initial state, seconds as medians over rounds taken in turns.
+    """One problem from one initial state; CPU seconds of one thread as medians over rounds taken in turns.
 
     Attributes:
         case: its name.
@@ -96,7 +96,7 @@ def control(  # noqa: PLR0913, PLR0917  an argument per option
     seed: Annotated[int, typer.Option(help="initial states of the batch")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as one JSON object on stdout")] = False,
 ) -> None:
-    """Solve known optimal control problems beside CasADi's IPOPT, on one thread."""
+    """Solve known optimal control problems beside CasADi's IPOPT; CPU time of one thread."""
     names = list(dict.fromkeys(case or (_SINGLES[:1] if quick else _SINGLES)))
     repeats, batch, sample = (3, min(batch, 64), min(sample, 4)) if quick else (repeats, batch, sample)
     log = Console(stderr=True)
@@ -132,9 +132,9 @@ def _ipopt(name: str, tol: float) -> Any:
 
 def _solved(known: Known, tol: float) -> tuple[Solution, float]:
     problem = known.problem()
-    begun = time.perf_counter()
+    begun = time.process_time()
     solution = solve(problem, initial_guess=known.guess(problem), tol=tol)
-    return solution, time.perf_counter() - begun
+    return solution, time.process_time() - begun
 
 
 def _one(name: str, known: Known, solver: Any, repeats: int, tol: float) -> One:
@@ -161,9 +161,9 @@ def _one(name: str, known: Known, solver: Any, repeats: int, tol: float) -> One:
 def _many(name: str, known: Known, solver: Any, sizes: tuple[int, int, int], tol: float) -> Many:
     batch, sample, seed = sizes
     problem = known.batch(batch, torch.Generator().manual_seed(seed))
-    begun = time.perf_counter()
+    begun = time.process_time()
     solution = solve(problem, initial_guess=known.guess(problem), tol=tol)
-    seconds = time.perf_counter() - begun
+    seconds = time.process_time() - begun
     answers = [solver.solve(start) for start in problem.initial_state[:sample].tolist()]
     spent = sum(answer.seconds for answer in answers)
     costs = torch.tensor([answer.cost for answer in answers], dtype=solution.cost.dtype)

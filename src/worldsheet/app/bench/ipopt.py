@@ -40,7 +40,7 @@ class Answer:
         cost: objective.
         success: whether it says so.
         iterations: its own count.
-        seconds: of the call.
+        seconds: CPU time of the call.
         states: (N + 1) rows of n.
         controls: N rows of m.
     """
@@ -58,11 +58,11 @@ class Ipopt:
     """A multiple-shooting transcription, built once and solved for any initial state.
 
     Attributes:
-        build_seconds: what building took.
+        build_seconds: CPU time of building.
     """
 
     def __init__(self, model: Model, tol: float = 1e-6, max_iterations: int = 1000) -> None:
-        begun = time.perf_counter()
+        begun = time.process_time()
         self._model = model
         n, m = model.sizes
         states = ca.SX.sym("x", n, model.steps + 1)
@@ -86,7 +86,7 @@ class Ipopt:
         options["ipopt.max_iter"] = max_iterations
         self._solver = ca.nlpsol("solver", "ipopt", problem, options)
         self._free = free
-        self.build_seconds = time.perf_counter() - begun
+        self.build_seconds = time.process_time() - begun
 
     def solve(self, initial: Sequence[float]) -> Answer:
         """From one initial state and the model's guess."""
@@ -96,7 +96,7 @@ class Ipopt:
         guess = self._guess(initial)
         low = [-inf] * count + [model.bounds[0]] * (m * model.steps) + [-inf] * self._free
         high = [inf] * count + [model.bounds[1]] * (m * model.steps) + [inf] * self._free
-        begun = time.perf_counter()
+        begun = time.process_time()
         found = self._solver(
             x0=guess,
             p=list(initial),
@@ -105,7 +105,7 @@ class Ipopt:
             lbg=[0.0] * self._equal + [-inf] * self._below,
             ubg=[0.0] * (self._equal + self._below),
         )
-        seconds = time.perf_counter() - begun
+        seconds = time.process_time() - begun
         flat = found["x"].full().ravel().tolist()
         stats = self._solver.stats()
         return Answer(
