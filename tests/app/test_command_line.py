@@ -50,6 +50,7 @@ def test_the_options_are_frozen() -> None:
         *("--data", "--train-size", "--test-size", "--seed", "--device", "--dtype", "--threads"),
         *("--architecture", "--activation", "--depth", "--width", "--dropout"),
         *("--batch-size", "--epochs", "--optimizer", "--lr", "--rate", "--schedule", "--compare-every"),
+        *("--stages", "--packets-per-update", "--weights", "--locked", "--checkpoint-every"),
         *("--data-dir", "--run", "--resume", "--json"),
     }
     assert set(FIELDS) <= {parameter.name for parameter in group.commands["train"].params}

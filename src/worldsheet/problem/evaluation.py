@@ -221,9 +221,9 @@ class Priced(Evaluation):
         return self._value
 
     def pull(self, credit: Costate, *, effort: bool, keep: bool) -> Pull:
-        """∇C, which is known, times the credit of the cost, which is 1."""
-        del credit, keep
-        return Pull((self._slope,), () if effort else None)
+        """∇C, which is known, times the credit of the cost: 1, or the share of one packet in an update."""
+        del keep
+        return Pull((self._slope * credit,), () if effort else None)
 
 
 def _owned(gradient: Tensor, foreign: bool) -> Tensor:

@@ -35,6 +35,7 @@ def simulate(schedule: Schedule, topology: Topology) -> Settling:
     for number, tick in enumerate(islice(schedule.ticks(topology), promised), start=1):
         for phase in tick:
             fronts.move(phase, number)
+        fronts.close_tick()
     fronts.refuse_unsettled(schedule, promised)
     inner = list(topology.sites)
     return Settling(
@@ -50,12 +51,13 @@ class _Fronts:
         self.topology = topology
         self.memory = memory
         self.settled: dict[Field, dict[int, int]] = {Field.STATE: {0: -memory}, Field.COSTATE: {}}
+        self.past: list[dict[Field, set[int]]] = []  # by tick, what was final at its end
         self.closed: set[tuple[int, Field]] = set()
 
     def move(self, phase: tuple[Firing, ...], tick: int) -> None:
         for firing in phase:
             self._refuse_impossible(firing)
-        ready = {firing for firing in phase if self._reads_settled(firing, tick)}
+        ready = {firing for firing in phase if self._reads_settled(firing)}
         for firing in phase:
             if firing.last:
                 self._close(firing)
@@ -65,19 +67,27 @@ class _Fronts:
             else:  # an old message unsettles
                 self.settled[firing.field].pop(firing.site, None)
 
-    def _reads_settled(self, firing: Firing, tick: int) -> bool:
-        states, costates = self.settled[Field.STATE], self.settled[Field.COSTATE]
+    def close_tick(self) -> None:
+        """What is final now may be read later, even if an old message unsettles it meanwhile."""
+        self.past.append({field: set(settled) for field, settled in self.settled.items()})
+
+    def _reads_settled(self, firing: Firing) -> bool:
+        delays, parents = firing.delays, self.topology.parents_of(firing.site)
         if firing.field is Field.STATE:
-            return all(
-                _known(states, parent, tick - firing.delays.below) for parent in self.topology.parents_of(firing.site)
-            )
+            return all(self._final(Field.STATE, parent, delays.below) for parent in parents)
         children = self.topology.children[firing.site]
         points = {firing.site, *(parent for child in children for parent in self.topology.parents_of(child))}
         if firing.site in self.topology.ends:
             points.update(self.topology.ends)
-        return all(_known(states, point, tick - firing.delays.point) for point in points) and all(
-            _known(costates, child, tick - firing.delays.above) for child in children
+        return all(self._final(Field.STATE, point, delays.point) for point in points) and all(
+            self._final(Field.COSTATE, child, delays.above) for child in children
         )
+
+    def _final(self, field: Field, site: int, age: int) -> bool:
+        """Whether the value of that age was final; what settles within the running tick is read with age 0."""
+        if site == 0 or age == 0:
+            return site in self.settled[field]
+        return age <= len(self.past) and site in self.past[-age][field]
 
     def _close(self, firing: Firing) -> None:
         for child in self.topology.children[firing.site]:
@@ -105,8 +115,3 @@ class _Fronts:
                     "every field settled by then",
                     "let each site move after its neighbours have settled, or raise settles_after",
                 )
-
-
-def _known(settled: dict[int, int], site: int, moment: int) -> bool:
-    """Whether the value read at `moment` was final; what settled within the running tick is read with age 0."""
-    return site in settled and settled[site] <= moment
