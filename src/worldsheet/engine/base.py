@@ -9,7 +9,7 @@ from torch.nn.parameter import Parameter
 from worldsheet.core.shapes import Residuals
 from worldsheet.dynamics import Dynamics
 from worldsheet.problem import Caller, Chain, Fields, Topology
-from worldsheet.schedule import Phase
+from worldsheet.schedule import Phase, Tick
 
 
 class Residual(NamedTuple):
@@ -59,6 +59,12 @@ class Engine(ABC):
         Raises:
             InputError: initial fields whose number or shapes are not those that the layers produce.
         """
+
+    def move(self, tick: Tick) -> None:
+        """Let a tick happen, phase by phase."""
+        for phase in tick:
+            self.fire(phase)
+        self.close_tick()
 
     @abstractmethod
     def fire(self, phase: Phase) -> None:

@@ -37,9 +37,7 @@ def run(
     for tick in islice(schedule.ticks(engine.topology), _budget(engine, stop, exact)):
         if motion is not None:
             motion.read()
-        for phase in tick:
-            engine.fire(phase)
-        engine.close_tick()
+        engine.move(tick)
         done += 1
         if motion is not None and not motion.move():
             return Outcome(Status.DIVERGED, done, nan, "efforts overflowed; lower the rate of the port")

@@ -83,6 +83,11 @@ class Messages:
         self._pulled[layer] = (evaluation, credit, pull)
         return pull
 
+    def closed(self, layer: int, point: Point) -> bool:
+        """Whether the layer's closed form holds at such a point."""
+        steps = self.caller.traits[layer - 1].steps
+        return bool(steps) and not self._autocast and _fit(steps or (), point)
+
     def forget(self, layer: int) -> None:
         """Let go of a layer that will not be evaluated or pulled through again."""
         self._evaluations.pop(layer, None)
@@ -96,7 +101,7 @@ class Messages:
     def _evaluate(self, layer: int, points: Sequence[Point]) -> Evaluation:
         traits = self.caller.traits[layer - 1]
         differentiate = [self.wanted[parent] for parent in self.caller.parents[layer]]
-        if traits.steps and not self._autocast and _fit(traits.steps, points[0]):
+        if traits.steps and self.closed(layer, points[0]):
             try:
                 return Stepwise(traits.steps, points, differentiate[0], traits.parameters)
             except RuntimeError:

@@ -35,6 +35,12 @@ class Stack(ABC):
     def forward(self, x: Point, out: Tensor | None, work: Tensor | None) -> tuple[State, Point]:
         """Return y = f(x) and the one tensor, x or y, that the derivatives need; `work`, like x, may be overwritten."""
 
+    def residual(self, x: Point, state: State, out: Tensor, room: Tensor) -> Point:
+        """Write r = f(x) − state (2) to `out` and return what the derivatives need; `room` has the shape of f(x)."""
+        y, saved = self.forward(x, room, None)
+        torch.sub(y, state, out=out)
+        return saved
+
     @abstractmethod
     def pull(self, credit: Costate, saved: Point, out: Tensor | None) -> Elsewhere:
         """(∂f/∂x)ᵀ·credit, site by site."""
@@ -157,6 +163,12 @@ class ResidualStack(Stack):
         active = x if self.curve is None else self.curve.value(x, work)
         y = torch.baddbmm(x, active, self.weight.transpose(1, 2), alpha=self.scale, out=out)
         return y, active
+
+    def residual(self, x: Point, state: State, out: Tensor, room: Tensor) -> Point:
+        """One difference, to which the batched product is added where it lies."""
+        active = x if self.curve is None else self.curve.value(x, room)
+        torch.sub(x, state, out=out).baddbmm_(active, self.weight.transpose(1, 2), alpha=self.scale)
+        return active
 
     def pull(self, credit: Costate, saved: Point, out: Tensor | None) -> Elsewhere:
         """One batched product, one mask, one sum."""
