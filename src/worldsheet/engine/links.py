@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from worldsheet.core.shapes import Costate, Elsewhere, Point, State
-from worldsheet.problem import Stack, Step, Stepwise
+from worldsheet.problem import Stack
 
 Operation: TypeAlias = Callable[[], object]
 """One operation of a planned tick, its operands bound."""
@@ -82,37 +82,8 @@ class Clamped(Link):
 
 
 @final
-class Lone(Link):
-    """One layer with a closed form.
-
-    Args:
-        layer: its number.
-        steps: its elementary maps.
-        strip: one row.
-    """
-
-    def __init__(self, layer: int, steps: Sequence[Step], strip: Strip) -> None:
-        super().__init__(layer, layer)
-        self._steps = steps
-        self._below, self._state, self._credit, self._pulled = (field[0] for field in strip)
-        self._made: Stepwise | None = None
-
-    def bound(self, start: int, quiet: int) -> Bound:
-        """Its own operations; none to pull back where that is not wanted."""
-        return Bound(self._residual, _nothing if quiet else self._pull)
-
-    def _residual(self) -> None:
-        self._made = Stepwise(self._steps, (self._below,), True, ())
-        torch.sub(self._made.output, self._state, out=self._credit)
-
-    def _pull(self) -> None:
-        assert self._made is not None  # residuals come first in a tick
-        self._pulled.copy_(self._made.pull(self._credit, effort=False, keep=True).inputs[0])
-
-
-@final
 class Batched(Link):
-    """A run of equal layers as batched maps, with memory of its own for what lies between their steps.
+    """A run of equal layers, or one of any closed form, with memory of its own for what lies between its steps.
 
     Args:
         first: its lowest layer.
@@ -124,61 +95,93 @@ class Batched(Link):
         super().__init__(first, first + len(strip.states) - 1)
         self._steps = steps
         self._strip = strip
-        self._values: list[Tensor] = []
-        value = strip.below[:1]
-        for step in steps:  # one row tells the shapes
-            value = step.part(0, 1).forward(value, None, None)[0]
-            self._values.append(value.new_empty((len(strip.states), *value.shape[1:])))
-        self._credits = [torch.empty_like(value) for value in self._values[:-1]]
-        self._work = [torch.empty_like(field) for field in (strip.below, *self._values[:-2])][: len(steps) - 1]
+        self._rooms = rooms_of(steps, strip)
 
     def bound(self, start: int, quiet: int) -> Bound:
         """Batched operations on the rows wanted."""
         count = len(self._strip.states)
-        rooms = [[room[start:] for room in held] for held in (self._values, self._work, self._credits)]
-        run = _Rows([step.part(start, count) for step in self._steps], self._strip.rows(start), *rooms, quiet)
-        return Bound(run.residual, run.pull if quiet < count - start else _nothing)
+        steps = [step.part(start, count) for step in self._steps]
+        rows = Rows(steps, self._strip.rows(start), self._rooms.rows(start), quiet)
+        return Bound(rows.residual, rows.pull if quiet < count - start else _nothing)
+
+
+class Rooms(NamedTuple):
+    """Memory between the steps of some layers, a tensor for each step.
+
+    Attributes:
+        values: what each step makes.
+        work: of the shape of what it reads.
+        credits: of that shape too, for what is pulled back to it; the first is p.
+    """
+
+    values: list[Elsewhere]
+    work: list[Elsewhere]
+    credits: list[Elsewhere]
+
+    def rows(self, start: int) -> "Rooms":
+        """The rows from one on."""
+        return Rooms(*([room[start:] for room in held] for held in self)) if start else self
+
+
+def rooms_of(steps: Sequence[Stack], strip: Strip) -> Rooms:
+    """Memory for the steps of a strip; one row is evaluated, which tells the shapes."""
+    values, value = [], strip.below[:1]
+    for step in steps:
+        value = step.part(0, 1).forward(value, None, None)[0]
+        values.append(value.new_empty((len(strip.states), *value.shape[1:])))
+    work = [torch.empty_like(field) for field in (strip.below, *values[:-1])]
+    return Rooms(values, work, [strip.pulled, *(torch.empty_like(value) for value in values[:-1])])
 
 
 @final
-class _Rows:
-    """Some rows of a run."""
+class Rows:
+    """Some layers, at the states where they lie.
 
-    __slots__ = ("_credits", "_quiet", "_saved", "_senders", "_steps", "_strip", "_values", "_work")
+    Args:
+        steps: their elementary maps, in order.
+        strip: their fields.
+        rooms: their memory.
+        quiet: how many of them, from below, send nothing down.
+    """
 
-    def __init__(  # noqa: PLR0913, PLR0917  three kinds of memory
-        self,
-        steps: Sequence[Stack],
-        strip: Strip,
-        values: Sequence[Tensor],
-        work: Sequence[Tensor],
-        credits: Sequence[Tensor],
-        quiet: int,
-    ) -> None:
+    __slots__ = ("_credits", "_forward", "_quiet", "_saved", "_senders", "_strip", "_top")
+
+    def __init__(self, steps: Sequence[Stack], strip: Strip, rooms: Rooms, quiet: int) -> None:
         count = len(strip.states)
-        self._steps = steps
         self._strip = strip
-        self._values = values
-        self._work = work
+        self._forward = list(zip(steps, rooms.values, rooms.work, strict=True))
+        self._top = self._forward.pop()
         self._quiet = quiet
-        self._senders = [step.part(quiet, count) for step in steps] if quiet else steps
-        self._credits = [strip.pulled[quiet:], *(room[quiet:] for room in credits)]
+        senders = [step.part(quiet, count) for step in steps] if quiet else steps
+        self._credits = strip.credits[quiet:] if quiet else strip.credits
+        self._senders = list(zip(senders, rooms.rows(quiet).credits, strict=True))[::-1]
         self._saved: list[Point] = []
 
+    def prediction(self, out: Elsewhere) -> None:
+        """Write f_l(x_{l-1}) to `out`."""
+        x = self._inner()
+        step, _, work = self._top
+        self._saved.append(step.forward(x, out, work)[1])
+
     def residual(self) -> None:
-        x, saved = self._strip.below, []
-        for step, value, work in zip(self._steps, self._values, self._work, strict=False):  # all but the last
-            x, kept = step.forward(x, value, work)
-            saved.append(kept)
-        saved.append(self._steps[-1].residual(x, self._strip.states, self._strip.credits, self._values[-1]))
-        self._saved = saved
+        """Write r_l to the credits."""
+        x = self._inner()
+        step, value, _ = self._top
+        self._saved.append(step.residual(x, self._strip.states, self._strip.credits, value))
 
     def pull(self) -> None:
-        quiet, credit = self._quiet, self._strip.credits
-        saved = [kept[quiet:] for kept in self._saved] if quiet else self._saved
-        credit = credit[quiet:] if quiet else credit
-        for index in range(len(saved) - 1, -1, -1):
-            credit = self._senders[index].pull(credit, saved[index], self._credits[index])
+        """Pull the credits back."""
+        credit, quiet = self._credits, self._quiet
+        for (step, out), kept in zip(self._senders, reversed(self._saved), strict=True):
+            credit = step.pull(credit, kept[quiet:] if quiet else kept, out)
+
+    def _inner(self) -> Point:
+        """All steps but the last."""
+        x, self._saved = self._strip.below, []
+        for step, value, work in self._forward:
+            x, kept = step.forward(x, value, work)
+            self._saved.append(kept)
+        return x
 
 
 def _nothing() -> None:

@@ -1,20 +1,20 @@
 """A tick of a descent as one list of operations on fields where they lie."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
 
 from worldsheet.core.field import Field
-from worldsheet.core.shapes import Elsewhere, State
+from worldsheet.core.shapes import Costate, Elsewhere, State
 from worldsheet.dynamics import Coefficients, Dynamics
-from worldsheet.engine.links import Batched, Clamped, Link, Lone, Operation, Strip
+from worldsheet.engine.links import Batched, Clamped, Link, Operation, Rows, Strip, rooms_of
 from worldsheet.engine.messages import Messages
 from worldsheet.engine.runs import Run
 from worldsheet.engine.slab import Slab, Span, cut
-from worldsheet.problem import Caller, Cost, Step, Stepwise
+from worldsheet.problem import Caller, Cost, Stack, Step
 from worldsheet.schedule import Phase, Tick
 
 
@@ -74,15 +74,11 @@ class Planner:
         memory = {id(slab): (torch.empty_like(slab.states), torch.empty_like(slab.states)) for slab in slabs}
         self._memory = memory
         self._links = _links(caller, slabs, memory, first)
-        below, top = self._hidden[-1], slabs[-1]
-        self._output = _Output(
-            caller.traits[-2].steps or (),
-            cost,
-            caller.target,
-            (below.states[-1], memory[id(below)][1][-1]),
-            (top.states[0], None if descent.ascent is None else top.costates[0]),
-            descent.unit,
-        )
+        size = caller.head - 1
+        strip = _strip(Span(size, size), self._hidden[-1], slabs[-1], memory)
+        price = partial(cost.slope, target=caller.target)
+        costate = None if descent.ascent is None else slabs[-1].costates
+        self._output = _Output(_alone(caller.traits[-2].steps), strip, price, costate, descent.unit)
         self._size = caller.head - 1
         self._plans: dict[int, tuple[Tick, Plan | None]] = {}
 
@@ -116,7 +112,7 @@ class Planner:
     def _ends_at_output(self, phase: Phase, field: Field) -> bool:
         """Whether a phase moves this one field at all sites from one on."""
         sites = [firing.site for firing in phase if firing.field is field]
-        return bool(sites) and len(sites) == len(phase) and sites == list(range(sites[0], self._size + 1))
+        return bool(sites) and sites == list(range(phase[0].site, self._size + 1)) and len(sites) == len(phase)
 
     def _credits(self, lowest: int) -> list[Operation]:
         """Costates λ += α r, and e = λ + ρ r in the place of r."""
@@ -152,33 +148,29 @@ class Planner:
 class _Output:
     """The open output: the last layer's prediction is the state, the cost's slope there is the credit."""
 
-    __slots__ = ("_below", "_cost", "_costate", "_pulled", "_state", "_steps", "_target", "_unit")
+    __slots__ = ("_costate", "_price", "_rows", "_strip", "_unit")
 
-    def __init__(  # noqa: PLR0913, PLR0917  both sides of the last layer, and the cost
+    def __init__(
         self,
-        steps: Sequence[Step],
-        cost: Cost,
-        target: Any,
-        below: tuple[Elsewhere, Elsewhere],
-        top: tuple[Elsewhere, Elsewhere | None],
+        steps: Sequence[Stack],
+        strip: Strip,
+        price: Callable[[State], Costate],
+        costate: Elsewhere | None,
         unit: float,
     ) -> None:
-        self._steps = steps
-        self._cost = cost
-        self._target = target
-        self._below, self._pulled = below
-        self._state, self._costate = top
+        self._rows = Rows(steps, strip, rooms_of(steps, strip), 0)
+        self._strip = strip
+        self._price = price
+        self._costate = costate
         self._unit = unit
 
     def __call__(self) -> None:
-        made = Stepwise(self._steps, (self._below,), True, ())
-        slope = self._cost.slope(made.output, self._target)
-        self._state.copy_(made.output)
+        self._rows.prediction(self._strip.states)
+        slope = self._price(self._strip.states[0])
         if self._costate is not None:
             self._costate.copy_(slope)
-        elif self._unit != 1:
-            slope = slope / self._unit
-        self._pulled.copy_(made.pull(slope, effort=False, keep=True).inputs[0])
+        torch.div(slope, self._unit, out=self._strip.credits[0])
+        self._rows.pull()
 
 
 def planner_for(
@@ -230,12 +222,14 @@ def _links(
                 continue
             under = slab if start > slab.span.first else below
             strip = _strip(Span(start, run.last), under, slab, memory)
-            found.append(_link(run, start, caller.traits[start - 1].steps or (), strip))
+            alone = start == run.last
+            steps = _alone(caller.traits[start - 1].steps) if alone else run.part(start, run.last)
+            found.append(Batched(start, steps, strip))
     return found
 
 
-def _link(run: Run, start: int, steps: Sequence[Step], strip: Strip) -> Link:
-    return Lone(start, steps, strip) if start == run.last else Batched(start, run.part(start, run.last), strip)
+def _alone(steps: Sequence[Step] | None) -> list[Stack]:
+    return [step.alone() for step in steps or ()]
 
 
 def _strip(layers: Span, under: Slab, slab: Slab, memory: dict[int, tuple[Tensor, Tensor]]) -> Strip:

@@ -64,7 +64,7 @@ class StackedBlock(Engine):
         """See `Engine.start`; evaluates every layer once in order."""
         outputs = [self._x]
         for site in self.topology.sites:
-            outputs.append(self.caller.function(site)(outputs[-1]))
+            outputs.append(self._messages.forward(site, outputs[-1]))
         fields = start_fields(self.dynamics, outputs[1:], initial)
         found = runs(self.caller.traits[:-1], [self._x, *fields.states[:-1]])
         self._slabs = slabs(self._x, fields, found)

@@ -193,6 +193,34 @@ class ResidualStack(Stack):
         return ResidualStack(self.weights[cut], self.weight[cut], self.scale, self.curve)
 
 
+@final
+@dataclass(frozen=True)
+class ActivatedStack(Stack):
+    """Pre-activated layers φ(z) Wᵀ on states (site, batch, width), to be moved only.
+
+    Attributes:
+        weight: the weights in one tensor.
+        curve: φ, with its derivative as a function of z or φ(z) alike; None for the identity.
+    """
+
+    weight: Tensor
+    curve: Curve | None
+
+    def forward(self, x: Point, out: Tensor | None, work: Tensor | None) -> tuple[State, Point]:
+        """One batched product; φ(z) is saved."""
+        active = x if self.curve is None else self.curve.value(x, work)
+        return torch.bmm(active, self.weight.transpose(1, 2), out=out), active
+
+    def pull(self, credit: Costate, saved: Point, out: Tensor | None) -> Elsewhere:
+        """One batched product and one mask."""
+        through = torch.bmm(credit, self.weight, out=out)
+        return through if self.curve is None else self.curve.pulled(through, saved, through)
+
+    def part(self, start: int, stop: int) -> Stack:
+        """A view of the gathered weights."""
+        return ActivatedStack(self.weight[start:stop], self.curve)
+
+
 def _rows(tensor: Tensor) -> Tensor:
     """(site, row, feature), whatever is between."""
     return tensor if tensor.dim() == 3 else tensor.view(tensor.shape[0], -1, tensor.shape[-1])
