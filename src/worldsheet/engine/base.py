@@ -1,6 +1,7 @@
 """What the loop and the verbs need of an engine."""
 
 from abc import ABC, abstractmethod
+from math import isnan
 from typing import NamedTuple
 
 from torch import Tensor
@@ -77,6 +78,11 @@ class Engine(ABC):
     @abstractmethod
     def residual(self) -> Residual:
         """Measure every site with the messages of this moment."""
+
+    @property
+    def overflowed(self) -> bool:
+        """Whether some field or residual is not finite."""
+        return isnan(self.residual().relative)
 
     @abstractmethod
     def efforts(self) -> list[tuple[Parameter, Tensor | None]]:

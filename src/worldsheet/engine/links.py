@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias, final
 
 import torch
-from torch import Tensor
 
 from worldsheet.core.shapes import Costate, Elsewhere, Point, State
 from worldsheet.problem import Stack

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from worldsheet.core.field import Field
-from worldsheet.core.shapes import Costate, Elsewhere, State
+from worldsheet.core.shapes import Costate, State
 from worldsheet.dynamics import Coefficients, Dynamics
 from worldsheet.engine.links import Batched, Clamped, Link, Operation, Rows, Strip, rooms_of
 from worldsheet.engine.messages import Messages
-from worldsheet.engine.runs import Run
 from worldsheet.engine.slab import Slab, Span, cut
 from worldsheet.problem import Caller, Cost, Stack, Step
 from worldsheet.schedule import Phase, Tick
@@ -77,8 +76,9 @@ class Planner:
         size = caller.head - 1
         strip = _strip(Span(size, size), self._hidden[-1], slabs[-1], memory)
         price = partial(cost.slope, target=caller.target)
-        costate = None if descent.ascent is None else slabs[-1].costates
-        self._output = _Output(_alone(caller.traits[-2].steps), strip, price, costate, descent.unit)
+        if descent.ascent is not None:  # the output's credit is its costate
+            strip = strip._replace(credits=slabs[-1].costates)
+        self._output = _Output(_alone(caller.traits[-2].steps), strip, price, descent.unit)
         self._size = caller.head - 1
         self._plans: dict[int, tuple[Tick, Plan | None]] = {}
 
@@ -98,7 +98,7 @@ class Planner:
             return None
         moving = [link for link in self._links if link.last >= lowest]
         bound = [link.bound(max(lowest - link.first, 0), int(link.first <= lowest)) for link in moving]
-        operations = (
+        operations: tuple[Operation, ...] = (
             *(each.residual for each in bound),
             *self._credits(lowest),
             self._output,
@@ -148,28 +148,21 @@ class Planner:
 class _Output:
     """The open output: the last layer's prediction is the state, the cost's slope there is the credit."""
 
-    __slots__ = ("_costate", "_price", "_rows", "_strip", "_unit")
+    __slots__ = ("_credit", "_price", "_rows", "_state", "_states", "_unit")
 
-    def __init__(
-        self,
-        steps: Sequence[Stack],
-        strip: Strip,
-        price: Callable[[State], Costate],
-        costate: Elsewhere | None,
-        unit: float,
-    ) -> None:
+    def __init__(self, steps: Sequence[Stack], strip: Strip, price: Callable[[State], Costate], unit: float) -> None:
         self._rows = Rows(steps, strip, rooms_of(steps, strip), 0)
-        self._strip = strip
+        self._states, self._state, self._credit = strip.states, strip.states[0], strip.credits[0]
         self._price = price
-        self._costate = costate
         self._unit = unit
 
     def __call__(self) -> None:
-        self._rows.prediction(self._strip.states)
-        slope = self._price(self._strip.states[0])
-        if self._costate is not None:
-            self._costate.copy_(slope)
-        torch.div(slope, self._unit, out=self._strip.credits[0])
+        self._rows.prediction(self._states)
+        slope = self._price(self._state)
+        if self._unit == 1:
+            self._credit.copy_(slope)
+        else:
+            torch.div(slope, self._unit, out=self._credit)
         self._rows.pull()
 
 
@@ -208,9 +201,7 @@ def descent_of(table: Coefficients | None) -> Descent | None:
     return None
 
 
-def _links(
-    caller: Caller, slabs: Sequence[Slab], memory: dict[int, tuple[Tensor, Tensor]], first: State
-) -> list[Link]:
+def _links(caller: Caller, slabs: Sequence[Slab], memory: dict[int, tuple[Tensor, Tensor]], first: State) -> list[Link]:
     """Layers 1..L − 1, the run of the first layer without it."""
     ground = next(slab for slab in slabs if slab.span.last >= 1)
     one = 1 - ground.span.first

@@ -1,5 +1,6 @@
 """The same loop body for many sites at once: fields of one shape in one tensor, equal layers as one batched map."""
 
+from math import isfinite
 from typing import Any, final
 
 import torch
@@ -100,6 +101,12 @@ class StackedBlock(Engine):
         """See `Engine.residual`; one norm per site."""
         self._seen = True
         return residual_of(self.dynamics, [self._between.view(slab, span) for slab, span in self._moving()], _norms)
+
+    @property
+    def overflowed(self) -> bool:
+        """See `Engine.overflowed`; a sum over each field, which NaN and infinity survive."""
+        sums = [float(field.sum().abs()) for slab in self._slabs for field in (slab.states, slab.costates)]
+        return not all(isfinite(each) for each in sums) and super().overflowed
 
     def efforts(self) -> list[tuple[Parameter, Tensor | None]]:
         """See `Engine.efforts`."""

@@ -69,7 +69,7 @@ def backward(
         engine = engine_for(chain, x, target, dynamics, schedule, keep=False)
         if reads_start(schedule, stop, chain.topology):
             engine.start(None)
-        outcome = run(engine, schedule, stop)
+        outcome = run(engine, schedule, stop, curious=False)
         input_gradient, efforts, loss = engine.input_gradient(), engine.efforts(), engine.loss
         engine.caller.replay.settle()
         _refuse_unusable(chain, x, loss, outcome)
