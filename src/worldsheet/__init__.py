@@ -35,6 +35,7 @@ from worldsheet.pipeline import Current, Pipeline, Plan, Predicted, Stashed
 from worldsheet.problem import (
     Chain,
     Cost,
+    Equilibrium,
     Fields,
     HalfSquares,
     Nonlinearity,
@@ -97,6 +98,7 @@ __all__ = [
     "Delays",
     "Dyadic",
     "Dynamics",
+    "Equilibrium",
     "Fidelity",
     "Field",
     "Fields",

@@ -69,6 +69,7 @@ def test_autograd_is_asked_for_one_layer_at_a_time_and_end_to_end_only_by_the_or
     assert found == {
         "app/bench/unrolled.py": {"grad"},
         "control/derivatives.py": {"run_backward"},
+        "problem/equilibrium.py": {"grad"},
         "problem/evaluation.py": {"run_backward"},
         "problem/linearised.py": {"grad"},
         "problem/proximal.py": {"grad"},

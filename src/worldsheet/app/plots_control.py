@@ -63,7 +63,7 @@ def worldsheet(ticks: Sequence[int], residuals: tuple[Tensor, Tensor], end: floa
 def film(times: Tensor, states: Tensor, costates: Tensor, controls: Tensor, labels: Labels) -> bytes:
     """States (ticks, N + 1, n), costates and controls (ticks, N, m) while they relax, as an animated GIF."""
     count = len(states)
-    chosen = np.unique(np.geomspace(1, count, min(_FRAMES, count)).round().astype(int) - 1)
+    chosen = np.unique(np.geomspace(1, count, _FRAMES).astype(int) - 1) if count > _FRAMES else np.arange(count)
     shown = [int(frame) for frame in chosen]
     frames = [_frame(times, (states, costates, controls), labels, frame) for frame in shown]
     buffer = io.BytesIO()

@@ -89,8 +89,12 @@ class Engine(ABC):
         """∂𝓛/∂θ (4) of every parameter of every layer, an entry per use; None where it was not used."""
 
     @abstractmethod
-    def input_gradient(self) -> Tensor | None:
-        """Jᵀλ pulled back to the input, which is clamped and so has no costate; None unless x requires grad."""
+    def input_gradient(self, number: int = 0) -> Tensor | None:
+        """Jᵀλ pulled back to a tensor of the input, which is clamped and has no costate; None unless it requires grad.
+
+        Args:
+            number: which one, where the input is a pytree of several.
+        """
 
     @abstractmethod
     def credit_at_ends(self) -> tuple[float, float]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import Parameter
 
+from worldsheet.core.errors import InputError
 from worldsheet.core.field import Field
 from worldsheet.core.shapes import Costate, Point, State
 from worldsheet.dynamics import Dynamics
@@ -24,28 +25,47 @@ class Block(Engine):
 
     Args:
         chain: the problem.
-        x: input x_0.
+        x: input x_0, or its tensors.
         target: what the loss compares the output with.
         dynamics: how a site moves.
         schedule: when. It also says how long old messages are remembered.
         keep: hold all fields to the end, for a solution; otherwise let go of what everyone has read.
+        recompute: hold states but no graphs of layers, and evaluate a layer again to pull back through it.
     """
 
     def __init__(
-        self, chain: Chain, x: Tensor, target: Any, dynamics: Dynamics, schedule: Schedule, *, keep: bool
+        self,
+        chain: Chain,
+        x: Tensor | Sequence[Tensor],
+        target: Any,
+        dynamics: Dynamics,
+        schedule: Schedule,
+        *,
+        keep: bool,
+        recompute: bool = False,
     ) -> None:
+        inputs = (x,) if isinstance(x, Tensor) else tuple(x)
         self.chain = chain
         self.topology = chain.topology
         self.dynamics = dynamics
-        self.caller = Caller(chain, target)
-        self.messages = Messages(self.caller, everywhere=keep, to_input=x.requires_grad)
-        self.sheet = Sheet(x, len(chain), schedule.memory)
+        self.caller = Caller(chain, target, len(inputs))
+        first, *others = [each.requires_grad for each in inputs]
+        self.messages = Messages(self.caller, everywhere=keep, to_input=first, to_others=others, recompute=recompute)
+        self.sheet = Sheet(inputs, len(chain), schedule.memory)
         self._keep = keep
         self._unit: Tensor | None = None
         self._loss: Tensor | None = None
         self._cut: set[int] = set()  # sites that the cost does not depend on: their layers get no gradient at all
         self._open = dynamics.character.open_output
+        if self._open and any(self.topology.children[site] for site in self.topology.ends):
+            raise InputError(
+                f"{type(dynamics).__name__} on a graph in which an output is read inside too",
+                "outputs that only the loss reads",
+                "use Dyadic() or Wave(), or give the loss a copy: return output * 1",
+            )
         self._efforts: dict[int, tuple[Tensor | None, ...]] = {}
+        self._last: dict[int, Pull] = {}  # of layers with several parents, until the last of these has read it
+        self._awaited: dict[int, int] = {}
 
     def start(self, initial: Fields | None) -> None:
         """Give the fields values before tick 0, by default the dynamics' own.
@@ -60,13 +80,14 @@ class Block(Engine):
     @property
     def precision(self) -> float:
         """Relative rounding of the output's dtype."""
-        return torch.finfo(held(self.sheet.states, len(self.chain)).dtype).eps
+        return torch.finfo(held(self.sheet.states, self.topology.ends[-1]).dtype).eps
 
     @property
     def loss(self) -> Tensor:
         """C at the output as it is now, or as it was when the output was let go."""
-        if self._loss is None or self.sheet.states[-1] is not None:
-            self._loss = self.messages.evaluation(self.caller.head, self.points(self.caller.head, 0)).output
+        head = self.caller.head
+        if self._loss is None or all(self.sheet.states[place] is not None for place in self.caller.parents[head]):
+            self._loss = self.messages.evaluation(head, self.points(head, 0)).output
         return self._loss
 
     def fire(self, phase: Phase) -> None:
@@ -101,7 +122,7 @@ class Block(Engine):
     def points(self, layer: int, age: int) -> list[Point]:
         """The states that a layer reads, `age` ticks old."""
         if layer == self.caller.head and self._open:
-            return [self.messages.evaluation(layer - 1, self.points(layer - 1, age)).output]
+            return [self.messages.evaluation(site, self.points(site, age)).output for site in self.topology.ends]
         states = self.sheet.moment(age)[0] if age else self.sheet.states
         return [state for parent in self.caller.parents[layer] if (state := states[parent]) is not None]
 
@@ -147,12 +168,13 @@ class Block(Engine):
         self.messages.renew()
         self._efforts.clear()
 
-    def input_gradient(self) -> Tensor | None:
-        """Jᵀλ pulled back to the input, which is clamped and so has no costate; None unless x requires grad."""
-        if not self.messages.wanted[0]:
+    def input_gradient(self, number: int = 0) -> Tensor | None:
+        """See `Engine.input_gradient`."""
+        place = number and len(self.chain) + number
+        if not self.messages.wanted[place]:
             return None
-        pulled = self.pulled(0, FRESH, last=True)
-        return None if 0 in self._cut else pulled
+        pulled = self.pulled(place, FRESH, last=True)
+        return None if place in self._cut else pulled
 
     def credit_at_ends(self) -> tuple[float, float]:
         """See `Engine.credit_at_ends`."""
@@ -173,29 +195,44 @@ class Block(Engine):
         return self.dynamics.state(view) if firing.field is Field.STATE else self.dynamics.costate(view)
 
     def _pull(self, layer: int, delays: Delays, *, last: bool, keep: bool = False) -> Pull:
+        known = self._last.get(layer)
+        if known is not None:
+            return known
         points = self.points(layer, delays.point)
         pull = self.messages.pull(layer, points, self.credit(layer, delays.above), last=last, keep=keep)
         if pull.efforts is not None:
             self._efforts[layer] = pull.efforts
+            if last and not keep and not self._keep and len(self.caller.parents[layer]) > 1:
+                self._last[layer] = pull
         return pull
 
     def _let_go(self, site: int) -> None:
-        if site == len(self.chain):
+        children = self.caller.children[site]
+        if self.caller.head in children:
             self._loss = self.loss
         self.sheet.states[site] = None
-        for child in self.caller.children[site]:
-            if len(self.caller.parents[child]) > 1:
-                continue  # another parent may still ask
+        for child in children:
+            if self._is_awaited(child):
+                continue  # another parent will ask
+            self._last.pop(child, None)
             self.messages.forget(child)
             if child != self.caller.head:
                 self.sheet.costates[child] = None
 
+    def _is_awaited(self, layer: int) -> bool:
+        parents = self.caller.parents[layer]
+        if len(parents) == 1:
+            return False
+        others = self._awaited.get(layer, sum(self.messages.wanted[parent] for parent in parents)) - 1
+        self._awaited[layer] = others
+        return others > 0
+
     @torch.no_grad()
     def _forward(self) -> list[Point]:
-        outputs = list(self.sheet.states[:1])
-        for site in self.chain.topology.sites:
-            outputs.append(self.caller.function(site)(*(held(outputs, parent) for parent in self.caller.parents[site])))
-        return [output for output in outputs[1:] if output is not None]
+        outputs = list(self.sheet.states)
+        for site in self.topology.sites:
+            outputs[site] = self.caller.function(site)(*(held(outputs, place) for place in self.caller.parents[site]))
+        return [held(outputs, site) for site in self.topology.sites]
 
 
 @final
@@ -235,7 +272,7 @@ class _SiteView(View):
 
     @property
     def at_output(self) -> bool:
-        return self._site == len(self._block.chain)
+        return self._block.caller.head in self._block.caller.children[self._site]
 
     def own(self, values: Sequence[float]) -> float:
         return values[self._site - 1]

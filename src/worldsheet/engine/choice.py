@@ -1,5 +1,6 @@
 """Which engine carries a relaxation."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -12,21 +13,23 @@ from worldsheet.problem import Chain
 from worldsheet.schedule import Schedule
 
 
-def engine_for(
+def engine_for(  # noqa: PLR0913  what a verb was given
     chain: Chain,
-    x: Tensor,
+    x: Tensor | Sequence[Tensor],
     target: Any,
     dynamics: Dynamics,
     schedule: Schedule,
     *,
     keep: bool,
     stack: bool = True,
+    recompute: bool = False,
 ) -> Engine:
     """Equal sites as one where the schedule moves all at once, else site by site.
 
     A dynamics that settles at once moves site by site too: its fields are then the same to the last bit under every
     schedule, which batched products would break.
     """
-    if stack and schedule.uniform and not dynamics.settles_at_once:
+    together = stack and schedule.uniform and not dynamics.settles_at_once
+    if together and isinstance(x, Tensor) and chain.topology.is_path:
         return StackedBlock(chain, x, target, dynamics)
-    return Block(chain, x, target, dynamics, schedule, keep=keep)
+    return Block(chain, x, target, dynamics, schedule, keep=keep, recompute=recompute)

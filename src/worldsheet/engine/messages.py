@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from worldsheet.core.shapes import Costate, Point, State
-from worldsheet.problem import Caller, Evaluation, Priced, Pull, Recorded, Step, Stepwise
+from worldsheet.problem import Caller, Evaluation, Priced, Pull, Recorded, Remembered, Step, Stepwise
 
 
 @final
@@ -21,24 +21,36 @@ class Messages:
         caller: the layers and the loss.
         everywhere: whether every site's costate is wanted, or only those that parameters or the input's gradient use.
         to_input: whether the input's gradient is wanted.
+        to_others: the same for each tensor of the input besides the first.
+        recompute: keep of each layer what it returned and evaluate it again to pull back, but for the topmost.
 
     Attributes:
         evaluations: forward evaluations so far, the loss not counted.
         pulls: pull-backs so far, the loss not counted.
-        wanted: by site, whether anything at or below it uses its costate; the input counts if its gradient is wanted.
+        wanted: by site or input tensor, whether anything at or below it uses its costate; an input tensor counts if its
+            gradient is wanted.
     """
 
-    def __init__(self, caller: Caller, *, everywhere: bool, to_input: bool) -> None:
+    def __init__(
+        self,
+        caller: Caller,
+        *,
+        everywhere: bool,
+        to_input: bool,
+        to_others: Sequence[bool] = (),
+        recompute: bool = False,
+    ) -> None:
+        self._recompute = recompute
         self.caller = caller
         self._autocast = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
         self.evaluations = 0
         self.pulls = 0
-        self.wanted = [to_input]
+        self.wanted = [to_input, *[everywhere] * (caller.head - 1), *to_others]
         for site in range(1, caller.head):
             wanted = everywhere or bool(caller.traits[site - 1].parameters)
             for parent in caller.parents[site]:
                 wanted = wanted or self.wanted[parent]
-            self.wanted.append(wanted)
+            self.wanted[site] = wanted
         self._evaluations: dict[int, Evaluation] = {}
         self._pulled: dict[int, tuple[Evaluation, Tensor, Pull]] = {}
 
@@ -52,7 +64,10 @@ class Messages:
         if kept is not None and not kept.emptied and kept.is_at(points):
             return kept
         self.evaluations += layer != self.caller.head
-        made = self._evaluations[layer] = self._evaluate(layer, points)
+        made = self._evaluate(layer, points)
+        if self._recompute and layer != self.caller.head and self.caller.head not in self.caller.children[layer]:
+            made = Remembered(made)
+        self._evaluations[layer] = made
         return made
 
     def pull(self, layer: int, points: Sequence[Point], credit: Costate, *, last: bool, keep: bool = False) -> Pull:
@@ -73,8 +88,10 @@ class Messages:
             return kept[2]
         evaluation = self.evaluation(layer, points)
         if evaluation.spent:
+            del evaluation  # with the output that the layer is about to return once more
             self.forget(layer)
-            evaluation = self.evaluation(layer, points)
+            self.evaluations += layer != self.caller.head
+            evaluation = self._evaluations[layer] = self._evaluate(layer, points)
         self.pulls += layer != self.caller.head
         try:
             pull = evaluation.pull(credit, effort=last, keep=keep or not last)
@@ -114,7 +131,7 @@ class Messages:
     def _evaluate(self, layer: int, points: Sequence[Point]) -> Evaluation:
         traits = self.caller.traits[layer - 1]
         differentiate = [self.wanted[parent] for parent in self.caller.parents[layer]]
-        if traits.steps and self.closed(layer, points[0]):
+        if traits.steps and not self._autocast and _fit(traits.steps, points[0]):
             try:
                 return Stepwise(traits.steps, points, differentiate[0], traits.parameters)
             except RuntimeError:

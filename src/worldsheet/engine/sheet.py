@@ -20,19 +20,19 @@ class Sheet:
     Tensors are replaced, never written into, so a moment in the past is a list of references.
 
     Args:
-        x: the input x_0, clamped.
+        inputs: the input x_0, clamped; what it has besides its first tensor stands after the sites.
         size: number of sites L.
         memory: how many ticks back messages may come from.
     """
 
-    def __init__(self, x: Tensor, size: int, memory: int) -> None:
-        self.states: list[Tensor | None] = [x] + [None] * size
+    def __init__(self, inputs: Sequence[Tensor], size: int, memory: int) -> None:
+        self.states: list[Tensor | None] = [inputs[0], *[None] * size, *inputs[1:]]
         self.costates: list[Elsewhere | None] = [None] * (size + 1)
         self._past: deque[Moment] = deque(maxlen=memory)
 
     def start(self, fields: Fields) -> None:
         """Give the fields values before tick 0."""
-        self.states[1:] = [state.detach() for state in fields.states]
+        self.states[1 : len(self.costates)] = [state.detach() for state in fields.states]
         self.costates[1:] = [costate.detach() for costate in fields.costates]
         self.close_tick()
 
@@ -54,7 +54,7 @@ class Sheet:
         Raises:
             LookupError: a field that has not moved or was let go.
         """
-        sites = range(1, len(self.states))
+        sites = range(1, len(self.costates))
         return Fields(
             tuple(held(self.states, site) for site in sites), tuple(held(self.costates, site) for site in sites)
         )

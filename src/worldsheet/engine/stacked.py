@@ -119,7 +119,7 @@ class StackedBlock(Engine):
             found += zip(loss_parameters, self._between.pull_cost(last=True).efforts or (), strict=True)
         return found
 
-    def input_gradient(self) -> Tensor | None:
+    def input_gradient(self, number: int = 0) -> Tensor | None:
         """See `Engine.input_gradient`."""
         if not self._x.requires_grad:
             return None

@@ -3,13 +3,15 @@
 from worldsheet.problem.caller import Caller
 from worldsheet.problem.chain import Chain
 from worldsheet.problem.costs import Cost, HalfSquares, OffersCost
-from worldsheet.problem.evaluation import Evaluation, Priced, Pull, Recorded, Stepwise
+from worldsheet.problem.equilibrium import Equilibrium
+from worldsheet.problem.evaluation import Evaluation, Priced, Pull, Recorded, Remembered, Stepwise
 from worldsheet.problem.fields import Fields
 from worldsheet.problem.layer import Traits
 from worldsheet.problem.linearised import Linearised, Sites, linearise
 from worldsheet.problem.observer import Observer
 from worldsheet.problem.proximal import proximal
 from worldsheet.problem.residual import Nonlinearity, ResidualLinear, ScaledLinear, residual_mlp
+from worldsheet.problem.retracing import call_of
 from worldsheet.problem.stacks import Stack
 from worldsheet.problem.steps import Factors, OffersStep, Step
 from worldsheet.problem.topology import Topology
@@ -19,6 +21,7 @@ __all__ = [
     "Caller",
     "Chain",
     "Cost",
+    "Equilibrium",
     "Evaluation",
     "Factors",
     "Fields",
@@ -31,6 +34,7 @@ __all__ = [
     "Priced",
     "Pull",
     "Recorded",
+    "Remembered",
     "ResidualLinear",
     "ScaledLinear",
     "Sites",
@@ -40,6 +44,7 @@ __all__ = [
     "Topology",
     "Traits",
     "View",
+    "call_of",
     "linearise",
     "proximal",
     "residual_mlp",

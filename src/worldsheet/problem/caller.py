@@ -21,17 +21,19 @@ class Caller:
     Args:
         chain: the layers and the loss.
         target: what the loss compares the output with.
+        inputs: how many tensors the input has.
 
     Attributes:
         head: L + 1, the number of the cost.
         traits: what was found about each function, `traits[layer - 1]`.
         replay: makes repeated evaluations draw the same numbers and move buffers once.
-        parents: by layer, whose states it reads; the cost reads the output.
-        children: by site, which layers read its state; the output is read by the cost.
+        parents: by layer, whose states it reads, the cost those of the outputs: sites, 0 for the input's first tensor,
+            and numbers from L + 1 for its others.
+        children: by site or input tensor, which layers read it, the cost included.
         cost: the cost's closed form, if it has one and nothing listens to its calls.
     """
 
-    def __init__(self, chain: Chain, target: Any) -> None:
+    def __init__(self, chain: Chain, target: Any, inputs: int = 1) -> None:
         functions: list[Callable[..., Any]] = [*(layer.module for layer in chain.layers), chain.loss]
         self.chain = chain
         self.target = target
@@ -44,9 +46,13 @@ class Caller:
             partial(self.replay, index) if traits.random or traits.buffers else function
             for index, (function, traits) in enumerate(zip(functions, self.traits, strict=True))
         ]
-        self.cost: Cost | None = None if self.traits[-1].watched else cost_of(chain.loss)
-        self.parents = chain.topology.reads
-        self.children = chain.topology.readers
+        self._finish = chain.graph.finish
+        self.cost: Cost | None = None if self._finish is not None or self.traits[-1].watched else cost_of(chain.loss)
+        self.parents: Sequence[tuple[int, ...]] = chain.topology.reads
+        self.children: Sequence[tuple[int, ...]] = chain.topology.readers
+        if inputs > 1 or self._finish is not None:
+            self.parents = chain.graph.places(inputs)
+            self.children = readers_of(self.parents, self.head + inputs - 1)
 
     def function(self, layer: int) -> Callable[..., Tensor]:
         """f_l as a function of its points, or the cost as a function of the output, in whatever grad mode is on.
@@ -58,7 +64,7 @@ class Caller:
     def blame(self, layer: int, points: Sequence[Tensor], error: Exception) -> LayerError:
         """The error of a layer or of the loss, told with what it was given."""
         if layer == self.head:
-            return self.chain.blame_loss(points[0], self.target, error)
+            return self.chain.blame_loss(points, self.target, error)
         return self.chain.blame_layer(layer, points, error)
 
     def _layer(self, layer: int, *points: Point) -> State:
@@ -89,11 +95,12 @@ class Caller:
             )
         return output
 
-    def _cost(self, output: State) -> Tensor:
+    def _cost(self, *states: Point) -> Tensor:
         try:
+            output = states[0] if self._finish is None else self._finish(*states)
             cost = self._functions[-1](output, self.target)
         except Exception as error:  # whatever a user's loss raises is told with what it was given
-            raise self.blame(self.head, (output,), error) from error
+            raise self.blame(self.head, states, error) from error
         if not isinstance(cost, Tensor) or cost.numel() != 1:
             shape = f"shape {tuple(cost.shape)}" if isinstance(cost, Tensor) else type(cost).__name__
             raise LayerError(
@@ -101,10 +108,15 @@ class Caller:
                 "a scalar tensor",
                 "average or sum over the batch: reduction='mean' or 'sum'",
             )
-        if output.requires_grad and not cost.requires_grad:
+        if not cost.requires_grad and any(state.requires_grad for state in states):
             raise LayerError(
                 f"loss {self.chain.loss_name} returned a value that does not depend on the output",
                 "a loss that torch can differentiate by the output",
                 "compute it from the output without .detach(), .item(), argmax or numpy",
             )
         return cost.reshape(())
+
+
+def readers_of(parents: Sequence[tuple[int, ...]], size: int) -> tuple[tuple[int, ...], ...]:
+    """By place, the layers that read it, each once."""
+    return tuple(tuple(layer for layer, read in enumerate(parents) if place in read) for place in range(size))

@@ -6,12 +6,16 @@ from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 from torch.nn.parameter import Parameter
 
 from worldsheet.core.shapes import Costate, Point, State
 from worldsheet.problem.costs import Cost
 from worldsheet.problem.layer import Traits
 from worldsheet.problem.steps import Step
+
+_NOTHING = torch.empty(0)
+_LARGE = 2**16  # numbers in an output that is worth to be let go while its layer is pulled back through
 
 
 class Pull(NamedTuple):
@@ -95,17 +99,22 @@ class Recorded(Evaluation):
     def pull(self, credit: Costate, *, effort: bool, keep: bool) -> Pull:
         """One run of torch's engine over this layer's graph."""
         graph, leaves = self._graph, self._leaves
+        size, differs = graph.numel(), graph.requires_grad
+        root = get_gradient_edge(graph) if differs and not keep and size >= _LARGE else graph
         if not keep:
-            self._graph, self._leaves, self.spent = self.output, [], True
+            self._graph, self._leaves, self.spent = _NOTHING, [], True
+            if size > 1:  # whoever needs it holds it as a state
+                self.output, self.emptied = _NOTHING, True
+        del graph
         wanted = [leaf for leaf in leaves if leaf.requires_grad]
         count = len(wanted)
         if effort:
             wanted += self._parameters
-        if not wanted or not graph.requires_grad:
+        if not wanted or not differs:
             return Pull((None,) * len(leaves), (None,) * len(self._parameters) if effort else None)
         # torch.autograd.grad, less its checks of what the engine has made itself, which a narrow layer feels
         pulled: tuple[Tensor | None, ...] = torch.autograd.Variable._execution_engine.run_backward(
-            (graph,), (credit,), keep, False, (*wanted,), allow_unreachable=True, accumulate_grad=False
+            (root,), (credit,), keep, False, (*wanted,), allow_unreachable=True, accumulate_grad=False
         )
         inputs = pulled[:count]
         if count < len(leaves):
@@ -162,6 +171,26 @@ class Stepwise(Evaluation):
                 credit = step.pull(credit, saved)
         inputs = (credit if self._differentiate else None,)
         return Pull(inputs, tuple([efforts.get(id(p)) for p in self._parameters]) if effort else None)
+
+
+@final
+class Remembered(Evaluation):
+    """Only what a layer returned: whoever pulls back through it evaluates the layer again.
+
+    Args:
+        evaluation: what is remembered of; its graph goes.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        self.points = evaluation.points
+        self.output = evaluation.output
+        self.spent, self.emptied = True, False
+
+    def pull(self, credit: Costate, *, effort: bool, keep: bool) -> Pull:
+        """Never asked for: it is spent."""
+        raise NotImplementedError
 
 
 @final

@@ -3,15 +3,16 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple, final
+from typing import NamedTuple, TypeGuard, final
 
-from torch import nn
+from torch import fx, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import Parameter
 
 from worldsheet.core.errors import InputError
 from worldsheet.problem.forms import steps_of
 from worldsheet.problem.observer import Observed, Observer
+from worldsheet.problem.section import Section
 from worldsheet.problem.steps import Step
 
 _DRAWS_ALWAYS = (nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
@@ -68,7 +69,7 @@ class Survey:
             if module._modules and tuple(module._modules.values()) != children:
                 self._walk()
                 return self.look(watched)
-            watched = watched or _is_watched(module)
+            watched = watched or is_watched(module)
         parameters = {id(p): p for held in self._holders for p in held.values() if p is not None and p.requires_grad}
         steps = self._steps
         if steps is not None:
@@ -95,22 +96,31 @@ class Survey:
             self._steps = tuple(Observed(step, self._observer) for step in self._steps)
         self._foreign = not modules or any(not _is_torchs(module) for module in modules)
         self._holders = [module._parameters for module in modules if module._parameters]
-        self._buffered = [module for module in modules if module._buffers]
+        self._buffered = [module for module in modules if module._buffers and not _is_container(module)]
         self._drawing = [(module, kind) for module, kind in kinds if kind is not _Draws.NEVER]
 
 
-def _is_watched(module: nn.Module) -> bool:
+def is_watched(module: nn.Module) -> bool:
     """Whether hooks or a `forward` of its own see its calls; these may also draw random numbers."""
     own = module.__dict__
     before = own["_forward_hooks"] or own["_forward_pre_hooks"]
     return bool(before or own["_backward_hooks"] or own["_backward_pre_hooks"] or "forward" in own)
 
 
+def _is_container(module: nn.Module) -> bool:
+    """Whether a module only holds what a section looks up."""
+    return type(module) is nn.Module or isinstance(module, fx.GraphModule)
+
+
 def _is_torchs(module: nn.Module) -> bool:
-    return type(module).__module__.startswith("torch.nn.modules.")
+    if isinstance(module, Section):
+        return not module.foreign
+    return _is_container(module) or type(module).__module__.startswith("torch.nn.modules.")
 
 
 def _draws(module: nn.Module) -> _Draws:
+    if isinstance(module, Section):
+        return _Draws.ALWAYS if module.draws else _Draws.NEVER
     if not _is_torchs(module) or isinstance(module, _DRAWS_ALWAYS):
         return _Draws.ALWAYS
     return _Draws.IN_TRAINING if isinstance(module, _DRAWS_IN_TRAINING) else _Draws.NEVER
@@ -142,7 +152,8 @@ class Layer:
     @property
     def label(self) -> str:
         """Name and class, for messages and tables."""
-        return f"'{self.name}' ({type(self.module).__name__})"
+        kind = self.module.kind if isinstance(self.module, Section) else type(self.module).__name__
+        return f"'{self.name}' ({kind})"
 
 
 def layers_of(module: object, flatten: bool) -> tuple[Layer, ...]:
@@ -151,14 +162,14 @@ def layers_of(module: object, flatten: bool) -> tuple[Layer, ...]:
     Raises:
         InputError: anything else, or no layer at all.
     """
-    if isinstance(module, nn.Sequential) and _is_plain(module):
+    if is_plain_sequential(module):
         found = list(_children(module, "", flatten))
     elif isinstance(module, nn.ModuleList) or (isinstance(module, (list, tuple)) and not hasattr(module, "_fields")):
         found = [pair for index, item in enumerate(module) for pair in _opened(str(index), item, flatten)]
     else:
         raise InputError(
             f"a chain from {type(module).__name__}",
-            "an nn.Sequential without hooks of its own, an nn.ModuleList, or a list of modules",
+            "an nn.Module, or a list of modules",
             "list the blocks of your model in order: ws.Chain([stem, block1, block2, head], loss)",
         )
     if not found:
@@ -166,8 +177,11 @@ def layers_of(module: object, flatten: bool) -> tuple[Layer, ...]:
     return tuple(Layer(name, item, Survey(item)) for name, item in found)
 
 
-def _is_plain(module: nn.Module) -> bool:
-    return type(module).forward is nn.Sequential.forward and not _is_watched(module)
+def is_plain_sequential(module: object) -> TypeGuard[nn.Sequential]:
+    """Whether calling a module is calling its children in order and nothing else."""
+    return (
+        isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward and not is_watched(module)
+    )
 
 
 def _children(module: nn.Module, prefix: str, flatten: bool) -> Iterator[tuple[str, nn.Module]]:
@@ -182,7 +196,7 @@ def _opened(name: str, item: object, flatten: bool) -> Iterator[tuple[str, nn.Mo
             "nn.Module",
             "wrap a plain function in a module whose forward calls it",
         )
-    if flatten and isinstance(item, nn.Sequential) and _is_plain(item):
+    if flatten and is_plain_sequential(item):
         yield from _children(item, f"{name}.", flatten)
     else:
         yield name, item

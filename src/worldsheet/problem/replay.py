@@ -7,6 +7,7 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from worldsheet.problem.layer import Traits
 
@@ -42,7 +43,7 @@ class Replay:
     def __call__(self, index: int, *arguments: Any) -> Any:
         """Evaluate function `index`, rewinding what an earlier evaluation of it drew and moved."""
         function, traits = self._functions[index], self._traits[index]
-        device = arguments[0].device
+        device = _device(arguments)
         kept = self._kept.get(index)
         if kept is None:
             buffers = _copies(function) if traits.buffers else {}
@@ -78,6 +79,13 @@ class Replay:
             with torch.no_grad():
                 _restore(function, kept.latest)
             kept.latest = None
+
+
+def _device(arguments: tuple[Any, ...]) -> torch.device:
+    first = arguments[0]
+    if isinstance(first, Tensor):
+        return first.device
+    return next((leaf.device for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)), torch.device("cpu"))
 
 
 def _copies(function: Any) -> dict[str, Tensor]:

@@ -12,9 +12,11 @@ class Topology:
 
     Attributes:
         parents: `parents[l - 1]` are the sites whose states layer l reads, each smaller than l.
+        outputs: the sites that the cost reads; by default the last.
     """
 
     parents: tuple[tuple[int, ...], ...]
+    outputs: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse an empty graph and a site that reads itself or a later one."""
@@ -27,6 +29,8 @@ class Topology:
                     f"one or more parents among 0..{site - 1}",
                     "number the sites in the order in which they are evaluated",
                 )
+        if any(not 1 <= site <= self.size for site in self.outputs):
+            raise InputError(f"outputs {self.outputs}", f"sites among 1..{self.size}", "leave it out for the last site")
 
     @staticmethod
     def chain(depth: int) -> "Topology":
@@ -58,13 +62,26 @@ class Topology:
 
     @cached_property
     def reads(self) -> tuple[tuple[int, ...], ...]:
-        """`reads[l]` are the sites that layer l reads, with the cost as layer L + 1, which reads the output."""
-        return ((), *self.parents, (self.size,))
+        """`reads[l]` are the sites that layer l reads, with the cost as layer L + 1, which reads the outputs."""
+        return ((), *self.parents, self.ends)
+
+    @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """The sites that the cost reads."""
+        return self.outputs or (self.size,)
 
     @cached_property
     def readers(self) -> tuple[tuple[int, ...], ...]:
         """`readers[l]` are the layers that read x_l; what no layer reads is read by the cost."""
-        return tuple(above or (self.size + 1,) for above in self.children)
+        cost = (self.size + 1,)
+        return tuple(
+            above + cost if site in self.outputs else above or cost for site, above in enumerate(self.children)
+        )
+
+    @cached_property
+    def is_path(self) -> bool:
+        """Whether every site reads the one before it, and only that, and the cost the last."""
+        return self.ends == (self.size,) and all(above == (site - 1,) for site, above in enumerate(self.parents, 1))
 
     @cached_property
     def levels(self) -> tuple[int, ...]:

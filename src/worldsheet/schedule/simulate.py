@@ -73,6 +73,8 @@ class _Fronts:
             )
         children = self.topology.children[firing.site]
         points = {firing.site, *(parent for child in children for parent in self.topology.parents_of(child))}
+        if firing.site in self.topology.ends:
+            points.update(self.topology.ends)
         return all(_known(states, point, tick - firing.delays.point) for point in points) and all(
             _known(costates, child, tick - firing.delays.above) for child in children
         )

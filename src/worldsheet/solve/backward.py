@@ -1,19 +1,20 @@
 """The one changed line of a training loop."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from worldsheet.core.errors import RelaxationError
+from worldsheet.core.errors import InputError, RelaxationError
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.dynamics import Dyadic, Dynamics
 from worldsheet.engine import Stop, engine_for, run
 from worldsheet.problem import Chain
 from worldsheet.schedule import Schedule
 from worldsheet.solve.calibrate import calibrate
-from worldsheet.solve.door import check_finite, check_input, default_schedule, is_finite, reads_start
+from worldsheet.solve.door import check_finite, default_schedule, is_finite, opened, reads_start
 from worldsheet.solve.gradients import accumulate, sum_uses
 from worldsheet.solve.solution import refuse_diverged
 
@@ -27,11 +28,13 @@ class NotConvergedWarning(UserWarning):
 
 def backward(
     chain: Chain,
-    x: Tensor,
+    x: Any,
     target: Any,
     dynamics: Dynamics = _EXACT,
     schedule: Schedule | None = None,
     stop: Stop = _UNTIL_SETTLED,
+    *,
+    recompute: bool = False,
 ) -> Tensor:
     """Relax, add the gradients to `.grad` as `loss.backward()` does, and return the loss.
 
@@ -41,12 +44,15 @@ def backward(
 
     Args:
         chain: the layers and the loss.
-        x: input x_0; its `.grad` is filled too if it requires grad.
+        x: input x_0; its `.grad` is filled too if it requires grad. For a traced module also a tuple of arguments, or a
+            dict of arguments by name.
         target: what the loss compares the output with.
         dynamics: how a site moves.
         schedule: when; by default `Wavefront` for a dynamics that settles at once, else `CreditFront`, `Leapfrog` or
             `Synchronous`.
         stop: budget and tolerance.
+        recompute: keep states only and evaluate each layer once more to pull back through it, which takes the memory of
+            the states and of one layer's insides; for a schedule that moves each site once.
 
     Returns:
         The loss, a scalar without graph.
@@ -62,28 +68,44 @@ def backward(
     Warns:
         NotConvergedWarning: a tolerance was asked for and not reached.
     """
-    check_input(x)
+    chain, inputs = opened(chain, x)
     dynamics = calibrate(chain, x, target, dynamics)
     schedule = default_schedule(dynamics, schedule)
+    if recompute and not schedule.once:
+        raise InputError(
+            f"recompute=True with {schedule}",
+            "a schedule that moves each site once: Wavefront() or Sweep()",
+            "leave recompute out: other schedules evaluate every layer at every tick anyway",
+        )
     with torch.no_grad():  # layers record their own graphs
-        engine = engine_for(chain, x, target, dynamics, schedule, keep=False)
+        engine = engine_for(
+            chain,
+            inputs[0] if len(inputs) == 1 else inputs,
+            target,
+            dynamics,
+            schedule,
+            keep=False,
+            recompute=recompute,
+        )
         if reads_start(schedule, stop, chain.topology):
             engine.start(None)
         outcome = run(engine, schedule, stop, curious=False)
-        input_gradient, efforts, loss = engine.input_gradient(), engine.efforts(), engine.loss
+        to_inputs = [engine.input_gradient(number) for number in range(len(inputs))]
+        efforts, loss = engine.efforts(), engine.loss
         engine.caller.replay.settle()
-        _refuse_unusable(chain, x, loss, outcome)
+        _refuse_unusable(chain, inputs, loss, outcome)
         gradients = sum_uses(efforts)
-        accumulate(gradients if input_gradient is None else [*gradients, (x, input_gradient.clone())])
+        gradients += [(x, part.clone()) for x, part in zip(inputs, to_inputs, strict=True) if part is not None]
+        accumulate(gradients)
     if outcome.status is Status.BUDGET_SPENT and stop.tol is not None:
         warnings.warn(f"gradients of a relaxation that did not converge: {outcome}", NotConvergedWarning, stacklevel=2)
     return loss
 
 
-def _refuse_unusable(chain: Chain, x: Tensor, loss: Tensor, outcome: Outcome) -> None:
-    if is_finite(loss) and is_finite(x) and outcome.status is not Status.DIVERGED:
+def _refuse_unusable(chain: Chain, inputs: Sequence[Tensor], loss: Tensor, outcome: Outcome) -> None:
+    if is_finite(loss) and all(is_finite(x) for x in inputs) and outcome.status is not Status.DIVERGED:
         return
-    check_finite(chain, x)
+    check_finite(chain, *inputs)
     refuse_diverged(outcome)
     raise RelaxationError(
         f"a loss of {loss.item()} from finite input and parameters",

@@ -3,14 +3,14 @@
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from worldsheet.core.errors import InputError
 from worldsheet.dynamics import Dynamics
 from worldsheet.problem import Chain, linearise
-from worldsheet.solve.door import check_finite, check_input
+from worldsheet.solve.door import check_finite, opened
 
 
-def calibrate(chain: Chain, x: Tensor, target: Any, dynamics: Dynamics) -> Dynamics:
+def calibrate(chain: Chain, x: Any, target: Any, dynamics: Dynamics) -> Dynamics:
     """The same dynamics with every automatic constant estimated from the layers' Jacobians at a forward pass.
 
     `relax` and `backward` do this at every call where a constant is automatic; a training loop may do it now and then
@@ -29,7 +29,13 @@ def calibrate(chain: Chain, x: Tensor, target: Any, dynamics: Dynamics) -> Dynam
     """
     if not dynamics.automatic:
         return dynamics
-    check_input(x)
-    check_finite(chain, x)
-    with torch.no_grad(), linearise(chain, x, target) as linearised:
+    chain, inputs = opened(chain, x)
+    if len(inputs) > 1 or len(chain.topology.ends) > 1:
+        raise InputError(
+            f"automatic constants of {type(dynamics).__name__} for several inputs or outputs",
+            "numbers for all constants, or a module with one input and one output tensor",
+            "give the constants, or use Dyadic()",
+        )
+    check_finite(chain, *inputs)
+    with torch.no_grad(), linearise(chain, inputs[0], target) as linearised:
         return dynamics.calibrated(linearised)

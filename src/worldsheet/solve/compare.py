@@ -66,7 +66,7 @@ class Comparison:
         return "\n".join(lines)
 
 
-def compare(chain: Chain, x: Tensor, target: Any, solution: Solution) -> Comparison:
+def compare(chain: Chain, x: Any, target: Any, solution: Solution) -> Comparison:
     """Compare a relaxation's gradients with autograd's through the whole chain, parameter by parameter.
 
     Autograd sees the same dropout masks and the same batch-norm statistics as the relaxation did. Costs one ordinary
@@ -82,7 +82,7 @@ def compare(chain: Chain, x: Tensor, target: Any, solution: Solution) -> Compari
         InputError: a solution of another chain or target.
         RelaxationError: the relaxation diverged.
     """
-    if solution.chain is not chain or solution.caller.target is not target:
+    if solution.chain is not chain.at(x) or solution.caller.target is not target:
         raise InputError(
             "a solution of another chain or target",
             "the chain and target that were relaxed",
@@ -90,7 +90,7 @@ def compare(chain: Chain, x: Tensor, target: Any, solution: Solution) -> Compari
         )
     relaxed = solution.gradients()
     names = {id(parameter): name for name, parameter in chain.named_parameters()}
-    exact = {names[id(leaf)]: gradient for leaf, gradient in autograd_gradients(solution.caller, x)}
+    exact = {names[id(leaf)]: gradient for leaf, gradient in autograd_gradients(solution.caller, chain.tensors(x))}
     rows = [
         _fidelity(name, relaxed.get(name, torch.zeros_like(exact[name])), exact[name])
         for name in names.values()

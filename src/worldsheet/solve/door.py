@@ -78,13 +78,27 @@ def check_input(x: Any) -> None:
         )
 
 
-def check_finite(chain: Chain, x: Tensor) -> None:
+def opened(chain: Chain, x: Any) -> tuple[Chain, tuple[Tensor, ...]]:
+    """The chain with the sites that it has for this input, and the input's tensors.
+
+    Raises:
+        InputError: an input that cannot be relaxed, or a module that cannot be traced on it.
+        LayerError: an operation that fails on what it receives.
+    """
+    tensors = tuple(chain.tensors(x))
+    for tensor in tensors:
+        check_input(tensor)
+    return chain.at(x), tensors
+
+
+def check_finite(chain: Chain, *inputs: Tensor) -> None:
     """Refuse NaN and infinity in the input or a parameter, and name it.
 
     Raises:
         InputError: the first tensor found to hold any.
     """
-    for name, tensor in [("the input", x), *((f"parameter {name}", p) for name, p in chain.named_parameters())]:
+    given = [("the input", tensor) for tensor in inputs]
+    for name, tensor in [*given, *((f"parameter {name}", p) for name, p in chain.named_parameters())]:
         if not is_finite(tensor):
             bad = int((~torch.isfinite(tensor)).sum())
             raise InputError(

@@ -1,31 +1,34 @@
 """The oracle: end-to-end automatic differentiation, for comparison only, in this file and nowhere else."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from worldsheet.problem import Caller, Chain
+from worldsheet.problem import Caller, Chain, call_of
 
 
-def autograd_gradients(caller: Caller, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+def autograd_gradients(caller: Caller, inputs: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
     """Backprop's gradients of the composed layers, with the random numbers that the relaxation drew.
 
     Returns:
         Parameters that require grad and that the loss depends on, each with its gradient.
     """
     with torch.enable_grad():
-        states: list[Tensor] = [x.detach()]
-        for layer in range(1, caller.head + 1):
-            states.append(caller.function(layer)(*(states[parent] for parent in caller.parents[layer])))
+        first, *others = [x.detach() for x in inputs]
+        states = {0: first, **dict(enumerate(others, start=caller.head))}
+        for layer in range(1, caller.head):
+            states[layer] = caller.function(layer)(*(states[place] for place in caller.parents[layer]))
+        cost = caller.function(caller.head)(*(states[place] for place in caller.parents[caller.head]))
         leaves = list({id(p): p for traits in caller.traits for p in traits.parameters}.values())
         found: tuple[Tensor | None, ...] = ()
         if leaves:
-            found = torch.autograd.grad(states[-1], leaves, allow_unused=True)
+            found = torch.autograd.grad(cost, leaves, allow_unused=True)
     return [(leaf, gradient) for leaf, gradient in zip(leaves, found, strict=True) if gradient is not None]
 
 
-def autograd_backward(chain: Chain, x: Tensor, target: Any) -> Tensor:
+def autograd_backward(chain: Chain, x: Any, target: Any) -> Tensor:
     """One ordinary forward and backward pass: what `backward` is measured against in training.
 
     It is `loss(module(x), target).backward()` and nothing besides: a list of states held until the end would cost
@@ -42,11 +45,11 @@ def autograd_backward(chain: Chain, x: Tensor, target: Any) -> Tensor:
     return loss.detach()
 
 
-def _output(chain: Chain, x: Tensor) -> Tensor:
+def _output(chain: Chain, x: Any) -> Any:
     """The user's own module where it can be called as a whole, else its layers composed."""
     if isinstance(chain.module, nn.Module) and not isinstance(chain.module, nn.ModuleList):
-        output: Tensor = chain.module(x)
-        return output
+        args, kwargs = call_of(x) if chain.traces else ((x,), {})
+        return chain.module(*args, **kwargs)
     states = [x]
     for layer, parents in zip(chain.layers, chain.topology.parents, strict=True):
         states.append(layer.module(*(states[parent] for parent in parents)))

@@ -1,9 +1,11 @@
 """Relaxing a worldsheet and looking at it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.record import Record
@@ -12,7 +14,7 @@ from worldsheet.engine import Stop, engine_for, run
 from worldsheet.problem import Chain, Fields
 from worldsheet.schedule import Schedule
 from worldsheet.solve.calibrate import calibrate
-from worldsheet.solve.door import check_finite, check_input, default_schedule, is_finite, reads_start
+from worldsheet.solve.door import check_finite, default_schedule, is_finite, opened, reads_start
 from worldsheet.solve.gradients import sum_uses
 from worldsheet.solve.solution import Solution
 
@@ -22,7 +24,7 @@ _UNTIL_SETTLED = Stop()
 
 def relax(  # noqa: PLR0913  the public signature, in the order of decreasing use
     chain: Chain,
-    x: Tensor,
+    x: Any,
     target: Any,
     dynamics: Dynamics = _EXACT,
     schedule: Schedule | None = None,
@@ -38,7 +40,8 @@ def relax(  # noqa: PLR0913  the public signature, in the order of decreasing us
 
     Args:
         chain: the layers and the loss.
-        x: input x_0, any shape and dtype that the first layer takes. Its gradient comes along if it requires grad.
+        x: input x_0, any shape and dtype that the first layer takes. Its gradient comes along if it requires grad. For
+            a traced module also a tuple of arguments, or a dict of arguments by name.
         target: what the loss compares the output with.
         dynamics: how a site moves.
         schedule: when; by default `Wavefront` for a dynamics that settles at once, else `Leapfrog`, `Synchronous` or,
@@ -52,17 +55,18 @@ def relax(  # noqa: PLR0913  the public signature, in the order of decreasing us
         InputError: arguments that cannot be right, NaN or infinity in the input or a parameter.
         LayerError: a layer or loss that fails on what it receives.
     """
-    check_input(x)
-    check_finite(chain, x)
+    chain, inputs = opened(chain, x)
+    check_finite(chain, *inputs)
     dynamics = calibrate(chain, x, target, dynamics)
     schedule = default_schedule(dynamics, schedule, fresh=initial is None)
+    given = inputs[0] if len(inputs) == 1 else inputs
     with torch.no_grad():  # layers record their own graphs
-        engine = engine_for(chain, x, target, dynamics, schedule, keep=True, stack=stack)
+        engine = engine_for(chain, given, target, dynamics, schedule, keep=True, stack=stack)
         if record is not None or initial is not None or reads_start(schedule, stop, chain.topology):
             engine.start(initial)
         outcome = _checked(run(engine, schedule, stop, record), engine.loss)
         good = outcome.status is not Status.DIVERGED
-        input_gradient = engine.input_gradient() if good else None
+        parts = [engine.input_gradient(number) if good else None for number in range(len(inputs))]
         pairs = sum_uses(engine.efforts()) if good else []
         engine.caller.replay.settle()
         return Solution(
@@ -75,8 +79,16 @@ def relax(  # noqa: PLR0913  the public signature, in the order of decreasing us
             pulls=engine.pulls,
             caller=engine.caller,
             pairs=tuple(pairs),
-            input_gradient=None if input_gradient is None else input_gradient.clone(),
+            input_gradient=_like(x, inputs, [None if part is None else part.clone() for part in parts]),
         )
+
+
+def _like(x: Any, inputs: Sequence[Tensor], parts: Sequence[Tensor | None]) -> Any:
+    """The gradients in the places of their tensors."""
+    if isinstance(x, Tensor):
+        return parts[0]
+    found = {id(tensor): part for tensor, part in zip(inputs, parts, strict=True)}
+    return tree_map(lambda leaf: found.get(id(leaf)), x)
 
 
 def _checked(outcome: Outcome, loss: Tensor) -> Outcome:

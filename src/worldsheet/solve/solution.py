@@ -1,7 +1,7 @@
 """What a relaxation returns."""
 
 from dataclasses import dataclass, field
-from typing import final
+from typing import Any, final
 
 from torch import Tensor
 
@@ -28,7 +28,7 @@ class Solution:
         pulls: pull-backs through layers.
         caller: the functions that were relaxed; calling them again draws the same random numbers.
         pairs: leaf tensors with their gradients; empty if the relaxation diverged.
-        input_gradient: ∂C/∂x_0, or None if the input did not require grad.
+        input_gradient: ∂C/∂x_0, or None if the input did not require grad; in the form of the input if it is a pytree.
     """
 
     chain: Chain
@@ -40,7 +40,7 @@ class Solution:
     pulls: int
     caller: Caller = field(repr=False)
     pairs: tuple[tuple[Tensor, Tensor], ...] = field(repr=False)
-    input_gradient: Tensor | None = field(repr=False)
+    input_gradient: Any = field(repr=False)
 
     @property
     def ticks(self) -> int:

@@ -8,6 +8,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor, nn
 
+from worldsheet.app.architectures import GPT, ResNet
 from worldsheet.app.bench.methods import LITERAL, SYNCHRONOUS, Method
 from worldsheet.app.networks import Blueprint, cnn, mlp
 from worldsheet.app.streams import drawing, seed_of
@@ -30,7 +31,7 @@ class Case:
 
     Attributes:
         name: how it is called in tables and files.
-        make: builds the network; every child of the Sequential is a site.
+        make: builds the network; every child of a Sequential is a site, other modules are traced.
         shape: of one input.
         goal: the time ratio to autograd that is aimed at; None for none.
         group: the table it is in.
@@ -39,10 +40,12 @@ class Case:
         slow_repeats: how many rounds that is.
         quick_batch: batch size of a quick run.
         fidelity: whether gradients are compared with those in float64.
+        tokens: how many kinds of token the inputs and labels are drawn from, one label for each; 0 for normal inputs
+            with one label each.
     """
 
     name: str
-    make: Callable[[], nn.Sequential]
+    make: Callable[[], nn.Module]
     shape: tuple[int, ...]
     goal: float | None = _TANH_MLP_GOAL
     repeats: int = 200
@@ -51,6 +54,7 @@ class Case:
     slow_repeats: int = 5
     quick_batch: int = _BATCH
     fidelity: bool = False
+    tokens: int = 0
 
     def batch(self, quick: bool) -> int:
         """Inputs per gradient."""
@@ -69,9 +73,21 @@ def instance(case: Case, batch: int, seed: int, device: torch.device) -> Instanc
     """The case's network with weights, inputs and labels that the seed decides; the inputs are standard normal."""
     with drawing(seed_of(seed, case.name), torch.device("cpu")):
         module = case.make()
-        x = torch.randn(batch, *case.shape)
-        target = torch.randint(_CLASSES, (batch,))
-    return Instance(Chain(module.to(device), nn.CrossEntropyLoss()), x.to(device), target.to(device))
+        x, target = _data(case, batch)
+    loss = next_token if case.tokens else nn.CrossEntropyLoss()
+    return Instance(Chain(module.to(device), loss), x.to(device), target.to(device))
+
+
+def next_token(output: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy, averaged over batch and positions."""
+    return nn.functional.cross_entropy(output.flatten(0, 1), target.flatten())
+
+
+def _data(case: Case, batch: int) -> tuple[Tensor, Tensor]:
+    if not case.tokens:
+        return torch.randn(batch, *case.shape), torch.randint(_CLASSES, (batch,))
+    x, target = (torch.randint(case.tokens, (batch, *case.shape)) for _ in range(2))
+    return x, target
 
 
 def tanh_mlp(size: int, width: int, depth: int) -> nn.Sequential:
@@ -102,6 +118,8 @@ _NETWORKS = (
     Case("mlp-784", partial(tanh_mlp, 784, 300, 4), (1, 1, 784)),
     _uniform("w128-l10", 10),
     replace(_uniform("w128-l30", 30), repeats=100, slow_repeats=3, fidelity=True),
+    Case("resnet18", ResNet, (3, 32, 32), goal=_CNN_GOAL, repeats=8, slow=(), quick_batch=4),
+    Case("gpt-small", GPT, (64,), goal=_CNN_GOAL, repeats=20, slow=(), quick_batch=4, tokens=65),
     Case("cnn-vgg9", vgg9, (3, 32, 32), goal=_CNN_GOAL, repeats=12, slow_repeats=1, quick_batch=4),
 )
 
