@@ -1,6 +1,7 @@
 """What the loop and the verbs need of an engine."""
 
 from abc import ABC, abstractmethod
+from math import isnan
 from typing import NamedTuple
 
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch.nn.parameter import Parameter
 from worldsheet.core.shapes import Residuals
 from worldsheet.dynamics import Dynamics
 from worldsheet.problem import Caller, Chain, Fields, Topology
-from worldsheet.schedule import Phase
+from worldsheet.schedule import Phase, Tick
 
 
 class Residual(NamedTuple):
@@ -60,6 +61,12 @@ class Engine(ABC):
             InputError: initial fields whose number or shapes are not those that the layers produce.
         """
 
+    def move(self, tick: Tick) -> None:
+        """Let a tick happen, phase by phase."""
+        for phase in tick:
+            self.fire(phase)
+        self.close_tick()
+
     @abstractmethod
     def fire(self, phase: Phase) -> None:
         """Move the sites of a phase: all read before any writes."""
@@ -71,6 +78,11 @@ class Engine(ABC):
     @abstractmethod
     def residual(self) -> Residual:
         """Measure every site with the messages of this moment."""
+
+    @property
+    def overflowed(self) -> bool:
+        """Whether some field or residual is not finite."""
+        return isnan(self.residual().relative)
 
     @abstractmethod
     def efforts(self) -> list[tuple[Parameter, Tensor | None]]:

@@ -17,13 +17,19 @@ _EXCURSION = 100.0  # a descent never goes up; with multipliers it may, by about
 
 
 def run(
-    engine: Engine, schedule: Schedule, stop: Stop, record: Record | None = None, motion: Motion | None = None
+    engine: Engine,
+    schedule: Schedule,
+    stop: Stop,
+    record: Record | None = None,
+    motion: Motion | None = None,
+    *,
+    curious: bool = True,
 ) -> Outcome:
     """Move a block tick by tick until it has settled, its budget is spent, its credit has arrived or it diverges.
 
     A dynamics that settles at once is stopped when its schedule is exact, without measuring anything; otherwise the
-    residual is measured as `stop` says, and once at the end. Where parameters move too nothing ever settles, and the
-    budget ends it.
+    residual is measured as `stop` says, and once at the end if somebody is curious. Where parameters move too nothing
+    ever settles, and the budget ends it.
     """
     topology = engine.chain.topology
     exact = schedule.settles_after(topology) if engine.dynamics.settles_at_once and motion is None else None
@@ -37,9 +43,7 @@ def run(
     for tick in islice(schedule.ticks(engine.topology), _budget(engine, stop, exact)):
         if motion is not None:
             motion.read()
-        for phase in tick:
-            engine.fire(phase)
-        engine.close_tick()
+        engine.move(tick)
         done += 1
         if motion is not None and not motion.move():
             return Outcome(Status.DIVERGED, done, nan, "efforts overflowed; lower the rate of the port")
@@ -54,7 +58,8 @@ def run(
     if exact is not None:
         remedy = f"this schedule is exact after {exact} ticks: raise max_ticks"
         return Outcome(Status.BUDGET_SPENT, done, None, remedy)
-    return judge.measured(done) if motion is None else Outcome(_SPENT, done)
+    ended = judge.measured if curious or tol is not None else judge.glanced
+    return ended(done) if motion is None else Outcome(_SPENT, done)
 
 
 @final
@@ -85,6 +90,14 @@ class _Judge:
             return Outcome(Status.CONVERGED, ticks, residual)
         remedy = f"raise max_ticks, or {cure}" if otherwise is _SPENT else ""
         return Outcome(otherwise, ticks, residual, remedy)
+
+    def glanced(self, ticks: int) -> Outcome:
+        """Diverged or not, without a measurement, which costs a tick."""
+        overflowed, cure = self._engine.overflowed, self._engine.dynamics.character.cure
+        if not overflowed and not self._runs_away():
+            return Outcome(_SPENT, ticks)
+        what = "fields overflowed" if overflowed else "cost has run away, the step is unstable"
+        return Outcome(Status.DIVERGED, ticks, nan, f"the {what}; {cure}")
 
     def _grows(self, norms: Residual) -> bool:
         """Whether some residual is a trillion times the largest of the first measurement that was not zero."""

@@ -6,7 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from worldsheet.core.shapes import Costate, Point
+from worldsheet.core.shapes import Costate, Point, State
 from worldsheet.problem import Caller, Evaluation, Priced, Pull, Recorded, Remembered, Step, Stepwise
 
 
@@ -100,6 +100,24 @@ class Messages:
         self._pulled[layer] = (evaluation, credit, pull)
         return pull
 
+    def forward(self, layer: int, point: Point) -> State:
+        """The layer at a point, with nothing kept for derivatives.
+
+        Raises:
+            LayerError: a layer that fails there.
+        """
+        if self.closed(layer, point):
+            try:
+                return forward(self.caller.traits[layer - 1].steps or (), point)
+            except RuntimeError:
+                pass  # let the module itself say what is wrong
+        return self.caller.function(layer)(point)
+
+    def closed(self, layer: int, point: Point) -> bool:
+        """Whether the layer's closed form holds at such a point."""
+        steps = self.caller.traits[layer - 1].steps
+        return bool(steps) and not self._autocast and _fit(steps or (), point)
+
     def forget(self, layer: int) -> None:
         """Let go of a layer that will not be evaluated or pulled through again."""
         self._evaluations.pop(layer, None)
@@ -130,6 +148,13 @@ class Messages:
             return Priced(cost, output, target)
         except (RuntimeError, IndexError):  # let the loss itself say what is wrong
             return None
+
+
+def forward(steps: Sequence[Step], point: Point) -> State:
+    """The steps one after the other."""
+    for step in steps:
+        point, _ = step.forward(point)
+    return point
 
 
 def _fit(steps: Sequence[Step], point: Point) -> bool:

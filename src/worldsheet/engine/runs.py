@@ -44,7 +44,7 @@ class Run:
         What is saved is overwritten by the next call.
         """
         saved, top, count = [], len(self._steps) - 1, last + 1 - first
-        for index, step in enumerate(self._cut(first, last)):
+        for index, step in enumerate(self.part(first, last)):
             into = out if index == top else self._values[index].rows(count)
             y, kept = step.forward(points, into, self._work[index].like(points))
             if into is None:
@@ -55,7 +55,7 @@ class Run:
 
     def pull(self, first: int, last: int, credit: Costate, saved: Sequence[Point], out: Elsewhere) -> None:
         """Pull credits back through layers first..last, into `out`."""
-        steps = self._cut(first, last)
+        steps = self.part(first, last)
         for index in range(len(steps) - 1, 0, -1):
             into = self._credits[index].rows(last + 1 - first)
             credit = steps[index].pull(credit, saved[index], into)
@@ -76,7 +76,7 @@ class Run:
                 credit = step.pull(credit, saved[index], None)
         return found
 
-    def _cut(self, first: int, last: int) -> tuple[Stack, ...]:
+    def part(self, first: int, last: int) -> tuple[Stack, ...]:
         """The steps of some of the layers, remembered until others are asked for."""
         if self._part[:2] != (first, last):
             parts = tuple(step.part(first - self.first, last + 1 - self.first) for step in self._steps)

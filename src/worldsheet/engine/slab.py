@@ -145,6 +145,11 @@ class Slab:
             if self.above is not None:
                 self.above.unfed()
 
+    def renew(self) -> None:
+        """Let go of all messages."""
+        self.unfed()
+        self.points.clear()
+
     def unfed(self) -> None:
         """Let go of what was made from the states below."""
         self.predictions = self.residuals = self.credits = self.pulled = None

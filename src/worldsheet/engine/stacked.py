@@ -1,5 +1,6 @@
 """The same loop body for many sites at once: fields of one shape in one tensor, equal layers as one batched map."""
 
+from math import isfinite
 from typing import Any, final
 
 import torch
@@ -12,12 +13,13 @@ from worldsheet.dynamics import Dynamics
 from worldsheet.engine.base import Engine, Residual
 from worldsheet.engine.measure import residual_of, start_fields
 from worldsheet.engine.messages import Messages
+from worldsheet.engine.plan import Plan, Planner, planner_for
 from worldsheet.engine.runs import runs
 from worldsheet.engine.slab import Shift, Slab, Span, cut, slabs
 from worldsheet.engine.slab_messages import SlabMessages
 from worldsheet.engine.spans import Move, Spans
 from worldsheet.problem import Caller, Chain, Fields
-from worldsheet.schedule import Phase
+from worldsheet.schedule import Phase, Tick
 
 
 @final
@@ -43,27 +45,44 @@ class StackedBlock(Engine):
         self._x = x
         self._slabs: list[Slab] = []
         self._spans = Spans()
+        self._planner: Planner | None = None
+        self._planned: list[Plan] = []
+        self._unseen: Plan | None = None
+        self._seen = False
 
     @property
     def evaluations(self) -> int:
         """Forward evaluations of layers, a run of S layers counted S times."""
-        return self._messages.evaluations + self._between.evaluations
+        return self._messages.evaluations + self._made.evaluations + sum(plan.evaluations for plan in self._planned)
 
     @property
     def pulls(self) -> int:
         """Pull-backs through layers, likewise."""
-        return self._messages.pulls + self._between.pulls
+        return self._messages.pulls + self._made.pulls + sum(plan.pulls for plan in self._planned)
 
     @torch.no_grad()
     def start(self, initial: Fields | None) -> None:
         """See `Engine.start`; evaluates every layer once in order."""
         outputs = [self._x]
         for site in self.topology.sites:
-            outputs.append(self.caller.function(site)(outputs[-1]))
+            outputs.append(self._messages.forward(site, outputs[-1]))
         fields = start_fields(self.dynamics, outputs[1:], initial)
         found = runs(self.caller.traits[:-1], [self._x, *fields.states[:-1]])
         self._slabs = slabs(self._x, fields, found)
-        self._between = SlabMessages(self._messages, self.dynamics, self._slabs, self._x)
+        self._made = SlabMessages(self._messages, self.dynamics, self._slabs, self._x)
+        self._planner = planner_for(self.dynamics, self._messages, self._slabs, outputs)
+
+    def move(self, tick: Tick) -> None:
+        """See `Engine.move`; by a plan, unless somebody has just looked, whose messages serve the tick as well."""
+        plan = None if self._planner is None or self._seen else self._planner.of(tick)
+        if plan is None:
+            super().move(tick)
+            self._seen = False
+            return
+        for operation in plan.operations:
+            operation()
+        self._planned.append(plan)
+        self._unseen = plan
 
     def fire(self, phase: Phase) -> None:
         """Move the sites of a phase: all read before any writes."""
@@ -80,7 +99,14 @@ class StackedBlock(Engine):
 
     def residual(self) -> Residual:
         """See `Engine.residual`; one norm per site."""
+        self._seen = True
         return residual_of(self.dynamics, [self._between.view(slab, span) for slab, span in self._moving()], _norms)
+
+    @property
+    def overflowed(self) -> bool:
+        """See `Engine.overflowed`; a sum over each field, which NaN and infinity survive."""
+        sums = [float(field.sum().abs()) for slab in self._slabs for field in (slab.states, slab.costates)]
+        return not all(isfinite(each) for each in sums) and super().overflowed
 
     def efforts(self) -> list[tuple[Parameter, Tensor | None]]:
         """See `Engine.efforts`."""
@@ -103,6 +129,7 @@ class StackedBlock(Engine):
 
     def credit_at_ends(self) -> tuple[float, float]:
         """See `Engine.credit_at_ends`."""
+        self._seen = True
         size = len(self.chain)
         near = self._between.credit(*self._moving()[0])[0]
         slope = self._between.pulled(self._slabs[-1], Span(size, size))
@@ -111,6 +138,7 @@ class StackedBlock(Engine):
     @property
     def fields(self) -> Fields:
         """See `Engine.fields`."""
+        self._look()
         states = [row for slab, span in self._moving() for row in cut(slab.states, slab.span, span)]
         costates = [row for slab, span in self._moving() for row in cut(slab.costates, slab.span, span)]
         return Fields(tuple(states), tuple(costates))
@@ -138,6 +166,22 @@ class StackedBlock(Engine):
         if field is Field.COSTATE:
             return Shift(1 + mix.costate, terms)
         return Shift(1.0, [*terms, (mix.costate, slab.rows(Field.COSTATE, span))] if mix.costate else terms)
+
+    @property
+    def _between(self) -> SlabMessages:
+        """The messages of this moment."""
+        self._look()
+        return self._made
+
+    def _look(self) -> None:
+        """After planned ticks: let go of older messages, and fire what was left for an onlooker."""
+        plan, self._unseen = self._unseen, None
+        if plan is None:
+            return
+        for slab in self._slabs:
+            slab.renew()
+        if plan.left is not None:
+            self.fire(plan.left)
 
     def _moving(self) -> list[tuple[Slab, Span]]:
         """Slabs with their sites, the input left out."""

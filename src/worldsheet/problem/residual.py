@@ -11,7 +11,7 @@ from torch.nn.parameter import Parameter
 
 from worldsheet.core.errors import InputError
 from worldsheet.core.shapes import Costate, Elsewhere, Point, State
-from worldsheet.problem.stacks import RELU, TANH, Curve, ResidualStack, Stack
+from worldsheet.problem.stacks import RELU, TANH, ActivatedStack, Curve, ResidualStack, Stack
 from worldsheet.problem.steps import OffersStep, Step
 
 
@@ -184,6 +184,11 @@ class _Scaled(_Weighted):
         """Never alike."""
         raise NotImplementedError
 
+    def alone(self) -> Stack:
+        """Its weights times k, which are few."""
+        weight = self._module.weight.detach() * self._module.scale
+        return ActivatedStack(weight.unsqueeze(0), self._module.activation.curve)
+
 
 @final
 class _Residual(_Weighted):
@@ -211,6 +216,10 @@ class _Residual(_Weighted):
         weights = tuple(module.weight for module in modules)
         gathered = torch.stack([weight.detach() for weight in weights])
         return ResidualStack(weights, gathered, self._module.scale, self._module.activation.curve)
+
+    def alone(self) -> Stack:
+        """One product into memory that is there."""
+        return self.stacked(())
 
     @property
     def _kind(self) -> tuple[int, float, Nonlinearity]:

@@ -35,6 +35,12 @@ class Stack(ABC):
     def forward(self, x: Point, out: Tensor | None, work: Tensor | None) -> tuple[State, Point]:
         """Return y = f(x) and the one tensor, x or y, that the derivatives need; `work`, like x, may be overwritten."""
 
+    def residual(self, x: Point, state: State, out: Tensor, room: Tensor) -> Point:
+        """Write r = f(x) − state (2) to `out` and return what the derivatives need; `room` has the shape of f(x)."""
+        y, saved = self.forward(x, room, None)
+        torch.sub(y, state, out=out)
+        return saved
+
     @abstractmethod
     def pull(self, credit: Costate, saved: Point, out: Tensor | None) -> Elsewhere:
         """(∂f/∂x)ᵀ·credit, site by site."""
@@ -158,6 +164,12 @@ class ResidualStack(Stack):
         y = torch.baddbmm(x, active, self.weight.transpose(1, 2), alpha=self.scale, out=out)
         return y, active
 
+    def residual(self, x: Point, state: State, out: Tensor, room: Tensor) -> Point:
+        """One difference, to which the batched product is added where it lies."""
+        active = x if self.curve is None else self.curve.value(x, room)
+        torch.sub(x, state, out=out).baddbmm_(active, self.weight.transpose(1, 2), alpha=self.scale)
+        return active
+
     def pull(self, credit: Costate, saved: Point, out: Tensor | None) -> Elsewhere:
         """One batched product, one mask, one sum."""
         through = torch.bmm(credit, self.weight, out=out)
@@ -179,6 +191,34 @@ class ResidualStack(Stack):
         """A view of the gathered weights."""
         cut = slice(start, stop)
         return ResidualStack(self.weights[cut], self.weight[cut], self.scale, self.curve)
+
+
+@final
+@dataclass(frozen=True)
+class ActivatedStack(Stack):
+    """Pre-activated layers φ(z) Wᵀ on states (site, batch, width), to be moved only.
+
+    Attributes:
+        weight: the weights in one tensor.
+        curve: φ, with its derivative as a function of z or φ(z) alike; None for the identity.
+    """
+
+    weight: Tensor
+    curve: Curve | None
+
+    def forward(self, x: Point, out: Tensor | None, work: Tensor | None) -> tuple[State, Point]:
+        """One batched product; φ(z) is saved."""
+        active = x if self.curve is None else self.curve.value(x, work)
+        return torch.bmm(active, self.weight.transpose(1, 2), out=out), active
+
+    def pull(self, credit: Costate, saved: Point, out: Tensor | None) -> Elsewhere:
+        """One batched product and one mask."""
+        through = torch.bmm(credit, self.weight, out=out)
+        return through if self.curve is None else self.curve.pulled(through, saved, through)
+
+    def part(self, start: int, stop: int) -> Stack:
+        """A view of the gathered weights."""
+        return ActivatedStack(self.weight[start:stop], self.curve)
 
 
 def _rows(tensor: Tensor) -> Tensor:

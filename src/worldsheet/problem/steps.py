@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, final
 
 import torch
@@ -63,9 +64,33 @@ class Step(ABC):
     def stacked(self, others: Sequence["Step"]) -> Stack:
         """This step and its like, site by site, as one map on states (site, batch, ...)."""
 
+    def alone(self) -> Stack:
+        """This step as a stack of one."""
+        return _Alone(self)
+
     def fits(self, x: Point) -> bool:
         """Whether the closed form holds for this input; torch's own code takes over where it does not."""
         return x.is_floating_point()
+
+
+@final
+@dataclass(frozen=True)
+class _Alone(Stack):
+    """A step of any kind where a stack of one is asked for."""
+
+    step: Step
+
+    def forward(self, x: Point, out: Tensor | None, work: Tensor | None) -> tuple[State, Point]:
+        y, saved = self.step.forward(x[0])
+        return y.unsqueeze(0) if out is None else out.copy_(y), saved.unsqueeze(0)
+
+    def pull(self, credit: Costate, saved: Point, out: Tensor | None) -> Elsewhere:
+        pulled = self.step.pull(credit[0], saved[0])
+        return pulled.unsqueeze(0) if out is None else out.copy_(pulled)
+
+    def part(self, start: int, stop: int) -> Stack:
+        del start, stop
+        return self
 
 
 class OffersStep(ABC):
@@ -126,6 +151,10 @@ class Affine(Step):
         biases = [bias for bias in (module._parameters["bias"] for module in modules) if bias is not None]
         return AffineStack.of([module.weight for module in modules], biases)
 
+    def alone(self) -> Stack:
+        """One product into memory that is there."""
+        return self.stacked(())
+
     def fits(self, x: Point) -> bool:
         """Plain parameters of the input's dtype: quantised and distributed ones have code of their own."""
         weight = self._module.weight
@@ -157,6 +186,10 @@ class Pointwise(Step):
     def stacked(self, others: Sequence[Step]) -> Stack:
         """Works on any shape."""
         return PointwiseStack(self._curve)
+
+    def alone(self) -> Stack:
+        """One kernel into memory that is there."""
+        return self.stacked(())
 
     def pull(self, credit: Costate, saved: Point) -> Elsewhere:
         """One kernel."""

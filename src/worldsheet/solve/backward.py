@@ -89,7 +89,7 @@ def backward(
         )
         if reads_start(schedule, stop, chain.topology):
             engine.start(None)
-        outcome = run(engine, schedule, stop)
+        outcome = run(engine, schedule, stop, curious=False)
         to_inputs = [engine.input_gradient(number) for number in range(len(inputs))]
         efforts, loss = engine.efforts(), engine.loss
         engine.caller.replay.settle()

@@ -1,0 +1,233 @@
+"""A tick of a descent as one list of operations on fields where they lie."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from worldsheet.core.field import Field
+from worldsheet.core.shapes import Costate, State
+from worldsheet.dynamics import Coefficients, Dynamics
+from worldsheet.engine.links import Batched, Clamped, Link, Operation, Rows, Strip, rooms_of
+from worldsheet.engine.messages import Messages
+from worldsheet.engine.slab import Slab, Span, cut
+from worldsheet.problem import Caller, Cost, Stack, Step
+from worldsheet.schedule import Phase, Tick
+
+
+class Descent(NamedTuple):
+    """The coefficients (19) of a dynamics whose states descend: e = λ + ρ r or e = ρ r, x += η (e − p).
+
+    Attributes:
+        step: η.
+        penalty: ρ.
+        ascent: α in λ += α r, None where costates are made from credits, so that nothing is made from costates.
+    """
+
+    step: float
+    penalty: float
+    ascent: float | None
+
+    @property
+    def unit(self) -> float:
+        """What credits are counted in: ρ where they are residuals, which then need not be multiplied."""
+        return self.penalty if self.ascent is None else 1.0
+
+
+class Plan(NamedTuple):
+    """A tick.
+
+    Attributes:
+        operations: in order.
+        evaluations: how many layers they evaluate.
+        pulls: how many they pull back through.
+        left: a phase that nothing but an onlooker reads, to be fired when one looks.
+    """
+
+    operations: tuple[Operation, ...]
+    evaluations: int
+    pulls: int
+    left: Phase | None
+
+
+@final
+class Planner:
+    """Makes the plans of one relaxation, for ticks in which the sites from one on to the output move both fields.
+
+    In a tick all residuals are made, costates and credits of them, then everything that is pulled back, and at last the
+    states move: r, λ += α r, e = λ + ρ r, p, x += η (e − p). The first layer's prediction is a constant.
+
+    Args:
+        descent: the coefficients.
+        caller: the layers, with closed forms from layer 2 on, and the cost, with one of its own.
+        cost: the cost's.
+        slabs: the fields.
+        first: f_1(x_0).
+    """
+
+    def __init__(self, descent: Descent, caller: Caller, cost: Cost, slabs: Sequence[Slab], first: State) -> None:
+        self._descent = descent
+        self._hidden = [slab for slab in slabs[:-1] if slab.span.last > 0]
+        memory = {id(slab): (torch.empty_like(slab.states), torch.empty_like(slab.states)) for slab in slabs}
+        self._memory = memory
+        self._links = _links(caller, slabs, memory, first)
+        size = caller.head - 1
+        strip = _strip(Span(size, size), self._hidden[-1], slabs[-1], memory)
+        price = partial(cost.slope, target=caller.target)
+        if descent.ascent is not None:  # the output's credit is its costate
+            strip = strip._replace(credits=slabs[-1].costates)
+        self._output = _Output(_alone(caller.traits[-2].steps), strip, price, descent.unit)
+        self._size = caller.head - 1
+        self._plans: dict[int, tuple[Tick, Plan | None]] = {}
+
+    def of(self, tick: Tick) -> Plan | None:
+        """The plan of a tick, remembered; None for a tick of another form."""
+        kept = self._plans.get(id(tick))
+        if kept is None or kept[0] is not tick:
+            kept = self._plans[id(tick)] = (tick, self._planned(tick))
+        return kept[1]
+
+    def _planned(self, tick: Tick) -> Plan | None:
+        leads, follows = (Field.STATE, Field.COSTATE) if self._descent.ascent is None else (Field.COSTATE, Field.STATE)
+        if len(tick) != 2 or not self._ends_at_output(tick[0], leads) or not self._ends_at_output(tick[1], follows):
+            return None
+        lowest = tick[0][0].site
+        if tick[1][0].site != lowest or lowest == self._size:
+            return None
+        moving = [link for link in self._links if link.last >= lowest]
+        bound = [link.bound(max(lowest - link.first, 0), int(link.first <= lowest)) for link in moving]
+        operations: tuple[Operation, ...] = (
+            *(each.residual for each in bound),
+            *self._credits(lowest),
+            self._output,
+            *(each.pull for each in bound),
+            *self._steps(lowest),
+        )
+        layers = self._size + 1 - max(lowest, 2)
+        pulls = self._size - lowest
+        return Plan(operations, layers, pulls, tick[1] if self._descent.ascent is None else None)
+
+    def _ends_at_output(self, phase: Phase, field: Field) -> bool:
+        """Whether a phase moves this one field at all sites from one on."""
+        sites = [firing.site for firing in phase if firing.field is field]
+        return bool(sites) and sites == list(range(phase[0].site, self._size + 1)) and len(sites) == len(phase)
+
+    def _credits(self, lowest: int) -> list[Operation]:
+        """Costates λ += α r, and e = λ + ρ r in the place of r."""
+        found: list[Operation] = []
+        ascent, penalty = self._descent.ascent, self._descent.penalty
+        for slab, span in self._moving(lowest) if ascent is not None else ():
+            costates, residuals = slab.rows(Field.COSTATE, span), cut(self._memory[id(slab)][0], slab.span, span)
+            found += [
+                partial(costates.add_, residuals, alpha=ascent),
+                partial(torch.add, costates, residuals, alpha=penalty, out=residuals),
+            ]
+        return found
+
+    def _steps(self, lowest: int) -> list[Operation]:
+        """States x += η (e − p)."""
+        found: list[Operation] = []
+        step = self._descent.step * self._descent.unit
+        for slab, span in self._moving(lowest):
+            states = slab.rows(Field.STATE, span)
+            credits, pulled = (cut(held, slab.span, span) for held in self._memory[id(slab)])
+            found += [partial(states.add_, credits, alpha=step), partial(states.sub_, pulled, alpha=step)]
+        return found
+
+    def _moving(self, lowest: int) -> list[tuple[Slab, Span]]:
+        return [
+            (slab, Span(max(slab.span.first, lowest), slab.span.last))
+            for slab in self._hidden
+            if slab.span.last >= lowest
+        ]
+
+
+@final
+class _Output:
+    """The open output: the last layer's prediction is the state, the cost's slope there is the credit."""
+
+    __slots__ = ("_credit", "_price", "_rows", "_state", "_states", "_unit")
+
+    def __init__(self, steps: Sequence[Stack], strip: Strip, price: Callable[[State], Costate], unit: float) -> None:
+        self._rows = Rows(steps, strip, rooms_of(steps, strip), 0)
+        self._states, self._state, self._credit = strip.states, strip.states[0], strip.credits[0]
+        self._price = price
+        self._unit = unit
+
+    def __call__(self) -> None:
+        self._rows.prediction(self._states)
+        slope = self._price(self._state)
+        if self._unit == 1:
+            self._credit.copy_(slope)
+        else:
+            torch.div(slope, self._unit, out=self._credit)
+        self._rows.pull()
+
+
+def planner_for(
+    dynamics: Dynamics, messages: Messages, slabs: Sequence[Slab], outputs: Sequence[Tensor]
+) -> Planner | None:
+    """A planner, if the dynamics is a descent with an open output and everything above layer 1 has a closed form.
+
+    Args:
+        dynamics: how a site moves.
+        messages: know the layers and the cost.
+        slabs: the fields.
+        outputs: the input and the forward pass, x_0..x_L.
+    """
+    caller = messages.caller
+    descent = descent_of(dynamics.coefficients(outputs[-1].shape[0])) if outputs[-1].dim() else None
+    if descent is None or not dynamics.character.open_output or caller.cost is None or len(outputs) < 3:
+        return None
+    closed = all(messages.closed(layer, outputs[layer - 1]) for layer in range(2, caller.head))
+    if not closed or not caller.cost.fits(outputs[-1], caller.target):
+        return None
+    return Planner(descent, caller, caller.cost, slabs, outputs[1])
+
+
+def descent_of(table: Coefficients | None) -> Descent | None:
+    """The coefficients as a descent; None for any other dynamics."""
+    if table is None or not table.credit.residual:
+        return None
+    state, costate, credit = table.state, table.costate, table.credit
+    if state.residual or state.costate or state.credit != -state.pulled or costate.pulled:
+        return None
+    if credit.costate == 0 and costate == (0.0, -1.0, 1.0, 0.0):
+        return Descent(state.credit, credit.residual, None)
+    if credit.costate == 1 and not (costate.costate or costate.credit):
+        return Descent(state.credit, credit.residual, costate.residual)
+    return None
+
+
+def _links(caller: Caller, slabs: Sequence[Slab], memory: dict[int, tuple[Tensor, Tensor]], first: State) -> list[Link]:
+    """Layers 1..L − 1, the run of the first layer without it."""
+    ground = next(slab for slab in slabs if slab.span.last >= 1)
+    one = 1 - ground.span.first
+    found: list[Link] = [Clamped(first, ground.states[one], memory[id(ground)][0][one])]
+    for below, slab in zip([slabs[0], *slabs], slabs[:-1], strict=False):
+        for run in slab.runs:
+            start = max(run.first, 2)
+            if start > run.last:
+                continue
+            under = slab if start > slab.span.first else below
+            strip = _strip(Span(start, run.last), under, slab, memory)
+            alone = start == run.last
+            steps = _alone(caller.traits[start - 1].steps) if alone else run.part(start, run.last)
+            found.append(Batched(start, steps, strip))
+    return found
+
+
+def _alone(steps: Sequence[Step] | None) -> list[Stack]:
+    return [step.alone() for step in steps or ()]
+
+
+def _strip(layers: Span, under: Slab, slab: Slab, memory: dict[int, tuple[Tensor, Tensor]]) -> Strip:
+    sites = Span(layers.first - 1, layers.last - 1)
+    return Strip(
+        cut(under.states, under.span, sites),
+        cut(slab.states, slab.span, layers),
+        cut(memory[id(slab)][0], slab.span, layers),
+        cut(memory[id(under)][1], under.span, sites),
+    )
