@@ -19,7 +19,9 @@ def test_squared_error_has_its_closed_form(reduction: str) -> None:
     torch.testing.assert_close(found, (point + 0.7 * k * target) / (1 + 0.7 * k), rtol=1e-12, atol=1e-13)
 
 
-def test_cross_entropy_solves_its_equation_by_the_softmax() -> None:
+@pytest.mark.parametrize("seed", range(20))
+def test_cross_entropy_solves_its_equation_by_the_softmax(seed: int) -> None:
+    torch.manual_seed(seed)
     point, labels = 3 * torch.randn(4, 5, dtype=DOUBLE), torch.tensor([0, 4, 2, 2])
     y = proximal(lambda z: nn.functional.cross_entropy(z, labels, reduction="sum"), point, 8.0)
     slope = y.softmax(1) - nn.functional.one_hot(labels, 5)

@@ -67,12 +67,10 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, tuple[str, ...]]]:
 def test_autograd_is_asked_for_one_layer_at_a_time_and_end_to_end_only_by_the_oracle() -> None:
     found = {name: ways for name, tree in TREES.items() if (ways := differentiates(tree))}
     assert found == {
-        "app/bench/unrolled.py": {"grad"},
         "control/derivatives.py": {"run_backward"},
-        "problem/equilibrium.py": {"grad"},
         "problem/evaluation.py": {"run_backward"},
         "problem/linearised.py": {"grad"},
-        "problem/proximal.py": {"grad"},
+        "problem/slope.py": {"grad"},
         "solve/oracle.py": {"grad", "backward"},
         "streaming/derivatives.py": {"grad", "jacrev"},
     }

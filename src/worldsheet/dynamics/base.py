@@ -57,7 +57,7 @@ class Dynamics(ABC):
         """What the site pulls back through its layer: to its parents' costates and to its parameters (4)."""
 
     def coefficients(self, samples: int) -> Coefficients | None:
-        """The same three moves as numbers (13), equal to rounding; None if they are no fixed sums.
+        """The same three moves as numbers (19), equal to rounding; None if they are no fixed sums.
 
         Args:
             samples: batch size.

@@ -46,19 +46,19 @@ class StackedBlock(Engine):
         self._slabs: list[Slab] = []
         self._spans = Spans()
         self._planner: Planner | None = None
-        self._planned: list[Plan] = []
+        self._planned_evaluations = self._planned_pulls = 0
         self._unseen: Plan | None = None
         self._seen = False
 
     @property
     def evaluations(self) -> int:
         """Forward evaluations of layers, a run of S layers counted S times."""
-        return self._messages.evaluations + self._made.evaluations + sum(plan.evaluations for plan in self._planned)
+        return self._messages.evaluations + self._made.evaluations + self._planned_evaluations
 
     @property
     def pulls(self) -> int:
         """Pull-backs through layers, likewise."""
-        return self._messages.pulls + self._made.pulls + sum(plan.pulls for plan in self._planned)
+        return self._messages.pulls + self._made.pulls + self._planned_pulls
 
     @torch.no_grad()
     def start(self, initial: Fields | None) -> None:
@@ -81,7 +81,8 @@ class StackedBlock(Engine):
             return
         for operation in plan.operations:
             operation()
-        self._planned.append(plan)
+        self._planned_evaluations += plan.evaluations
+        self._planned_pulls += plan.pulls
         self._unseen = plan
 
     def fire(self, phase: Phase) -> None:

@@ -66,11 +66,6 @@ class Stage:
         self._before = [p.detach().clone() for p in self.parameters] if delay else []
         self._values = weights.seen([p.detach() for p in self.parameters], self._before, delay)
 
-    @property
-    def in_flight(self) -> int:
-        """Packets that have passed and whose credits have not come back."""
-        return len(self._flights)
-
     @torch.no_grad()
     def forward(self, packet: int, x: Point, target: Any = None) -> State | None:
         """Carry a packet up: the state for the stage above; None from the last stage, which has the loss then."""

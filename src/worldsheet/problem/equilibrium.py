@@ -10,6 +10,10 @@ from torch import Tensor, nn
 from worldsheet.core.errors import InputError, RelaxationError
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.shapes import Costate, Point, State
+from worldsheet.problem.evaluation import Recorded
+from worldsheet.problem.layer import Traits
+
+_ALONE = Traits(parameters=(), buffers=False, random=False, foreign=True, watched=False, steps=None)
 
 
 @final
@@ -82,13 +86,11 @@ class Equilibrium(nn.Module):
 
     def _adjoint(self, rest: State, x: Point, credit: Costate) -> Costate:
         """The adjoint at rest under the transpose of f's derivative at z."""
-        with torch.enable_grad():
-            z = rest.detach().requires_grad_()
-            once = self.module(z, x)
+        once = Recorded(lambda z: self.module(z, x), [rest], [True], _ALONE)
 
         def pulled(mu: Costate) -> Costate:
-            found: tuple[Tensor | None, ...] = torch.autograd.grad(once, z, mu, retain_graph=True, allow_unused=True)
-            return credit if found[0] is None else found[0] + credit
+            (found,) = once.pull(mu, effort=False, keep=True).inputs
+            return credit if found is None else found + credit
 
         return self._settled(pulled, credit, "adjoint")
 

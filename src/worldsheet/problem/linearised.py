@@ -12,6 +12,7 @@ from torch import Tensor
 from worldsheet.core.shapes import Elsewhere
 from worldsheet.problem.caller import Caller
 from worldsheet.problem.chain import Chain
+from worldsheet.problem.slope import Slope
 from worldsheet.problem.topology import Topology
 
 Sites: TypeAlias = tuple[Elsewhere, ...]
@@ -48,8 +49,8 @@ class Linearised:
             self._local.append(_Local(caller.function(layer), points))
             outputs.append(self._local[-1].output)
         self.states: Sites = tuple(outputs[1:])
-        self._cost = partial(_Slope, caller.function(caller.head))
-        self._slope: _Slope | None = None
+        self._cost = partial(Slope, caller.function(caller.head))
+        self._slope: Slope | None = None
 
     def ahead(self, tangents: Sequence[Elsewhere]) -> Sites:
         """N v: at each site what its own layer makes of the tangents at its parents."""
@@ -164,22 +165,3 @@ class _Local:
 
         secant: Tensor = (moved(1.0) - moved(-1.0)) / (2 * step)
         return secant
-
-
-@final
-class _Slope:
-    """∇C as a function of the output, recorded so that it can be differentiated once more."""
-
-    def __init__(self, cost: Callable[[Tensor], Tensor], output: Tensor) -> None:
-        with torch.enable_grad():
-            self._output = output.detach().requires_grad_()
-            (self._slope,) = torch.autograd.grad(cost(self._output), self._output, create_graph=True)
-
-    def turned(self, tangent: Tensor) -> Tensor:
-        """The Hessian's product with a tangent."""
-        if not self._slope.requires_grad:  # a cost that is linear in the output
-            return torch.zeros_like(tangent)
-        found: tuple[Tensor | None, ...] = torch.autograd.grad(
-            self._slope, self._output, tangent, retain_graph=True, allow_unused=True
-        )
-        return torch.zeros_like(tangent) if found[0] is None else found[0]

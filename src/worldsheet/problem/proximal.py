@@ -7,14 +7,16 @@ from torch import Tensor
 
 from worldsheet.core.errors import RelaxationError
 from worldsheet.core.shapes import State
+from worldsheet.problem.slope import Slope
 
-_NEWTON_STEPS, _PRODUCTS = 30, 60
+_NEWTON_STEPS, _PRODUCTS, _HALVINGS = 30, 60, 40
 
 
 def proximal(cost: Callable[[Tensor], Tensor], point: State, step: float) -> State:
     """Solve y + step·∇C(y) = point by Newton's method, with conjugate gradients on the cost alone.
 
-    One Newton step for squared errors, a few for cross-entropy.
+    One Newton step for squared errors, a few for cross-entropy. Where a cost flattens, Newton overshoots: steps are
+    halved until ‖y − point‖²/2 + step·C(y), whose minimum the solution is, falls by a part of what its slope promises.
 
     Args:
         cost: C, a scalar function of the output.
@@ -28,25 +30,40 @@ def proximal(cost: Callable[[Tensor], Tensor], point: State, step: float) -> Sta
     wanted = 64 * torch.finfo(point.dtype).eps * max(float(point.norm()), 1e-30)
     best = float("inf")
     for _ in range(_NEWTON_STEPS):
-        with torch.enable_grad():
-            leaf = y.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(cost(leaf), leaf, create_graph=True)
-        misfit = (point - y - step * slope).detach()
+        slope = Slope(cost, y)
+        misfit = point - y - step * slope.value
         size = float(misfit.norm())
         if size <= wanted or (size >= best and size < 1e-4 * max(float(point.norm()), 1e-30)):
             return y
         best = min(best, size)
-        y = y + _solved(leaf, slope, step, misfit)
+        y = _lower(cost, point, step, y, _solved(slope, step, misfit), misfit)
     raise _without()
 
 
-def _solved(leaf: Tensor, slope: Tensor, step: float, right: Tensor) -> Tensor:
+def _lower(
+    cost: Callable[[Tensor], Tensor], point: State, step: float, y: State, direction: Tensor, misfit: Tensor
+) -> State:
+    """The longest of the steps 1, ½, ¼, … that lowers the energy of the proximal step by enough."""
+
+    def energy(at: State) -> float:
+        return float((at - point).square().sum()) / 2 + step * float(cost(at))
+
+    start, promised, length = energy(y), float((misfit * direction).sum()), 1.0
+    rounding = 8 * torch.finfo(y.dtype).eps * abs(start)
+    for _ in range(_HALVINGS):
+        if energy(y + length * direction) <= start - 1e-4 * length * promised + rounding:
+            break
+        length /= 2
+    return y + length * direction
+
+
+def _solved(slope: Slope, step: float, right: Tensor) -> Tensor:
     """(1 + step·∇²C)⁻¹ of the right-hand side."""
     solution, residual = torch.zeros_like(right), right
     direction, power = residual, float(residual.square().sum())
     goal = torch.finfo(right.dtype).eps ** 2 * power
     for _ in range(_PRODUCTS):
-        bent = _bend(leaf, slope, direction) * step + direction
+        bent = slope.turned(direction) * step + direction
         stiffness = float((direction * bent).sum())
         if not stiffness > 0:
             raise _without()
@@ -57,13 +74,6 @@ def _solved(leaf: Tensor, slope: Tensor, step: float, right: Tensor) -> Tensor:
             break
         direction = residual + power / before * direction
     return solution
-
-
-def _bend(leaf: Tensor, slope: Tensor, direction: Tensor) -> Tensor:
-    if not slope.requires_grad:
-        return torch.zeros_like(direction)
-    found: tuple[Tensor | None, ...] = torch.autograd.grad(slope, leaf, direction, retain_graph=True, allow_unused=True)
-    return torch.zeros_like(direction) if found[0] is None else found[0]
 
 
 def _without() -> RelaxationError:

@@ -32,10 +32,6 @@ class Delays(NamedTuple):
             raise InputError(f"{argument}={ticks!r}", "0 or more ticks", f"use {argument}=0 for fresh messages")
         return delays
 
-    def plus(self, other: "Delays") -> "Delays":
-        """One delay after the other."""
-        return Delays(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
-
     def __str__(self) -> str:
         return ",".join(f"{kind}-{ticks}" for kind, ticks in self._asdict().items() if ticks)
 

@@ -45,6 +45,12 @@ def autograd_backward(chain: Chain, x: Any, target: Any) -> Tensor:
     return loss.detach()
 
 
+def autograd_gradient(loss: Tensor, leaf: Tensor) -> Tensor:
+    """Backprop through whatever was recorded on the way from a leaf to a loss: through time, for example."""
+    (gradient,) = torch.autograd.grad(loss, leaf)
+    return gradient
+
+
 def _output(chain: Chain, x: Any) -> Any:
     """The user's own module where it can be called as a whole, else its layers composed."""
     if isinstance(chain.module, nn.Module) and not isinstance(chain.module, nn.ModuleList):

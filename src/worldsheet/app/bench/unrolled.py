@@ -5,6 +5,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from worldsheet.solve.oracle import autograd_gradient
 from worldsheet.streaming import Connectivity
 
 
@@ -38,7 +39,7 @@ class Unrolled:
             state = torch.cat([input, rest], 1)
             rest = torch.lerp(rest, self._drive(state)[:, self._inputs :].tanh(), 0.1)
             loss = loss + (rest[:, -self._outputs :] - target).square().sum() / 2
-        (gradient,) = torch.autograd.grad(loss, self._weights)
+        gradient = autograd_gradient(loss, self._weights)
         with torch.no_grad():
             self._weights -= 1e-4 * gradient
         self._state = torch.cat([input, rest], 1).detach()
