@@ -67,7 +67,11 @@ def train(  # noqa: PLR0913, PLR0917  an argument per option
     console = Console(stderr=True)
     if resume is not None and (resume / SETUP).is_file():
         _refuse_beside_resume([*given, *(["run"] if run else [])])
-        staged.carry_out(RunFolder.open(resume), data_dir, as_json)
+        folder = RunFolder.open(resume)
+        if folder.finished:
+            staged.show(folder, as_json)
+        else:
+            staged.carry_out(folder, data_dir, as_json)
         return
     if resume is None:
         recipe = recipe_for(given.pop("data", "digits"), given)

@@ -1,6 +1,5 @@
 """Unlocked training: stages that talk to their neighbours and never wait for a global pass."""
 
-from worldsheet.pipeline.drive import Packet
 from worldsheet.pipeline.links import Links
 from worldsheet.pipeline.order import Act, Deed, Locked, Order, Span, Unlocked, timeline
 from worldsheet.pipeline.partition import Plan, balanced, measured_costs
@@ -15,7 +14,6 @@ __all__ = [
     "Links",
     "Locked",
     "Order",
-    "Packet",
     "Pipeline",
     "Plan",
     "Predicted",

@@ -1,7 +1,7 @@
 """One stage's deeds, carried out: the same loop in one process and across processes."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
@@ -10,15 +10,8 @@ from worldsheet.pipeline.links import Links
 from worldsheet.pipeline.order import Act, Deed
 from worldsheet.pipeline.stage import Stage
 
-
-class Packet(NamedTuple):
-    """One micro-batch: what goes in at the first stage and what the loss compares with at the last."""
-
-    x: Tensor
-    target: Any
-
-
-Packets: TypeAlias = Sequence[Packet]
+Packets: TypeAlias = Sequence[tuple[Tensor, Any]]
+"""Micro-batches (x, target), each asked for when it is needed: x by the first stage, the target by the last."""
 
 
 def drive(stage: Stage, deeds: Iterator[Deed], links: Links, packets: Packets) -> Iterator[Deed | None]:
@@ -42,8 +35,8 @@ def _can(stage: Stage, deed: Deed, links: Links) -> bool:
 
 
 def _forward(stage: Stage, number: int, links: Links, packets: Packets) -> None:
-    x = packets[number].x if stage.first else links.take_state(number)
-    state = stage.forward(number, x, packets[number].target if stage.last else None)
+    x = packets[number][0] if stage.first else links.take_state(number)
+    state = stage.forward(number, x, packets[number][1] if stage.last else None)
     if state is not None:
         links.send_state(number, state)
 

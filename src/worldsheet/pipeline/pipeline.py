@@ -1,14 +1,14 @@
 """A chain cut into stages that never wait for a global pass."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TypeAlias, final
 
-from torch import Tensor, nn
+from torch import nn
 
 from worldsheet.core.errors import InputError
-from worldsheet.pipeline.drive import Packet, Packets, drive
+from worldsheet.pipeline.drive import Packets, drive
 from worldsheet.pipeline.links import Links, queues
 from worldsheet.pipeline.order import Act, Deed, Order, Unlocked
 from worldsheet.pipeline.partition import Plan, balanced
@@ -86,7 +86,7 @@ class Pipeline:
             for index, part in enumerate(self._parts)
         ]
 
-    def train(self, packets: Sequence[tuple[Tensor, object]]) -> Traversal:
+    def train(self, packets: Packets) -> Traversal:
         """Let packets pass through all stages in this process, in turns.
 
         The deeds of each stage are those of `order`, so that the weights are, to the last bit, what the same stages in
@@ -99,19 +99,16 @@ class Pipeline:
             InputError: no packets.
             LayerError: a layer or loss that fails on what it receives.
         """
-        several = [Packet(*pair) for pair in packets]
-        if not several:
+        if not len(packets):
             raise InputError("no packets", "at least one (x, target)", "cut a batch: x.split(8), target.split(8)")
         count = len(self.stages)
         losses: list[float] = []
-        runs = [self._run(index, links, several, losses) for index, links in enumerate(queues(count))]
+        runs = [self._run(index, links, packets, losses) for index, links in enumerate(queues(count))]
         while runs:
             runs = [run for run in runs if next(run, _ENDED) is not _ENDED]
         return Traversal(tuple(losses), tuple(stage.updates for stage in self.stages))
 
-    def run_stage(
-        self, index: int, links: Links, packets: Sequence[tuple[Tensor, object]], watch: Watch | None = None
-    ) -> Traversal:
+    def run_stage(self, index: int, links: Links, packets: Packets, watch: Watch | None = None) -> Traversal:
         """Let packets pass through one stage, whose neighbours are elsewhere; every process gives the same packets.
 
         Args:
@@ -122,7 +119,7 @@ class Pipeline:
         """
         losses: list[float] = []
         stage, deeds = self.stages[index], self.order.deeds(index, len(self.stages), len(packets))
-        for deed in drive(stage, deeds, links, [Packet(*pair) for pair in packets]):
+        for deed in drive(stage, deeds, links, packets):
             _note(stage, deed, losses)
             if watch is not None and deed is not None:
                 watch(deed, perf_counter())

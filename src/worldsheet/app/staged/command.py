@@ -50,6 +50,7 @@ def carry_out(folder: RunFolder, data_dir: Path | None, as_json: bool) -> None:
     if any(statuses):
         _tell_failures(statuses, folder)
         raise typer.Exit(130 if 130 in statuses or -signal.SIGINT in statuses else NEIGHBOUR_GONE)
+    finish(folder)
     show(folder, as_json)
 
 
@@ -70,11 +71,12 @@ def take_part(setup: Setup, data_dir: Path | None, place: Path | None) -> None:
         begin(setup, data_dir, place)
     be_stage(rank, Where(place, data_dir, size, "env://", TIMEOUT, setup.recipe.threads or 1))
     if rank == 0:
+        finish(RunFolder.open(place))
         show(RunFolder.open(place), as_json=False)
 
 
-def show(folder: RunFolder, as_json: bool) -> None:
-    """The result of a finished run, on stdout."""
+def finish(folder: RunFolder) -> None:
+    """Write the whole network's weights, and last the result, which makes the run a finished one."""
     rows = folder.rows()
     epochs = {row["epoch"]: row["test_accuracy"] for row in rows if row["kind"] == "epoch"}
     speeds = [row["samples_per_s"] for row in rows if row["kind"] == "segment"]
@@ -88,11 +90,16 @@ def show(folder: RunFolder, as_json: bool) -> None:
     }
     folder.write_tensors(WEIGHTS_FILE, Checkpoints.weights(folder.path / CHECKPOINTS, setup.cuts))
     folder.write(RESULT, json.dumps(result, indent=2).encode() + b"\n")
+
+
+def show(folder: RunFolder, as_json: bool) -> None:
+    """The result of a finished run, on stdout."""
+    result = folder.result()
     if as_json:
         typer.echo(json.dumps({"run": str(folder.path), **result}))
         return
-    for epoch in sorted(epochs):
-        typer.echo(f"epoch {epoch}: {epochs[epoch]:.2%} of the test images right")
+    for epoch, accuracy in enumerate(result["test_accuracy"], start=1):
+        typer.echo(f"epoch {epoch}: {accuracy:.2%} of the test images right")
     typer.echo(f"{result['samples_per_s']:.0f} samples/s; {folder.path / METRICS}")
 
 

@@ -2,9 +2,9 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -75,7 +75,7 @@ class Worker:
 
     def _train(self, number: int, epoch: int, batches: list[Tensor]) -> None:
         many = self.setup.packets_per_update
-        packets = [(self._images[i], self._labels[i]) for batch in batches for i in batch.tensor_split(many)]
+        packets = _Packets(self._images, self._labels, [i for batch in batches for i in batch.tensor_split(many)])
         torch.manual_seed(seed_of(self.setup.recipe.seed, f"stage {self._stage}", number))
         self._own.train(True)
         begun, self._done = time.perf_counter(), []
@@ -109,6 +109,21 @@ class Worker:
         self._wires.close()
         if self._own.last:
             self._folder.append({"kind": "epoch", "epoch": epoch + 1, "test_accuracy": right / total})
+
+
+@final
+class _Packets(Sequence[tuple[Tensor, Tensor]]):
+    """Packets of a data set, gathered when a stage asks for them: those in the middle never do."""
+
+    def __init__(self, images: Tensor, labels: Tensor, indices: list[Tensor]) -> None:
+        self._images, self._labels, self._indices = images, labels, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, number: Any) -> Any:
+        index = self._indices[number]
+        return self._images[index], self._labels[index]
 
 
 def plan_of(setup: Setup, data: DataSet) -> Plan:
