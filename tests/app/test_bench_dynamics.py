@@ -18,7 +18,9 @@ from worldsheet.app.bench import bench
 from worldsheet.app.bench.dynamics_command import Row, measured, table
 from worldsheet.app.bench.measure import Plan
 from worldsheet.app.bench.relaxations import STUDIES, Study, instance_of
+from worldsheet.app.bench.results import Timing
 from worldsheet.app.bench.rivals import SCRIPTS, Task, running
+from worldsheet.app.bench.timing import spread
 from worldsheet.solve.oracle import autograd_backward
 
 CPU = torch.device("cpu")
@@ -144,5 +146,9 @@ def test_what_cannot_be_meant_is_refused(arguments: Sequence[str], told: Sequenc
 
 
 def test_a_goal_stands_beside_its_method() -> None:
-    row = Row("case", 1, 1, 2, False, ("pc-alm", 6.0), (), {})
-    assert row.goal is not None
+    one = spread([0.001])
+    timings = tuple(Timing(name, 1, 1, one, one) for name in ("autograd", "pc-alm", "wave"))
+    shown = table([Row("case", 1, 1, 2, False, ("pc-alm", 6.0), timings, {})])
+    cells = {column.header: list(column.cells) for column in shown.columns}
+    assert cells["method"] == ["autograd", "pc-alm", "wave"]
+    assert cells["goal"] == ["", "≤ 6", ""]

@@ -22,7 +22,8 @@ from worldsheet.app.bench.models import Instance
 from worldsheet.app.bench.relaxations import BATCH, STUDIES, Study, instance_of
 from worldsheet.app.bench.results import Timing, plain
 from worldsheet.app.bench.rivals import SCRIPTS, Rival, Task, running
-from worldsheet.app.bench.timing import Spread, Stopwatch, in_turns, paired_ratios, spread, threads
+from worldsheet.app.bench.timing import Spread, Stopwatch, in_turns, paired_ratios, spread
+from worldsheet.app.bench.timing import threads as with_threads
 from worldsheet.app.choices import choose
 from worldsheet.app.machine import Machine, this_machine
 
@@ -101,7 +102,7 @@ def measured(study: Study, plan: Plan, pythons: Mapping[str, Path], tell: Callab
         taking_part = (
             running(pythons, Task(study.widths, study.ticks, BATCH, count)) if study.widths else nullcontext(())
         )
-        with taking_part as rivals, threads_set(count):
+        with taking_part as rivals, with_threads(count):
             compiling |= {rival.name: rival.compiling for rival in rivals}
             rounds = plan.rounds or (_QUICK_ROUNDS if plan.quick else study.repeats)
             timings += _timings(study, built, rivals, rounds, count)
@@ -115,9 +116,6 @@ def measured(study: Study, plan: Plan, pythons: Mapping[str, Path], tell: Callab
         timings=tuple(timings),
         compiling=compiling,
     )
-
-
-threads_set = threads  # the command's option is called `threads` too
 
 
 def _timings(study: Study, built: Instance, rivals: Sequence[Rival], rounds: int, count: int) -> Iterator[Timing]:
