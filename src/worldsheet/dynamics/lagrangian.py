@@ -28,15 +28,16 @@ class AugmentedLagrangian(Dynamics):
     to come to rest needs `Stop(max_ticks=…, tol=…)`.
 
     Cost per tick and site: one evaluation and one pull-back. Stable for η σ²(2ρ + α) < 4, σ the largest singular
-    value of 1 − N, N the shift through the layers; at η = 1/(ρσ²), which is the estimate, for α < 2ρ. If the messages
-    of neighbours are up to τ ticks old, for α < 2ρ sin(π/(2(2τ + 1))).
+    value of 1 − N, N the shift through the layers; at η = 1/(ρσ²), which is the estimate, for α < 2ρ. If its own
+    multiplier is up to τ ticks old when a state reads it, no more than α < 2ρ sin(π/(2(2τ + 1))).
 
     Args:
         rate: η; None for 1/λ_max, estimated by power iteration at the forward pass, about ¼.
         dual_rate: α.
         penalty: ρ.
         averaged: whether the loss is a mean over the first dimension (else a sum).
-        delay: τ, the oldest message in ticks that α has to allow for.
+        delay: τ, the age in ticks of its own multiplier that α has to allow for; a schedule whose messages are
+            that late is refused by itself.
 
     Raises:
         InputError: a rate, dual rate or penalty that is not positive, a delay below 0, a dual rate beyond its bound.
