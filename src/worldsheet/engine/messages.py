@@ -131,7 +131,7 @@ class Messages:
     def _evaluate(self, layer: int, points: Sequence[Point]) -> Evaluation:
         traits = self.caller.traits[layer - 1]
         differentiate = [self.wanted[parent] for parent in self.caller.parents[layer]]
-        if traits.steps and not self._autocast and _fit(traits.steps, points[0]):
+        if traits.steps and self.closed(layer, points[0]):
             try:
                 return Stepwise(traits.steps, points, differentiate[0], traits.parameters)
             except RuntimeError:
