@@ -45,16 +45,16 @@ $(STAMP): requirements.lock pyproject.toml
 	    $(BIN)/python $(PIP) -r requirements.lock && \
 	    $(BIN)/python $(PIP) --no-deps --no-build-isolation -e .; \
 	else \
-	    $(BIN)/python $(PIP) -e '.[app,dev,control-bench]'; \
+	    $(BIN)/python $(PIP) -e '.[app,dev,docs,control-bench]'; \
 	fi
 	@touch $@
 
 lock: ## rewrite requirements.lock from pyproject.toml (TORCH=2.13.0 names the torch)
 	@echo "resolving in build/lock"
 	@rm -rf build/lock && $(PYTHON) -m venv build/lock
-	@build/lock/bin/python $(PIP) 'torch==$(TORCH)' '.[app,dev,control-bench]'
+	@build/lock/bin/python $(PIP) 'torch==$(TORCH)' '.[app,dev,docs,control-bench]'
 	@{ echo '# Pins for Python 3.11 and newer: the library, the demo, the tests and the checks.'; \
-	   echo '# Regenerate with `make lock TORCH=$(TORCH)`: it resolves pyproject.toml [app,dev,control-bench] afresh and freezes what it got.'; \
+	   echo '# Regenerate with `make lock TORCH=$(TORCH)`: it resolves pyproject.toml [app,dev,docs,control-bench] afresh and freezes what it got.'; \
 	   build/lock/bin/python -m pip freeze --all --disable-pip-version-check \
 	   | grep -v -E '^(pip|wheel|worldsheet|triton|nvidia-[^=]*|cuda-[^=]*)( @|==)' | sed 's/+[a-z0-9.]*$$//'; } > build/requirements.lock
 	@mv build/requirements.lock requirements.lock && rm -rf build/lock
