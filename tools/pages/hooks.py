@@ -12,7 +12,8 @@ from markdown_math import CITED, INDENT, Mathematics
 from notation import lines
 
 THEORY = "theory.md"
-_CITATION = re.compile(f'href="{CITED}([^"]+)"')
+_CITATION = re.compile(f'<a class="citation" href="{CITED}([^"]+)">')
+_NOT_CITED = re.compile(f'<a class="citation" href="{CITED}[^"]+">(.*?)</a>')
 _LOADED = re.compile(r'<(?:script|img|iframe|link)\b[^>]*?(?:src|href)="((?:https?:)?//[^"]+)"')
 
 
@@ -33,9 +34,11 @@ def on_config(config: Any) -> Any:
 
 @event_priority(-100)
 def on_post_page(output: str, page: Any, config: Any) -> str:
-    """Let citations point to their equations, and refuse what is loaded from elsewhere."""
+    """Let citations point to their equations, if the page cites any, and refuse what is loaded from elsewhere."""
     del config
     if found := _LOADED.search(output):
         raise PluginError(f"{page.url} loads {found[1]}: the site must work offline")
+    if not page.meta.get("equations", True):
+        return _NOT_CITED.sub(r"\1", output)
     theory = get_relative_url(THEORY.removesuffix(".md") + "/", page.url)
-    return _CITATION.sub(lambda cited: f'href="{theory}#eq-{cited[1]}"', output)
+    return _CITATION.sub(lambda cited: f'<a class="citation" href="{theory}#eq-{cited[1]}">', output)

@@ -14,7 +14,7 @@ import notation
 
 INDENT = 4
 CITED = "equation:"  # the address of a cited equation until a page knows where it is
-_RELATIONS = re.compile("[←≡∂Σ∇≤≥=]")
+_RELATIONS = re.compile("[←≡∂Σ∇≤≥=<>]")
 _UNICODE = re.compile(r"[^\x00-\x7f]")
 _INDEXED = r"(?<![A-Za-z0-9_./])([^\W\d_][\u0300-\u036f]?)([_^])(?:\{([^{}]+)\}|([A-Za-z0-9]+|[^\W\d_]))"
 _RAISED = r"(?<=[)}\]A-Za-z0-9])(\^)(?:\{([^{}]+)\}|([A-Za-z0-9]+))"
