@@ -3,7 +3,7 @@
 A ```python block runs in a fresh interpreter; a ```bash block (or the `$ ` lines of a ```console block) runs as a
 shell script that stops at its first error; others are text. Each has an empty temporary folder, this interpreter's
 folder first on PATH, and no display. A Python block right below the comment `<!-- continues -->` goes on where the
-block before it ended: both are one program. A block right below the comment `<!-- not run: REASON -->` is skipped and
+last one that ran ended: both are one program. A block right below the comment `<!-- not run: REASON -->` is skipped and
 its reason printed; nothing else is ever skipped. Exit status 1 if a block fails.
 """
 
@@ -54,12 +54,16 @@ def blocks(path: Path) -> Iterator[Block]:
         if fence["language"] == "console":
             source = "\n".join(CONSOLE_COMMAND.findall(source))
         block = Block(f"{os.path.relpath(path)}:{line}", fence["language"], source, _reason(fence))
-        if program is not None and fence["continues"] and program.language == block.language == "python":
+        if block.language != "python" or block.not_run is not None:
+            yield block
+        elif fence["continues"] and program is None:
+            yield replace(block, not_run="")
+        elif fence["continues"] and program is not None:
             program = replace(program, where=f"{program.where}+{line}", source=program.source + block.source)
-            continue
-        if program is not None:
-            yield program
-        program = block if not fence["continues"] else replace(block, not_run="")
+        else:
+            if program is not None:
+                yield program
+            program = block
     if program is not None:
         yield program
 

@@ -81,9 +81,13 @@ def test_a_continued_block_sees_the_names_of_the_block_before(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = "```python\na = 1\n```\n\n<!-- continues -->\n```python\nassert a == 1\n```\n\n"
-    page = first + "```python\nassert 'a' not in dir()\n```\n"
+    between = "<!-- not run: an excerpt -->\n```python\na = 2\n```\n\n```bash\ntrue\n```\n\n"
+    again = "<!-- continues -->\n```python\nassert a == 1\n```\n\n"
+    page = first + between + again + "```python\nassert 'a' not in dir()\n```\n"
     assert run_blocks.check(write(tmp_path, page)) == 0
-    assert "page.md:1+6 python ok" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "page.md:1+6+20 python ok" in out
+    assert "page.md:11 python not run: an excerpt" in out
 
 
 def test_a_block_that_continues_nothing_is_refused(tmp_path: Path) -> None:
