@@ -21,7 +21,7 @@ _FOLDER = Path("experiments")
 _SHOWN = 3  # figures of a claim in a table
 
 
-@experiments.command("list")
+@experiments.command("list", epilog="Example: worldsheet experiments list")
 def listed(folder: Folder = _FOLDER, as_json: Json = False) -> None:
     """List the claims."""
     claims = claims_in(folder)
@@ -69,7 +69,7 @@ def _told(done: Finished, count: str) -> str:
     return line if done.ending is Ending.AS_EXPECTED else f"{done.log}{line}"
 
 
-@experiments.command()
+@experiments.command(epilog="Example: worldsheet experiments table --markdown")
 def table(
     folder: Folder = _FOLDER,
     markdown: Annotated[bool, typer.Option("--markdown", help="as a table for a README")] = False,
