@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -59,8 +60,13 @@ def test_the_reference_names_what_there_is_once() -> None:
     assert all(reach(name) is not None for name in names)
 
 
+@cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def docstrings(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
             yield ast.get_docstring(node) or ""
 
@@ -102,7 +108,7 @@ def remedies() -> Iterator[str]:
     """What outcomes advise: handed to an Outcome, or given the name of a remedy first."""
     for path in SOURCES:
         if "app" not in path.relative_to(ROOT / "src" / "worldsheet").parts:
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for node in nodes(path):
                 for expression in advice(node):
                     yield from pieces(expression)
 
@@ -118,7 +124,7 @@ def test_every_way_to_end_has_a_section_and_every_remedy_a_word() -> None:
 
 def test_what_troubleshooting_quotes_is_what_the_code_says() -> None:
     code = flat(" ".join(
-        part.value for path in SOURCES for part in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        part.value for path in SOURCES for part in nodes(path)
         if isinstance(part, ast.Constant) and isinstance(part.value, str)
     ))  # fmt: skip
     page = flat((DOCS / "troubleshooting.md").read_text(encoding="utf-8"))
