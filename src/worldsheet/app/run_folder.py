@@ -15,9 +15,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from worldsheet.app.atomic import SUFFIX, replace_file
+from worldsheet.app.provenance import provenance
 from worldsheet.app.recipes import Recipe
 from worldsheet.core.errors import InputError, RunFolderError
-from worldsheet.version import __version__
 
 Row: TypeAlias = dict[str, Any]
 """One line of metrics.jsonl."""
@@ -32,7 +32,7 @@ RESULT = "result.json"
 class RunFolder:
     """Writes and reads the files of one run; every write leaves the old file or the new one.
 
-    - `config.json`: the recipe and the versions it was started with.
+    - `config.json`: the recipe, and the command, machine, moment and versions it was started with.
     - `metrics.jsonl`: a line per epoch and contender, and one per comparison of gradients.
     - `checkpoint.pt`: what a run needs to go on; metrics beyond the length noted in it are dropped then.
     - `result.json`: written last; a folder that has it is finished.
@@ -57,7 +57,7 @@ class RunFolder:
                 raise _occupied(place)
             place.mkdir(parents=True, exist_ok=True)
         folder = RunFolder(place)
-        config = {"worldsheet": __version__, "torch": torch.__version__, "recipe": json.loads(recipe.to_json())}
+        config = {**provenance(recipe.device), "recipe": json.loads(recipe.to_json())}
         folder.write(METRICS, b"")
         folder.write(CONFIG, json.dumps(config, indent=2).encode() + b"\n")
         return folder
@@ -243,6 +243,6 @@ def _damaged(path: Path, error: Exception) -> RunFolderError:
     reason = f"{type(error).__name__}: {error}".partition("\n")[0]
     return RunFolderError(
         f"{path} is torn or not of this run ({reason})",
-        f"{path.name} as worldsheet train wrote it",
+        f"{path.name} as the command that made the folder wrote it",
         "restore the file from a copy, or start a new run with the same recipe and seed: its results are the same",
     )
