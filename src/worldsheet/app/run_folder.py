@@ -1,4 +1,4 @@
-"""A run folder: everything that one training run leaves on the disk."""
+"""A run folder: everything that one run leaves on the disk."""
 
 import io
 import json
@@ -38,7 +38,7 @@ class RunFolder:
     - `result.json`: written last; a folder that has it is finished.
     - weights and records as safetensors, figures as PNG.
 
-    Use `create` or `open`.
+    Use `create`, `open` or `at`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,6 +61,17 @@ class RunFolder:
         folder.write(METRICS, b"")
         folder.write(CONFIG, json.dumps(config, indent=2).encode() + b"\n")
         return folder
+
+    @staticmethod
+    def at(path: Path) -> "RunFolder":
+        """A folder for files that replace each other, made if it is not there: of a run that takes seconds.
+
+        Raises:
+            RunFolderError: a place that cannot be written.
+        """
+        with _told(path):
+            path.mkdir(parents=True, exist_ok=True)
+        return RunFolder(path)
 
     @staticmethod
     def open(path: Path) -> "RunFolder":

@@ -19,7 +19,6 @@ from worldsheet.app.streams import drawing, order, seed_of
 from worldsheet.core.errors import RelaxationError
 from worldsheet.solve import compare
 
-
 Keep: TypeAlias = Callable[[Sheet], object]
 """Takes the recorded relaxation of a trained network."""
 
