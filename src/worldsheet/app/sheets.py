@@ -38,7 +38,8 @@ def recorded(rival: Rival, chain: Chain, x: Tensor, target: Tensor) -> Sheet:
     - `ticks` (T,), `state_residuals` and `costate_residuals` (T, L): norms over the batch (2), (3).
     - `moments` (M,): the ticks of the next ones, which are of the first samples only.
     - `state_distances`, `costate_distances` (M, L): norms of the fields' distance to (2) = (3) = 0.
-    - `states`, `costates` (M, L, U): one sample's, units evenly spaced; NaN where a site has fewer.
+    - `states`, `costates` (M, L, U): of the sample with the largest credit at rest, units evenly spaced; NaN where a
+      site has fewer.
     - `cost` (M,): of the output state.
     - `probes` (K,), `cosines` (K, layers): smallest cosine of any parameter of a layer with backprop's gradient if the
       relaxation ends there; NaN where it has diverged.
@@ -94,12 +95,13 @@ def _affordable(one: Fields, ticks: int, samples: int) -> tuple[int, int]:
 
 def _moments(record: Record, rest: Fields, chain: Chain, target: Any) -> dict[str, Tensor]:
     states, costates = zip(*record.moments, strict=True)
+    sample = int(rest.costates[-1].flatten(1).norm(dim=1).argmax())
     return {
         "moments": torch.tensor([row * record.every for row in range(len(states))]),
         "state_distances": _distances(states, rest.states),
         "costate_distances": _distances(costates, rest.costates),
-        "states": torch.stack([_sampled(moment) for moment in states]),
-        "costates": torch.stack([_sampled(moment) for moment in costates]),
+        "states": torch.stack([_sampled(moment, sample) for moment in states]),
+        "costates": torch.stack([_sampled(moment, sample) for moment in costates]),
         "cost": torch.stack([chain.loss(moment[-1], target).detach().double().cpu() for moment in states]),
     }
 
@@ -109,11 +111,11 @@ def _distances(moments: Sequence[Sequence[Tensor]], rest: Sequence[Tensor]) -> T
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def _sampled(fields: Sequence[Tensor]) -> Tensor:
-    """The first sample's field, some units of every site: (L, U)."""
+def _sampled(fields: Sequence[Tensor], sample: int) -> Tensor:
+    """One sample's field, some units of every site: (L, U)."""
     found = torch.full((len(fields), UNITS), nan)
     for row, field in zip(found, fields, strict=True):
-        flat = field[0].detach().flatten().float().cpu()
+        flat = field[sample].detach().flatten().float().cpu()
         count = min(UNITS, len(flat))
         row[:count] = flat[torch.arange(count) * len(flat) // count]
     return found

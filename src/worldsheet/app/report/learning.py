@@ -12,7 +12,7 @@ import numpy as np
 from worldsheet.app.recipes import Recipe
 from worldsheet.app.report.panel import Drawing, Figure, Panel
 from worldsheet.app.report.run import Run
-from worldsheet.app.report.runs import CompareRun, StagedRun, TrainRun
+from worldsheet.app.report.runs import CompareRun, StagedRun, TrainRun, alike
 from worldsheet.app.report.style import COLOURS, curve, figure, log_axis, whole_axis
 from worldsheet.app.run_folder import Row
 
@@ -78,17 +78,17 @@ def _learned(run: Run) -> Iterator[Learned]:
             own = [row for row in rows if row["contender"] == name]
             columns = (_column(own, part) for part in ("test_accuracy", "train_loss", "test_loss"))
             rule = "autograd" if name == "autograd" else f"{name} (dyadic)"
-            plain = replace(recipe, seed=0)
+            plain = alike(recipe)
             if name == "autograd":  # which has no rate
                 plain = replace(plain, rate=1.0, schedule="wavefront")
             yield Learned((rule, plain, ""), recipe.seed, *columns)
     if isinstance(run, StagedRun):
         setup, rows = run.setup, [row for row in run.rows if row["kind"] == "epoch"]
         how = f"{setup.stages} stages, {'locked' if setup.locked else setup.weights}, M = {setup.packets_per_update}"
-        key = ("pipeline", replace(setup.recipe, seed=0), how)
+        key = ("pipeline", alike(setup.recipe), how)
         yield Learned(key, setup.recipe.seed, _column(rows, "test_accuracy"), [], [])
     if isinstance(run, CompareRun) and (result := run.result):
-        recipe = replace(run.plan.recipe, seed=0)
+        recipe = alike(run.plan.recipe)
         for name, row in result["dynamics"].items():
             for seed, accuracy in zip(result["seeds"], row["curves"], strict=True):
                 yield Learned((name, recipe, ""), seed, list(accuracy), [], [])
@@ -99,18 +99,21 @@ def _column(rows: Sequence[Row], part: str) -> list[float]:
 
 
 def _names(keys: Sequence[Key]) -> list[str]:
-    """The rule, and of the recipe as much as tells them apart."""
-    plain: list[dict[str, Any]] = [asdict(recipe) for _, recipe, _ in keys]
+    """The rule, and of the recipe as much as tells its curves apart."""
     names = [", ".join(filter(None, [rule, how])) for rule, _, how in keys]
     for field in _TOLD:
-        if len(set(names)) < len(names) and len({str(values[field]) for values in plain}) > 1:
-            names = [f"{name}, {field} {values[field]}" for name, values in zip(names, plain, strict=True)]
+        values = [getattr(recipe, field) for _, recipe, _ in keys]
+        told = list(zip(names, values, strict=True))
+        names = [
+            f"{name}, {field} {value}" if names.count(name) > told.count((name, value)) else name
+            for name, value in told
+        ]
     return names
 
 
 def _curves(groups: Groups, part: str) -> Figure:
     """One measure of all groups: backprop first, so that it lies under the others."""
-    made, colours = figure("epoch", ""), cycle(COLOURS)
+    made, colours = figure("epoch", "", showlegend=True), cycle(COLOURS)
     keys = sorted(groups, key=lambda key: not _is_backprop(key))
     for key, name in zip(keys, _names(keys), strict=True):
         members = {learned.seed: values for learned in groups[key] if (values := getattr(learned, part))}
@@ -118,7 +121,7 @@ def _curves(groups: Groups, part: str) -> Figure:
         made.add_traces(_group(name, members, next(colours), broad))
     whole_axis(made, max([len(trace.x) for trace in made.data] or [1]))
     if part == "accuracy":
-        made.update_yaxes(tickformat=".0%")
+        made.update_yaxes(tickformat=".3~p")
     else:
         log_axis(made)
     return made
@@ -131,7 +134,7 @@ def _group(name: str, members: Mapping[int, Sequence[float]], colour: str, mean_
     more = {"legendgroup": name, "mode": "lines", "showlegend": False, "width": 1, "opacity": 0.5}
     thin = [curve(_epochs(v), v, f"{name}, seed {seed}", colour, **more) for seed, v in members.items()]
     length = min(map(len, members.values()))
-    mean = np.mean([values[:length] for values in members.values()], axis=0)
+    mean = np.mean([values[:length] for values in members.values()], axis=0).tolist()
     label = f"{name}, mean of {len(members)} seeds"
     return [*thin, curve(_epochs(mean), mean, label, colour, legendgroup=name, **mean_style)]
 

@@ -41,7 +41,7 @@ def _accuracies(rows: Rows, seeds: Sequence[int]) -> Figure:
     means = [row["accuracy"] for row in rows.values()]
     mark = {"symbol": "line-ew-open", "size": 26, "color": PALE, "line": {"width": 2}}
     made.add_trace(go.Scatter(x=list(rows), y=means, mode="markers", name="mean", marker=mark))
-    made.update_yaxes(tickformat=".1%")
+    made.update_yaxes(tickformat=".3~p")
     return made
 
 

@@ -36,8 +36,8 @@ class TrainRun(Run):
 
     @property
     def family(self) -> Hashable:
-        """Its recipe at seed 0."""
-        return replace(self.recipe, seed=0)
+        """Its recipe but for the seed."""
+        return alike(self.recipe)
 
     @property
     def rows(self) -> list[Row]:
@@ -229,6 +229,11 @@ KINDS: Mapping[str, Callable[[RunFolder, str], Run]] = {
 """By the file that tells them; the first one present does."""
 
 _COMMANDS = "worldsheet train, train --stages, compare, control, or stream --run"
+
+
+def alike(recipe: Recipe) -> Recipe:
+    """The same for recipes that differ in their seed, and in how often gradients were looked at."""
+    return replace(recipe, seed=0, compare_every=0)
 
 
 def runs_at(paths: Sequence[Path]) -> list[Run]:
