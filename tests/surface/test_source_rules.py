@@ -104,6 +104,12 @@ def test_only_the_plots_import_matplotlib() -> None:
     assert users <= {"app/plots.py", "app/plots_control.py"}
 
 
+def test_only_the_report_imports_plotly() -> None:
+    users = {name for name, tree in TREES.items() for module, _ in imports(tree) if module.startswith("plotly")}
+    assert users
+    assert all(name.startswith("app/report/") for name in users), users
+
+
 def test_processes_are_known_in_one_file_only() -> None:
     users = {name for name, tree in TREES.items() for module, _ in imports(tree) if "distributed" in module.split(".")}
     assert users == {
