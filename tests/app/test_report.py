@@ -291,6 +291,24 @@ def test_a_run_that_goes_on_shows_what_there_is(run_folders: Folders, tmp_path: 
     assert "nothing to show" in done.stderr
 
 
+def test_a_folder_of_an_older_version_shows_its_residuals(run_folders: Folders, tmp_path: Path) -> None:
+    place = tmp_path / "old"
+    shutil.copytree(run_folders["zero"], place)
+    config = json.loads((place / "config.json").read_text())
+    old = {name: config[name] for name in ("worldsheet", "torch", "recipe")}
+    (place / "config.json").write_text(json.dumps(old))
+    saved = load_file(place / "worldsheet.safetensors")
+    kept = {name: saved[name] for name in ("ticks", "state_residuals", "costate_residuals")}
+    save_file(kept, place / "worldsheet.safetensors")
+    (run,) = runs_at([place])
+    assert (run.origin["command"], run.origin["torch"]) == ("not recorded", config["torch"])
+    found = panels(place)
+    (sheet,) = (panel for key, panel in found.items() if key.startswith("worldsheet"))
+    assert [drawing.title.split()[0] for drawing in sheet.drawings] == ["State", "Costate"]
+    assert [drawing.title.split()[0] for drawing in found["energy"].drawings] == ["Residuals", "Prediction"]
+    assert "arrival" not in found
+
+
 TORN: Mapping[str, tuple[str, str]] = {
     "zero": ("worldsheet.safetensors", "is torn or not of this run"),
     "one": ("metrics.jsonl", "is torn or not of this run"),

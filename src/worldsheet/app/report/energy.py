@@ -7,7 +7,7 @@ from torch import Tensor
 from worldsheet.app.evenly import evenly
 from worldsheet.app.report.panel import Drawing, Panel
 from worldsheet.app.report.run import Run, sheets_of
-from worldsheet.app.report.style import COLOURS, POINTS, curve, figure, left_out, log_axis
+from worldsheet.app.report.style import COLOURS, POINTS, curve, figure, left_out, log_axis, with_legend
 from worldsheet.app.sheets import Sheet
 
 
@@ -46,7 +46,7 @@ def _pair(sheets: Mapping[str, Sheet], ticks: str, parts: tuple[str, str], title
             more = {"legendgroup": name, "showlegend": dash == "solid", "dash": dash}
             made.add_trace(curve(sheet[ticks][rows].numpy(), total[rows].numpy(), name, colour, **more))
     log_axis(made)
-    return Drawing(title, made)
+    return Drawing(title, made, with_legend(made))
 
 
 def _single(sheets: Mapping[str, Sheet], ticks: str, curves: Mapping[str, Tensor], title: str) -> Drawing:
@@ -55,7 +55,7 @@ def _single(sheets: Mapping[str, Sheet], ticks: str, curves: Mapping[str, Tensor
         rows = evenly(len(values), POINTS)
         made.add_trace(curve(sheets[name][ticks][rows].numpy(), values[rows].numpy(), name, colour))
     log_axis(made)
-    return Drawing(title, made)
+    return Drawing(title, made, with_legend(made))
 
 
 def _colours(names: Mapping[str, object]) -> list[str]:

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from worldsheet.app.report.panel import Drawing, Figure, Panel
 from worldsheet.app.report.run import Run, sheets_of
 from worldsheet.app.report.runs import CompareRun, TrainRun
-from worldsheet.app.report.style import BAR, COLOURS, RISING, curve, figure, on_canvas, whole_axis
+from worldsheet.app.report.style import BAR, COLOURS, RISING, curve, figure, on_canvas, whole_axis, with_legend
 from worldsheet.app.run_folder import Row
 from worldsheet.app.sheets import Sheet
 
@@ -27,10 +27,14 @@ def panels(runs: Sequence[Run]) -> Iterator[Panel]:
     """One over the runs, and one by tick."""
     drawings = []
     if lines := list(_layers(runs)):
-        drawings.append(Drawing("1 − cosine with backprop's gradient, by layer", _by_layer(lines)))
+        made = _by_layer(lines)
+        drawings.append(Drawing("1 − cosine with backprop's gradient, by layer", made, with_legend(made)))
     for run in runs:
         if isinstance(run, TrainRun) and (steps := _steps(run.rows)):
-            drawings.append(Drawing(f"{run.label}: 1 − cosine of every layer while it trained", _by_step(steps)))
+            made = _by_step(steps)
+            drawings.append(
+                Drawing(f"{run.label}: 1 − cosine of every layer while it trained", made, with_legend(made))
+            )
     if drawings:
         yield Panel("fidelity", "Fidelity by layer", _WORDS, tuple(drawings))
     maps = {name: sheet for name, sheet in sheets_of(runs).items() if "probes" in sheet and len(sheet["probes"])}

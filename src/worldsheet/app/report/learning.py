@@ -13,7 +13,7 @@ from worldsheet.app.recipes import Recipe
 from worldsheet.app.report.panel import Drawing, Figure, Panel
 from worldsheet.app.report.run import Run
 from worldsheet.app.report.runs import CompareRun, StagedRun, TrainRun, alike
-from worldsheet.app.report.style import COLOURS, curve, figure, log_axis, whole_axis
+from worldsheet.app.report.style import COLOURS, curve, figure, log_axis, whole_axis, with_legend
 from worldsheet.app.run_folder import Row
 
 Key: TypeAlias = tuple[str, Recipe, str]
@@ -52,7 +52,7 @@ def panels(runs: Sequence[Run]) -> Iterator[Panel]:
         for learned in _learned(run):
             tasks[_task(learned.key[1])][learned.key].append(learned)
     drawings = [
-        Drawing(f"{task}: {title}", made, 330 + 10 * len(groups))
+        Drawing(f"{task}: {title}", made, with_legend(made))
         for task, groups in tasks.items()
         for part, title in _PARTS
         if len((made := _curves(groups, part)).data)

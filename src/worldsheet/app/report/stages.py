@@ -31,10 +31,7 @@ def panels(runs: Sequence[Run]) -> Iterator[Panel]:
         drawings = []
         words = "Each process on the clock of this machine, of the last segment."
         if timelines:
-            height = 120 + 44 * len(timelines)
-            drawings.append(
-                Drawing("What each stage did when (seconds of the last segment)", _gantt(timelines), height)
-            )
+            drawings.append(Drawing("What each stage did when", _gantt(timelines), 120 + 44 * len(timelines)))
             most = max(len(deeds) for _, deeds in timelines.values())
             words += (
                 " A bar ends when its deed is done and begins when the one before was done, so that waiting for a "

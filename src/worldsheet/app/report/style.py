@@ -105,6 +105,11 @@ def log_axis(made: Figure, decades: int = 12) -> None:
     )
 
 
+def with_legend(made: Figure) -> int:
+    """A height, in pixels, in which the names of all curves leave room for the curves."""
+    return 310 + 10 * sum(trace.showlegend is not False for trace in made.data)
+
+
 def whole_axis(made: Figure, count: int) -> None:
     """An x axis of the numbers 1 to `count`."""
     made.update_xaxes(tick0=1 if count < 10 else 0, dtick=max(1, ceil(count / 8)), tickformat="d")
