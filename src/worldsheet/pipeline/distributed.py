@@ -5,13 +5,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import PrefixStore, TCPStore
-from torch._C._distributed_c10d import Store as Store
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from worldsheet.core.errors import WorldsheetError
 from worldsheet.core.shapes import Costate, State
@@ -21,13 +20,16 @@ _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _DIMS = 8
 _HEADER = 3 + _DIMS  # packet, dtype, number of dimensions, their sizes
 
+Meeting: TypeAlias = Store
+"""Where processes find each other."""
+
 
 class NeighbourError(WorldsheetError, ConnectionError):
     """A neighbour that is gone, silent, or sends what was not agreed."""
 
 
 @contextmanager
-def joined(rank: int, stages: int, store: str | Store, timeout: float, backend: str = "gloo") -> Iterator[None]:
+def joined(rank: int, stages: int, store: str | Meeting, timeout: float, backend: str = "gloo") -> Iterator[None]:
     """Be one of the processes of a run for a while.
 
     Args:
@@ -52,7 +54,7 @@ def all_agree(yes: bool) -> bool:
     return bool(vote.item())
 
 
-def agents_store(address: str, port: int, name: str, timeout: float) -> Store:
+def agents_store(address: str, port: int, name: str, timeout: float) -> Meeting:
     """A store of torchrun's agent, which outlives the processes that it starts and replaces.
 
     Torch itself would let processes that were started again meet under the addresses of those that are gone.
@@ -67,7 +69,7 @@ def agents_store(address: str, port: int, name: str, timeout: float) -> Store:
     return PrefixStore(name, TCPStore(address, port, is_master=False, timeout=wait, wait_for_workers=False))
 
 
-def agreed(store: Store, key: str, make: Callable[[], str] | None) -> str:
+def agreed(store: Meeting, key: str, make: Callable[[], str] | None) -> str:
     """A text that one process makes, once, for all processes and for those that replace them.
 
     Args:

@@ -16,7 +16,7 @@ from torch.multiprocessing.spawn import start_processes
 from worldsheet.app.run_folder import RunFolder
 from worldsheet.app.staged.worker import Worker
 from worldsheet.core.errors import WorldsheetError
-from worldsheet.pipeline.distributed import NeighbourError, Store, joined
+from worldsheet.pipeline.distributed import Meeting, NeighbourError, joined
 
 NEIGHBOUR_GONE = 3
 """Exit status of a stage whose neighbour has failed."""
@@ -42,7 +42,7 @@ class Where:
     folder: Path
     data_dir: Path | None
     stages: int
-    store: str | Store
+    store: str | Meeting
     timeout: float
     threads: int
     board: bool = False
