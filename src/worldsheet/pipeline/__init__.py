@@ -1,5 +1,6 @@
 """Unlocked training: stages that talk to their neighbours and never wait for a global pass."""
 
+from worldsheet.pipeline.drive import Done
 from worldsheet.pipeline.links import Links
 from worldsheet.pipeline.order import Act, Deed, Locked, Order, Span, Unlocked, timeline
 from worldsheet.pipeline.partition import Plan, balanced, measured_costs
@@ -11,6 +12,7 @@ __all__ = [
     "Act",
     "Current",
     "Deed",
+    "Done",
     "Links",
     "Locked",
     "Order",

@@ -1,7 +1,7 @@
 """Links across processes: point-to-point messages of `torch.distributed`, to two neighbours and nobody else."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -11,10 +11,13 @@ from typing import Any, NamedTuple, final
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore, TCPStore
+from torch._C._distributed_c10d import Store as Store
 
 from worldsheet.core.shapes import Costate, State
 from worldsheet.pipeline.links import Links, Traffic
-from worldsheet.pipeline.message import HEADER, Agreement, Header, NeighbourError, floating
+from worldsheet.pipeline.message import HEADER, Agreement, Header, floating
+from worldsheet.pipeline.message import NeighbourError as NeighbourError
 
 
 def backend_of(device: torch.device) -> str:
@@ -26,18 +29,20 @@ def backend_of(device: torch.device) -> str:
 
 @contextmanager
 def joined(
-    rank: int, stages: int, store: str, timeout: float, device: torch.device = torch.device("cpu")
+    rank: int, stages: int, store: str | Store, timeout: float, device: torch.device = torch.device("cpu")
 ) -> Iterator[None]:
     """Be one of the processes of a run for a while.
 
     Args:
         rank: which stage this process is.
         stages: how many processes there are.
-        store: where they meet: `file:///some/new/file` on one machine, `env://` where `torchrun` has started them.
+        store: where they meet: `file:///some/new/file` on one machine, an `agents_store` under torchrun.
         timeout: seconds after which a silent neighbour counts as gone.
         device: where the stage's tensors are, which decides what carries them.
     """
-    dist.init_process_group(backend_of(device), store, timedelta(seconds=timeout), stages, rank)
+    backend = backend_of(device)
+    place = {"init_method": store} if isinstance(store, str) else {"store": store}
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout), world_size=stages, rank=rank, **place)
     try:
         yield
     finally:
@@ -49,6 +54,35 @@ def all_agree(yes: bool) -> bool:
     vote = torch.tensor([yes], dtype=torch.int64)
     dist.all_reduce(vote, dist.ReduceOp.MIN)
     return bool(vote.item())
+
+
+def agents_store(address: str, port: int, name: str, timeout: float) -> Store:
+    """A store of torchrun's agent, which outlives the processes that it starts and replaces.
+
+    Torch itself would let processes that were started again meet under the addresses of those that are gone.
+
+    Args:
+        address: of the agent.
+        port: of its store.
+        name: keeps apart what is kept there under equal keys.
+        timeout: seconds to wait for an entry.
+    """
+    wait = timedelta(seconds=timeout)
+    return PrefixStore(name, TCPStore(address, port, is_master=False, timeout=wait, wait_for_workers=False))
+
+
+def agreed(store: Store, key: str, make: Callable[[], str] | None) -> str:
+    """A text that one process makes, once, for all processes and for those that replace them.
+
+    Args:
+        store: where it is kept.
+        key: under which name.
+        make: makes it if it is not there; None waits until it is.
+    """
+    if make is not None and not store.check([key]):
+        store.set(key, make())
+    found: bytes = store.get(key)
+    return found.decode()
 
 
 @final

@@ -2,24 +2,23 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from time import perf_counter
 from typing import TypeAlias, final
 
 import torch
 from torch import nn
 
 from worldsheet.core.errors import InputError
-from worldsheet.pipeline.drive import Packets, drive
+from worldsheet.pipeline.drive import Done, Packets, drive
 from worldsheet.pipeline.links import Links, queues
 from worldsheet.pipeline.message import floating
-from worldsheet.pipeline.order import Act, Deed, Order, Unlocked
+from worldsheet.pipeline.order import Act, Order, Unlocked
 from worldsheet.pipeline.partition import Plan, balanced
 from worldsheet.pipeline.stage import MakeOptimizer, Stage
 from worldsheet.pipeline.weights import Predicted, Weights
 from worldsheet.problem import Chain
 
-Watch: TypeAlias = Callable[[Deed, float], None]
-"""Is told what a stage has done, and when it was over."""
+Watch: TypeAlias = Callable[[Done], None]
+"""Is told what a stage has done, and when."""
 
 _PREDICTED = Predicted()
 
@@ -122,7 +121,7 @@ class Pipeline:
             index: which stage.
             links: its edges.
             packets: pairs (x, target); only the first stage looks at x, only the last at the target.
-            watch: is told each deed with the moment at which it was done, its wait for a message included.
+            watch: is told each deed when it is done.
 
         Raises:
             InputError: links whose messages are not those of the pipeline.
@@ -136,26 +135,26 @@ class Pipeline:
         links.open(len(packets))
         losses: list[float] = []
         stage, deeds = self.stages[index], self.order.deeds(index, len(self.stages), len(packets))
-        for deed in drive(stage, deeds, links, packets):
-            _note(stage, deed, losses)
-            if watch is not None and deed is not None:
-                watch(deed, perf_counter())
+        for done in drive(stage, deeds, links, packets):
+            _note(stage, done, losses)
+            if watch is not None and done is not None:
+                watch(done)
         links.close()
         return Traversal(tuple(losses), (self.stages[index].updates,))
 
     def _run(self, index: int, links: Links, packets: Packets, losses: list[float]) -> Iterator[bool]:
         stage = self.stages[index]
         deeds = self.order.deeds(index, len(self.stages), len(packets))
-        for deed in drive(stage, deeds, links, packets):
-            _note(stage, deed, losses)
+        for done in drive(stage, deeds, links, packets):
+            _note(stage, done, losses)
             yield True
 
 
 _ENDED = object()
 
 
-def _note(stage: Stage, deed: Deed | None, losses: list[float]) -> None:
-    if stage.last and deed is not None and deed.act is Act.FORWARD and stage.loss is not None:
+def _note(stage: Stage, done: Done | None, losses: list[float]) -> None:
+    if stage.last and done is not None and done.deed.act is Act.FORWARD and stage.loss is not None:
         losses.append(stage.loss.item())
 
 

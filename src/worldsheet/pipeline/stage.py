@@ -26,6 +26,7 @@ class _Flight(NamedTuple):
     messages: Messages
     points: list[Point]
     values: list[Tensor] | None
+    updates: int
 
 
 @final
@@ -40,6 +41,12 @@ class Stage:
         packets_per_update: M; credits are averaged over the packets of an update.
         first: whether its input is the data, which has no costate.
         last: whether the loss stands above it.
+
+    Attributes:
+        updates: how often its parameters have moved.
+        loss: of the packet that was carried up last, at the last stage.
+        costate: λ at its topmost site, of the packet that was answered last.
+        staleness: by how many updates its parameters had moved since that packet passed.
     """
 
     def __init__(
@@ -57,8 +64,9 @@ class Stage:
         self.first, self.last = first, last
         self.parameters = [p for p in chain.parameters() if p.requires_grad]
         self.optimizer = optimizer(self.parameters) if self.parameters else None
-        self.updates = 0
+        self.updates = self.staleness = 0
         self.loss: Tensor | None = None
+        self.costate: Costate | None = None
         self._weights = weights
         self._delay = delay
         self._share = 1 / packets_per_update
@@ -77,8 +85,13 @@ class Stage:
                 points.append(messages.evaluation(layer, points[-1:]).output)
             if self.last:
                 self.loss = messages.evaluation(caller.head, points[-1:]).output
-        self._flights[packet] = _Flight(messages, points, self._values if self._weights.keeps else None)
+        self._flights[packet] = _Flight(messages, points, self._values if self._weights.keeps else None, self.updates)
         return None if self.last else points[-1]
+
+    @property
+    def in_flight(self) -> int:
+        """Packets that were carried up and whose credits have not come back."""
+        return len(self._flights)
 
     def train(self, mode: bool) -> None:
         """Put the layers into training mode, or out of it."""
@@ -132,6 +145,7 @@ class Stage:
         flight = self._flights.pop(packet, None)
         if flight is None:
             raise InputError(f"a credit for packet {packet}", f"packets {sorted(self._flights)}", "keep the order")
+        self.staleness = self.updates - flight.updates
         efforts: list[tuple[Tensor, Tensor | None]] = []
         with _borrowed(self.parameters, flight.values):
             top = flight.messages.caller.head if self.last else len(self.chain)
@@ -140,6 +154,8 @@ class Stage:
             for layer in range(top, 0, -1):
                 if credit is None:
                     break
+                if layer == len(self.chain):
+                    self.costate = credit
                 pulled = flight.messages.pull(layer, flight.points[layer - 1 : layer], credit, last=True)
                 efforts += zip(flight.messages.caller.traits[layer - 1].parameters, pulled.efforts or (), strict=False)
                 (credit,) = pulled.inputs
