@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple, final
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining.schedules import (
     Schedule1F1B,
@@ -26,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from worldsheet.app.bench.pipeline_cases import MICRO_BATCHES, OPTIMIZER, Case, Instance, instance
 from worldsheet.app.bench.timing import threads
-from worldsheet.pipeline import Current, Locked, Order, Pipeline, Predicted, Unlocked, Weights
+from worldsheet.pipeline import Act, Current, Done, Locked, Order, Pipeline, Predicted, Unlocked, Weights
 from worldsheet.pipeline.distributed import Wires
 from worldsheet.solve.oracle import autograd_accumulate
 
@@ -73,19 +74,34 @@ class Stages(Contender):
         order: what stages do when.
         weights: what packets see of the parameters.
         messages: what numbers travel as.
+
+    Attributes:
+        pipeline: all of it; one stage is used here.
+        wires: to the other process.
+        rank: which process this is.
+        waits: seconds before each state or credit of the last passage could be worked on.
     """
 
     def __init__(self, bench: Bench, order: Order, weights: Weights, messages: torch.dtype | None = None) -> None:
         self._instance = bench.instance()
-        self._rank = bench.rank
+        self.rank = bench.rank
+        self.waits: list[float] = []
         chain, plan = self._instance.chain, self._instance.plan(RANKS, bench.costs)
         self.pipeline = Pipeline(chain, plan, optimizer=OPTIMIZER, order=order, weights=weights, messages=messages)
         self.wires = Wires(bench.rank, RANKS, torch.device("cpu"), messages=messages)
 
     def train(self, batches: int) -> None:
-        """One passage, from an empty pipeline to an empty pipeline."""
+        """One passage, from an empty pipeline to an empty pipeline; notes how long each message was waited for."""
         packets = self._instance.packets(self.pipeline.order.packets_per_update, batches)
-        self.pipeline.run_stage(self._rank, self.wires, packets)
+        done: list[Done] = []
+        self.pipeline.run_stage(self.rank, self.wires, packets, done.append)
+        self.waits = [after.begin - before.end for before, after in pairwise(done) if after.deed.act is not Act.UPDATE]
+
+    @property
+    def piece(self) -> Tensor:
+        """One packet's state where the two stages meet."""
+        x = self._instance.packets(self.pipeline.order.packets_per_update, 1)[0][0]
+        return self.pipeline.stages[0].infer(x)
 
 
 @final

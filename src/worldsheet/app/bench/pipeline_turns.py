@@ -13,12 +13,12 @@ from typing import Any, NamedTuple, final
 import torch
 import torch.distributed as dist
 
-from worldsheet.app.atomic import write
+from worldsheet.app.atomic import replace_file
 from worldsheet.app.bench.pipeline_cases import CASES, Case, instance
 from worldsheet.app.bench.pipeline_contenders import ONE, RANKS, UNLOCKED, Bench, Contender, Entry, Stages, field
+from worldsheet.app.bench.pipeline_processes import in_processes
 from worldsheet.app.bench.pipeline_messages import Post, posts
 from worldsheet.app.bench.timing import Spread, paired_ratios, spread
-from worldsheet.app.staged.launch import on_this_machine
 from worldsheet.pipeline import Predicted, Unlocked
 from worldsheet.pipeline.distributed import joined
 
@@ -112,11 +112,11 @@ def measured(name: str, length: Length, seed: int) -> dict[str, Any]:
     """Start two processes with a thread each and let everybody train the case: an `Outcome` as plain data.
 
     Raises:
-        RuntimeError: a process that failed.
+        ProcessRaisedException: a process that failed.
     """
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder)
-        on_this_machine(_take_part, (name, length, seed, where), RANKS, 1)
+        in_processes(_take_part, (name, length, seed, where), RANKS)
         found: dict[str, Any] = json.loads((where / "outcome.json").read_text())
         return found
 
@@ -126,7 +126,7 @@ def _take_part(rank: int, name: str, length: Length, seed: int, where: Path) -> 
     with joined(rank, RANKS, f"file://{where}/store", _PATIENCE):
         outcome = _outcome(CASES[name], length, seed, rank)
         if rank == 0:
-            write(where / "outcome.json", json.dumps(asdict(outcome)).encode())
+            replace_file(where / "outcome.json", json.dumps(asdict(outcome)).encode())
         dist.barrier()
 
 
@@ -159,7 +159,7 @@ def _outcome(case: Case, length: Length, seed: int, rank: int) -> Outcome:
         shares=tuple(sum(bench.costs[i] for i in plan.layers(s)) / sum(bench.costs) for s in range(RANKS)),
         tried=tuple(tried),
         rated=tuple(_rated(finalists, taken, case.batch * batches)),
-        posts=tuple(row for name, one in made.items() if isinstance(one, Stages) for row in posts(name, one, batches)),
+        posts=tuple(row for name, one in made.items() if isinstance(one, Stages) for row in posts(name, one, batches, case.batch)),
     )
 
 
