@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 from torch import Tensor
 
 from worldsheet.core.errors import InputError
+from worldsheet.core.shapes import Costate
 from worldsheet.pipeline.links import Links
 from worldsheet.pipeline.order import Act, Deed
 from worldsheet.pipeline.stage import Stage
@@ -71,8 +72,13 @@ def _pull(stage: Stage, number: int, links: Links) -> float:
     above = None if stage.last else links.take_credit(number)
     begin = perf_counter()
     credit = stage.pull(number, above)
-    if stage.first:
-        return begin
+    if not stage.first:
+        links.send_credit(number, _passed_on(stage, credit))
+    stage.answer()  # while the credit travels
+    return begin
+
+
+def _passed_on(stage: Stage, credit: Costate | None) -> Costate:
     if credit is None:
         raise InputError(
             f"stage of layers {', '.join(layer.label for layer in stage.chain.layers)}: its output does not depend on "
@@ -80,5 +86,4 @@ def _pull(stage: Stage, number: int, links: Links) -> float:
             "layers that pass a credit on",
             "cut the chain elsewhere",
         )
-    links.send_credit(number, credit)
-    return begin
+    return credit

@@ -65,12 +65,12 @@ class Order(ABC):
 class Unlocked(Order):
     """Packets flow without pause: after its lead a stage alternates one packet up and one credit back.
 
-    Stage s of P leads by P − 1 − s + slack packets, the last one by none, so that each has at most P − s + slack
-    packets in flight. A credit answers parameters that have moved (P − 1 − s + slack)/M times since its packet passed.
+    Stage s of P leads by (P − 1 − s)(1 + slack) packets, and has at most one more in flight. A credit answers
+    parameters that have moved (P − 1 − s)(1 + slack)/M times since its packet passed.
 
     Args:
         packets_per_update: M.
-        slack: packets more, which cover the time that messages travel.
+        slack: packets more on each edge, which cover what a packet takes longer in one stage than in the next.
 
     Raises:
         InputError: M below 1 or a negative slack.
@@ -86,8 +86,8 @@ class Unlocked(Order):
             raise InputError(f"slack={self.slack}", "0 or more packets", "use slack=0, the least staleness")
 
     def lead(self, stage: int, stages: int) -> int:
-        """P − 1 − s + slack."""
-        return stages - 1 - stage + self.slack if stage < stages - 1 else 0
+        """(P − 1 − s)(1 + slack)."""
+        return (stages - 1 - stage) * (1 + self.slack)
 
     def deeds(self, stage: int, stages: int, packets: int) -> Iterator[Deed]:
         """Lead, alternate, drain; an update after every M credits, and after the last of all."""

@@ -4,9 +4,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias, final
 
+import torch
+
 from worldsheet.core.errors import InputError
 from worldsheet.pipeline.drive import Done, Packets, drive
 from worldsheet.pipeline.links import Links, queues
+from worldsheet.pipeline.message import floating
 from worldsheet.pipeline.order import Act, Order, Unlocked
 from worldsheet.pipeline.partition import Plan, balanced
 from worldsheet.pipeline.parts import parts_of
@@ -52,9 +55,12 @@ class Pipeline:
         packets_per_update: M, for the default order.
         weights: what packets see of the parameters while they are in flight.
         order: what stages do when; `Unlocked(packets_per_update)` by default.
+        messages: what states and credits are rounded to between stages, such as `torch.bfloat16`; None sends them as
+            they are.
 
     Raises:
-        InputError: more stages than layers, a parameter that two stages share, or a chain that is no path.
+        InputError: more stages than layers, a parameter that two stages share, a chain that is no path, or messages of
+            a dtype that is not floating.
     """
 
     def __init__(
@@ -66,7 +72,9 @@ class Pipeline:
         packets_per_update: int = 8,
         weights: Weights = _PREDICTED,
         order: Order | None = None,
+        messages: torch.dtype | None = None,
     ) -> None:
+        self.messages = floating(messages)
         self.order = order if order is not None else Unlocked(packets_per_update)
         self.plan = stages if isinstance(stages, Plan) else balanced([1.0] * len(chain), stages)
         self._parts = parts_of(chain, self.plan)
@@ -101,7 +109,7 @@ class Pipeline:
             raise InputError("no packets", "at least one (x, target)", "cut a batch: x.split(8), target.split(8)")
         count = len(self.stages)
         losses: list[float] = []
-        runs = [self._run(index, links, packets, losses) for index, links in enumerate(queues(count))]
+        runs = [self._run(index, links, packets, losses) for index, links in enumerate(queues(count, self.messages))]
         while runs:
             runs = [run for run in runs if next(run, _ENDED) is not _ENDED]
         return Traversal(tuple(losses), tuple(stage.updates for stage in self.stages))
@@ -114,7 +122,17 @@ class Pipeline:
             links: its edges.
             packets: pairs (x, target); only the first stage looks at x, only the last at the target.
             watch: is told each deed when it is done.
+
+        Raises:
+            InputError: links whose messages are not those of the pipeline.
         """
+        if links.messages != self.messages:
+            raise InputError(
+                f"links with messages={links.messages}, a pipeline with messages={self.messages}",
+                "the same for both",
+                "make the links with messages=pipeline.messages",
+            )
+        links.open(len(packets))
         losses: list[float] = []
         stage, deeds = self.stages[index], self.order.deeds(index, len(self.stages), len(packets))
         for done in drive(stage, deeds, links, packets):

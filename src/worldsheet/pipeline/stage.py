@@ -13,7 +13,7 @@ from worldsheet.core.errors import InputError
 from worldsheet.core.shapes import Costate, Point, State
 from worldsheet.engine.messages import Messages
 from worldsheet.pipeline.weights import Weights
-from worldsheet.problem import Caller, Chain
+from worldsheet.problem import Caller, Chain, Efforts
 from worldsheet.solve.gradients import accumulate, sum_uses
 
 MakeOptimizer: TypeAlias = Callable[[Iterable[Parameter]], Optimizer]
@@ -27,6 +27,13 @@ class _Flight(NamedTuple):
     points: list[Point]
     values: list[Tensor] | None
     updates: int
+
+
+class _Due(NamedTuple):
+    """Efforts of a packet whose credit has been passed on, by layer, and the values that they are made with."""
+
+    efforts: list[tuple[tuple[Parameter, ...], Efforts]]
+    values: list[Tensor] | None
 
 
 @final
@@ -71,6 +78,7 @@ class Stage:
         self._delay = delay
         self._share = 1 / packets_per_update
         self._flights: dict[int, _Flight] = {}
+        self._due = _Due([], None)
         self._before = [p.detach().clone() for p in self.parameters] if delay else []
         self._values = weights.seen([p.detach() for p in self.parameters], self._before, delay)
 
@@ -137,7 +145,7 @@ class Stage:
 
     @torch.no_grad()
     def pull(self, packet: int, credit: Costate | None = None) -> Costate | None:
-        """Pull a packet's credit back and add its efforts to `.grad`: the credit for the stage below.
+        """Pull a packet's credit back: the credit for the stage below, which can be on its way before `answer`.
 
         Raises:
             InputError: a packet that has not passed, or one that was answered already.
@@ -146,21 +154,30 @@ class Stage:
         if flight is None:
             raise InputError(f"a credit for packet {packet}", f"packets {sorted(self._flights)}", "keep the order")
         self.staleness = self.updates - flight.updates
-        efforts: list[tuple[Tensor, Tensor | None]] = []
+        messages, points = flight.messages, flight.points
+        self._due = _Due([], flight.values)
         with _borrowed(self.parameters, flight.values):
-            top = flight.messages.caller.head if self.last else len(self.chain)
+            top = messages.caller.head if self.last else len(self.chain)
             if self.last:
-                credit = torch.full_like(flight.messages.evaluation(top, flight.points[-1:]).output, self._share)
+                credit = torch.full_like(messages.evaluation(top, points[-1:]).output, self._share)
             for layer in range(top, 0, -1):
                 if credit is None:
                     break
                 if layer == len(self.chain):
                     self.costate = credit
-                pulled = flight.messages.pull(layer, flight.points[layer - 1 : layer], credit, last=True)
-                efforts += zip(flight.messages.caller.traits[layer - 1].parameters, pulled.efforts or (), strict=False)
-                (credit,) = pulled.inputs
-        accumulate(sum_uses(efforts))
+                credit, efforts = messages.halves(layer, points[layer - 1 : layer], credit)
+                self._due.efforts.append((messages.caller.traits[layer - 1].parameters, efforts))
         return credit
+
+    @torch.no_grad()
+    def answer(self) -> None:
+        """Add the efforts of the packet that was pulled back last to `.grad`."""
+        due, self._due = self._due, _Due([], None)
+        found: list[tuple[Tensor, Tensor | None]] = []
+        with _borrowed(self.parameters, due.values):
+            for parameters, efforts in due.efforts:
+                found += zip(parameters, efforts(), strict=False)
+        accumulate(sum_uses(found))
 
     def update(self) -> None:
         """Move the parameters by what has been added up since the last update."""
