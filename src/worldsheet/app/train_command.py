@@ -4,7 +4,6 @@ import json
 import shlex
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import typer
@@ -52,6 +51,7 @@ def train(  # noqa: PLR0913, PLR0917  an argument per option
     packets_per_update: options.PacketsPerUpdate = 8,
     weights: options.Weights = "predicted",
     locked: options.Locked = False,
+    free_running: options.FreeRunning = False,
     checkpoint_every: options.Segment = 500,
     data_dir: options.DataDir = None,
     run: options.Run = None,
@@ -77,8 +77,9 @@ def train(  # noqa: PLR0913, PLR0917  an argument per option
     if resume is None:
         recipe = recipe_for(given.pop("data", "digits"), given)
         if count is not None:
-            setup = Setup(recipe, count, packets_per_update, weights, locked, checkpoint_every)
-            train_in_stages(replace(setup, cuts=cuts_of(cuts, count, recipe.depth)), run, manner)
+            plan = cuts_of(cuts, count, recipe.depth)
+            setup = Setup(recipe, count, packets_per_update, weights, locked, checkpoint_every, plan, free_running)
+            train_in_stages(setup, run, manner)
             return
         folder, training = begin(recipe, data_dir, run)
         _say(console, f"training {recipe.data} by relaxation and by autograd, in {folder.path}")

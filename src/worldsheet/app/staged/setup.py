@@ -32,6 +32,7 @@ class Setup:
         locked: flush before every update.
         segment: updates between checkpoints, at which the pipeline runs dry.
         cuts: the plan; found by measuring before the first segment.
+        free_running: whether stages take messages as they come.
 
     Raises:
         InputError: a number out of range or an unknown name.
@@ -44,6 +45,7 @@ class Setup:
     locked: bool = False
     segment: int = 500
     cuts: tuple[int, ...] = ()
+    free_running: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
@@ -61,6 +63,9 @@ class Setup:
                 "use --packets-per-update 8",
             )
 
+        if self.free_running and self.locked:
+            raise InputError("--free-running --locked", "one of the two", "a flush is what free running does without")
+
     @property
     def order(self) -> Order:
         """What stages do when."""
@@ -77,7 +82,14 @@ class Setup:
     def pipeline(self, chain: Chain) -> Pipeline:
         """The stages, cut as planned."""
         make = partial(OPTIMIZERS[self.recipe.optimizer], lr=self.recipe.lr)
-        return Pipeline(chain, Plan(self.cuts), optimizer=make, weights=WEIGHTS[self.weights], order=self.order)
+        return Pipeline(
+            chain,
+            Plan(self.cuts),
+            optimizer=make,
+            weights=WEIGHTS[self.weights],
+            order=self.order,
+            free_running=self.free_running,
+        )
 
     def to_json(self) -> str:
         """One JSON object."""
