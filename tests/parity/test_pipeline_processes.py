@@ -33,9 +33,7 @@ def start(folder: Path, stages: int, fault: str = "") -> list[tuple[int, str]]:
 
 
 @pytest.mark.parametrize(("fault", "messages"), [("", None), ("rounded", torch.bfloat16)])
-def test_processes_arrive_at_the_bits_of_one_process(
-    tmp_path: Path, fault: str, messages: torch.dtype | None
-) -> None:
+def test_processes_arrive_at_the_bits_of_one_process(tmp_path: Path, fault: str, messages: torch.dtype | None) -> None:
     ended = start(tmp_path, 3, fault)
     assert [code for code, _ in ended] == [0, 0, 0], ended
     net = layers()

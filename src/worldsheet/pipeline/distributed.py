@@ -16,8 +16,9 @@ from torch._C._distributed_c10d import Store as Store
 
 from worldsheet.core.shapes import Costate, State
 from worldsheet.pipeline.links import Links, Traffic
-from worldsheet.pipeline.message import HEADER, Agreement, Header, floating
-from worldsheet.pipeline.message import NeighbourError as NeighbourError
+from worldsheet.pipeline.message import HEADER, Agreement, Header, NeighbourError, floating
+
+_CPU = torch.device("cpu")
 
 
 def backend_of(device: torch.device) -> str:
@@ -29,7 +30,7 @@ def backend_of(device: torch.device) -> str:
 
 @contextmanager
 def joined(
-    rank: int, stages: int, store: str | Store, timeout: float, device: torch.device = torch.device("cpu")
+    rank: int, stages: int, store: str | Store, timeout: float, device: torch.device = _CPU
 ) -> Iterator[None]:
     """Be one of the processes of a run for a while.
 
@@ -213,10 +214,7 @@ class _Edge:
         self._drain(self.window - 1)
         header = Header.of(packet, tensor, self.agreement.messages)
         whole = header.bytes <= self.room_there
-        if whole and self.spare:
-            buffer = self.spare.pop()
-        else:
-            buffer = self._buffer(self.room_there if whole else 0)
+        buffer = self.spare.pop() if whole and self.spare else self._buffer(self.room_there if whole else 0)
         header.write(buffer)
         if whole:
             header.numbers(buffer).copy_(tensor)

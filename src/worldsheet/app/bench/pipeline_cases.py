@@ -113,7 +113,7 @@ _ALL = (
         vgg9,
         partial(_images, (3, 32, 32)),
         nn.CrossEntropyLoss,
-        32,
+        16,
         6,
     ),
 )

@@ -1,4 +1,4 @@
-"""Who trains a case side by side: stages of ours, torch's schedules, one process, and copies whose gradients are averaged.
+"""Who trains a case side by side: our stages, torch's schedules, one process, and copies that average gradients.
 
 Each contender is made anew in both processes, from the same seed.
 """

@@ -16,8 +16,8 @@ import torch.distributed as dist
 from worldsheet.app.atomic import replace_file
 from worldsheet.app.bench.pipeline_cases import CASES, Case, instance
 from worldsheet.app.bench.pipeline_contenders import ONE, RANKS, UNLOCKED, Bench, Contender, Entry, Stages, field
-from worldsheet.app.bench.pipeline_processes import in_processes
 from worldsheet.app.bench.pipeline_messages import Post, posts
+from worldsheet.app.bench.pipeline_processes import in_processes
 from worldsheet.app.bench.timing import Spread, paired_ratios, spread
 from worldsheet.pipeline import Predicted, Unlocked
 from worldsheet.pipeline.distributed import joined
@@ -133,7 +133,8 @@ def _take_part(rank: int, name: str, length: Length, seed: int, where: Path) -> 
 def _outcome(case: Case, length: Length, seed: int, rank: int) -> Outcome:
     bench = Bench(case, seed, rank, _costs(case, seed))
     entries = [entry for entry in field() if entry.pieces in (0, *length.pieces)]
-    tried, best = [], {}
+    tried: list[Tried] = []
+    best: dict[str, tuple[float, Entry]] = {}
     for entry in entries:
         row = _screened(entry, bench, length.screened)
         _say(rank, f"{case.name}: {row.name}, {row.pieces or 1} pieces: {row.note or f'{row.rate:.0f} samples/s'}")
@@ -148,6 +149,7 @@ def _outcome(case: Case, length: Length, seed: int, rank: int) -> Outcome:
     made = {name: entry.make(bench) for name, entry in finalists.items()}
     batches = length.batches or case.batches
     taken = _in_turns(made, length.rounds, batches)
+    ours = {name: one for name, one in made.items() if isinstance(one, Stages)}
     built = bench.instance()
     plan = built.plan(RANKS, bench.costs)
     return Outcome(
@@ -159,7 +161,7 @@ def _outcome(case: Case, length: Length, seed: int, rank: int) -> Outcome:
         shares=tuple(sum(bench.costs[i] for i in plan.layers(s)) / sum(bench.costs) for s in range(RANKS)),
         tried=tuple(tried),
         rated=tuple(_rated(finalists, taken, case.batch * batches)),
-        posts=tuple(row for name, one in made.items() if isinstance(one, Stages) for row in posts(name, one, batches, case.batch)),
+        posts=tuple(post for name, one in ours.items() for post in posts(name, one, batches, case.batch)),
     )
 
 

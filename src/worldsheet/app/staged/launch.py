@@ -16,7 +16,8 @@ from torch.multiprocessing.spawn import start_processes
 from worldsheet.app.run_folder import RunFolder
 from worldsheet.app.staged.worker import Worker
 from worldsheet.core.errors import WorldsheetError
-from worldsheet.pipeline.distributed import NeighbourError, Store, joined
+from worldsheet.pipeline.distributed import Store, joined
+from worldsheet.pipeline.message import NeighbourError
 
 NEIGHBOUR_GONE = 3
 """Exit status of a stage whose neighbour has failed."""
