@@ -83,7 +83,7 @@ UNDER = {
     ("words", "under", "told"),
     [
         (["--engine", "pipeline"], False, "torchrun --nproc-per-node 4 -m worldsheet train --engine pipeline"),
-        (["--engine", "block", "--stages", "2"], False, "leave out one of the two"),
+        (["--engine", "block", "--stages", "2"], False, "leave out one of them"),
         (["--engine", "steam"], False, "block, pipeline"),
         (["--stages", "2", "--cuts", "4,2"], False, "1 rising numbers from 1 to 9"),
         (["--stages", "3", "--cuts", "2"], False, "2 rising numbers from 1 to 9"),

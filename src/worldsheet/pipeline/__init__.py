@@ -5,6 +5,8 @@ from worldsheet.pipeline.links import Links
 from worldsheet.pipeline.order import Act, Deed, Locked, Order, Span, Unlocked, timeline
 from worldsheet.pipeline.partition import Plan, balanced, measured_costs
 from worldsheet.pipeline.pipeline import Pipeline, Traversal
+from worldsheet.pipeline.relaxation import Share, relax
+from worldsheet.pipeline.segment import Place
 from worldsheet.pipeline.stage import Stage
 from worldsheet.pipeline.weights import Current, Predicted, Stashed, Weights
 
@@ -17,8 +19,10 @@ __all__ = [
     "Locked",
     "Order",
     "Pipeline",
+    "Place",
     "Plan",
     "Predicted",
+    "Share",
     "Span",
     "Stage",
     "Stashed",
@@ -27,5 +31,6 @@ __all__ = [
     "Weights",
     "balanced",
     "measured_costs",
+    "relax",
     "timeline",
 ]

@@ -6,19 +6,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from time import perf_counter
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, TypeAlias, final
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import PrefixStore, TCPStore
-from torch._C._distributed_c10d import Store as Store
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from worldsheet.core.shapes import Costate, State
 from worldsheet.pipeline.links import Links, Traffic
 from worldsheet.pipeline.message import HEADER, Agreement, Header, NeighbourError, floating
 
 _CPU = torch.device("cpu")
+
+Meeting: TypeAlias = Store
+"""Where processes find each other."""
 
 
 def backend_of(device: torch.device) -> str:
@@ -29,9 +31,7 @@ def backend_of(device: torch.device) -> str:
 
 
 @contextmanager
-def joined(
-    rank: int, stages: int, store: str | Store, timeout: float, device: torch.device = _CPU
-) -> Iterator[None]:
+def joined(rank: int, stages: int, store: str | Meeting, timeout: float, device: torch.device = _CPU) -> Iterator[None]:
     """Be one of the processes of a run for a while.
 
     Args:
@@ -57,7 +57,7 @@ def all_agree(yes: bool) -> bool:
     return bool(vote.item())
 
 
-def agents_store(address: str, port: int, name: str, timeout: float) -> Store:
+def agents_store(address: str, port: int, name: str, timeout: float) -> Meeting:
     """A store of torchrun's agent, which outlives the processes that it starts and replaces.
 
     Torch itself would let processes that were started again meet under the addresses of those that are gone.
@@ -72,7 +72,7 @@ def agents_store(address: str, port: int, name: str, timeout: float) -> Store:
     return PrefixStore(name, TCPStore(address, port, is_master=False, timeout=wait, wait_for_workers=False))
 
 
-def agreed(store: Store, key: str, make: Callable[[], str] | None) -> str:
+def agreed(store: Meeting, key: str, make: Callable[[], str] | None) -> str:
     """A text that one process makes, once, for all processes and for those that replace them.
 
     Args:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import TypeAlias, final
 
 import torch
-from torch import nn
 
 from worldsheet.core.errors import InputError
 from worldsheet.pipeline.drive import Done, Packets, drive
@@ -13,6 +12,7 @@ from worldsheet.pipeline.links import Links, queues
 from worldsheet.pipeline.message import floating
 from worldsheet.pipeline.order import Act, Order, Unlocked
 from worldsheet.pipeline.partition import Plan, balanced
+from worldsheet.pipeline.parts import parts_of
 from worldsheet.pipeline.stage import MakeOptimizer, Stage
 from worldsheet.pipeline.weights import Predicted, Weights
 from worldsheet.problem import Chain
@@ -77,7 +77,7 @@ class Pipeline:
         self.messages = floating(messages)
         self.order = order if order is not None else Unlocked(packets_per_update)
         self.plan = stages if isinstance(stages, Plan) else balanced([1.0] * len(chain), stages)
-        self._parts = _parts(chain, self.plan)
+        self._parts = parts_of(chain, self.plan)
         count = len(self._parts)
         self.stages = [
             Stage(
@@ -156,26 +156,3 @@ _ENDED = object()
 def _note(stage: Stage, done: Done | None, losses: list[float]) -> None:
     if stage.last and done is not None and done.deed.act is Act.FORWARD and stage.loss is not None:
         losses.append(stage.loss.item())
-
-
-def _parts(chain: Chain, plan: Plan) -> list[Chain]:
-    """The chain's layers cut by the plan, each with the loss, which only the last uses."""
-    if plan.cuts[-1] != len(chain):
-        raise InputError(f"a plan for {plan.cuts[-1]} layers", f"{len(chain)} layers", "make a plan for this chain")
-    if chain.topology.parents != tuple((site - 1,) for site in chain.topology.sites):
-        raise InputError("a graph with skip connections", "layers in a row", "join what a skip spans in one layer")
-    parts = [Chain([chain.layers[i].module for i in plan.layers(s)], chain.loss) for s in range(plan.stages)]
-    owner: dict[int, int] = {}
-    for index, part in enumerate(parts):
-        modules = [layer.module for layer in part.layers]
-        held = [p for module in modules for p in module.parameters()]
-        if index == plan.stages - 1 and isinstance(chain.loss, nn.Module):
-            held += chain.loss.parameters()
-        for parameter in held:
-            if owner.setdefault(id(parameter), index) != index:
-                raise InputError(
-                    f"a parameter of shape {tuple(parameter.shape)} in stages {owner[id(parameter)]} and {index}",
-                    "parameters that one stage owns",
-                    "cut so that its uses are in one stage, or untie it",
-                )
-    return parts

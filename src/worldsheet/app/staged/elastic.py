@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
-from worldsheet.pipeline.distributed import Store, agents_store, agreed
+from worldsheet.pipeline.distributed import Meeting, agents_store, agreed
 
 
 @final
@@ -53,6 +53,6 @@ class Torchrun:
         store = agents_store(self.address, self.port, f"worldsheet {self.run}", timeout)
         return agreed(store, "folder", make if self.rank == 0 else None)
 
-    def meeting(self, timeout: float) -> Store:
+    def meeting(self, timeout: float) -> Meeting:
         """Where the processes of this attempt find each other."""
         return agents_store(self.address, self.port, f"worldsheet {self.run} attempt {self.attempt}", timeout)

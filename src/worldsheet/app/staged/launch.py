@@ -16,7 +16,7 @@ from torch.multiprocessing.spawn import start_processes
 from worldsheet.app.run_folder import RunFolder
 from worldsheet.app.staged.worker import Worker
 from worldsheet.core.errors import WorldsheetError
-from worldsheet.pipeline.distributed import Store, joined
+from worldsheet.pipeline.distributed import Meeting, joined
 from worldsheet.pipeline.message import NeighbourError
 
 NEIGHBOUR_GONE = 3
@@ -43,7 +43,7 @@ class Where:
     folder: Path
     data_dir: Path | None
     stages: int
-    store: str | Store
+    store: str | Meeting
     timeout: float
     threads: int
     board: bool = False
