@@ -51,6 +51,7 @@ def train(  # noqa: PLR0913, PLR0917  an argument per option
     cuts: options.Cuts = None,
     packets_per_update: options.PacketsPerUpdate = 8,
     weights: options.Weights = "predicted",
+    messages: options.Messages = "exact",
     locked: options.Locked = False,
     checkpoint_every: options.Segment = 500,
     data_dir: options.DataDir = None,
@@ -78,7 +79,8 @@ def train(  # noqa: PLR0913, PLR0917  an argument per option
         recipe = recipe_for(given.pop("data", "digits"), given)
         if count is not None:
             setup = Setup(recipe, count, packets_per_update, weights, locked, checkpoint_every)
-            train_in_stages(replace(setup, cuts=cuts_of(cuts, count, recipe.depth)), run, manner)
+            plan = cuts_of(cuts, count, recipe.depth)
+            train_in_stages(replace(setup, cuts=plan, messages=messages), run, manner)
             return
         folder, training = begin(recipe, data_dir, run)
         _say(console, f"training {recipe.data} by relaxation and by autograd, in {folder.path}")

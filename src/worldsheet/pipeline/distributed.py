@@ -39,8 +39,12 @@ def joined(rank: int, stages: int, store: str | Meeting, timeout: float, device:
         stages: how many processes there are.
         store: where they meet: `file:///some/new/file` on one machine, an `agents_store` under torchrun.
         timeout: seconds after which a silent neighbour counts as gone.
-        device: where the stage's tensors are, which decides what carries them.
+        device: where the stage's tensors are, which decides what carries them; a GPU without a number is the one with
+            the stage's.
     """
+    if device.type != "cpu" and device.index is None:
+        module = torch.get_device_module(device)
+        module.set_device(rank % module.device_count())
     backend = backend_of(device)
     place = {"init_method": store} if isinstance(store, str) else {"store": store}
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout), world_size=stages, rank=rank, **place)

@@ -50,7 +50,7 @@ def pipeline(
     length = length._replace(rounds=rounds or length.rounds)
     machine, line = this_machine(torch.device("cpu"), (1,)), _command_line(names, rounds, stages, quick, seed)
     Console(stderr=True).print(f"{machine}\n{line}", highlight=False, soft_wrap=True)
-    cases = [measured(name, length, seed) for name in names if name != ASLEEP]
+    cases = [measured(CASES[name], length, seed) for name in names if name != ASLEEP]
     asleep = []
     if ASLEEP in names:
         asleep = slept(stages or (4 if quick else 16), _SHORT_NIGHT if quick else _LONG_NIGHT)

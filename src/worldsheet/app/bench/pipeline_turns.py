@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from worldsheet.app.atomic import replace_file
-from worldsheet.app.bench.pipeline_cases import CASES, Case, instance
+from worldsheet.app.bench.pipeline_cases import Case, instance
 from worldsheet.app.bench.pipeline_contenders import ONE, RANKS, UNLOCKED, Bench, Contender, Entry, Stages, field
 from worldsheet.app.bench.pipeline_messages import Post, posts
 from worldsheet.app.bench.pipeline_processes import in_processes
@@ -108,7 +108,7 @@ class Outcome:
     posts: tuple[Post, ...]
 
 
-def measured(name: str, length: Length, seed: int) -> dict[str, Any]:
+def measured(case: Case, length: Length, seed: int) -> dict[str, Any]:
     """Start two processes with a thread each and let everybody train the case: an `Outcome` as plain data.
 
     Raises:
@@ -116,15 +116,15 @@ def measured(name: str, length: Length, seed: int) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder)
-        in_processes(_take_part, (name, length, seed, where), RANKS)
+        in_processes(_take_part, (case, length, seed, where), RANKS)
         found: dict[str, Any] = json.loads((where / "outcome.json").read_text())
         return found
 
 
-def _take_part(rank: int, name: str, length: Length, seed: int, where: Path) -> None:
+def _take_part(rank: int, case: Case, length: Length, seed: int, where: Path) -> None:
     torch.set_num_threads(1)
     with joined(rank, RANKS, f"file://{where}/store", _PATIENCE):
-        outcome = _outcome(CASES[name], length, seed, rank)
+        outcome = _outcome(case, length, seed, rank)
         if rank == 0:
             replace_file(where / "outcome.json", json.dumps(asdict(outcome)).encode())
         dist.barrier()
