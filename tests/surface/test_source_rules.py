@@ -108,6 +108,10 @@ def test_processes_are_known_in_one_file_only() -> None:
     users = {name for name, tree in TREES.items() for module, _ in imports(tree) if "distributed" in module.split(".")}
     assert users == {
         "pipeline/distributed.py",
+        "app/bench/pipeline_asleep.py",
+        "app/bench/pipeline_contenders.py",
+        "app/bench/pipeline_messages.py",
+        "app/bench/pipeline_turns.py",
         "app/staged/checkpoints.py",
         "app/staged/launch.py",
         "app/staged/worker.py",

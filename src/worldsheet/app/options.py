@@ -104,6 +104,9 @@ PacketsPerUpdate: TypeAlias = Annotated[
 Weights: TypeAlias = Annotated[
     str, typer.Option(help="what packets see of the parameters: predicted, stashed, current", rich_help_panel=_STAGES)
 ]
+Messages: TypeAlias = Annotated[
+    str, typer.Option(help="how stages round what they send: exact, bfloat16, float16", rich_help_panel=_STAGES)
+]
 Locked: TypeAlias = Annotated[
     bool, typer.Option("--locked", help="flush before every update, as one process would", rich_help_panel=_STAGES)
 ]

@@ -4,6 +4,7 @@ import json
 import shlex
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import typer
@@ -50,6 +51,7 @@ def train(  # noqa: PLR0913, PLR0917  an argument per option
     cuts: options.Cuts = None,
     packets_per_update: options.PacketsPerUpdate = 8,
     weights: options.Weights = "predicted",
+    messages: options.Messages = "exact",
     locked: options.Locked = False,
     free_running: options.FreeRunning = False,
     checkpoint_every: options.Segment = 500,
@@ -78,8 +80,8 @@ def train(  # noqa: PLR0913, PLR0917  an argument per option
         recipe = recipe_for(given.pop("data", "digits"), given)
         if count is not None:
             plan = cuts_of(cuts, count, recipe.depth)
-            setup = Setup(recipe, count, packets_per_update, weights, locked, checkpoint_every, plan, free_running)
-            train_in_stages(setup, run, manner)
+            setup = Setup(recipe, count, packets_per_update, weights, locked, checkpoint_every, plan)
+            train_in_stages(replace(setup, free_running=free_running, messages=messages), run, manner)
             return
         folder, training = begin(recipe, data_dir, run)
         _say(console, f"training {recipe.data} by relaxation and by autograd, in {folder.path}")

@@ -15,8 +15,9 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from worldsheet.core.shapes import Costate, State
 from worldsheet.pipeline.links import Links, Traffic
-from worldsheet.pipeline.message import HEADER, Agreement, Header, floating
-from worldsheet.pipeline.message import NeighbourError as NeighbourError
+from worldsheet.pipeline.message import HEADER, Agreement, Header, NeighbourError, floating
+
+_CPU = torch.device("cpu")
 
 Meeting: TypeAlias = Store
 """Where processes find each other."""
@@ -30,9 +31,7 @@ def backend_of(device: torch.device) -> str:
 
 
 @contextmanager
-def joined(
-    rank: int, stages: int, store: str | Meeting, timeout: float, device: torch.device = torch.device("cpu")
-) -> Iterator[None]:
+def joined(rank: int, stages: int, store: str | Meeting, timeout: float, device: torch.device = _CPU) -> Iterator[None]:
     """Be one of the processes of a run for a while.
 
     Args:
@@ -40,8 +39,12 @@ def joined(
         stages: how many processes there are.
         store: where they meet: `file:///some/new/file` on one machine, an `agents_store` under torchrun.
         timeout: seconds after which a silent neighbour counts as gone.
-        device: where the stage's tensors are, which decides what carries them.
+        device: where the stage's tensors are, which decides what carries them; a GPU without a number is the one with
+            the stage's.
     """
+    if device.type != "cpu" and device.index is None:
+        module = torch.get_device_module(device)
+        module.set_device(rank % module.device_count())
     backend = backend_of(device)
     place = {"init_method": store} if isinstance(store, str) else {"store": store}
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout), world_size=stages, rank=rank, **place)
@@ -215,10 +218,7 @@ class _Edge:
         self._drain(self.window - 1)
         header = Header.of(packet, tensor, self.agreement.messages)
         whole = header.bytes <= self.room_there
-        if whole and self.spare:
-            buffer = self.spare.pop()
-        else:
-            buffer = self._buffer(self.room_there if whole else 0)
+        buffer = self.spare.pop() if whole and self.spare else self._buffer(self.room_there if whole else 0)
         header.write(buffer)
         if whole:
             header.numbers(buffer).copy_(tensor)

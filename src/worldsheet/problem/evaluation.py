@@ -188,7 +188,7 @@ class Stepwise(Evaluation):
         """The chain rule down to the input; each step with parameters waits with the credit that it was given."""
         values, self._saved, self.spent = self._saved, [], True
         self.output, self.emptied = self.output.new_empty(0), True
-        waiting: list[tuple[Step, Costate, Point]] = []
+        waiting: list[tuple[Step, Tensor, Tensor]] = []
         lowest = -1 if self._differentiate else _lowest(self._steps)
         for index in range(len(self._steps) - 1, max(lowest, 0) - 1, -1):
             step, saved = self._steps[index], values.pop()
@@ -198,7 +198,7 @@ class Stepwise(Evaluation):
                 credit = step.pull(credit, saved)
         return credit if self._differentiate else None, partial(self._efforts, waiting)
 
-    def _efforts(self, waiting: Sequence[tuple[Step, Costate, Point]]) -> tuple[Tensor | None, ...]:
+    def _efforts(self, waiting: Sequence[tuple[Step, Tensor, Tensor]]) -> tuple[Tensor | None, ...]:
         efforts: dict[int, Tensor] = {}
         for step, credit, saved in waiting:
             _add(efforts, step.efforts(credit, saved))

@@ -88,7 +88,8 @@ def _regression(batch: int) -> Batch:
     return torch.randn(batch, 512), torch.randn(batch, 512)
 
 
-def _images(shape: tuple[int, ...], batch: int) -> Batch:
+def images(shape: tuple[int, ...], batch: int) -> Batch:
+    """Standard normal pixels and ten classes."""
     return torch.randn(batch, *shape), torch.randint(10, (batch,))
 
 
@@ -102,7 +103,7 @@ _ALL = (
         "mlp-fashion",
         "784-19x256-10 relu, Fashion-MNIST's sizes",
         _deep_mlp,
-        partial(_images, (1, 28, 28)),
+        partial(images, (1, 28, 28)),
         nn.CrossEntropyLoss,
         256,
         24,
@@ -111,9 +112,9 @@ _ALL = (
         "vgg9-cifar",
         "VGG-9, CIFAR-10's sizes",
         vgg9,
-        partial(_images, (3, 32, 32)),
+        partial(images, (3, 32, 32)),
         nn.CrossEntropyLoss,
-        32,
+        16,
         6,
     ),
 )

@@ -1,4 +1,4 @@
-"""Who trains a case side by side: stages of ours, torch's schedules, one process, and copies whose gradients are averaged.
+"""Who trains a case side by side: our stages, torch's schedules, one process, and copies that average gradients.
 
 Each contender is made anew in both processes, from the same seed.
 """
@@ -24,6 +24,7 @@ from torch.distributed.pipelining.schedules import (
     ScheduleZBVZeroBubble,
 )
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import Parameter
 
 from worldsheet.app.bench.pipeline_cases import MICRO_BATCHES, OPTIMIZER, Case, Instance, instance
 from worldsheet.app.bench.timing import threads
@@ -60,6 +61,11 @@ class Bench(NamedTuple):
 class Contender(ABC):
     """One way to train, as this process takes part in it."""
 
+    @property
+    @abstractmethod
+    def parameters(self) -> list[Parameter]:
+        """Those that this process moves."""
+
     @abstractmethod
     def train(self, batches: int) -> None:
         """Train so many batches, an update each."""
@@ -89,6 +95,11 @@ class Stages(Contender):
         chain, plan = self._instance.chain, self._instance.plan(RANKS, bench.costs)
         self.pipeline = Pipeline(chain, plan, optimizer=OPTIMIZER, order=order, weights=weights, messages=messages)
         self.wires = Wires(bench.rank, RANKS, torch.device("cpu"), messages=messages)
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        """Of its stage."""
+        return self.pipeline.stages[self.rank].parameters
 
     def train(self, batches: int) -> None:
         """One passage, from an empty pipeline to an empty pipeline; notes how long each message was waited for."""
@@ -155,7 +166,13 @@ class Torch(Contender):
         stages = [PipelineStage(part, s, count, device, group=group) for part, s in zip(parts, places, strict=True)]
         self._first, self._last = 0 in places, count - 1 in places
         self._schedule = schedule.make(stages if len(stages) > 1 else stages[0], pieces, loss_fn=chain.loss)
-        self._optimizer = OPTIMIZER(parameter for part in parts for parameter in part.parameters())
+        self._parameters = [parameter for part in parts for parameter in part.parameters()]
+        self._optimizer = OPTIMIZER(self._parameters)
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        """Of its stages."""
+        return self._parameters
 
     def train(self, batches: int) -> None:
         """A step of the schedule and an update, again and again."""
@@ -182,6 +199,11 @@ class Alone(Contender):
         self._optimizer = OPTIMIZER(self._module.parameters())
         self._count, self._works = count, bench.rank == 0
 
+    @property
+    def parameters(self) -> list[Parameter]:
+        """All, or none."""
+        return list(self._module.parameters()) if self._works else []
+
     def train(self, batches: int) -> None:
         """Forward, backward and update."""
         with threads(self._count):
@@ -205,6 +227,11 @@ class Copies(Contender):
         self._module, self._loss = DistributedDataParallel(module), chain.loss
         self._x, self._target = x.chunk(RANKS)[bench.rank], target.chunk(RANKS)[bench.rank]
         self._optimizer = OPTIMIZER(self._module.parameters())
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        """All of its copy."""
+        return list(self._module.parameters())
 
     def train(self, batches: int) -> None:
         """Forward, backward with torch's overlapped averaging, and update."""

@@ -58,7 +58,8 @@ def posts(name: str, contender: Stages, batches: int, batch: int) -> Iterator[Po
     least = rows[:, 3].min().item()
     dtype = str(contender.pipeline.messages or contender.piece.dtype).removeprefix("torch.")
     for stage, row in enumerate(rows.tolist()):
-        yield Post(name, stage, dtype, *row, hidden=max(0.0, 1 - least / row[2]))
+        messages, sent, alone, waited = row
+        yield Post(name, stage, dtype, messages, sent, alone, waited, max(0.0, 1 - least / alone))
 
 
 def _alone(state: Tensor, rank: int, messages: torch.dtype | None) -> float:

@@ -8,7 +8,7 @@ from torch.multiprocessing.spawn import start_processes
 
 from worldsheet.app.staged.launch import stay_here
 
-_LOADED = "worldsheet.app.bench.pipeline_contenders"
+_LOADED = ["torch", "torch.distributed.pipelining.schedules"]
 
 
 def in_processes(work: Callable[..., None], arguments: tuple[Any, ...], count: int) -> None:
@@ -18,5 +18,5 @@ def in_processes(work: Callable[..., None], arguments: tuple[Any, ...], count: i
         ProcessRaisedException: what one of them raised; the others are ended.
     """
     stay_here()
-    multiprocessing.set_forkserver_preload([_LOADED])
+    multiprocessing.set_forkserver_preload(_LOADED)
     start_processes(work, arguments, count, start_method="forkserver")  # type: ignore[no-untyped-call]

@@ -14,10 +14,10 @@ import torch
 import torch.distributed as dist
 
 from worldsheet.app.atomic import replace_file
-from worldsheet.app.bench.pipeline_cases import CASES, Case, instance
+from worldsheet.app.bench.pipeline_cases import Case, instance
 from worldsheet.app.bench.pipeline_contenders import ONE, RANKS, UNLOCKED, Bench, Contender, Entry, Stages, field
-from worldsheet.app.bench.pipeline_processes import in_processes
 from worldsheet.app.bench.pipeline_messages import Post, posts
+from worldsheet.app.bench.pipeline_processes import in_processes
 from worldsheet.app.bench.timing import Spread, paired_ratios, spread
 from worldsheet.pipeline import Predicted, Unlocked
 from worldsheet.pipeline.distributed import joined
@@ -108,7 +108,7 @@ class Outcome:
     posts: tuple[Post, ...]
 
 
-def measured(name: str, length: Length, seed: int) -> dict[str, Any]:
+def measured(case: Case, length: Length, seed: int) -> dict[str, Any]:
     """Start two processes with a thread each and let everybody train the case: an `Outcome` as plain data.
 
     Raises:
@@ -116,15 +116,15 @@ def measured(name: str, length: Length, seed: int) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder)
-        in_processes(_take_part, (name, length, seed, where), RANKS)
+        in_processes(_take_part, (case, length, seed, where), RANKS)
         found: dict[str, Any] = json.loads((where / "outcome.json").read_text())
         return found
 
 
-def _take_part(rank: int, name: str, length: Length, seed: int, where: Path) -> None:
+def _take_part(rank: int, case: Case, length: Length, seed: int, where: Path) -> None:
     torch.set_num_threads(1)
     with joined(rank, RANKS, f"file://{where}/store", _PATIENCE):
-        outcome = _outcome(CASES[name], length, seed, rank)
+        outcome = _outcome(case, length, seed, rank)
         if rank == 0:
             replace_file(where / "outcome.json", json.dumps(asdict(outcome)).encode())
         dist.barrier()
@@ -133,7 +133,8 @@ def _take_part(rank: int, name: str, length: Length, seed: int, where: Path) -> 
 def _outcome(case: Case, length: Length, seed: int, rank: int) -> Outcome:
     bench = Bench(case, seed, rank, _costs(case, seed))
     entries = [entry for entry in field() if entry.pieces in (0, *length.pieces)]
-    tried, best = [], {}
+    tried: list[Tried] = []
+    best: dict[str, tuple[float, Entry]] = {}
     for entry in entries:
         row = _screened(entry, bench, length.screened)
         _say(rank, f"{case.name}: {row.name}, {row.pieces or 1} pieces: {row.note or f'{row.rate:.0f} samples/s'}")
@@ -148,6 +149,7 @@ def _outcome(case: Case, length: Length, seed: int, rank: int) -> Outcome:
     made = {name: entry.make(bench) for name, entry in finalists.items()}
     batches = length.batches or case.batches
     taken = _in_turns(made, length.rounds, batches)
+    ours = {name: one for name, one in made.items() if isinstance(one, Stages)}
     built = bench.instance()
     plan = built.plan(RANKS, bench.costs)
     return Outcome(
@@ -159,7 +161,7 @@ def _outcome(case: Case, length: Length, seed: int, rank: int) -> Outcome:
         shares=tuple(sum(bench.costs[i] for i in plan.layers(s)) / sum(bench.costs) for s in range(RANKS)),
         tried=tuple(tried),
         rated=tuple(_rated(finalists, taken, case.batch * batches)),
-        posts=tuple(row for name, one in made.items() if isinstance(one, Stages) for row in posts(name, one, batches, case.batch)),
+        posts=tuple(post for name, one in ours.items() for post in posts(name, one, batches, case.batch)),
     )
 
 

@@ -152,7 +152,8 @@ def _setup_of(folder: RunFolder) -> Setup:
 
 def _where(folder: RunFolder, setup: Setup, manner: Manner) -> Where:
     threads = setup.recipe.threads or 1
-    return Where(folder.path, manner.data_dir, setup.stages, "", TIMEOUT, threads, manner.board)
+    how = (manner.board, setup.recipe.device)
+    return Where(folder.path, manner.data_dir, setup.stages, "", TIMEOUT, threads, *how)
 
 
 def _finish(folder: RunFolder) -> None:

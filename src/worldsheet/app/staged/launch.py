@@ -16,7 +16,8 @@ from torch.multiprocessing.spawn import start_processes
 from worldsheet.app.run_folder import RunFolder
 from worldsheet.app.staged.worker import Worker
 from worldsheet.core.errors import WorldsheetError
-from worldsheet.pipeline.distributed import Meeting, NeighbourError, joined
+from worldsheet.pipeline.distributed import Meeting, joined
+from worldsheet.pipeline.message import NeighbourError
 
 NEIGHBOUR_GONE = 3
 """Exit status of a stage whose neighbour has failed."""
@@ -37,6 +38,7 @@ class Where:
         timeout: seconds after which a silent neighbour counts as gone.
         threads: CPU threads of each.
         board: whether stages write for TensorBoard.
+        device: where each stage's tensors are, which decides what carries its messages.
     """
 
     folder: Path
@@ -46,6 +48,7 @@ class Where:
     timeout: float
     threads: int
     board: bool = False
+    device: str = "cpu"
 
 
 def start_here(where: Where) -> list[int]:
@@ -71,7 +74,7 @@ def be_stage(stage: int, where: Where) -> None:
     """Be the process of a stage from beginning to end; leaves the process with a status if it cannot go on."""
     torch.set_num_threads(where.threads)
     try:
-        with joined(stage, where.stages, where.store, where.timeout):
+        with joined(stage, where.stages, where.store, where.timeout, torch.device(where.device)):
             Worker(RunFolder(where.folder), where.data_dir, stage, where.board).run()
     except NeighbourError as error:
         _leave(NEIGHBOUR_GONE, f"stage {stage}: {error}")

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, final
 
+import torch
 from torch import Tensor, nn
 
 from worldsheet.app.choices import choose
@@ -17,6 +18,7 @@ from worldsheet.pipeline.partition import balanced, measured_costs
 from worldsheet.problem import Chain
 
 WEIGHTS: Mapping[str, Weights] = {"predicted": Predicted(), "stashed": Stashed(), "current": Current()}
+MESSAGES: Mapping[str, torch.dtype | None] = {"exact": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @final
@@ -33,6 +35,7 @@ class Setup:
         segment: updates between checkpoints, at which the pipeline runs dry.
         cuts: the plan; found by measuring before the first segment.
         free_running: whether stages take messages as they come.
+        messages: exact, or what states and credits are rounded to between stages: bfloat16 or float16.
 
     Raises:
         InputError: a number out of range or an unknown name.
@@ -46,10 +49,12 @@ class Setup:
     segment: int = 500
     cuts: tuple[int, ...] = ()
     free_running: bool = False
+    messages: str = "exact"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
         choose("choice of weights", self.weights, WEIGHTS)
+        choose("kind of messages", self.messages, MESSAGES)
         if not 1 <= self.stages <= self.recipe.depth:
             raise InputError(
                 f"--stages {self.stages} with --depth {self.recipe.depth}",
@@ -88,6 +93,7 @@ class Setup:
             optimizer=make,
             weights=WEIGHTS[self.weights],
             order=self.order,
+            messages=MESSAGES[self.messages],
             free_running=self.free_running,
         )
 

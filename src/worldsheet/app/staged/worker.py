@@ -68,7 +68,8 @@ class Worker:
         self._chain: Chain = self.setup.chain(self._data)
         self._pipeline = self.setup.pipeline(self._chain)
         self._own = self._pipeline.stages[stage]
-        self._wires = Wires(stage, self.setup.stages, torch.device(recipe.device))
+        device, messages = torch.device(recipe.device), self._pipeline.messages
+        self._wires = Wires(stage, self.setup.stages, device, messages=messages)
         self._checkpoints = Checkpoints(folder.path / CHECKPOINTS, stage)
         self._images = self._data.train_images.to(recipe.device, DTYPES[recipe.dtype])
         self._labels = self._data.train_labels.to(recipe.device)
