@@ -15,7 +15,7 @@ from worldsheet.core.errors import InputError
 from worldsheet.engine.messages import Messages
 from worldsheet.pipeline import Locked, Pipeline, Unlocked
 from worldsheet.pipeline.distributed import backend_of
-from worldsheet.pipeline.links import queues
+from worldsheet.pipeline.links import Queues, queues
 from worldsheet.pipeline.message import FLOATING, HEADER, Header
 from worldsheet.problem import Caller
 
@@ -143,3 +143,19 @@ def test_a_pull_back_in_two_halves_is_the_pull_back(module: nn.Module, to_input:
 def test_slack_is_given_to_each_edge(slack: int) -> None:
     leads = [Unlocked(1, slack).lead(stage, 4) for stage in range(4)]
     assert leads == [3 * (1 + slack), 2 * (1 + slack), 1 + slack, 0]
+
+
+def test_a_credit_leaves_before_the_efforts_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = nn.Sequential(*layers())
+    make = partial(torch.optim.SGD, lr=0.1)
+    pipeline = Pipeline(ws.Chain(net, nn.MSELoss()), 2, optimizer=make, packets_per_update=1)
+    there: list[bool] = []
+    send = Queues.send_credit
+
+    def noted(links: Queues, packet: int, credit: Tensor) -> None:
+        there.append(any(p.grad is not None for p in pipeline.stages[1].parameters))
+        send(links, packet, credit)
+
+    monkeypatch.setattr(Queues, "send_credit", noted)
+    pipeline.train([data()] * 3)
+    assert there == [False] * 3
