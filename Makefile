@@ -9,10 +9,10 @@ STAMP := .venv/.installed
 PIP   := -m pip install -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types imports readme lock clean
+.PHONY: help demo test check lint types imports readme release experiments lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(STAMP) ## train a small network without a backward pass, offline
 	@$(BIN)/worldsheet train
@@ -35,6 +35,12 @@ imports: $(STAMP)
 
 readme: $(STAMP)
 	@$(BIN)/python tools/run_readme.py
+
+release: $(STAMP) ## build wheel and sdist into dist/ and use them in an empty environment
+	@$(BIN)/python tools/smoke_release.py --keep dist
+
+experiments: $(STAMP) ## run every claim's small size, two at a time, against what it expects
+	@$(BIN)/worldsheet experiments run --size small --jobs 2 --out build/experiments
 
 # The pins need Python 3.11; on 3.10 the ranges of pyproject.toml are resolved instead.
 $(STAMP): requirements.lock pyproject.toml

@@ -110,6 +110,14 @@ Messages: TypeAlias = Annotated[
 Locked: TypeAlias = Annotated[
     bool, typer.Option("--locked", help="flush before every update, as one process would", rich_help_panel=_STAGES)
 ]
+FreeRunning: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--free-running",
+        help="each stage takes messages as they come; no two runs are then the same",
+        rich_help_panel=_STAGES,
+    ),
+]
 Segment: TypeAlias = Annotated[
     int, typer.Option("--checkpoint-every", help="updates between checkpoints of all stages", rich_help_panel=_STAGES)
 ]

@@ -53,6 +53,7 @@ def train(  # noqa: PLR0913, PLR0917  an argument per option
     weights: options.Weights = "predicted",
     messages: options.Messages = "exact",
     locked: options.Locked = False,
+    free_running: options.FreeRunning = False,
     checkpoint_every: options.Segment = 500,
     data_dir: options.DataDir = None,
     run: options.Run = None,
@@ -78,9 +79,9 @@ def train(  # noqa: PLR0913, PLR0917  an argument per option
     if resume is None:
         recipe = recipe_for(given.pop("data", "digits"), given)
         if count is not None:
-            setup = Setup(recipe, count, packets_per_update, weights, locked, checkpoint_every)
             plan = cuts_of(cuts, count, recipe.depth)
-            train_in_stages(replace(setup, cuts=plan, messages=messages), run, manner)
+            setup = Setup(recipe, count, packets_per_update, weights, locked, checkpoint_every, plan)
+            train_in_stages(replace(setup, free_running=free_running, messages=messages), run, manner)
             return
         folder, training = begin(recipe, data_dir, run)
         _say(console, f"training {recipe.data} by relaxation and by autograd, in {folder.path}")

@@ -30,9 +30,12 @@ class Done(NamedTuple):
     end: float
 
 
-def drive(stage: Stage, deeds: Iterator[Deed], links: Links, packets: Packets) -> Iterator[Done | None]:
+def drive(stage: Stage, deeds: Iterator[Deed | None], links: Links, packets: Packets) -> Iterator[Done | None]:
     """Carry out a stage's deeds; yields each that is done, or None where it must wait for a stage of this process."""
     for deed in deeds:
+        if deed is None:
+            yield None
+            continue
         while not _can(stage, deed, links):
             yield None
         begin = _carry_out(stage, deed, links, packets)

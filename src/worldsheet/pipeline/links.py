@@ -57,6 +57,10 @@ class Links(ABC):
     def send_credit(self, packet: int, credit: Costate) -> None:
         """Hand a credit to the stage below."""
 
+    def wait(self) -> None:
+        """Until something has come that was not here, where others send meanwhile."""
+        return
+
     def open(self, packets: int) -> None:
         """Make ready for the messages of so many packets."""
         del packets

@@ -8,9 +8,10 @@ import torch
 
 from worldsheet.core.errors import InputError
 from worldsheet.pipeline.drive import Done, Packets, drive
+from worldsheet.pipeline.free import Arrivals, as_they_come
 from worldsheet.pipeline.links import Links, queues
 from worldsheet.pipeline.message import floating
-from worldsheet.pipeline.order import Act, Order, Unlocked
+from worldsheet.pipeline.order import Act, Deed, Locked, Order, Unlocked
 from worldsheet.pipeline.partition import Plan, balanced
 from worldsheet.pipeline.parts import parts_of
 from worldsheet.pipeline.stage import MakeOptimizer, Stage
@@ -58,12 +59,16 @@ class Pipeline:
         messages: what states and credits are rounded to between stages, such as `torch.bfloat16`; None sends them as
             they are.
 
+        free_running: whether each stage does what it has messages for, instead of what the order says next. A stage
+            that is late then holds up others less, with no more packets in flight, but the weights depend on the
+            moments at which messages come: across processes no two runs are the same.
+
     Raises:
-        InputError: more stages than layers, a parameter that two stages share, a chain that is no path, or messages of
-            a dtype that is not floating.
+        InputError: more stages than layers, a parameter that two stages share, a chain that is no path, messages of a
+            dtype that is not floating, or a locked order that is to run freely.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what decides a training
         self,
         chain: Chain,
         stages: int | Plan,
@@ -73,9 +78,13 @@ class Pipeline:
         weights: Weights = _PREDICTED,
         order: Order | None = None,
         messages: torch.dtype | None = None,
+        free_running: bool = False,
     ) -> None:
         self.messages = floating(messages)
         self.order = order if order is not None else Unlocked(packets_per_update)
+        self.free_running = free_running
+        if free_running and isinstance(self.order, Locked):
+            raise InputError(f"{self.order} with free_running=True", "an unlocked order", "leave out one of the two")
         self.plan = stages if isinstance(stages, Plan) else balanced([1.0] * len(chain), stages)
         self._parts = parts_of(chain, self.plan)
         count = len(self._parts)
@@ -132,22 +141,29 @@ class Pipeline:
                 "the same for both",
                 "make the links with messages=pipeline.messages",
             )
-        links.open(len(packets))
-        losses: list[float] = []
-        stage, deeds = self.stages[index], self.order.deeds(index, len(self.stages), len(packets))
-        for done in drive(stage, deeds, links, packets):
+        count, losses, stage = len(packets), list[float](), self.stages[index]
+        links.open(count)
+        if self.free_running:
+            links = Arrivals(links, 0 if stage.first else count, 0 if stage.last else count)
+        for done in drive(stage, self._deeds(index, links, count), links, packets):
             _note(stage, done, losses)
-            if watch is not None and done is not None:
+            if done is None:
+                links.wait()
+            elif watch is not None:
                 watch(done)
         links.close()
         return Traversal(tuple(losses), (self.stages[index].updates,))
 
     def _run(self, index: int, links: Links, packets: Packets, losses: list[float]) -> Iterator[bool]:
         stage = self.stages[index]
-        deeds = self.order.deeds(index, len(self.stages), len(packets))
-        for done in drive(stage, deeds, links, packets):
+        for done in drive(stage, self._deeds(index, links, len(packets)), links, packets):
             _note(stage, done, losses)
             yield True
+
+    def _deeds(self, index: int, links: Links, packets: int) -> Iterator[Deed | None]:
+        if self.free_running:
+            return as_they_come(self.order, index, len(self.stages), packets, links)
+        return self.order.deeds(index, len(self.stages), packets)
 
 
 _ENDED = object()

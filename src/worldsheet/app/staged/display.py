@@ -100,26 +100,27 @@ def _progress(reports: list[Report]) -> Table:
     return row
 
 
-_HEADINGS = ("samples/s", "busy", "in flight", "staleness", "‖costate‖")
+_HEADINGS = ("samples/s", "in flight", "staleness", "‖costate‖")
 
 
 def _stages(reports: list[Report]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("stage", justify="right")
     table.add_column("layers")
+    table.add_column("busy")
+    table.add_column("", justify="right")
     for heading in _HEADINGS:
         table.add_column(heading, justify="right")
-    table.add_column("")
     for report in reports:
         first, last = report.layers
         table.add_row(
             str(report.stage),
             f"{first}..{last}" if last > first else str(first),
-            f"{report.samples_per_s:,.0f}",
+            ProgressBar(total=1.0, completed=report.busy, width=16),
             f"{report.busy:.0%}",
+            f"{report.samples_per_s:,.0f}",
             str(report.in_flight),
             str(report.staleness),
             f"{report.costate_norm:.2e}",
-            ProgressBar(total=1.0, completed=report.busy, width=16),
         )
     return table

@@ -34,6 +34,7 @@ class Setup:
         locked: flush before every update.
         segment: updates between checkpoints, at which the pipeline runs dry.
         cuts: the plan; found by measuring before the first segment.
+        free_running: whether stages take messages as they come.
         messages: exact, or what states and credits are rounded to between stages: bfloat16 or float16.
 
     Raises:
@@ -47,6 +48,7 @@ class Setup:
     locked: bool = False
     segment: int = 500
     cuts: tuple[int, ...] = ()
+    free_running: bool = False
     messages: str = "exact"
 
     def __post_init__(self) -> None:
@@ -66,6 +68,9 @@ class Setup:
                 "use --packets-per-update 8",
             )
 
+        if self.free_running and self.locked:
+            raise InputError("--free-running --locked", "one of the two", "a flush is what free running does without")
+
     @property
     def order(self) -> Order:
         """What stages do when."""
@@ -82,8 +87,15 @@ class Setup:
     def pipeline(self, chain: Chain) -> Pipeline:
         """The stages, cut as planned."""
         make = partial(OPTIMIZERS[self.recipe.optimizer], lr=self.recipe.lr)
-        how: dict[str, Any] = {"weights": WEIGHTS[self.weights], "messages": MESSAGES[self.messages]}
-        return Pipeline(chain, Plan(self.cuts), optimizer=make, order=self.order, **how)
+        return Pipeline(
+            chain,
+            Plan(self.cuts),
+            optimizer=make,
+            weights=WEIGHTS[self.weights],
+            order=self.order,
+            messages=MESSAGES[self.messages],
+            free_running=self.free_running,
+        )
 
     def to_json(self) -> str:
         """One JSON object."""
