@@ -80,7 +80,9 @@ def test_rounding_moves_a_gradient_by_no_more_than_the_steps_of_bfloat16() -> No
     shape=st.lists(st.integers(0, 5), max_size=5),
 )
 @law(60)
-def test_what_is_written_is_read(packet: int, kept: torch.dtype, messages: torch.dtype | None, shape: list[int]) -> None:
+def test_what_is_written_is_read(
+    packet: int, kept: torch.dtype, messages: torch.dtype | None, shape: list[int]
+) -> None:
     tensor = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(kept)
     header = Header.of(packet, tensor, messages)
     buffer = torch.full((HEADER + header.bytes + 7,), 255, dtype=torch.uint8)
@@ -97,14 +99,14 @@ def test_noise_is_no_header() -> None:
 
 @pytest.mark.parametrize("messages", [torch.int8, torch.bool, torch.complex64, torch.float8_e4m3fn])
 def test_messages_that_cannot_be_numbers_are_refused(messages: torch.dtype) -> None:
-    with pytest.raises(InputError, match="use torch.bfloat16"):
+    with pytest.raises(InputError, match=r"use torch\.bfloat16"):
         Pipeline(ws.Chain(layers(), nn.MSELoss()), 2, optimizer=partial(torch.optim.SGD, lr=0.1), messages=messages)
 
 
 def test_links_that_round_otherwise_are_refused() -> None:
     make = partial(torch.optim.SGD, lr=0.1)
     pipeline = Pipeline(ws.Chain(layers(), nn.MSELoss()), 1, optimizer=make, messages=torch.bfloat16)
-    with pytest.raises(InputError, match="messages=pipeline.messages"):
+    with pytest.raises(InputError, match=r"messages=pipeline\.messages"):
         pipeline.run_stage(0, queues(1)[0], [data()])
 
 
