@@ -15,7 +15,7 @@ from worldsheet.core.errors import InputError
 from worldsheet.engine.messages import Messages
 from worldsheet.pipeline import Locked, Pipeline, Unlocked
 from worldsheet.pipeline.distributed import backend_of
-from worldsheet.pipeline.links import queues
+from worldsheet.pipeline.links import Queues, queues
 from worldsheet.pipeline.message import FLOATING, HEADER, Header
 from worldsheet.problem import Caller
 
@@ -80,7 +80,9 @@ def test_rounding_moves_a_gradient_by_no_more_than_the_steps_of_bfloat16() -> No
     shape=st.lists(st.integers(0, 5), max_size=5),
 )
 @law(60)
-def test_what_is_written_is_read(packet: int, kept: torch.dtype, messages: torch.dtype | None, shape: list[int]) -> None:
+def test_what_is_written_is_read(
+    packet: int, kept: torch.dtype, messages: torch.dtype | None, shape: list[int]
+) -> None:
     tensor = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(kept)
     header = Header.of(packet, tensor, messages)
     buffer = torch.full((HEADER + header.bytes + 7,), 255, dtype=torch.uint8)
@@ -97,14 +99,14 @@ def test_noise_is_no_header() -> None:
 
 @pytest.mark.parametrize("messages", [torch.int8, torch.bool, torch.complex64, torch.float8_e4m3fn])
 def test_messages_that_cannot_be_numbers_are_refused(messages: torch.dtype) -> None:
-    with pytest.raises(InputError, match="use torch.bfloat16"):
+    with pytest.raises(InputError, match=r"use torch\.bfloat16"):
         Pipeline(ws.Chain(layers(), nn.MSELoss()), 2, optimizer=partial(torch.optim.SGD, lr=0.1), messages=messages)
 
 
 def test_links_that_round_otherwise_are_refused() -> None:
     make = partial(torch.optim.SGD, lr=0.1)
     pipeline = Pipeline(ws.Chain(layers(), nn.MSELoss()), 1, optimizer=make, messages=torch.bfloat16)
-    with pytest.raises(InputError, match="messages=pipeline.messages"):
+    with pytest.raises(InputError, match=r"messages=pipeline\.messages"):
         pipeline.run_stage(0, queues(1)[0], [data()])
 
 
@@ -143,3 +145,19 @@ def test_a_pull_back_in_two_halves_is_the_pull_back(module: nn.Module, to_input:
 def test_slack_is_given_to_each_edge(slack: int) -> None:
     leads = [Unlocked(1, slack).lead(stage, 4) for stage in range(4)]
     assert leads == [3 * (1 + slack), 2 * (1 + slack), 1 + slack, 0]
+
+
+def test_a_credit_leaves_before_the_efforts_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = nn.Sequential(*layers())
+    make = partial(torch.optim.SGD, lr=0.1)
+    pipeline = Pipeline(ws.Chain(net, nn.MSELoss()), 2, optimizer=make, packets_per_update=1)
+    there: list[bool] = []
+    send = Queues.send_credit
+
+    def noted(links: Queues, packet: int, credit: Tensor) -> None:
+        there.append(any(p.grad is not None for p in pipeline.stages[1].parameters))
+        send(links, packet, credit)
+
+    monkeypatch.setattr(Queues, "send_credit", noted)
+    pipeline.train([data()] * 3)
+    assert there == [False] * 3

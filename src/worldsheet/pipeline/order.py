@@ -149,8 +149,23 @@ class Span(NamedTuple):
     end: float
 
 
-def timeline(order: Order, packets: int, forward: Sequence[float], pull: Sequence[float]) -> list[Span]:
-    """Who computes what when, if messages take no time: stage s needs forward[s] and pull[s] for a packet.
+def timeline(
+    order: Order,
+    packets: int,
+    forward: Sequence[float],
+    pull: Sequence[float],
+    efforts: Sequence[float] | None = None,
+    travel: float = 0.0,
+) -> list[Span]:
+    """Who computes what when.
+
+    Args:
+        order: what stages do.
+        packets: how many pass.
+        forward: what each stage needs to carry one up.
+        pull: what each needs to pull its credit back.
+        efforts: what each needs for the efforts, when the credit has left; nothing, or part of `pull`, if left out.
+        travel: what a message takes.
 
     Raises:
         InputError: an order in which stages wait for each other for ever.
@@ -166,9 +181,10 @@ def timeline(order: Order, packets: int, forward: Sequence[float], pull: Sequenc
             while waiting[stage] and (ready := _ready(waiting[stage][0], stage, stages, done)) is not None:
                 deed = waiting[stage].pop(0)
                 begin = max(clock[stage], ready)
-                took = {Act.FORWARD: forward[stage], Act.PULL: pull[stage], Act.UPDATE: 0.0}[deed.act]
-                clock[stage] = done[stage, deed.act, deed.packet] = begin + took
-                spans.append(Span(stage, deed, begin, begin + took))
+                sent = begin + {Act.FORWARD: forward[stage], Act.PULL: pull[stage], Act.UPDATE: 0.0}[deed.act]
+                done[stage, deed.act, deed.packet] = sent + travel
+                clock[stage] = sent + (efforts[stage] if efforts and deed.act is Act.PULL else 0.0)
+                spans.append(Span(stage, deed, begin, clock[stage]))
                 moved = True
         if not moved:
             raise InputError(f"{order} with {stages} stages", "an order in which every message comes", "use Unlocked()")
