@@ -50,8 +50,9 @@ def test_the_options_are_frozen() -> None:
         *("--data", "--train-size", "--test-size", "--seed", "--device", "--dtype", "--threads"),
         *("--architecture", "--activation", "--depth", "--width", "--dropout"),
         *("--batch-size", "--epochs", "--optimizer", "--lr", "--rate", "--schedule", "--compare-every"),
-        *("--stages", "--packets-per-update", "--weights", "--locked", "--checkpoint-every"),
-        *("--data-dir", "--run", "--resume", "--json"),
+        *("--engine", "--stages", "--cuts", "--packets-per-update", "--weights", "--locked", "--free-running"),
+        "--checkpoint-every",
+        *("--data-dir", "--run", "--run-dir", "--resume", "--tensorboard", "--json"),
     }
     assert set(FIELDS) <= {parameter.name for parameter in group.commands["train"].params}
 

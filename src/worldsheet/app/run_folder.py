@@ -4,7 +4,7 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -158,6 +158,11 @@ class RunFolder:
             return [json.loads(line) for line in self.read(METRICS).splitlines()]
         except ValueError as error:
             raise _damaged(self.path / METRICS, error) from error
+
+    def keep_rows(self, wanted: Callable[[Row], bool]) -> None:
+        """Drop the lines of metrics.jsonl that are not wanted: a run that goes on will write them again."""
+        kept = [json.dumps(row, allow_nan=False).encode() + b"\n" for row in self.rows() if wanted(row)]
+        self.write(METRICS, b"".join(kept))
 
     def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Write a safetensors file."""
