@@ -105,3 +105,22 @@ def test_a_track_holds_each_system_by_itself() -> None:
     assert {1.0, -1.0} == set(trace.signs[:, 1].tolist())
     assert not torch.equal(trace.signs[:, 0], trace.signs[:, 1])
     assert float(trace.costate_norms.max()) < 3 * radius
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+@pytest.mark.parametrize("shared", [True, False])
+def test_long_runs_of_neurons_with_equally_many_parents_are_the_matrix(streams: int, shared: bool) -> None:
+    """Many edges take other kernels than few: copies of runs, products of compressed matrices."""
+    graph = streaming.layered([100, 150, 120])
+    generator = torch.Generator().manual_seed(0)
+    count = graph.edges if shared else (streams, graph.edges)
+    edges, before = (torch.randn(count, dtype=DOUBLE, generator=generator) for _ in range(2))
+    state, felt = (torch.randn(streams, graph.neurons, dtype=DOUBLE, generator=generator) for _ in range(2))
+    matrix = torch.zeros(streams, graph.neurons, graph.neurons, dtype=DOUBLE)
+    matrix[:, graph.targets, graph.sources] = edges
+    assert torch.allclose(graph.drive(edges, state), torch.einsum("bij,bj->bi", matrix, state), rtol=0, atol=1e-12)
+    assert torch.allclose(graph.pull(edges, felt), torch.einsum("bij,bi->bj", matrix, felt), rtol=0, atol=1e-12)
+    product = (felt[:, :, None] * state[:, None])[:, graph.targets, graph.sources]
+    expected = 0.9 * before + 0.3 * (product.sum(0) if shared else product)
+    graph.add_effort(before, felt, state, keep=0.9, gain=0.3)
+    assert torch.allclose(before, expected, rtol=0, atol=1e-12)

@@ -141,3 +141,31 @@ def test_a_saved_network_goes_on_to_the_same_bits(sign: streaming.SignPolicy) ->
     assert rest.time == whole.time
     for mine, theirs in zip(rest.point, whole.point, strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_looking_between_steps_changes_nothing() -> None:
+    """Edges move when they are looked at, or at the next step: to the same bits."""
+    watched, left = (HamiltonianNetwork(Dense(5), [0]) for _ in range(2))
+    for number in range(20):
+        target = torch.tensor([[0.5 * (number % 11) / 11]])
+        energy = watched.step(None, target, 0.002).moment.hamiltonian
+        held = watched.point
+        moment = left.step(None, target, 0.002).moment
+        assert left.finite
+        assert torch.equal(moment.hamiltonian, energy)  # its sums were kept when the edges moved on
+        if number % 3 == 0:
+            watched.point = held
+    for mine, theirs in zip(watched.point, left.point, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_a_point_is_a_copy() -> None:
+    network = HamiltonianNetwork(Dense(5), [0])
+    own = torch.full((6, 6), 0.1).fill_diagonal_(0)
+    network.point = network.point._replace(weights=own)
+    held = network.point
+    for _ in range(3):
+        network.step(None, torch.full((1, 1), 0.9), 0.002)
+    assert torch.equal(own, torch.full((6, 6), 0.1).fill_diagonal_(0))
+    assert torch.equal(held.weights, own)
+    assert not torch.equal(network.point.weights, own)

@@ -185,3 +185,13 @@ def test_a_saved_network_fits_only_its_like() -> None:
     assert_tells(caught.value, "state of shape", "build the same network")
     with pytest.raises(ws.InputError):
         network().load_state_dict({name: value for name, value in saved.items() if name != "momentum"})
+
+
+def test_energies_of_a_moment_are_not_told_from_weights_that_have_moved_on() -> None:
+    moving = network()
+    early = moving.step(torch.zeros(1, 1), torch.ones(1, 2), 0.01).moment
+    late = moving.step(torch.zeros(1, 1), torch.ones(1, 2), 0.01).moment
+    assert float(late.lagrangian) > 0
+    with pytest.raises(ws.InputError) as caught:
+        _ = early.hamiltonian
+    assert_tells(caught.value, "t = 0", "until the next step", "Trace")
