@@ -65,6 +65,7 @@ REFUSED: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "track": (lambda: streaming.hamiltonian_within(1.0, 0.0), ("low ≤ high",)),
     "radius": (lambda: streaming.costate_within(NAN), ("radius",)),
     "streams": (lambda: Streams(0), ("count=0",)),
+    "never": (lambda: streaming.Exponential(every=0), ("every=0", "1 or more")),
     "trace": (lambda: Trace(0), ("every=0",)),
 }
 
@@ -124,6 +125,10 @@ def test_an_unstable_step_is_refused_with_its_bound() -> None:
         stiff.step(torch.zeros(1, 1), torch.zeros(1, 2), 0.0101)
     assert_tells(caught.value, "dt < 0.01", "c + θ", "Exponential()")
     network(medium=Medium(180.0)).step(torch.zeros(1, 1), torch.zeros(1, 2), 10.0)
+    seldom = network(medium=Medium(1.0), integrator=ExplicitEuler(every=50))
+    with pytest.raises(ws.InputError) as caught:
+        seldom.step(torch.zeros(1, 1), torch.zeros(1, 2), 0.0021)  # 50 dt θ is above 2, dt (c + θ) is not
+    assert_tells(caught.value, "dt < 0.002")
 
 
 @pytest.mark.parametrize("hole", [NAN, INF, -INF])

@@ -132,7 +132,8 @@ class Laws:
         """Decays and gains of a step under a sign, one for each system if it is a tensor."""
         advance, functional = self.integrator.factors, self.functional
         theta = torch.tensor(functional.dissipation, dtype=torch.float64)
-        momentum = advance(theta, dt)
+        long = self.integrator.every * dt
+        momentum = advance(theta, long)
         per_neuron = sign.to(self.speed)[:, None] if isinstance(sign, Tensor) else sign
         costate = advance(functional.dissipation - per_neuron * self.speed, dt)
         gain = -per_neuron * float(momentum.gain)
@@ -143,7 +144,7 @@ class Laws:
             momentum_gain=1.0 if isinstance(gain, Tensor) else gain,
             credit_gain=gain if isinstance(gain, Tensor) else None,
             momentum_gain_on_edges=_beside_edges(gain, self.graph, shared) if isinstance(gain, Tensor) else gain,
-            flow=-dt / functional.mass,
+            flow=-long / functional.mass,
         )
 
 

@@ -160,9 +160,9 @@ class HamiltonianNetwork:
         conductance = laws.conductance(sight)
         felt = laws.sensitivity(point.costate, conductance)
         costate = laws.costate(point, lesson.blame(laws.pull(point, felt), reading), pace)
-        if staggered:
-            felt = laws.sensitivity(costate, conductance)
-        self._left = laws.credit(felt, point.state, pace), moment
+        if (self.steps + 1) % laws.integrator.every == 0:
+            felt = laws.sensitivity(costate, conductance) if staggered else felt
+            self._left = laws.credit(felt, point.state, pace), moment
         self._advance(point._replace(state=state, costate=costate), dt)
         return Step(reading.output, reading.loss, sign, moment)
 
@@ -278,7 +278,8 @@ class HamiltonianNetwork:
             return
         if not (isfinite(dt) and dt > 0):
             raise InputError(f"dt={dt}", "a positive finite number of seconds", "try dt=0.002")
-        self._laws.integrator.check(float(self._laws.speed.max()) + self.functional.dissipation, dt)
+        integrator, theta = self._laws.integrator, self.functional.dissipation
+        integrator.check(max(float(self._laws.speed.max()) + theta, integrator.every * theta), dt)
         self._dt, self._paces = dt, {}
 
     def _advance(self, point: PhasePoint, dt: float) -> None:

@@ -80,7 +80,7 @@ class Sparse(Connectivity):
     def drive(self, weights: Edges, state: Neurons) -> Neurons:
         """The sum over incoming edges."""
         if weights.dim() > 1:
-            return self._summed(self._targets, _at(state, self._sources).mul_(weights))
+            return self._summed(self._targets, self._at_sources(state).mul_(weights))
         if len(state) == 1:
             product: Tensor = self._matrix(weights) @ state[0]
             return product[None]
@@ -95,10 +95,10 @@ class Sparse(Connectivity):
     def add_effort(self, edges: Edges, sensitivity: Neurons, state: Neurons, *, keep: float, gain: float) -> None:
         """Keep · edges + gain times the product of both ends."""
         if edges.dim() > 1:
-            edges.mul_(keep).addcmul_(self._at_targets(sensitivity), _at(state, self._sources), value=gain)
+            edges.mul_(keep).addcmul_(self._at_targets(sensitivity), self._at_sources(state), value=gain)
         elif len(state) == 1:
-            ends = self._at_targets(sensitivity)[0], _at(state, self._sources)[0]
-            edges.mul_(keep).addcmul_(*ends, value=gain)
+            ends = self._at_targets(sensitivity), self._at_sources(state)
+            edges[None].mul_(keep).addcmul_(*ends, value=gain)
         else:
             matrix = self._matrix(edges)
             torch.sparse.sampled_addmm(
@@ -122,6 +122,10 @@ class Sparse(Connectivity):
         size = (self._neurons, self._neurons)
         rows, columns = self._backward if turned else self._forward
         return torch.sparse_csr_tensor(rows, columns, weights, size, check_invariants=False)
+
+    def _at_sources(self, values: Neurons) -> Tensor:
+        """The values of every edge's source, (streams, E)."""
+        return _at(values, self._forward[1])
 
     def _at_targets(self, values: Neurons) -> Tensor:
         """The values of every edge's target, (streams, E): copied run by run where runs are long, else picked."""
