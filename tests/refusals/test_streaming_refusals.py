@@ -46,6 +46,8 @@ REFUSED: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "layers": (lambda: streaming.layered([3]), ("two or more layers",)),
     "degree": (lambda: streaming.random(5, 5, torch.Generator()), ("degree=5", "1 to 4")),
     "ring": (lambda: streaming.small_world(9, 5, 0.1, torch.Generator()), ("1 to 4",)),
+    "matrix": (lambda: streaming.from_matrix(torch.ones(2, 3)), ("(2, 3)", "(n, n)")),
+    "matrix-loop": (lambda: streaming.from_matrix(torch.ones(2, 2)), ("self-loop at neuron 0",)),
     "graph": (lambda: streaming.from_networkx([1, 2]), ("a list", "networkx")),
     "nx-loop": (lambda: streaming.from_networkx(networkx.DiGraph([(0, 1), (1, 1)])), ("self-loop",)),
     "no-output": (lambda: HamiltonianNetwork(Dense(3), []), ("at least one output",)),
