@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from worldsheet.core.field import Field
-from worldsheet.core.shapes import Costate, State
+from worldsheet.core.shapes import State
 from worldsheet.dynamics import Coefficients, Dynamics
-from worldsheet.engine.links import Batched, Clamped, Link, Operation, Rows, Strip, rooms_of
+from worldsheet.engine.links import Batched, Clamped, Link, Strip, bound_chain, rooms_of
 from worldsheet.engine.messages import Messages
 from worldsheet.engine.slab import Slab, Span, cut
-from worldsheet.problem import Caller, Cost, Stack, Step
+from worldsheet.problem import Caller, Cost, Operation, Stack, Step
 from worldsheet.schedule import Phase, Tick
 
 
@@ -75,10 +75,9 @@ class Planner:
         self._links = _links(caller, slabs, memory, first)
         size = caller.head - 1
         strip = _strip(Span(size, size), self._hidden[-1], slabs[-1], memory)
-        price = partial(cost.slope, target=caller.target)
         if descent.ascent is not None:  # the output's credit is its costate
             strip = strip._replace(credits=slabs[-1].costates)
-        self._output = _Output(_alone(caller.traits[-2].steps), strip, price, descent.unit)
+        self._output = _output(_alone(caller.traits[-2].steps), strip, partial(cost.bound_slope, target=caller.target, unit=descent.unit))
         self._size = caller.head - 1
         self._plans: dict[int, tuple[Tick, Plan | None]] = {}
 
@@ -99,10 +98,10 @@ class Planner:
         moving = [link for link in self._links if link.last >= lowest]
         bound = [link.bound(max(lowest - link.first, 0), int(link.first <= lowest)) for link in moving]
         operations: tuple[Operation, ...] = (
-            *(each.residual for each in bound),
+            *(operation for each in bound for operation in each.ahead),
             *self._credits(lowest),
-            self._output,
-            *(each.pull for each in bound),
+            *self._output,
+            *(operation for each in bound for operation in each.back),
             *self._steps(lowest),
         )
         layers = self._size + 1 - max(lowest, 2)
@@ -142,28 +141,6 @@ class Planner:
             for slab in self._hidden
             if slab.span.last >= lowest
         ]
-
-
-@final
-class _Output:
-    """The open output: the last layer's prediction is the state, the cost's slope there is the credit."""
-
-    __slots__ = ("_credit", "_price", "_rows", "_state", "_states", "_unit")
-
-    def __init__(self, steps: Sequence[Stack], strip: Strip, price: Callable[[State], Costate], unit: float) -> None:
-        self._rows = Rows(steps, strip, rooms_of(steps, strip), 0)
-        self._states, self._state, self._credit = strip.states, strip.states[0], strip.credits[0]
-        self._price = price
-        self._unit = unit
-
-    def __call__(self) -> None:
-        self._rows.prediction(self._states)
-        slope = self._price(self._state)
-        if self._unit == 1:
-            self._credit.copy_(slope)
-        else:
-            torch.div(slope, self._unit, out=self._credit)
-        self._rows.pull()
 
 
 def planner_for(
@@ -217,6 +194,12 @@ def _links(caller: Caller, slabs: Sequence[Slab], memory: dict[int, tuple[Tensor
             steps = _alone(caller.traits[start - 1].steps) if alone else run.part(start, run.last)
             found.append(Batched(start, steps, strip))
     return found
+
+
+def _output(steps: Sequence[Stack], strip: Strip, price: Callable[..., tuple[Operation, ...]]) -> tuple[Operation, ...]:
+    """The open output: the last layer's prediction is the state, the cost's slope there is the credit."""
+    bound = bound_chain(steps, strip, rooms_of(steps, strip), 0, settled=True)
+    return (*bound.ahead, *price(strip.states[0], out=strip.credits[0]), *bound.back)
 
 
 def _alone(steps: Sequence[Step] | None) -> list[Stack]:

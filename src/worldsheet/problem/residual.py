@@ -11,7 +11,9 @@ from torch.nn.parameter import Parameter
 
 from worldsheet.core.errors import InputError
 from worldsheet.core.shapes import Costate, Elsewhere, Point, State
-from worldsheet.problem.stacks import RELU, TANH, ActivatedStack, Curve, ResidualStack, Stack
+from worldsheet.problem.curves import RELU, TANH, Curve
+from worldsheet.problem.residual_stacks import ActivatedStack, ResidualStack
+from worldsheet.problem.stacks import Stack
 from worldsheet.problem.steps import OffersStep, Step
 
 

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from torch.nn.parameter import Parameter
 
 from worldsheet.core.shapes import Costate, Elsewhere, Point, State
-from worldsheet.problem.stacks import AffineStack, Curve, PointwiseStack, Stack
+from worldsheet.problem.curves import Curve
+from worldsheet.problem.stacks import AffineStack, PointwiseStack, Stack
 
 
 class Factors(NamedTuple):
