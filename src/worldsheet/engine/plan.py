@@ -77,7 +77,9 @@ class Planner:
         strip = _strip(Span(size, size), self._hidden[-1], slabs[-1], memory)
         if descent.ascent is not None:  # the output's credit is its costate
             strip = strip._replace(credits=slabs[-1].costates)
-        self._output = _output(_alone(caller.traits[-2].steps), strip, partial(cost.bound_slope, target=caller.target, unit=descent.unit))
+        self._output = _output(
+            _alone(caller.traits[-2].steps), strip, partial(cost.bound_slope, target=caller.target, unit=descent.unit)
+        )
         self._size = caller.head - 1
         self._plans: dict[int, tuple[Tick, Plan | None]] = {}
 
@@ -146,7 +148,7 @@ class Planner:
 def planner_for(
     dynamics: Dynamics, messages: Messages, slabs: Sequence[Slab], outputs: Sequence[Tensor]
 ) -> Planner | None:
-    """A planner, if the dynamics is a descent with an open output and everything above layer 1 has a closed form.
+    """A planner, if the dynamics is a descent with an open output and all above layer 1 is gathered or closed.
 
     Args:
         dynamics: how a site moves.
@@ -158,8 +160,11 @@ def planner_for(
     descent = descent_of(dynamics.coefficients(outputs[-1].shape[0])) if outputs[-1].dim() else None
     if descent is None or not dynamics.character.open_output or caller.cost is None or len(outputs) < 3:
         return None
-    closed = all(messages.closed(layer, outputs[layer - 1]) for layer in range(2, caller.head))
-    if not closed or not caller.cost.fits(outputs[-1], caller.target):
+    gathered = {
+        layer for slab in slabs for run in slab.runs if not run.alone for layer in range(run.first, run.last + 1)
+    }
+    bindable = all(layer in gathered or messages.closed(layer, outputs[layer - 1]) for layer in range(2, caller.head))
+    if not bindable or not caller.cost.fits(outputs[-1], caller.target):
         return None
     return Planner(descent, caller, caller.cost, slabs, outputs[1])
 

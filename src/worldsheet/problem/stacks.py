@@ -48,6 +48,22 @@ class Bound(NamedTuple):
     back: tuple[Operation, ...]
 
 
+class Stackable(ABC):
+    """What a layer computes, where it can be gathered with its like."""
+
+    @abstractmethod
+    def alike(self, other: "Stackable") -> bool:
+        """Whether the two can be stacked: the same map but for the values of parameters."""
+
+    @abstractmethod
+    def stacked(self, others: Sequence["Stackable"]) -> "Stack":
+        """This one and its like, site by site, as one map on states (site, batch, ...)."""
+
+    @abstractmethod
+    def fits(self, x: Point) -> bool:
+        """Whether this holds for such an input."""
+
+
 class Stack(ABC):
     """One elementary map at each of several sites, y_s = f(x_s; θ_s), on tensors with a leading site dimension.
 
@@ -75,6 +91,20 @@ class Stack(ABC):
     @abstractmethod
     def part(self, start: int, stop: int) -> "Stack":
         """The sites start..stop − 1 of this stack."""
+
+    @property
+    def overwritten(self) -> bool:
+        """Whether evaluations have written to what was gathered, as those of running statistics do."""
+        return False
+
+    @property
+    def compiles(self) -> bool:
+        """Whether `torch.compile` has anything to gain: nothing where torch's own operations are all there is."""
+        return False
+
+    def compiled(self) -> "Stack":
+        """The same by `torch.compile`, where that gains anything."""
+        return self
 
     def bound(self, at: Places) -> Bound:
         """`forward` and `pull` in given places."""
