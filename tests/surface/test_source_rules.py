@@ -70,6 +70,7 @@ def test_autograd_is_asked_for_one_layer_at_a_time_and_end_to_end_only_by_the_or
         "control/derivatives.py": {"run_backward"},
         "problem/evaluation.py": {"run_backward"},
         "problem/linearised.py": {"grad"},
+        "problem/mapped.py": {"grad"},
         "problem/slope.py": {"grad"},
         "solve/oracle.py": {"grad", "backward"},
         "streaming/derivatives.py": {"grad", "jacrev"},
