@@ -66,49 +66,55 @@ def relax_matched(problem: Discretised, start: Start, settings: Matched, history
     with quadratic cost are solved in one tick; elsewhere convergence is quadratic near a solution. Cost per tick: one
     evaluation of all stages with derivatives, 2 log N products of n × n scatterers for few problems or N small steps
     for many, and one or two evaluations of the merit. Of a large batch as many as fit a processor's cache move at once;
-    a problem that ends makes room for the next.
+    a problem that ends makes room for the next. One that gets lost starts a second time, waiting where it is.
     """
     places = Places(problem, start, settings.barrier)
     ledger = _Ledger(problem, start)
     while places.busy:
         part, at, ticks = places.problem, places.at, places.ticks
-        seen = problem.problem.execution.run(_look, part, at, ticks, settings)
+        spent = ticks >= settings.max_ticks
+        seen = problem.problem.execution.run(_look, part, at, spent, settings.tol)
         if history is not None:
             _tell(history, ticks, places.moving, seen)
         running = places.taken & (seen.endings == Ending.RUNNING)
         moved = direction(part, seen.at, seen.local, running | places.taken & (seen.endings == Ending.CONVERGED))
-        ended = places.taken & ~running
+        again = places.taken & ~spent & ~places.restarted & _lost(seen.endings)
+        ended = places.taken & ~running & ~again
         ledger.put(places.moving, ended, seen, moved[0].gains, ticks)
         after = search(part, seen.at, seen.found, moved, running) if bool(running.any()) else seen.at
-        places.go_on(after, ended)
+        places.go_on(after, ended, again)
     return ledger.rest()
 
 
-def _look(problem: Discretised, at: Iterate, ticks: Tensor, settings: Matched) -> _Seen:
+def _lost(endings: Tensor) -> Tensor:
+    return (endings == Ending.STUCK) | (endings == Ending.INFEASIBLE) | (endings == Ending.OVERFLOWED)
+
+
+def _look(problem: Discretised, at: Iterate, spent: Tensor, tol: float) -> _Seen:
     found = conditions(problem, at)
     now = residuals(problem, at, found)
-    endings = _endings(problem, at, now, settings, ticks >= settings.max_ticks)
-    calm = _calmer(at, now, settings)
+    endings = _endings(problem, at, now, tol, spent)
+    calm = _calmer(at, now, tol)
     return _Seen(calm, found, now, endings, condensed(problem, calm, found))
 
 
-def _endings(problem: Discretised, at: Iterate, now: Residuals, settings: Matched, last: Tensor) -> Tensor:
+def _endings(problem: Discretised, at: Iterate, now: Residuals, tol: float, spent: Tensor) -> Tensor:
     """Which problems have come to an end, and why."""
     worst = now.relative(at.states, at.costates)
     stuck = at.failures >= _PATIENCE
-    met = now.constraint <= 1e3 * settings.tol
+    met = now.constraint <= 1e3 * tol
     ending = torch.where(stuck, torch.where(met, Ending.STUCK.value, Ending.INFEASIBLE.value), Ending.RUNNING.value)
-    ending = torch.where(last, torch.where(met, Ending.SPENT.value, Ending.INFEASIBLE.value), ending)
+    ending = torch.where(spent, torch.where(met, Ending.SPENT.value, Ending.INFEASIBLE.value), ending)
     ending = torch.where(worst.isfinite(), ending, Ending.OVERFLOWED.value)
-    ending = torch.where(worst <= settings.tol, Ending.CONVERGED.value, ending)
+    ending = torch.where(worst <= tol, Ending.CONVERGED.value, ending)
     return torch.where(problem.start.isfinite().all(-1), ending, Ending.NO_START.value)
 
 
-def _calmer(at: Iterate, now: Residuals, settings: Matched) -> Iterate:
+def _calmer(at: Iterate, now: Residuals, tol: float) -> Iterate:
     """Lower the barrier where the conditions hold to within it."""
     if not at.slacks.shape[-1]:
         return at
-    floor, barrier = settings.tol / 10, at.barrier
+    floor, barrier = tol / 10, at.barrier
     for _ in range(4):
         product = complementarity(at, barrier)
         worst = replace(now, complementarity=product).relative(at.states, at.costates)

@@ -23,6 +23,7 @@ class Places:
         at: where they are.
         ticks: how many each has done, (W,).
         moving: which problem of the batch is in each place, (W,); −1 where a place is kept but empty.
+        restarted: which of them have started twice, (W,).
     """
 
     def __init__(self, problem: Discretised, start: Start, barrier: float) -> None:
@@ -32,6 +33,7 @@ class Places:
         self._next = min(room, len(problem.start))
         self.moving = torch.arange(self._next, device=problem.start.device)
         self.ticks = torch.zeros_like(self.moving)
+        self.restarted = torch.zeros_like(self.moving, dtype=torch.bool)
         self.problem, self.at = self._entered(self.moving)
 
     @property
@@ -44,9 +46,11 @@ class Places:
         """Which places have a problem, (W,)."""
         return self.moving >= 0
 
-    def go_on(self, at: Iterate, ended: Tensor) -> None:
-        """Everybody moves to `at`; those that have ended (W,) leave."""
+    def go_on(self, at: Iterate, ended: Tensor, again: Tensor) -> None:
+        """Everybody moves to `at`; those that have ended (W,) leave, those that are to try again start at rest."""
         self.at, self.ticks = at, self.ticks + 1
+        if bool(again.any()):
+            self._restart(again.nonzero().flatten())
         places = ended.nonzero().flatten()
         if not len(places):
             return
@@ -58,7 +62,7 @@ class Places:
         fixed = self.problem.problem.execution.fixed and len(taken) * _NARROW > len(self.moving)
         if len(taken) < len(self.moving) and not fixed:
             self.problem, self.at = self.problem.select(taken), self.at.select(taken)
-            self.moving, self.ticks = self.moving[taken], self.ticks[taken]
+            self.moving, self.ticks, self.restarted = self.moving[taken], self.ticks[taken], self.restarted[taken]
 
     def _enter(self, places: Tensor) -> None:
         coming = torch.arange(self._next, self._next + len(places), device=places.device)
@@ -66,7 +70,18 @@ class Places:
         self._next += len(places)
         self.at.put(places, at)
         self.problem = self.problem.put(places, problem)
-        self.moving[places], self.ticks[places] = coming, 0
+        self.moving[places], self.ticks[places], self.restarted[places] = coming, 0, False
+
+    def _restart(self, places: Tensor) -> None:
+        """All states where the first is, controls in the middle of what is allowed, nothing worth anything."""
+        problem = self.problem.select(places)
+        stages, controls = self.at.controls.shape[1:]
+        states = problem.start[:, None].repeat(1, stages + 1, 1)
+        low, high = problem.problem.limits()
+        middle = torch.where((high - low).isfinite(), (low + high) / 2, torch.zeros_like(low).clamp(low, high))
+        start = Start(states, torch.zeros_like(states), middle.expand(len(places), stages, controls).clone())
+        self.at.put(places, _started(problem, start, self._barrier))
+        self.restarted[places] = True
 
     def _entered(self, which: Tensor) -> tuple[Discretised, Iterate]:
         problem = self._all.select(which)
