@@ -17,8 +17,8 @@ from rich.text import Text
 from worldsheet.app import plots
 from worldsheet.app.atomic import replace_file
 from worldsheet.app.choices import choose
-from worldsheet.app.stream_folder import save
 from worldsheet.app.signals import SIGNALS, Signal, column
+from worldsheet.app.stream_folder import save
 from worldsheet.core.errors import InputError
 from worldsheet.core.outcome import Outcome
 from worldsheet.streaming import (
