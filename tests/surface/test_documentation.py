@@ -22,7 +22,7 @@ SOURCES = sorted((ROOT / "src" / "worldsheet").rglob("*.py"))
 SPACES = {"": ws, "control": ws.control, "streaming": ws.streaming, "ports": ws.ports, "substrates": ws.substrates}
 SPACES |= {"pipeline": pipeline}
 ADVISED = {"remedy", "advice", "told", "CURE", "_STATUS"}  # names that a remedy has on its way to an outcome
-CITED = re.compile(r"(?<![\w)\]])\((\d{1,2}[a-z]?|W\d|[NGMTU])\)(?!\w)")
+CITED = re.compile(r"(?<![\w)\]])\((\d{1,2}[a-z]?|W\d|[GMNTUX])\)(?!\w)")
 
 
 def flat(text: str) -> str:

@@ -1,10 +1,14 @@
 """The translation of plain Unicode mathematics, against LaTeX written by hand, and its place in a page."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from markdown import Markdown
+from mkdocs.exceptions import PluginError
 
+import hooks
 import notation
 from hooks import equation_numbers
 from markdown_math import CITED, Mathematics
@@ -49,6 +53,13 @@ def test_every_equation_of_the_theory_is_understood() -> None:
     assert page.count("<math") > len(equation_numbers(THEORY))
 
 
+def test_an_equation_in_a_list_is_one_by_its_number() -> None:
+    page = Markdown(extensions=[Mathematics({"T"})]).convert(
+        "- so that\n\n      v ← v − e,     θ ← θ + v     (T)\n\n  holds\n"
+    )
+    assert page.index("<li>") < page.index('id="eq-T"') < page.index("holds") < page.index("</li>")
+
+
 def test_code_stays_code_and_prose_gets_indices_and_links() -> None:
     page = Markdown(extensions=[Mathematics({"7"})]).convert(
         "By (7), `x_l` is x_{l−1}; max_ticks and f(7) stay.\n\n    total = x_l + 1  # ASCII\n"
@@ -56,3 +67,27 @@ def test_code_stays_code_and_prose_gets_indices_and_links() -> None:
     assert f'<a class="citation" href="{CITED}7">(7)</a>' in page
     assert "<code>x_l</code> is x<sub>l−1</sub>; max_ticks and f(7) stay" in page
     assert "<pre><code>total = x_l + 1  # ASCII" in page
+
+
+def finished(html: str, **meta: Any) -> str:
+    return hooks.on_post_page(html, SimpleNamespace(url="api/dynamics/", meta=meta), None)
+
+
+def test_a_citation_leads_to_its_equation_unless_the_page_cites_none() -> None:
+    cited = f'By <a class="citation" href="{CITED}9a">(9a)</a>.'
+    assert finished(cited) == 'By <a class="citation" href="../../theory/#eq-9a">(9a)</a>.'
+    assert finished(cited, equations=False) == "By (9a)."
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        '<script src="https://example.org/a.js">',
+        '<link rel="stylesheet" href="//example.org/a.css">',
+        '<img alt="" src="http://example.org/a.png">',
+    ],
+)
+def test_what_another_host_would_have_to_send_is_refused(tag: str) -> None:
+    with pytest.raises(PluginError, match="must work offline"):
+        finished(f"<p>text</p>{tag}")
+    assert finished('<a href="https://example.org">a link</a>')

@@ -14,7 +14,8 @@ import notation
 
 INDENT = 4
 CITED = "equation:"  # the address of a cited equation until a page knows where it is
-_RELATIONS = re.compile("[←≡∂Σ∇≤≥=<>]")
+_SIGNS = re.compile("[←≡∂Σ∇≤≥=<>−·√∫‖ᵀ]")
+_NUMBERED = re.compile(rf"\S {{2,}}\((?:{notation.NUMBER})\)$")
 _UNICODE = re.compile(r"[^\x00-\x7f]")
 _INDEXED = r"(?<![A-Za-z0-9_./])([^\W\d_][\u0300-\u036f]?)([_^])(?:\{([^{}]+)\}|([A-Za-z0-9]+|[^\W\d_]))"
 _RAISED = r"(?<=[)}\]A-Za-z0-9])(\^)(?:\{([^{}]+)\}|([A-Za-z0-9]+))"
@@ -42,8 +43,12 @@ class Mathematics(Extension):
 
 
 def is_equation(block: str) -> bool:
-    """Whether an indented block is mathematics: it relates something and is not plain ASCII, as code would be."""
-    return bool(block.startswith(" " * INDENT) and _RELATIONS.search(block) and _UNICODE.search(block))
+    """Whether an indented block is mathematics: it has a sign of it and is not plain ASCII, as code would be.
+
+    In a list, whose own indentation is taken off, less of it is left; there a number at the end of the line tells.
+    """
+    signed = _SIGNS.search(block) and _UNICODE.search(block)
+    return bool(signed and (block.startswith(" " * INDENT) or (block.startswith("  ") and _NUMBERED.search(block))))
 
 
 class _Equations(BlockProcessor):
