@@ -10,13 +10,14 @@ from worldsheet.app.plots_stages import Note
 from worldsheet.app.report.panel import Drawing, Figure, Panel
 from worldsheet.app.report.run import Run
 from worldsheet.app.report.runs import StagedRun
-from worldsheet.app.report.style import COLOURS, PALE, POINTS, curve, figure, left_out, whole_axis
+from worldsheet.app.report.style import COLOURS, POINTS, curve, figure, left_out, whole_axis
 from worldsheet.app.run_folder import Row
 
 DEEDS = 80
 """Deeds of each stage that are drawn."""
 
 _ACTS = {"F": ("forward", COLOURS[0]), "B": ("pull back", COLOURS[1]), "U": ("update", COLOURS[2])}
+
 
 def panels(runs: Sequence[Run]) -> Iterator[Panel]:
     """One for each run in stages."""
@@ -51,8 +52,8 @@ def _gantt(timelines: Mapping[int, Sequence[Note]]) -> Figure:
     bars: dict[str, list[tuple[int, float, float, str]]] = {act: [] for act in _ACTS}
     for stage, notes in timelines.items():
         first = max(0, (len(notes) - DEEDS) // 2)
-        for name, begin, end in notes[first : first + DEEDS]:
-            bars[name[0]].append((stage, begin - origin, end - begin, name))
+        for deed, since, until in notes[first : first + DEEDS]:
+            bars[deed[0]].append((stage, since - origin, until - since, deed))
     for act, found in bars.items():
         name, colour = _ACTS[act]
         stages, begin, took, deeds_named = zip(*found, strict=True) if found else ((), (), (), ())
@@ -64,7 +65,7 @@ def _gantt(timelines: Mapping[int, Sequence[Note]]) -> Figure:
                 customdata=list(deeds_named),
                 orientation="h",
                 name=name,
-                marker={"color": colour, "line": {"color": PALE, "width": 0.5}},
+                marker={"color": colour, "line": {"width": 0}},
                 hovertemplate="%{y}, %{customdata}: from %{base:.4f} s<extra></extra>",
             )
         )
