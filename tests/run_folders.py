@@ -51,8 +51,10 @@ def controlled(place: Path) -> Path:
     return place
 
 
-DEEDS = {0: [("F0", 10.1), ("F1", 10.2), ("B0", 10.6), ("U0", 10.7)], 1: [("F0", 10.25), ("B0", 10.4), ("U0", 10.5)]}
-BEGUN = {0: 10.0, 1: 10.05}
+DEEDS = {
+    0: [("F0", 10.0, 10.1), ("F1", 10.1, 10.2), ("B0", 10.5, 10.6), ("U0", 10.6, 10.7)],
+    1: [("F0", 10.15, 10.25), ("B0", 10.25, 10.4), ("U0", 10.4, 10.5)],
+}
 
 
 def staged(place: Path) -> Path:
@@ -60,7 +62,7 @@ def staged(place: Path) -> Path:
     folder = RunFolder.create(recipe, place)
     folder.write("stages.json", Setup(recipe, 2, cuts=(0, 2, 4)).to_json().encode())
     for stage, deeds in DEEDS.items():
-        folder.write(f"timeline-{stage}.json", json.dumps([BEGUN[stage], *deeds]).encode())
+        folder.write(f"timeline-{stage}.json", json.dumps(deeds).encode())
     for number in (1, 2):
         folder.append(
             {"kind": "segment", "segment": number, "epoch": number, "loss": 1 / number, "samples_per_s": 50.0}

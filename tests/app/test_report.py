@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import worldsheet as ws
-from run_folders import BEGUN, DEEDS
+from run_folders import DEEDS
 from worldsheet.app.cli import app
 from worldsheet.app.control.problems import KNOWN
 from worldsheet.app.evenly import evenly
@@ -172,18 +172,18 @@ def test_rivals_are_their_results(run_folders: Folders) -> None:
     assert list(ratio.y) == [row["time_ratio"] for row in result.values()]
 
 
-def test_bars_of_stages_end_when_their_deeds_were_done(run_folders: Folders) -> None:
+def test_bars_of_stages_are_their_deeds(run_folders: Folders) -> None:
     panel = panels(run_folders["staged"])["stages-staged"]
     bars = []
     for trace in drawing(panel, "What each stage").figure.data:
         bars += list(zip(trace.y, trace.customdata, trace.base, trace.x, strict=True))
     found = {(stage, deed): (begin, begin + took) for stage, deed, begin, took in bars}
     for stage, deeds in DEEDS.items():
-        before = BEGUN[stage]
-        for deed, done in deeds:
-            assert found.pop((f"stage {stage}", deed)) == pytest.approx((before - 10, done - 10))
-            before = done
+        for deed, begin, end in deeds:
+            assert found.pop((f"stage {stage}", deed)) == pytest.approx((begin - 10, end - 10))
     assert not found
+    (busy,) = drawing(panel, "Share").figure.data
+    assert list(busy.y) == pytest.approx([0.4 / 0.7, 0.35 / 0.7])
     (loss,) = drawing(panel, "Training loss").figure.data
     assert list(loss.y) == [1.0, 0.5]
 
@@ -314,7 +314,7 @@ TORN: Mapping[str, tuple[str, str]] = {
     "one": ("metrics.jsonl", "is torn or not of this run"),
     "slow": ("result.json", "one JSON object"),
     "rivals": ("worldsheet-pc.safetensors", "is torn or not of this run"),
-    "staged": ("timeline-1.json", "a list of deeds and moments"),
+    "staged": ("timeline-1.json", "a list of deeds with their begin and end"),
     "mass": ("control.json", "one JSON object"),
     "signal": ("trace.safetensors", "is torn or not of this run"),
 }

@@ -11,6 +11,7 @@ from torch import Tensor
 from worldsheet.app.compare_command import SHEET as RIVALS_SHEET
 from worldsheet.app.contest.plan import PLAN, Plan
 from worldsheet.app.control import saved as control
+from worldsheet.app.plots_stages import Note
 from worldsheet.app.recipes import Recipe
 from worldsheet.app.report.run import Run, torn
 from worldsheet.app.run_folder import CONFIG, Row, RunFolder
@@ -81,17 +82,17 @@ class StagedRun(Run):
         return self.folder.rows()
 
     @property
-    def timelines(self) -> Mapping[int, tuple[float, list[tuple[str, float]]]]:
-        """By stage: when its last segment began, and its deeds with the moments at which they were done, in seconds."""
+    def timelines(self) -> Mapping[int, list[Note]]:
+        """By stage, the deeds of its last segment."""
         found = {}
         for stage in range(self.setup.stages):
             path = self.folder.path / f"{TIMELINE}-{stage}.json"
             if path.is_file():
                 try:
-                    begun, *deeds = json.loads(self.folder.read(path.name))
-                    found[stage] = (float(begun), [(str(deed), float(moment)) for deed, moment in deeds])
+                    rows = json.loads(self.folder.read(path.name))
+                    found[stage] = [(str(deed), float(begin), float(end)) for deed, begin, end in rows]
                 except (ValueError, TypeError) as error:
-                    raise torn(path, str(error), "a list of deeds and moments") from error
+                    raise torn(path, str(error), "a list of deeds with their begin and end") from error
         return found
 
     @property
