@@ -115,9 +115,9 @@ def relax(  # noqa: PLR0913  the signature of `worldsheet.relax`, with the stage
     segments = [_segment(part, plan, dynamics, each) for part, each in here]
     if segments[0].first:
         check_input(x)
-    row = Row(chain, segments, dynamics, schedule)
+    row = Row(chain, segments, x, target, dynamics, schedule)
     with torch.no_grad():  # layers record their own graphs
-        row.begin(x, target)
+        row.start()
         outcome = run(row, schedule, stop, record)
         good = outcome.status is not Status.DIVERGED
         pairs = sum_uses(row.efforts()) if good else []
