@@ -16,7 +16,6 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from worldsheet.core.shapes import Costate, State
 from worldsheet.pipeline.links import Links, Traffic
 from worldsheet.pipeline.message import HEADER, Agreement, Header, NeighbourError, floating
-
 from worldsheet.pipeline.segment import Place
 
 _CPU = torch.device("cpu")
