@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any, NamedTuple, final
 
 import torch
@@ -71,6 +71,8 @@ class Rated:
         rate: samples per second.
         over_one: times the rate of one process with one thread, in the same round.
         over_torch: times that of torch's best schedule.
+        work: CPU seconds per update of the process that had more of them, messages included, by the median. Other
+            programs on the machine hardly touch it; what stages wait for is not in it.
     """
 
     name: str
@@ -78,6 +80,19 @@ class Rated:
     rate: Spread
     over_one: Spread
     over_torch: Spread
+    work: float
+
+
+class Turn(NamedTuple):
+    """What a turn took.
+
+    Attributes:
+        seconds: from when both processes began to when both were done.
+        work: CPU seconds of the process that had more of them.
+    """
+
+    seconds: float
+    work: float
 
 
 @final
@@ -160,7 +175,7 @@ def _outcome(case: Case, length: Length, seed: int, rank: int) -> Outcome:
         cuts=plan.cuts,
         shares=tuple(sum(bench.costs[i] for i in plan.layers(s)) / sum(bench.costs) for s in range(RANKS)),
         tried=tuple(tried),
-        rated=tuple(_rated(finalists, taken, case.batch * batches)),
+        rated=tuple(_rated(finalists, taken, case.batch, batches)),
         posts=tuple(post for name, one in ours.items() for post in posts(name, one, batches, case.batch)),
     )
 
@@ -181,7 +196,7 @@ def _screened(entry: Entry, bench: Bench, batches: int) -> Tried:
     try:
         contender = entry.make(bench)
         contender.train(_WARM_UP)
-        seconds = _turn(contender, batches)
+        seconds = _turn(contender, batches).seconds
     except (RuntimeError, ValueError) as error:
         note = " ".join(str(error).split())[:120] or type(error).__name__
     failed = torch.tensor([bool(note)], dtype=torch.int64)
@@ -191,9 +206,9 @@ def _screened(entry: Entry, bench: Bench, batches: int) -> Tried:
     return Tried(entry.name, entry.pieces, bench.case.batch * batches / seconds)
 
 
-def _in_turns(contenders: Mapping[str, Contender], rounds: int, batches: int) -> dict[str, list[float]]:
-    """Seconds of each, A B C A B C; entry k of every list is from round k."""
-    taken: dict[str, list[float]] = {name: [] for name in contenders}
+def _in_turns(contenders: Mapping[str, Contender], rounds: int, batches: int) -> dict[str, list[Turn]]:
+    """A B C A B C; entry k of every list is from round k."""
+    taken: dict[str, list[Turn]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, contender in contenders.items():
             contender.train(_WARM_UP)
@@ -201,24 +216,27 @@ def _in_turns(contenders: Mapping[str, Contender], rounds: int, batches: int) ->
     return taken
 
 
-def _turn(contender: Contender, batches: int) -> float:
-    """Seconds from when both processes begin to when both are done."""
+def _turn(contender: Contender, batches: int) -> Turn:
     dist.barrier()
-    begun = perf_counter()
+    begun, used = perf_counter(), process_time()
     contender.train(batches)
     dist.barrier()
-    seconds = torch.tensor([perf_counter() - begun], dtype=torch.float64)
-    dist.all_reduce(seconds, dist.ReduceOp.MAX)
-    return seconds.item()
+    both = torch.tensor([perf_counter() - begun, process_time() - used], dtype=torch.float64)
+    dist.all_reduce(both, dist.ReduceOp.MAX)
+    return Turn(*both.tolist())
 
 
-def _rated(entries: Mapping[str, Entry], taken: Mapping[str, Sequence[float]], samples: int) -> Iterator[Rated]:
-    torchs = {name: spread(seconds).median for name, seconds in taken.items() if name.startswith("torch")}
+def _rated(
+    entries: Mapping[str, Entry], taken: Mapping[str, Sequence[Turn]], batch: int, batches: int
+) -> Iterator[Rated]:
+    times = {name: [turn.seconds for turn in turns] for name, turns in taken.items()}
+    torchs = {name: spread(seconds).median for name, seconds in times.items() if name.startswith("torch")}
     fastest = min(torchs, key=lambda name: torchs[name])
-    for name, seconds in taken.items():
-        rate = spread([samples / taking for taking in seconds])
-        over = paired_ratios(taken[ONE], seconds), paired_ratios(taken[fastest], seconds)
-        yield Rated(name, entries[name].pieces, rate, *over)
+    for name, seconds in times.items():
+        rate = spread([batch * batches / taking for taking in seconds])
+        over = paired_ratios(times[ONE], seconds), paired_ratios(times[fastest], seconds)
+        work = spread([turn.work / batches for turn in taken[name]]).median
+        yield Rated(name, entries[name].pieces, rate, *over, work)
 
 
 def _say(rank: int, text: str) -> None:
