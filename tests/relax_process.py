@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import worldsheet as ws
-from worldsheet.pipeline import Place, relax
-from worldsheet.pipeline.distributed import Wires, joined
+from worldsheet.pipeline import relax
+from worldsheet.pipeline.distributed import joined, place_of
 
 STOP = ws.Stop(max_ticks=24, tol=1e-2, every=4)
 Make = Callable[[ws.Chain, Tensor, Tensor], ws.Dynamics]
@@ -49,7 +49,7 @@ def main(rank: int, stages: int, store: str, out: Path) -> None:
                 x = torch.zeros(0)  # only the first stage has it
             if rank < stages - 1:
                 target = torch.zeros(0)
-            place = Place(rank, Wires(rank, stages, cpu), Wires(rank, stages, cpu))
+            place = place_of(rank, stages, cpu)
             share = relax(chain, stages, x, target, dynamics, schedule=ws.Synchronous(), stop=STOP, place=place)
             found[name] = {
                 "first": share.sites.start,

@@ -16,6 +16,7 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from worldsheet.core.shapes import Costate, State
 from worldsheet.pipeline.links import Links, Traffic
 from worldsheet.pipeline.message import HEADER, Agreement, Header, NeighbourError, floating
+from worldsheet.pipeline.segment import Place
 
 _CPU = torch.device("cpu")
 
@@ -167,6 +168,11 @@ class Wires(Links):
         for edge in (self._below, self._above):
             if edge is not None:
                 edge.close()
+
+
+def place_of(stage: int, stages: int, device: torch.device) -> Place:
+    """Where this process, whose rank is its stage, stands in a `worldsheet.pipeline.relax` spread over processes."""
+    return Place(stage, Wires(stage, stages, device), Wires(stage, stages, device))
 
 
 class _Coming(NamedTuple):

@@ -20,7 +20,7 @@ from worldsheet.problem import Chain, Fields
 from worldsheet.schedule import Schedule
 from worldsheet.solve.door import check_finite, check_input, default_schedule
 from worldsheet.solve.gradients import accumulate, sum_uses
-from worldsheet.solve.solution import refuse_diverged
+from worldsheet.solve.solution import Pairs, named, owned, refuse_diverged
 
 _EXACT = Dyadic()
 _UNTIL_SETTLED = Stop()
@@ -48,7 +48,7 @@ class Share:
     loss: Tensor
     fields: Fields
     record: Record | None
-    pairs: tuple[tuple[Tensor, Tensor], ...] = field(repr=False)
+    pairs: Pairs = field(repr=False)
     input_gradient: Tensor | None = field(repr=False)
 
     def gradients(self) -> dict[str, Tensor]:
@@ -58,8 +58,7 @@ class Share:
             RelaxationError: the relaxation diverged, so there is nothing to use.
         """
         refuse_diverged(self.outcome)
-        names = {id(parameter): name for name, parameter in self.chain.named_parameters()}
-        return {names[id(leaf)]: gradient for leaf, gradient in self.pairs}
+        return named(self.chain, self.pairs)
 
     def accumulate(self) -> None:
         """Add these gradients to the parameters' `.grad`.
@@ -68,7 +67,7 @@ class Share:
             RelaxationError: the relaxation diverged; `.grad` is untouched.
         """
         refuse_diverged(self.outcome)
-        accumulate([(leaf, gradient.clone()) for leaf, gradient in self.pairs])
+        accumulate(owned(self.pairs))
 
 
 def relax(  # noqa: PLR0913  the signature of `worldsheet.relax`, with the stages
@@ -115,9 +114,9 @@ def relax(  # noqa: PLR0913  the signature of `worldsheet.relax`, with the stage
     segments = [_segment(part, plan, dynamics, each) for part, each in here]
     if segments[0].first:
         check_input(x)
-    row = Row(chain, segments, dynamics, schedule)
+    row = Row(chain, segments, x, target, dynamics, schedule)
     with torch.no_grad():  # layers record their own graphs
-        row.begin(x, target)
+        row.start()
         outcome = run(row, schedule, stop, record)
         good = outcome.status is not Status.DIVERGED
         pairs = sum_uses(row.efforts()) if good else []

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import Parameter
 
+from worldsheet.core.errors import InputError
 from worldsheet.core.shapes import Table
 from worldsheet.dynamics import Dynamics
 from worldsheet.engine import Engine, Residual, residual_of
@@ -28,30 +29,36 @@ class Row(Engine):
     Args:
         chain: the whole problem.
         segments: those here, from the input's side.
+        x: input x_0, which the first stage looks at.
+        target: what the loss compares the output with, which the last stage looks at.
         dynamics: how a site moves.
         schedule: when; its messages are fresh.
     """
 
-    def __init__(self, chain: Chain, segments: Sequence[Segment], dynamics: Dynamics, schedule: Schedule) -> None:
+    def __init__(
+        self, chain: Chain, segments: Sequence[Segment], x: Tensor, target: Any, dynamics: Dynamics, schedule: Schedule
+    ) -> None:
         self.chain = chain
         self.topology = chain.topology
         self.dynamics = dynamics
         self._here = segments
-        self._schedule = schedule
+        self._x, self._target, self._schedule = x, target, schedule
         self._number = 0
         self._everywhere = frozenset(chain.topology.sites)
         self._precision = 0.0
 
-    def begin(self, x: Tensor, target: Any) -> None:
-        """A forward pass from stage to stage, and the dynamics' own start."""
+    def start(self, initial: Fields | None = None) -> None:
+        """The dynamics' own fields; a forward pass goes from stage to stage.
+
+        Raises:
+            InputError: initial fields, which no stage has.
+        """
+        if initial is not None:
+            raise InputError("initial fields", "the dynamics' own start", "leave initial out")
         for segment in self._here:
-            segment.start(x, target, self._schedule)
+            segment.start(self._x, self._target, self._schedule)
         self.caller = self._here[-1].block.caller
         self._precision = float(self._told(lambda segment: segment.block.precision)[-1, 0])
-
-    def start(self, initial: Fields | None) -> None:
-        """Nothing is left to do after `begin`."""
-        del initial
 
     @property
     def evaluations(self) -> int:
