@@ -69,7 +69,7 @@ class Instance(NamedTuple):
         """Balanced cuts."""
         return balanced(costs, stages)
 
-    def costs(self, many: int = 1, repeats: int = 3) -> tuple[float, ...]:
+    def costs(self, many: int = 1, repeats: int = 6) -> tuple[float, ...]:
         """Seconds per layer, of one piece of the batch."""
         return measured_costs(self.chain, *self.packets(many, 1)[0], repeats=repeats)
 
