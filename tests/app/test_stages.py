@@ -37,7 +37,7 @@ def command(*words: str) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    output, _ = process.communicate(timeout=250)
+    output, _ = process.communicate(timeout=600)
     return process.returncode, output
 
 
@@ -69,6 +69,7 @@ def start_and_wait(folder: Path) -> tuple[subprocess.Popen[str], list[psutil.Pro
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_run_whose_stage_was_killed_and_whose_checkpoint_was_torn_ends_with_the_same_bits(
     tmp_path: Path, whole: Path
 ) -> None:
@@ -92,6 +93,7 @@ def test_a_run_whose_stage_was_killed_and_whose_checkpoint_was_torn_ends_with_th
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("everyone", [True, False], ids=["of the terminal", "of one process"])
 def test_ctrl_c_leaves_a_checkpoint_that_a_run_goes_on_from(tmp_path: Path, whole: Path, everyone: bool) -> None:
     folder = tmp_path / "run"
@@ -109,6 +111,7 @@ def test_ctrl_c_leaves_a_checkpoint_that_a_run_goes_on_from(tmp_path: Path, whol
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_stages_that_run_freely_learn_as_well(tmp_path: Path, whole: Path) -> None:
     code, output = finish(command(*OPTIONS, "--free-running", "--run", str(tmp_path / "run"), "--json"))
     assert code == 0, output
@@ -117,6 +120,7 @@ def test_stages_that_run_freely_learn_as_well(tmp_path: Path, whole: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_run_in_stages_leaves_a_timeline_and_boards(whole: Path) -> None:
     assert (whole / "timeline.png").read_bytes().startswith(b"\x89PNG")
     assert not (whole / "live").exists()
@@ -131,6 +135,7 @@ def test_a_run_in_stages_leaves_a_timeline_and_boards(whole: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_locked_stages_are_one_process(tmp_path: Path) -> None:
     code, output = finish(command(*OPTIONS, "--epochs", "1", "--locked", "--run", str(tmp_path / "run"), "--json"))
     assert code == 0, output

@@ -32,7 +32,7 @@ def start(*words: str, cwd: Path) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    output, errors = process.communicate(timeout=280)
+    output, errors = process.communicate(timeout=600)
     assert process.returncode == 0, output + errors
     return output
 
@@ -44,6 +44,7 @@ def assert_same(one: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_torchrun_arrives_at_the_bits_of_processes_that_we_start(tmp_path: Path) -> None:
     options = [*RUN, "--epochs", "1", "--json"]
     here = start(sys.executable, *TRAIN, "--stages", "2", "--run", "here", *options, cwd=tmp_path)
@@ -54,6 +55,7 @@ def test_torchrun_arrives_at_the_bits_of_processes_that_we_start(tmp_path: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_killed_worker_is_started_again_and_the_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     options = [*RUN, "--epochs", "3"]
     finish(start(sys.executable, *TRAIN, "--stages", "2", "--run", "whole", *options, cwd=tmp_path))

@@ -75,15 +75,7 @@ def _finish(training: Training, folder: RunFolder) -> None:
     result = result_of(training, rows)
     folder.write_tensors("weights.safetensors", training.relaxed.model.state_dict())
     folder.write_tensors("weights-autograd.safetensors", training.autograd.model.state_dict())
-    record = training.record()
-    folder.write_tensors(
-        RECORD,
-        {
-            "ticks": torch.tensor(record.ticks),
-            "state_residuals": record.state_residuals,
-            "costate_residuals": record.costate_residuals,
-        },
-    )
+    folder.write_tensors(RECORD, training.sheet())
     network = f"{recipe.data}, {recipe.architecture} of {result['sites']} sites"
     epochs = [row for row in rows if row["kind"] == "epoch"]
     folder.write(CURVES, plots.learning_curves(epochs, f"{network}: trained twice from the same start"))

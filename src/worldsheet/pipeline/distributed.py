@@ -272,10 +272,15 @@ class _Edge:
 
     def _gone(self, packet: int, error: Exception) -> NeighbourError:
         return NeighbourError(
-            f"{self.agreement.name} is gone or silent at packet {packet}: {str(error).splitlines()[0]}",
+            f"{self.agreement.name} is gone or silent at packet {packet}: {_reason(error)}",
             "a neighbour that answers within the group's timeout",
             "look at its log, then start all stages again with --resume",
         )
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence of what a backend says."""
+    return str(error).splitlines()[0].partition(". ")[0]
 
 
 def _there(edge: _Edge | None) -> _Edge:

@@ -12,12 +12,13 @@ from worldsheet.problem.observer import Observer
 from worldsheet.problem.proximal import proximal
 from worldsheet.problem.residual import Nonlinearity, ResidualLinear, ScaledLinear, residual_mlp
 from worldsheet.problem.retracing import call_of
-from worldsheet.problem.stacks import Stack
+from worldsheet.problem.stacks import Bound, Operation, Places, Stack
 from worldsheet.problem.steps import Factors, OffersStep, Step
 from worldsheet.problem.topology import Topology
 from worldsheet.problem.view import View
 
 __all__ = [
+    "Bound",
     "Caller",
     "Chain",
     "Cost",
@@ -32,6 +33,8 @@ __all__ = [
     "Observer",
     "OffersCost",
     "OffersStep",
+    "Operation",
+    "Places",
     "Priced",
     "Pull",
     "Recorded",
