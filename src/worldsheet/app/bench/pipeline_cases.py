@@ -98,7 +98,7 @@ def _deep_mlp() -> nn.Sequential:
 
 
 _ALL = (
-    Case("tanh-512", "16 x (512-512 tanh)", _tanh512, _regression, nn.MSELoss, 256, 16),
+    Case("tanh-512", "16 x (512-512 tanh)", _tanh512, _regression, nn.MSELoss, 256, 12),
     Case(
         "mlp-fashion",
         "784-19x256-10 relu, Fashion-MNIST's sizes",
@@ -106,7 +106,7 @@ _ALL = (
         partial(images, (1, 28, 28)),
         nn.CrossEntropyLoss,
         256,
-        24,
+        16,
     ),
     Case(
         "vgg9-cifar",
@@ -115,7 +115,7 @@ _ALL = (
         partial(images, (3, 32, 32)),
         nn.CrossEntropyLoss,
         16,
-        6,
+        5,
     ),
 )
 
