@@ -69,7 +69,7 @@ class Instance(NamedTuple):
         """Balanced cuts."""
         return balanced(costs, stages)
 
-    def costs(self, many: int = 1, repeats: int = 3) -> tuple[float, ...]:
+    def costs(self, many: int = 1, repeats: int = 6) -> tuple[float, ...]:
         """Seconds per layer, of one piece of the batch."""
         return measured_costs(self.chain, *self.packets(many, 1)[0], repeats=repeats)
 
@@ -98,7 +98,7 @@ def _deep_mlp() -> nn.Sequential:
 
 
 _ALL = (
-    Case("tanh-512", "16 x (512-512 tanh)", _tanh512, _regression, nn.MSELoss, 256, 16),
+    Case("tanh-512", "16 x (512-512 tanh)", _tanh512, _regression, nn.MSELoss, 256, 12),
     Case(
         "mlp-fashion",
         "784-19x256-10 relu, Fashion-MNIST's sizes",
@@ -106,7 +106,7 @@ _ALL = (
         partial(images, (1, 28, 28)),
         nn.CrossEntropyLoss,
         256,
-        24,
+        16,
     ),
     Case(
         "vgg9-cifar",
@@ -115,7 +115,7 @@ _ALL = (
         partial(images, (3, 32, 32)),
         nn.CrossEntropyLoss,
         16,
-        6,
+        5,
     ),
 )
 

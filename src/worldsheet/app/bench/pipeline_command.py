@@ -23,7 +23,7 @@ ASLEEP = "asleep"
 """The case of stages that sleep."""
 
 _WIDTH = 140
-_LONG, _SHORT = Length(4, 0, 4, MICRO_BATCHES), Length(2, 4, 2, (1, 4))
+_LONG, _SHORT = Length(3, 0, 3, MICRO_BATCHES), Length(2, 4, 2, (1, 4))
 _LONG_NIGHT, _SHORT_NIGHT = Night(0.015, 240, 2), Night(0.01, 80, 2)
 _NAMES = (*CASES, ASLEEP)
 

@@ -70,6 +70,11 @@ class Contender(ABC):
     def train(self, batches: int) -> None:
         """Train so many batches, an update each."""
 
+    @property
+    def cadence(self) -> float | None:
+        """Seconds from update to update in the last turn, of a contender that never flushes; else None."""
+        return None
+
 
 @final
 class Stages(Contender):
@@ -92,6 +97,7 @@ class Stages(Contender):
         self._instance = bench.instance()
         self.rank = bench.rank
         self.waits: list[float] = []
+        self._updates: list[float] = []
         chain, plan = self._instance.chain, self._instance.plan(RANKS, bench.costs)
         self.pipeline = Pipeline(chain, plan, optimizer=OPTIMIZER, order=order, weights=weights, messages=messages)
         self.wires = Wires(bench.rank, RANKS, torch.device("cpu"), messages=messages)
@@ -107,6 +113,14 @@ class Stages(Contender):
         done: list[Done] = []
         self.pipeline.run_stage(self.rank, self.wires, packets, done.append)
         self.waits = [after.begin - before.end for before, after in pairwise(done) if after.deed.act is not Act.UPDATE]
+        self._updates = [each.end for each in done if each.deed.act is Act.UPDATE]
+
+    @property
+    def cadence(self) -> float | None:
+        """Without the filling and emptying, which a run of many batches has once."""
+        if not isinstance(self.pipeline.order, Unlocked) or len(self._updates) < 2:
+            return None
+        return (self._updates[-1] - self._updates[0]) / (len(self._updates) - 1)
 
     @property
     def piece(self) -> Tensor:

@@ -36,7 +36,8 @@ def _rates(case: Row) -> Table:
         for first, last, share in zip(case["cuts"], case["cuts"][1:], case["shares"], strict=False)
     )
     title = f"{case['case']}: {case['text']}, batch {case['batch']}, layers {plan} of the time\n"
-    title += f"goals for ours: {GOAL_ONE:g} x one process with one thread, {GOAL_TORCH:g} x torch's best schedule"
+    title += f"goals for ours: {GOAL_ONE:g} x one process with one thread, {GOAL_TORCH:g} x torch's best schedule\n"
+    title += "unlocked stages from update to update, without filling and emptying; all others whole turns"
     columns = ("pieces", "samples/s", "x one process", "x torch's best", "CPU ms/update")
     table = _table(title, 1, "contender: its best number of pieces, median (quartiles)", *columns)
     for row in sorted(case["rated"], key=lambda row: -row["rate"][1]):

@@ -87,7 +87,8 @@ class Turn(NamedTuple):
     """What a turn took.
 
     Attributes:
-        seconds: from when both processes began to when both were done.
+        seconds: from when both processes began to when both were done; of a pipeline without a flush, the updates times
+            what the slower stage took from one to the next.
         work: CPU seconds of the process that had more of them.
     """
 
@@ -221,7 +222,10 @@ def _turn(contender: Contender, batches: int) -> Turn:
     begun, used = perf_counter(), process_time()
     contender.train(batches)
     dist.barrier()
-    both = torch.tensor([perf_counter() - begun, process_time() - used], dtype=torch.float64)
+    seconds, work = perf_counter() - begun, process_time() - used
+    if contender.cadence is not None:
+        seconds = contender.cadence * batches
+    both = torch.tensor([seconds, work], dtype=torch.float64)
     dist.all_reduce(both, dist.ReduceOp.MAX)
     return Turn(*both.tolist())
 
