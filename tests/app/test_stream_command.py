@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from worldsheet.app.cli import app
@@ -19,13 +20,17 @@ def stream(*arguments: object) -> Result:
 
 def test_it_learns_to_track_and_draws_what_it_did(tmp_path: Path) -> None:
     picture = tmp_path / "picture.png"
-    done = stream("--seconds", 16, "--dt", 0.02, "--seed", 1, "--figure", picture, "--json")
+    done = stream("--seconds", 16, "--dt", 0.02, "--seed", 1, "--figure", picture, "--run", tmp_path / "run", "--json")
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)
     assert result["status"] == "stream ended"
     assert result["steps"] == 800
     assert result["error_second_half"] < 0.06  # the signal itself has a root mean square of 0.42
     assert picture.read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"result.json", "stream.json", "trace.safetensors"}
+    trace = load_file(tmp_path / "run" / "trace.safetensors")
+    late = (trace["outputs"] - trace["wanted"])[len(trace["times"]) // 2 :]
+    assert float(late.square().mean().sqrt()) == pytest.approx(result["error_second_half"], rel=1e-6)
 
 
 def test_plain_equations_end_with_what_to_do(tmp_path: Path) -> None:

@@ -24,6 +24,20 @@ class Defect(NamedTuple):
 
 
 DEFECTS = {
+    "a-newcomer-keeps-the-ticks-of-who-left": Defect(
+        "control/places.py",
+        "self.moving[places], self.ticks[places], self.restarted[places] = coming, 0, False",
+        "self.moving[places], self.restarted[places] = coming, False",
+        "parity/test_control_execution.py",
+        "few_places",
+    ),
+    "a-substage-is-worth-its-own-weight-only": Defect(
+        "control/expansion.py",
+        "worth = worth + torch.nn.functional.pad(",
+        "worth = worth + 0 * torch.nn.functional.pad(",
+        "parity/test_control.py",
+        "an_expansion_is_that_of_torch_func",
+    ),
     "echoes-between-scatterers-are-dropped": Defect(
         "control/scattering.py",
         "torch.baddbmm(eye, left.far, near)",
@@ -65,6 +79,34 @@ DEFECTS = {
         "mean_square(message, view)",
         "closed_form/test_substrates.py",
         "variance_of_one_noisy_message",
+    ),
+    "a-wave-scatters-with-the-wrong-sign": Defect(
+        "dynamics/wave.py",
+        "direct - _limited(across, direct, self.limit)",
+        "direct + _limited(across, direct, self.limit)",
+        "laws/test_waves.py",
+        "wave_variables_is_what_theory_says",
+    ),
+    "a-residual-drives-no-costate": Defect(
+        "dynamics/wave.py",
+        "direct if crossing == 0 else direct +",
+        "direct if crossing >= 0 else direct +",
+        "laws/test_waves.py",
+        "wave_variables_is_what_theory_says",
+    ),
+    "one-junction-has-its-neighbours-impedance": Defect(
+        "dynamics/impedance.py",
+        "for site in range(depth - 1, 0, -1):",
+        "for site in range(depth - 1, 1, -1):",
+        "laws/test_waves.py",
+        "ratios_of_power",
+    ),
+    "one-layers-weights-serve-all": Defect(
+        "problem/mapped.py",
+        "torch.stack([owner[name].detach() for owner in owners])",
+        "torch.stack([owners[0][name].detach() for _ in owners])",
+        "parity/test_mapped.py",
+        "one_by_one and 4-PredictiveCoding",
     ),
     "the-loss-has-no-slope": Defect(
         "problem/topology.py",
@@ -198,6 +240,20 @@ DEFECTS = {
         "if topology.heights[site] <= tick",
         "parity/test_unlocked.py",
         "from_silence",
+    ),
+    "a-neighbour-keeps-an-old-state": Defect(
+        "pipeline/segment.py",
+        "self._told = self._told and self.sites.stop - 1 not in moved",
+        "self._told = self._told",
+        "parity/test_relaxation_in_stages.py",
+        "tolerance_stops and slow",
+    ),
+    "a-stage-runs-ahead-of-its-bound": Defect(
+        "pipeline/free.py",
+        "carried < min(packets, answered + most)",
+        "carried < packets",
+        "parity/test_free_running.py",
+        "any_order_of_turns and Stashed",
     ),
     "a-bias-is-no-input": Defect(
         "port/newton.py",

@@ -18,6 +18,7 @@ from worldsheet.app import plots
 from worldsheet.app.atomic import replace_file
 from worldsheet.app.choices import choose
 from worldsheet.app.signals import SIGNALS, Signal, column
+from worldsheet.app.stream_folder import save
 from worldsheet.core.errors import InputError
 from worldsheet.core.outcome import Outcome
 from worldsheet.streaming import (
@@ -70,6 +71,7 @@ def stream(  # noqa: PLR0913, PLR0917  an argument per option
     seed: Annotated[int, typer.Option(help="initial weights and states")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1")] = "cpu",
     figure: Annotated[Path, typer.Option(help="where the picture of the run is saved")] = Path("stream.png"),
+    run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="folder for the run's numbers")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as one JSON object on stdout")] = False,
 ) -> None:
     """Let a few neurons learn to track a signal while it happens, forward in time only.
@@ -98,6 +100,9 @@ def stream(  # noqa: PLR0913, PLR0917  an argument per option
     heard = [wanted(at + dt) for at in trace.times]
     replace_file(figure, plots.tracking(trace, heard, f"{neurons} neurons, c = {speed:g}/s: {outcome.status.value}"))
     result = _result(outcome, trace, heard, took) | {"figure": str(figure)}
+    if run is not None:
+        title = f"{neurons} neurons track {signal if csv is None else csv}, c = {speed:g}/s, {sign}"
+        save(run, trace, heard, {"title": title, "device": device, **result})
     if as_json:
         typer.echo(json.dumps(result, allow_nan=False))
     else:
