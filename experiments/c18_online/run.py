@@ -46,7 +46,7 @@ def measure(size: Size, cells: Cells) -> Findings:
         if method == SLOW and (size is Size.SMALL or name not in tasks.SERIES):
             continue
         found = cells.get(f"{name}: {method}, judged on other seeds", partial(judged, maker, method, STEPS[size]))
-        rows.append({"task": name, "method": method, **found})
+        rows.append({"task": name, "method": method, **found, "error": median(found["errors"])})
     costs = [
         {"task": name, **row}
         for name, maker in makers.items()
@@ -80,7 +80,7 @@ def judged(maker: Callable[[int], Task], method: str, steps: int) -> dict[str, A
     tried = [fmean(found[k : k + len(TRIALS)]) for k in range(0, len(found), len(TRIALS))]
     rate = rates[tried.index(min(tried))]
     found = errors(task, method, [(rate, seed) for seed in SEEDS])
-    return {"error": fmean(found), "errors": found, "rate": rate, "tried": tried}
+    return {"errors": found, "rate": rate, "tried": tried}
 
 
 def errors(task: Task, method: str, systems: list[tuple[float, int]]) -> list[float]:
