@@ -1,8 +1,8 @@
 """Waves: one fixed point at any impedance, the Courant limit, the limiter's guarantee, wave variables and junctions."""
 
 import math
-from itertools import pairwise
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
