@@ -9,7 +9,6 @@ from worldsheet.core.field import Field
 from worldsheet.problem import Topology
 from worldsheet.schedule.base import Firing, Schedule, Tick
 
-
 _STRIDE = 6  # sites that take steps of zero cost little; a tick that is planned anew costs as much as a few of them
 
 
