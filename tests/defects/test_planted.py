@@ -24,6 +24,20 @@ class Defect(NamedTuple):
 
 
 DEFECTS = {
+    "a-newcomer-keeps-the-ticks-of-who-left": Defect(
+        "control/places.py",
+        "self.moving[places], self.ticks[places], self.restarted[places] = coming, 0, False",
+        "self.moving[places], self.restarted[places] = coming, False",
+        "parity/test_control_execution.py",
+        "few_places",
+    ),
+    "a-substage-is-worth-its-own-weight-only": Defect(
+        "control/expansion.py",
+        "worth = worth + torch.nn.functional.pad(",
+        "worth = worth + 0 * torch.nn.functional.pad(",
+        "parity/test_control.py",
+        "an_expansion_is_that_of_torch_func",
+    ),
     "echoes-between-scatterers-are-dropped": Defect(
         "control/scattering.py",
         "torch.baddbmm(eye, left.far, near)",
@@ -226,6 +240,20 @@ DEFECTS = {
         "if topology.heights[site] <= tick",
         "parity/test_unlocked.py",
         "from_silence",
+    ),
+    "a-neighbour-keeps-an-old-state": Defect(
+        "pipeline/segment.py",
+        "self._told = self._told and self.sites.stop - 1 not in moved",
+        "self._told = self._told",
+        "parity/test_relaxation_in_stages.py",
+        "tolerance_stops and slow",
+    ),
+    "a-stage-runs-ahead-of-its-bound": Defect(
+        "pipeline/free.py",
+        "carried < min(packets, answered + most)",
+        "carried < packets",
+        "parity/test_free_running.py",
+        "any_order_of_turns and Stashed",
     ),
     "a-bias-is-no-input": Defect(
         "port/newton.py",

@@ -122,7 +122,10 @@ SIGNATURES = {
     "substrates.Mismatched": "inner, error, generator, factors=None",
     "substrates.Noisy": "inner, std, generator",
     "substrates.Quantised": "inner, bits, generator=None",
-    "Pipeline": "chain, stages, *, optimizer, packets_per_update=8, weights=Predicted(horizon=1.0), order=None",
+    "Pipeline": "chain, stages, *, optimizer, packets_per_update=8, weights=Predicted(horizon=1.0), order=None, "
+    "messages=None, free_running=False",
+    "pipeline.relax": f"chain, stages, x, target, dynamics=Dyadic(rate=1.0), *, schedule=None, stop={STOP}, "
+    "record=None, place=None",
     "Pipeline.train": "self, packets",
     "Predicted": "horizon=1.0",
     "Chain.named_parameters": "self",

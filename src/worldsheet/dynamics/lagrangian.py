@@ -23,9 +23,10 @@ class AugmentedLagrangian(Dynamics):
 
     A damped wave over depth: credit travels ballistically, T√(αη) layers in T ticks. Costates move first in a tick, so
     that the last tick ends with the states and e is the credit before the next multiplier step. The output is open.
-    In linear networks the fixed point is backprop's. On ReLU networks there is often none within reach: the method is
-    good at a budget of 2L ticks, when credit has just crossed the network, which is its default; a relaxation that is
-    to come to rest needs `Stop(max_ticks=…, tol=…)`.
+    In linear networks the fixed point is backprop's. A curved network has a rest only where ρ outweighs the curvature
+    of 𝓛 there: a graph with a site for every addition needed ρ = 4 where fused residual layers came to rest at ρ = 1.
+    On ReLU networks there is often none within reach: the method is good at a budget of 2L ticks, when credit has just
+    crossed the network, which is its default; a relaxation that is to come to rest needs `Stop(max_ticks=…, tol=…)`.
 
     Cost per tick and site: one evaluation and one pull-back. Stable for η σ²(2ρ + α) < 4, σ the largest singular
     value of 1 − N, N the shift through the layers; at η = 1/(ρσ²), which is the estimate, for α < 2ρ. If its own
@@ -68,7 +69,7 @@ class AugmentedLagrangian(Dynamics):
             open_output=True,
             patience=_patience(self.dual_rate / self.penalty),
             descends=True,
-            cure=CURE,
+            cure=f"{CURE}; where it keeps swinging, raise the penalty",
         )
 
     def start(self, outputs: Sequence[Elsewhere]) -> Fields:

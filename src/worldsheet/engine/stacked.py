@@ -11,7 +11,7 @@ from worldsheet.core.field import Field
 from worldsheet.core.shapes import Residuals
 from worldsheet.dynamics import Dynamics
 from worldsheet.engine.base import Engine, Residual
-from worldsheet.engine.measure import residual_of, start_fields
+from worldsheet.engine.measure import residual_of, start_fields, table_of
 from worldsheet.engine.messages import Messages
 from worldsheet.engine.plan import Plan, Planner, planner_for
 from worldsheet.engine.runs import runs
@@ -103,7 +103,8 @@ class StackedBlock(Engine):
     def residual(self) -> Residual:
         """See `Engine.residual`; one norm per site."""
         self._seen = True
-        return residual_of(self.dynamics, [self._between.view(slab, span) for slab, span in self._moving()], _norms)
+        views = [self._between.view(slab, span) for slab, span in self._moving()]
+        return residual_of(self.dynamics, table_of(views, _norms))
 
     @property
     def overflowed(self) -> bool:

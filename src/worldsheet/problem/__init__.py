@@ -4,7 +4,7 @@ from worldsheet.problem.caller import Caller
 from worldsheet.problem.chain import Chain
 from worldsheet.problem.costs import Cost, HalfSquares, OffersCost
 from worldsheet.problem.equilibrium import Equilibrium
-from worldsheet.problem.evaluation import Evaluation, Priced, Pull, Recorded, Remembered, Stepwise
+from worldsheet.problem.evaluation import Efforts, Evaluation, Priced, Pull, Recorded, Remembered, Stepwise
 from worldsheet.problem.fields import Fields
 from worldsheet.problem.layer import Traits
 from worldsheet.problem.linearised import Linearised, Sites, linearise
@@ -22,6 +22,7 @@ __all__ = [
     "Caller",
     "Chain",
     "Cost",
+    "Efforts",
     "Equilibrium",
     "Evaluation",
     "Factors",

@@ -63,9 +63,7 @@ def backward(  # noqa: PLR0913  the public signature, in the order of decreasing
         InputError: arguments that cannot be right; NaN or infinity in the input, or in a parameter if the loss shows
             it.
         LayerError: a layer or loss that fails on what it receives.
-        RelaxationError: the relaxation diverged, or the loss is not finite.
-
-        No `.grad` is touched in any of these cases.
+        RelaxationError: the relaxation diverged, or the loss is not finite. `.grad` is untouched in all these cases.
 
     Warns:
         NotConvergedWarning: a tolerance was asked for and not reached.

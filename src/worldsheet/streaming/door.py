@@ -92,6 +92,13 @@ def check_target(given: Tensor, streams: int, outputs: int, potential: Potential
         raise InputError(f"class {int(given.max())}", f"classes 0 to {outputs - 1}, −1 for unknown", "add outputs")
 
 
+def like(given: Tensor, state: Tensor, *, kept: bool = False) -> Tensor:
+    """The given tensor where the states are and, unless its own dtype is kept, of their dtype."""
+    if given.device == state.device and (kept or given.dtype == state.dtype) and not given.requires_grad:
+        return given
+    return given.detach().to(state.device if kept else state)
+
+
 def unknown_streams(target: Target) -> Tensor | None:
     """Which streams have a NaN, an infinity or a negative class in their target; None if no stream."""
     if all_finite(target) and (target.is_floating_point() or int(target.min()) >= 0):
