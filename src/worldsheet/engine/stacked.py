@@ -65,8 +65,8 @@ class StackedBlock(Engine):
     @torch.no_grad()
     def start(self, initial: Fields | None) -> None:
         """See `Engine.start`; evaluates every layer once in order."""
-        outputs = [self._x]
-        for site in self.topology.sites:
+        outputs = [self._x, self._messages.evaluation(1, [self._x]).output]  # kept, since the input never moves
+        for site in range(2, len(self.chain) + 1):
             outputs.append(self._messages.forward(site, outputs[-1]))
         fields = start_fields(self.dynamics, outputs[1:], initial)
         found = runs(self.caller.traits[:-1], outputs, compiled=self._compiled)
