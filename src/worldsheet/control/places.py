@@ -11,7 +11,7 @@ from worldsheet.control.stage import Discretised
 from worldsheet.control.start import Start
 
 _NUMBERS = 2**20  # in the Hessians of the problems that move at once, so that they stay near the processor
-_NARROW = 4  # where code is fixed, places are given up only once they are so many times too many
+_POINTS = 4096  # stages that move at once where their number is fixed, so that few places stay empty in the end
 
 
 @final
@@ -27,10 +27,13 @@ class Places:
     """
 
     def __init__(self, problem: Discretised, start: Start, barrier: float) -> None:
-        self._all, self._start, self._barrier = problem, start, barrier
+        self._all, self._barrier = problem, barrier
+        self._waiting = _started(problem, start, barrier)
         stages, controls = start.controls.shape[1:]
-        room = max(1, _NUMBERS // (stages * (problem.size + controls) ** 2))
-        self._next = min(room, len(problem.start))
+        room = _NUMBERS // (stages * (problem.size + controls) ** 2)
+        if problem.problem.execution.fixed:
+            room = min(room, _POINTS // stages)
+        self._next = min(max(1, room), len(problem.start))
         self.moving = torch.arange(self._next, device=problem.start.device)
         self.ticks = torch.zeros_like(self.moving)
         self.restarted = torch.zeros_like(self.moving, dtype=torch.bool)
@@ -59,8 +62,7 @@ class Places:
             self._enter(places[:entering])
         self.moving[places[entering:]] = -1
         taken = self.taken.nonzero().flatten()
-        fixed = self.problem.problem.execution.fixed and len(taken) * _NARROW > len(self.moving)
-        if len(taken) < len(self.moving) and not fixed:
+        if len(taken) < len(self.moving) and not self.problem.problem.execution.fixed:
             self.problem, self.at = self.problem.select(taken), self.at.select(taken)
             self.moving, self.ticks, self.restarted = self.moving[taken], self.ticks[taken], self.restarted[taken]
 
@@ -84,9 +86,7 @@ class Places:
         self.restarted[places] = True
 
     def _entered(self, which: Tensor) -> tuple[Discretised, Iterate]:
-        problem = self._all.select(which)
-        start = Start(self._start.states[which], self._start.costates[which], self._start.controls[which])
-        return problem, _started(problem, start, self._barrier)
+        return self._all.select(which), self._waiting.select(which)
 
 
 def _started(problem: Discretised, start: Start, barrier: float) -> Iterate:

@@ -16,6 +16,7 @@ MEMORY = 4  # merits that a new one is compared with
 _KEEP = 0.995  # of the way to the boundary that slacks and forces go at most
 _FALL = 1e-4  # of the promised decrease that must come true
 _HALVINGS = 12
+_AT_ONCE = 8  # problems that try halvings at once where their number is fixed
 _MARGIN = 0.1
 
 
@@ -64,12 +65,30 @@ def search(
     if len(bad):
         halvings = 0.5 ** torch.arange(1, _HALVINGS + 1, dtype=length.dtype, device=length.device)
         shorter = halvings[:, None] * length[bad]
-        trial = _tried(problem.select(bad), at.select(bad), aim.step.select(bad), shorter)
+        trial = _tried_by_some(problem, at, aim.step, bad, shorter)
         fine = aim.accepts(trial, shorter, bad)
         first = fine.to(torch.int8).argmax(0)
         length = length.index_copy(0, bad, shorter.gather(0, first[None])[0])
         good = good.index_copy(0, bad, fine.any(0))
     return run(_settled, at, aim, length, good)
+
+
+def _tried_by_some(problem: Discretised, at: Iterate, step: Direction, some: Tensor, lengths: Tensor) -> Tensor:
+    """The merit of some problems at lengths (J, some), (J, some, 2); by a fixed number at once where code is fixed."""
+    execution = problem.problem.execution
+    if not execution.fixed:
+        return _tried(problem.select(some), at.select(some), step.select(some), lengths)
+    width = min(_AT_ONCE, len(at.barrier))
+    found = []
+    for first in range(0, len(some), width):
+        part, length = some[first : first + width], lengths[:, first : first + width]
+        used = len(part)
+        if used < width:
+            part = torch.cat((part, part[:1].expand(width - used)))
+            length = torch.cat((length, length[:, :1].expand(-1, width - used)), 1)
+        chosen = (problem.select(part), at.select(part), step.select(part), length)
+        found.append(execution.run(_tried, *chosen)[:, :used])
+    return torch.cat(found, 1)
 
 
 def _aimed(problem: Discretised, at: Iterate, found: Conditions, step: Step, shift: Tensor, fine: Tensor) -> Aim:
