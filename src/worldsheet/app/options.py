@@ -87,7 +87,10 @@ PacketsPerUpdate: TypeAlias = Annotated[
     int, typer.Option(help="packets into which a batch is cut; fewer are staler", rich_help_panel=_STAGES)
 ]
 Weights: TypeAlias = Annotated[
-    str, typer.Option(help="what packets see of the parameters: predicted, stashed, current", rich_help_panel=_STAGES)
+    str,
+    typer.Option(
+        help="what packets see of the parameters: passive, predicted, stashed, current", rich_help_panel=_STAGES
+    ),
 ]
 Locked: TypeAlias = Annotated[
     bool, typer.Option("--locked", help="flush before every update, as one process would", rich_help_panel=_STAGES)

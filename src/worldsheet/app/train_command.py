@@ -48,7 +48,7 @@ def train(  # noqa: PLR0913, PLR0917  an argument per option
     compare_every: options.CompareEvery = None,
     stages: options.Stages = None,
     packets_per_update: options.PacketsPerUpdate = 8,
-    weights: options.Weights = "predicted",
+    weights: options.Weights = "passive",
     locked: options.Locked = False,
     checkpoint_every: options.Segment = 500,
     data_dir: options.DataDir = None,

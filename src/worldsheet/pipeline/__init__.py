@@ -5,7 +5,7 @@ from worldsheet.pipeline.order import Act, Deed, Locked, Order, Span, Unlocked, 
 from worldsheet.pipeline.partition import Plan, balanced, measured_costs
 from worldsheet.pipeline.pipeline import Pipeline, Traversal
 from worldsheet.pipeline.stage import Stage
-from worldsheet.pipeline.weights import Current, Predicted, Stashed, Weights
+from worldsheet.pipeline.weights import Current, Passive, Predicted, Stashed, Weights
 
 __all__ = [
     "Act",
@@ -14,6 +14,7 @@ __all__ = [
     "Links",
     "Locked",
     "Order",
+    "Passive",
     "Pipeline",
     "Plan",
     "Predicted",

@@ -56,7 +56,11 @@ class Stage:
         self.chain = chain
         self.first, self.last = first, last
         self.parameters = [p for p in chain.parameters() if p.requires_grad]
-        self.optimizer = optimizer(self.parameters) if self.parameters else None
+        self.optimizer = (
+            weights.port(optimizer(self.parameters), [layer.module for layer in chain.layers], delay)
+            if self.parameters
+            else None
+        )
         self.updates = 0
         self.loss: Tensor | None = None
         self._weights = weights
