@@ -157,7 +157,7 @@ def test_locked_stages_are_one_process(tmp_path: Path) -> None:
     ("words", "told"),
     [
         (["--stages", "6", "--depth", "5"], "1 or more stages, no more than there are layers"),
-        (["--stages", "2", "--weights", "foretold"], "predicted, stashed, current"),
+        (["--stages", "2", "--weights", "foretold"], "passive, predicted, stashed, current"),
         (["--stages", "2", "--messages", "int8"], "exact, bfloat16, float16"),
         (["--stages", "2", "--packets-per-update", "0"], "packets"),
         (["--stages", "2", "--free-running", "--locked"], "--free-running --locked"),

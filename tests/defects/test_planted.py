@@ -73,6 +73,20 @@ DEFECTS = {
         "closed_form/test_delay_bound.py",
         "delay_equation and 2",
     ),
+    "a-grounded-bias-forgets-the-weight": Defect(
+        "port/grounded.py",
+        "pair.bias.sub_(torch.tensordot(pair.weight.detach() - old, mean, mean.dim()))",
+        "pair.bias.sub_(torch.tensordot(old - pair.weight.detach(), mean, mean.dim()))",
+        "parity/test_grounded.py",
+        "inner_port_moves and linear-sgd",
+    ),
+    "foresight-that-looks-half-as-far": Defect(
+        "pipeline/weights.py",
+        "Predicted(horizon=2.0)",
+        "Predicted(horizon=1.0)",
+        "closed_form/test_late_ports.py",
+        "passive_stage_is_the_delay_equation and 4",
+    ),
     "noise-of-the-wrong-power": Defect(
         "substrate/noisy.py",
         "mean_square(message, view).sqrt()",

@@ -102,7 +102,10 @@ PacketsPerUpdate: TypeAlias = Annotated[
     int, typer.Option(help="packets into which a batch is cut; fewer are staler", rich_help_panel=_STAGES)
 ]
 Weights: TypeAlias = Annotated[
-    str, typer.Option(help="what packets see of the parameters: predicted, stashed, current", rich_help_panel=_STAGES)
+    str,
+    typer.Option(
+        help="what packets see of the parameters: passive, predicted, stashed, current", rich_help_panel=_STAGES
+    ),
 ]
 Messages: TypeAlias = Annotated[
     str, typer.Option(help="how stages round what they send: exact, bfloat16, float16", rich_help_panel=_STAGES)

@@ -50,7 +50,7 @@ def train(  # noqa: PLR0913, PLR0917  an argument per option
     stages: options.Stages = None,
     cuts: options.Cuts = None,
     packets_per_update: options.PacketsPerUpdate = 8,
-    weights: options.Weights = "predicted",
+    weights: options.Weights = "passive",
     messages: options.Messages = "exact",
     locked: options.Locked = False,
     free_running: options.FreeRunning = False,

@@ -8,7 +8,7 @@ from worldsheet.pipeline.pipeline import Pipeline, Traversal
 from worldsheet.pipeline.relaxation import Share, relax
 from worldsheet.pipeline.segment import Place
 from worldsheet.pipeline.stage import Stage
-from worldsheet.pipeline.weights import Current, Predicted, Stashed, Weights
+from worldsheet.pipeline.weights import Current, Passive, Predicted, Stashed, Weights
 
 __all__ = [
     "Act",
@@ -18,6 +18,7 @@ __all__ = [
     "Links",
     "Locked",
     "Order",
+    "Passive",
     "Pipeline",
     "Place",
     "Plan",

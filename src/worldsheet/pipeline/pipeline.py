@@ -15,13 +15,13 @@ from worldsheet.pipeline.order import Act, Deed, Locked, Order, Unlocked
 from worldsheet.pipeline.partition import Plan, balanced
 from worldsheet.pipeline.parts import parts_of
 from worldsheet.pipeline.stage import MakeOptimizer, Stage
-from worldsheet.pipeline.weights import Predicted, Weights
+from worldsheet.pipeline.weights import Passive, Weights
 from worldsheet.problem import Chain
 
 Watch: TypeAlias = Callable[[Done], None]
 """Is told what a stage has done, and when."""
 
-_PREDICTED = Predicted()
+_PASSIVE = Passive()
 
 
 @final
@@ -54,7 +54,7 @@ class Pipeline:
         stages: how many, or a `Plan`; a number cuts into equal counts of layers.
         optimizer: makes the optimizer of one stage's parameters: `partial(torch.optim.Adam, lr=1e-3)`.
         packets_per_update: M, for the default order.
-        weights: what packets see of the parameters while they are in flight.
+        weights: what packets see of the parameters while they are in flight, and how those answer late credits.
         order: what stages do when; `Unlocked(packets_per_update)` by default.
         messages: what states and credits are rounded to between stages, such as `torch.bfloat16`; None sends them as
             they are.
@@ -75,7 +75,7 @@ class Pipeline:
         *,
         optimizer: MakeOptimizer,
         packets_per_update: int = 8,
-        weights: Weights = _PREDICTED,
+        weights: Weights = _PASSIVE,
         order: Order | None = None,
         messages: torch.dtype | None = None,
         free_running: bool = False,

@@ -70,7 +70,11 @@ class Stage:
         self.chain = chain
         self.first, self.last = first, last
         self.parameters = [p for p in chain.parameters() if p.requires_grad]
-        self.optimizer = optimizer(self.parameters) if self.parameters else None
+        self.optimizer = (
+            weights.port(optimizer(self.parameters), [layer.module for layer in chain.layers], delay)
+            if self.parameters
+            else None
+        )
         self.updates = self.staleness = 0
         self.loss: Tensor | None = None
         self.costate: Costate | None = None

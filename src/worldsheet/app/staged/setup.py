@@ -13,11 +13,16 @@ from worldsheet.app.choices import choose
 from worldsheet.app.data import DataSet
 from worldsheet.app.recipes import OPTIMIZERS, Recipe
 from worldsheet.core.errors import InputError, RunFolderError
-from worldsheet.pipeline import Current, Locked, Order, Pipeline, Plan, Predicted, Stashed, Unlocked, Weights
+from worldsheet.pipeline import Current, Locked, Order, Passive, Pipeline, Plan, Predicted, Stashed, Unlocked, Weights
 from worldsheet.pipeline.partition import balanced, measured_costs
 from worldsheet.problem import Chain
 
-WEIGHTS: Mapping[str, Weights] = {"predicted": Predicted(), "stashed": Stashed(), "current": Current()}
+WEIGHTS: Mapping[str, Weights] = {
+    "passive": Passive(),
+    "predicted": Predicted(),
+    "stashed": Stashed(),
+    "current": Current(),
+}
 MESSAGES: Mapping[str, torch.dtype | None] = {"exact": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -30,7 +35,7 @@ class Setup:
         recipe: the network, the data and the optimizer.
         stages: processes.
         packets_per_update: M; a batch is cut into that many packets.
-        weights: predicted, stashed or current.
+        weights: passive, predicted, stashed or current.
         locked: flush before every update.
         segment: updates between checkpoints, at which the pipeline runs dry.
         cuts: the plan; found by measuring before the first segment.
@@ -44,7 +49,7 @@ class Setup:
     recipe: Recipe
     stages: int
     packets_per_update: int = 8
-    weights: str = "predicted"
+    weights: str = "passive"
     locked: bool = False
     segment: int = 500
     cuts: tuple[int, ...] = ()
