@@ -56,6 +56,7 @@ def accuracy(course: Course, messages: str, seed: int) -> float:
         course.stages,
         optimizer=partial(torch.optim.Adam, lr=1e-3),
         packets_per_update=PACKETS,
+        weights=ws.pipeline.Predicted(),
         messages=DTYPES[messages],
     )
     for _ in range(course.epochs):

@@ -28,7 +28,7 @@ from torch.nn.parameter import Parameter
 
 from worldsheet.app.bench.pipeline_cases import MICRO_BATCHES, OPTIMIZER, Case, Instance, instance
 from worldsheet.app.bench.timing import threads
-from worldsheet.pipeline import Act, Current, Done, Locked, Order, Pipeline, Predicted, Unlocked, Weights
+from worldsheet.pipeline import Act, Current, Done, Locked, Order, Passive, Pipeline, Predicted, Unlocked, Weights
 from worldsheet.pipeline.distributed import Wires
 from worldsheet.solve.oracle import autograd_accumulate
 
@@ -270,7 +270,7 @@ class Entry(NamedTuple):
 
 
 ONE = "one process, 1 thread"
-UNLOCKED = ("ours unlocked, current", "ours unlocked, predicted")
+UNLOCKED = ("ours unlocked, current", "ours unlocked, predicted", "ours unlocked, passive")
 
 
 def field() -> Sequence[Entry]:
@@ -281,6 +281,7 @@ def field() -> Sequence[Entry]:
         order, flush = Unlocked(pieces), Locked(pieces)
         found.append(Entry(UNLOCKED[0], pieces, partial(Stages, order=order, weights=Current())))
         found.append(Entry(UNLOCKED[1], pieces, partial(Stages, order=order, weights=Predicted())))
+        found.append(Entry(UNLOCKED[2], pieces, partial(Stages, order=order, weights=Passive())))
         found.append(Entry("ours locked", pieces, partial(Stages, order=flush, weights=Current())))
         for name, schedule in SCHEDULES.items():
             found.append(Entry(f"torch {name}", pieces, partial(Torch, schedule=schedule, pieces=pieces)))
