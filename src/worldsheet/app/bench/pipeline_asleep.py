@@ -27,6 +27,7 @@ from worldsheet.core.shapes import Costate, Point, State
 from worldsheet.pipeline import Current, Locked, Pipeline, timeline
 from worldsheet.pipeline.distributed import Wires, joined
 from worldsheet.problem import Chain
+from worldsheet.problem.stacks import Stackable
 from worldsheet.problem.steps import OffersStep, Step
 
 GOAL = 0.95
@@ -140,10 +141,10 @@ class _Sleep(Step):
             self._sleeper.sleep()
         return ((self._sleeper.gain, (credit * saved).sum()),)
 
-    def alike(self, other: Step) -> bool:
+    def alike(self, other: Stackable) -> bool:
         return False
 
-    def stacked(self, others: Sequence[Step]) -> NoReturn:
+    def stacked(self, others: Sequence[Stackable]) -> NoReturn:
         raise NotImplementedError
 
 
