@@ -178,6 +178,7 @@ def test_a_compiler_that_fails_is_told_before_anything_moves(monkeypatch: pytest
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of torch about itself, while it compiles
 @pytest.mark.parametrize("dynamics", [ws.Dyadic(0.8), ws.AugmentedLagrangian(0.2)])
 def test_compiled_blocks_are_blocks_one_by_one(dynamics: ws.Dynamics) -> None:
     chain, (x, target) = equal_blocks(), batch()

@@ -8,7 +8,7 @@ from torch import Tensor
 from worldsheet.dynamics import Dynamics
 from worldsheet.engine.base import Engine
 from worldsheet.engine.block import Block
-from worldsheet.engine.runs import NOTHING_TO_COMPILE
+from worldsheet.engine.runs import nothing_to_compile
 from worldsheet.engine.stacked import StackedBlock
 from worldsheet.problem import Chain
 from worldsheet.schedule import Schedule
@@ -38,5 +38,5 @@ def engine_for(  # noqa: PLR0913  what a verb was given
     if together and isinstance(x, Tensor) and chain.topology.is_path:
         return StackedBlock(chain, x, target, dynamics, compiled=compiled)
     if compiled:
-        raise NOTHING_TO_COMPILE
+        raise nothing_to_compile()
     return Block(chain, x, target, dynamics, schedule, keep=keep, recompute=recompute)

@@ -12,11 +12,6 @@ from worldsheet.core.shapes import Costate, Elsewhere, Point, State
 from worldsheet.engine.room import Room
 from worldsheet.problem import Stack, Traits
 
-NOTHING_TO_COMPILE = InputError(
-    "compile=True where no layers are mapped together",
-    "a chain with equal neighbours that have no closed form, moving all at once",
-    "leave compile out: closed forms and layers that stand alone are run by torch's own kernels as they are",
-)
 _ROUNDINGS = 1000  # by which a batched product may differ from single ones
 
 
@@ -121,8 +116,17 @@ def runs(traits: Sequence[Traits], passed: Sequence[Tensor], *, compiled: bool) 
     if not compiled:
         return gathered
     if not any(step.compiles for run in gathered for step in run.steps):
-        raise NOTHING_TO_COMPILE
+        raise nothing_to_compile()
     return [_compiled(run, passed) for run in gathered]
+
+
+def nothing_to_compile() -> InputError:
+    """The refusal of a compiler that would have nothing to do."""
+    return InputError(
+        "compile=True where no layers are mapped together",
+        "a chain with equal neighbours that have no closed form, moving all at once",
+        "leave compile out: closed forms and layers that stand alone are run by torch's own kernels as they are",
+    )
 
 
 def same_form(one: Tensor, other: Tensor) -> bool:
