@@ -99,13 +99,14 @@ class Predicted(Weights):
 @final
 @dataclass(frozen=True)
 class Passive(Weights):
-    """Ports that stay passive although efforts are late: slow time, a grounded bias, and foresight.
+    """Ports that stay passive although efforts are late: mass, a grounded bias, and foresight.
 
-    A stage whose credits come d updates late counts time in units of 1 + d updates (`ports.delayed`), its weights do
-    not feel what all inputs share (`ports.Grounded`), and packets see what `inner` shows, which is where parameters
-    will be 2 d updates on. Mass keeps the course straight for as long as the foresight looks ahead; the foresight is
-    the phase lead that makes up for the lag of delay and mass; apart they do little (P5). A stage whose credits are
-    prompt is left as it is, so that a `Locked` pipeline is one process to the last bit.
+    A stage whose credits come d updates late remembers efforts 1 + d times as long and has √(1 + d) times the
+    resistance (`ports.delayed`), its weights do not feel what all inputs share (`ports.Grounded`), and packets see what
+    `inner` shows, which is where parameters will be 2 d updates on. Mass keeps the course straight for as long as the
+    foresight looks ahead; the foresight is the phase lead that makes up for the lag of delay and mass; apart they do
+    little (P5). A stage whose credits are prompt is left as it is, so that a `Locked` pipeline is one process to the
+    last bit.
 
     The optimizer is meant to be the one, with the rate, that is best without delay; nothing else is set.
 

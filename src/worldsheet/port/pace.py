@@ -42,14 +42,14 @@ def per_tick(port: _AnyPort, ticks: int, silent: int = 0) -> _AnyPort:
 
 
 def delayed(port: _AnyPort, delay: float) -> _AnyPort:
-    """Let a port whose efforts are d updates late count time in units of 1 + d updates, and return it.
+    """Give a port the memory and resistance for efforts that are d updates late, and return it.
 
-    With n = 1 + d an update is dt = 1/n of that time, as a tick is of a batch in (T):
+    With n = 1 + d a port that remembers efforts for τ = 1/(1 − μ) steps, μ its momentum or a beta, gets
 
-        v ← (1 − (1 − μ)/n) v − e,     θ ← θ + lr v/n²,     or θ ← θ − lr e/n without mass                (P3)
+        τ ← n τ,     R ← √n R,     or, without mass,     R ← n R                                     (P3)
 
-    and moving averages, as of Adam, forget by (1 − β)/n. Per update resistance and memory have grown by 1 + d, so that
-    a delay is at every stage the same share, below one, of the time that the port counts in.
+    so that a delay is at every stage the same share of what the port remembers. Adam's rate is 1/R; that of momentum is
+    (1 − μ)/R.
 
     Args:
         port: an optimizer whose groups have momentum, betas or a plain rate; changed in place.
@@ -60,13 +60,17 @@ def delayed(port: _AnyPort, delay: float) -> _AnyPort:
     """
     if not delay >= 0:
         raise InputError(f"delay={delay}", "0 or more updates", "use order.delay(stage, stages)")
+    longer = 1 + delay
     for group in port.param_groups:
-        _slow(port, group, 1 + delay)
+        massive = bool(group.get("momentum") or "betas" in group)
+        _slow(port, group, longer)
+        if massive:
+            group["lr"] *= longer**0.5
     return port
 
 
 def _slow(port: torch.optim.Optimizer, group: dict[str, Any], times: float) -> None:
-    """(T) for one group."""
+    """(T) for one group: one n-th of the rate, n times the memory."""
     _refuse_strange(port, group)
     group["lr"] /= times
     if group.get("momentum"):
