@@ -50,17 +50,8 @@ def test_the_options_are_frozen() -> None:
         *("--data", "--train-size", "--test-size", "--seed", "--device", "--dtype", "--threads"),
         *("--architecture", "--activation", "--depth", "--width", "--dropout"),
         *("--batch-size", "--epochs", "--optimizer", "--lr", "--rate", "--schedule", "--compare-every"),
-        *(
-            "--engine",
-            "--stages",
-            "--cuts",
-            "--packets-per-update",
-            "--weights",
-            "--locked",
-            "--free-running",
-            "--messages",
-        ),
-        "--checkpoint-every",
+        *("--engine", "--stages", "--cuts", "--packets-per-update", "--weights", "--locked", "--free-running"),
+        *("--messages", "--checkpoint-every"),
         *("--data-dir", "--run", "--run-dir", "--resume", "--tensorboard", "--json"),
     }
     assert set(FIELDS) <= {parameter.name for parameter in group.commands["train"].params}
