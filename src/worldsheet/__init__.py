@@ -31,7 +31,7 @@ from worldsheet.dynamics import (
     Wave,
 )
 from worldsheet.engine import Stop
-from worldsheet.pipeline import Current, Pipeline, Plan, Predicted, Stashed
+from worldsheet.pipeline import Current, Passive, Pipeline, Plan, Predicted, Stashed
 from worldsheet.problem import (
     Chain,
     Cost,
@@ -118,6 +118,7 @@ __all__ = [
     "Onset",
     "Outcome",
     "Output",
+    "Passive",
     "Pipeline",
     "Plan",
     "Predicted",

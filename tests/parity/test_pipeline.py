@@ -14,7 +14,18 @@ from torch import Tensor, nn
 
 import worldsheet as ws
 from nets import law
-from worldsheet.pipeline import Current, Locked, Pipeline, Plan, Predicted, Stashed, Unlocked, Weights, balanced
+from worldsheet.pipeline import (
+    Current,
+    Locked,
+    Passive,
+    Pipeline,
+    Plan,
+    Predicted,
+    Stashed,
+    Unlocked,
+    Weights,
+    balanced,
+)
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": partial(torch.optim.SGD, lr=0.1),
@@ -69,14 +80,17 @@ def literal(
     weights: Weights,
 ) -> None:
     """Packet by packet, all parameters that ever were at hand; autograd through one stage at a time."""
-    optimizers = [optimizer(part.parameters()) for part in parts]
+    optimizers = [
+        weights.port(optimizer(part.parameters()), [part], lead / many) for part, lead in zip(parts, leads, strict=True)
+    ]
+    foresight = {Predicted: 1.0, Passive: 2.0}.get(type(weights), 0.0)
     history = [[[p.detach().clone() for p in part.parameters()]] for part in parts]
     for number, (x, target) in enumerate(data):
         points, used = [x], []
         for past, part, lead in zip(history, parts, leads, strict=True):
             index = seen_updates(number, lead, many)
             now, before = past[index], past[max(index - 1, 0)]
-            ahead = lead / many if isinstance(weights, Predicted) else 0.0
+            ahead = foresight * lead / many
             used.append([(a + ahead * (a - b)).requires_grad_() for a, b in zip(now, before, strict=True)])
             points.append(_call(part, used[-1], points[-1]).detach())
         credit: Tensor | None = None
@@ -104,7 +118,7 @@ def _call(part: nn.Sequential, values: list[Tensor], x: Tensor) -> Tensor:
     return output
 
 
-@pytest.mark.parametrize("weights", [Stashed(), Predicted()], ids=str)
+@pytest.mark.parametrize("weights", [Stashed(), Predicted(), Passive()], ids=str)
 @given(
     optimizer=st.sampled_from(list(OPTIMIZERS)),
     stages=st.integers(1, 6),

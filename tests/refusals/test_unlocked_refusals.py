@@ -79,3 +79,25 @@ def test_a_batch_that_is_silent_to_its_end(net: nn.Sequential) -> None:
     with pytest.raises(ws.InputError) as caught:
         ws.ports.per_tick(ws.ports.Resistive(net.parameters(), lr=0.1), 6, silent=6)
     assert_tells(caught.value, "silent=6", "more than 2D")
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adadelta, torch.optim.RMSprop, torch.optim.Adagrad])
+def test_late_efforts_for_time_constants_that_no_rule_covers(
+    net: nn.Sequential, optimizer: type[torch.optim.Optimizer]
+) -> None:
+    with pytest.raises(ws.InputError) as caught:
+        ws.ports.delayed(optimizer(net.parameters()), 3.0)  # type: ignore[call-arg]
+    assert_tells(caught.value, optimizer.__name__, "yourself")
+
+
+@pytest.mark.parametrize("delay", [-1.0, float("nan")])
+def test_efforts_from_the_future(net: nn.Sequential, delay: float) -> None:
+    with pytest.raises(ws.InputError) as caught:
+        ws.ports.delayed(ws.ports.Resistive(net.parameters(), lr=0.1), delay)
+    assert_tells(caught.value, f"delay={delay}", "order.delay")
+
+
+def test_a_common_mode_that_never_forgets(net: nn.Sequential) -> None:
+    with pytest.raises(ws.InputError) as caught:
+        ws.ports.Grounded(ws.ports.Resistive(net.parameters(), lr=0.1), [net], memory=1.0)
+    assert_tells(caught.value, "memory=1.0", "0.98")

@@ -1,11 +1,14 @@
-"""Which parameters a packet sees on its way up, and its credit on its way back."""
+"""Which parameters a packet sees on its way up, and its credit on its way back; how they answer it late."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from worldsheet.port import Grounded, delayed
 
 
 class Weights(ABC):
@@ -25,6 +28,16 @@ class Weights(ABC):
             before: the parameters as they were one update ago.
             delay: updates until the credits of these packets are answered.
         """
+
+    def port(self, port: Optimizer, layers: Sequence[nn.Module], delay: float) -> Optimizer:
+        """How a stage's parameters answer credits that are late; as the optimizer has it, unless a choice knows better.
+
+        Args:
+            port: the optimizer of all parameters of the stage, which may be changed in place.
+            layers: the stage's modules.
+            delay: updates between a packet and its credit.
+        """
+        return port
 
 
 @final
@@ -81,3 +94,38 @@ class Predicted(Weights):
         if not delay:
             return None
         return [a.lerp(b, -self.horizon * delay) for a, b in zip(now, before, strict=True)]
+
+
+@final
+@dataclass(frozen=True)
+class Passive(Weights):
+    """Ports that stay passive although efforts are late: mass, a grounded bias, and foresight.
+
+    A stage whose credits come d updates late remembers efforts 1 + d times as long and has √(1 + d) times the
+    resistance (`ports.delayed`), its weights do not feel what all inputs share (`ports.Grounded`), and packets see what
+    `inner` shows, which is where parameters will be 2 d updates on. Mass keeps the course straight for as long as the
+    foresight looks ahead; the foresight is the phase lead that makes up for the lag of delay and mass; apart they do
+    little (P5). A stage whose credits are prompt is left as it is, so that a `Locked` pipeline is one process to the
+    last bit.
+
+    The optimizer is meant to be the one, with the rate, that is best without delay; nothing else is set.
+
+    Args:
+        inner: what packets see.
+    """
+
+    inner: Weights = field(default_factory=lambda: Predicted(horizon=2.0))
+
+    @property
+    def keeps(self) -> bool:
+        """As the inner choice."""
+        return self.inner.keeps
+
+    def seen(self, now: Sequence[Tensor], before: Sequence[Tensor], delay: float) -> list[Tensor] | None:
+        """As the inner choice."""
+        return self.inner.seen(now, before, delay)
+
+    def port(self, port: Optimizer, layers: Sequence[nn.Module], delay: float) -> Optimizer:
+        """Grounded and delayed."""
+        inner = self.inner.port(port, layers, delay)
+        return Grounded(delayed(inner, delay), layers) if delay else inner

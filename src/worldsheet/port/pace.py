@@ -1,4 +1,4 @@
-"""From a rate per batch to a rate per tick."""
+"""Rates and masses for ports that move more often, or whose efforts come late."""
 
 from typing import Any, TypeVar
 
@@ -37,23 +37,59 @@ def per_tick(port: _AnyPort, ticks: int, silent: int = 0) -> _AnyPort:
             "use the number of ticks for which a batch is held: more than 2D of them if it starts from silence",
         )
     for group, count in zip(port.param_groups, quiet, strict=True):
-        strange = sorted({"alpha", "lr_decay", "lambd", "rho", "etas", "beta2_decay"} & set(group))
-        if strange or "lr" not in group:
-            raise InputError(
-                f"{type(port).__name__} with {', '.join(strange) or 'no rate'}",
-                "a port with a rate and, at most, momentum or betas",
-                "use ws.ports.Inertial, SGD, Adam or AdamW, or set the rates per tick yourself",
-            )
-        heard = ticks - count
-        group["lr"] /= heard
-        if group.get("momentum"):
-            group["lr"] /= heard
-            group["momentum"] = 1 - (1 - group["momentum"]) / heard
-        if "memory" in group:
-            group["memory"] = 1 - (1 - group["memory"]) / heard
-        if "betas" in group:
-            group["betas"] = tuple(1 - (1 - beta) / heard for beta in group["betas"])
+        _slow(port, group, float(ticks - count))
     return port
+
+
+def delayed(port: _AnyPort, delay: float) -> _AnyPort:
+    """Give a port the memory and resistance for efforts that are d updates late, and return it.
+
+    With n = 1 + d a port that remembers efforts for τ = 1/(1 − μ) steps, μ its momentum or a beta, gets
+
+        τ ← n τ,     R ← √n R,     or, without mass,     R ← n R                                     (P3)
+
+    so that a delay is at every stage the same share of what the port remembers. Adam's rate is 1/R; that of momentum is
+    (1 − μ)/R.
+
+    Args:
+        port: an optimizer whose groups have momentum, betas or a plain rate; changed in place.
+        delay: d, 0 or more; at 0 nothing changes.
+
+    Raises:
+        InputError: a negative delay, or an optimizer with time constants of another kind.
+    """
+    if not delay >= 0:
+        raise InputError(f"delay={delay}", "0 or more updates", "use order.delay(stage, stages)")
+    longer = 1 + delay
+    for group in port.param_groups:
+        massive = bool(group.get("momentum") or "betas" in group)
+        _slow(port, group, longer)
+        if massive:
+            group["lr"] *= longer**0.5
+    return port
+
+
+def _slow(port: torch.optim.Optimizer, group: dict[str, Any], times: float) -> None:
+    """(T) for one group: one n-th of the rate, n times the memory."""
+    _refuse_strange(port, group)
+    group["lr"] /= times
+    if group.get("momentum"):
+        group["lr"] /= times
+        group["momentum"] = 1 - (1 - group["momentum"]) / times
+    if "memory" in group:
+        group["memory"] = 1 - (1 - group["memory"]) / times
+    if "betas" in group:
+        group["betas"] = tuple(1 - (1 - beta) / times for beta in group["betas"])
+
+
+def _refuse_strange(port: torch.optim.Optimizer, group: dict[str, Any]) -> None:
+    strange = sorted({"alpha", "lr_decay", "lambd", "rho", "etas", "beta2_decay"} & set(group))
+    if strange or "lr" not in group:
+        raise InputError(
+            f"{type(port).__name__} with {', '.join(strange) or 'no rate'}",
+            "a port with a rate and, at most, momentum or betas",
+            "use ws.ports.Inertial, SGD, Adam or AdamW, or set its rates yourself",
+        )
 
 
 def by_site(chain: Chain) -> list[dict[str, Any]]:

@@ -6,17 +6,24 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, final
 
+import torch
 from torch import Tensor, nn
 
 from worldsheet.app.choices import choose
 from worldsheet.app.data import DataSet
 from worldsheet.app.recipes import OPTIMIZERS, Recipe
 from worldsheet.core.errors import InputError, RunFolderError
-from worldsheet.pipeline import Current, Locked, Order, Pipeline, Plan, Predicted, Stashed, Unlocked, Weights
+from worldsheet.pipeline import Current, Locked, Order, Passive, Pipeline, Plan, Predicted, Stashed, Unlocked, Weights
 from worldsheet.pipeline.partition import balanced, measured_costs
 from worldsheet.problem import Chain
 
-WEIGHTS: Mapping[str, Weights] = {"predicted": Predicted(), "stashed": Stashed(), "current": Current()}
+WEIGHTS: Mapping[str, Weights] = {
+    "passive": Passive(),
+    "predicted": Predicted(),
+    "stashed": Stashed(),
+    "current": Current(),
+}
+MESSAGES: Mapping[str, torch.dtype | None] = {"exact": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @final
@@ -28,10 +35,12 @@ class Setup:
         recipe: the network, the data and the optimizer.
         stages: processes.
         packets_per_update: M; a batch is cut into that many packets.
-        weights: predicted, stashed or current.
+        weights: passive, predicted, stashed or current.
         locked: flush before every update.
         segment: updates between checkpoints, at which the pipeline runs dry.
         cuts: the plan; found by measuring before the first segment.
+        free_running: whether stages take messages as they come.
+        messages: exact, or what states and credits are rounded to between stages: bfloat16 or float16.
 
     Raises:
         InputError: a number out of range or an unknown name.
@@ -40,14 +49,17 @@ class Setup:
     recipe: Recipe
     stages: int
     packets_per_update: int = 8
-    weights: str = "predicted"
+    weights: str = "passive"
     locked: bool = False
     segment: int = 500
     cuts: tuple[int, ...] = ()
+    free_running: bool = False
+    messages: str = "exact"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
         choose("choice of weights", self.weights, WEIGHTS)
+        choose("kind of messages", self.messages, MESSAGES)
         if not 1 <= self.stages <= self.recipe.depth:
             raise InputError(
                 f"--stages {self.stages} with --depth {self.recipe.depth}",
@@ -60,6 +72,9 @@ class Setup:
                 f"1 to {self.recipe.batch_size} packets, the batch size, and 1 or more updates",
                 "use --packets-per-update 8",
             )
+
+        if self.free_running and self.locked:
+            raise InputError("--free-running --locked", "one of the two", "a flush is what free running does without")
 
     @property
     def order(self) -> Order:
@@ -77,7 +92,15 @@ class Setup:
     def pipeline(self, chain: Chain) -> Pipeline:
         """The stages, cut as planned."""
         make = partial(OPTIMIZERS[self.recipe.optimizer], lr=self.recipe.lr)
-        return Pipeline(chain, Plan(self.cuts), optimizer=make, weights=WEIGHTS[self.weights], order=self.order)
+        return Pipeline(
+            chain,
+            Plan(self.cuts),
+            optimizer=make,
+            weights=WEIGHTS[self.weights],
+            order=self.order,
+            messages=MESSAGES[self.messages],
+            free_running=self.free_running,
+        )
 
     def to_json(self) -> str:
         """One JSON object."""

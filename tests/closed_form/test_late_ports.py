@@ -1,0 +1,147 @@
+"""A stage on a parabola is a delay equation: its roots say how fast it rings down, and where it begins to ring up."""
+
+from collections.abc import Callable
+from functools import partial
+from math import pi, sin
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import worldsheet as ws
+from nets import law
+from worldsheet.pipeline import Unlocked, Weights
+
+CURVATURE = 0.8
+
+
+class Inlet(nn.Module):
+    """A state that is its one parameter: the loss is a parabola of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.level = nn.Parameter(torch.ones(1, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.level
+
+
+def course(delay: int, weights: Weights, make: Callable[..., torch.optim.Optimizer], updates: int) -> list[float]:
+    """The parameter of the first of d + 1 stages after every update, the later ones having none."""
+    net = nn.Sequential(Inlet(), *(nn.Identity() for _ in range(delay)))
+    levels: list[float] = []
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        return CURVATURE / 2 * output.square().sum()
+
+    pipeline = ws.Pipeline(ws.Chain(net, loss), delay + 1, optimizer=make, weights=weights, order=Unlocked(1))
+    inlet = net[0]
+    assert isinstance(inlet, Inlet)
+    original = pipeline.stages[0].update
+
+    def watched() -> None:
+        original()
+        levels.append(inlet.level.item())
+
+    pipeline.stages[0].update = watched  # type: ignore[method-assign]
+    nothing = torch.zeros(1, 1, dtype=torch.float64)
+    pipeline.train([(nothing, nothing)] * updates)
+    return levels
+
+
+def equation(gain: float, momentum: float, delay: int, horizon: float, updates: int) -> list[float]:
+    """v ← μ v + g (θ + h(θ − θ_before))(t − d), θ ← θ − v, at rest at 1 before the first update."""
+    levels, flow = [1.0, 1.0], 0.0
+    for update in range(updates):
+        seen = max(update - delay, 0) + 1
+        flow = momentum * flow + gain * (levels[seen] + horizon * (levels[seen] - levels[seen - 1]))
+        levels.append(levels[-1] - flow)
+    return levels[2:]
+
+
+def envelope(levels: list[float], begin: int, end: int) -> float:
+    return max(abs(level) for level in levels[begin:end])
+
+
+def roots(gain: float, momentum: float, delay: int, horizon: float) -> Tensor:
+    """(P5): z^d (z − 1)(z − μ) + g (z + h(z − 1)) with g = lr c, of v ← μ v + c θ(t − d) foreseen, θ ← θ − lr v."""
+    coefficients = torch.zeros(delay + 3, dtype=torch.float64)
+    coefficients[0], coefficients[1], coefficients[2] = 1.0, -(1 + momentum), momentum
+    coefficients[delay + 1] += gain * (1 + horizon)
+    coefficients[delay + 2] -= gain * horizon
+    companion = torch.diag(torch.ones(delay + 1, dtype=torch.float64), -1)
+    companion[0] = -coefficients[1:]
+    return torch.linalg.eigvals(companion).abs()
+
+
+def bound(momentum: float, delay: int, horizon: float) -> float:
+    low, high = 0.0, 2 * (1 + momentum)
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if roots(middle, momentum, delay, horizon).max() < 1 else (low, middle)
+    return low
+
+
+@pytest.mark.parametrize("delay", [0, 1, 3])
+def test_a_stage_without_mass_and_foresight_is_the_delay_equation(delay: int) -> None:
+    expected = equation(0.3 * CURVATURE, 0.0, delay, 0.0, 20)
+    assert course(delay, ws.Current(), partial(torch.optim.SGD, lr=0.3), 20) == pytest.approx(expected, abs=1e-13)
+
+
+@pytest.mark.parametrize("delay", [0, 1, 4])
+def test_a_passive_stage_is_the_delay_equation_of_its_mass_and_foresight(delay: int) -> None:
+    longer = 1 + delay
+    expected = equation(0.03 / longer**1.5 * CURVATURE, 1 - 0.1 / longer, delay, 2 * delay, 30)
+    found = course(delay, ws.Passive(), partial(torch.optim.SGD, lr=0.03, momentum=0.9), 30)
+    assert found == pytest.approx(expected, abs=1e-13)
+
+
+@pytest.mark.parametrize("delay", [0, 1, 3, 6])
+def test_without_mass_and_foresight_a_late_port_rings_beyond_the_sine_of_its_delay(delay: int) -> None:
+    limit = 2 * sin(pi / (2 * (2 * delay + 1)))
+    assert bound(0.0, delay, 0.0) == pytest.approx(limit, rel=1e-6)
+    below, beyond = (equation(share * limit, 0.0, delay, 0.0, 400) for share in (0.95, 1.05))
+    assert envelope(below, 300, 400) < 0.6 * envelope(below, 0, 100)
+    assert envelope(beyond, 300, 400) > 1.6 * envelope(beyond, 0, 100)
+
+
+@given(share=st.floats(0.02, 0.98), delay=st.integers(0, 40))
+@law(60)
+def test_a_massless_port_with_the_resistance_of_its_delay_rings_down_below_half_pi(share: float, delay: int) -> None:
+    port = ws.ports.delayed(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=share * pi / 2), float(delay))
+    assert roots(port.param_groups[0]["lr"], 0.0, delay, 0.0).max() < 1
+
+
+@pytest.mark.parametrize("delay", [1, 3, 7])
+def test_a_heavy_foreseeing_port_rings_up_beyond_its_bound(delay: int) -> None:
+    heavy = 1 - 0.1 / (1 + delay)
+    limit = bound(heavy, delay, 2 * delay)
+    below, beyond = (equation(share * limit, heavy, delay, 2 * delay, 1200) for share in (0.95, 1.05))
+    assert envelope(below, 1000, 1200) < 0.7 * envelope(below, 200, 400)
+    assert envelope(beyond, 1000, 1200) > 1.4 * envelope(beyond, 200, 400)
+
+
+@pytest.mark.parametrize("delay", [3, 7, 15])
+def test_mass_and_foresight_raise_the_bound_only_together(delay: int) -> None:
+    """1/R times curvature that a port bears: lr c/(1 − μ)."""
+    light, heavy = 0.9, 1 - 0.1 / (1 + delay)
+    plain, massive, foreseen, both = (
+        bound(mu, delay, horizon) / (1 - mu)
+        for mu, horizon in ((light, 0), (heavy, 0), (light, 2 * delay), (heavy, 2 * delay))
+    )
+    assert massive < 1.05 * plain
+    assert foreseen < 2 * plain
+    assert both > 3 * plain
+
+
+def test_memory_and_resistance_of_a_delay_in_optimizers() -> None:
+    weight = [nn.Parameter(torch.ones(1))]
+    adam = ws.ports.delayed(torch.optim.AdamW(weight, lr=0.2, betas=(0.9, 0.99)), 3.0).param_groups[0]
+    assert adam["lr"] == pytest.approx(0.1)
+    assert adam["betas"] == pytest.approx((0.975, 0.9975))
+    mass = ws.ports.delayed(ws.ports.Inertial(weight, lr=0.2, momentum=0.6), 3.0)
+    assert mass.resistance(mass.param_groups[0]) == pytest.approx(2 * 0.4 / 0.2)  # R ← √(1 + d) R
+    assert 1 - mass.param_groups[0]["momentum"] == pytest.approx(0.4 / 4)
+    assert ws.ports.delayed(torch.optim.SGD(weight, lr=0.3), 1.0).param_groups[0]["lr"] == pytest.approx(0.15)
