@@ -24,20 +24,6 @@ class Defect(NamedTuple):
 
 
 DEFECTS = {
-    "a-newcomer-keeps-the-ticks-of-who-left": Defect(
-        "control/places.py",
-        "self.moving[places], self.ticks[places], self.restarted[places] = coming, 0, False",
-        "self.moving[places], self.restarted[places] = coming, False",
-        "parity/test_control_execution.py",
-        "few_places",
-    ),
-    "a-substage-is-worth-its-own-weight-only": Defect(
-        "control/expansion.py",
-        "worth = worth + torch.nn.functional.pad(",
-        "worth = worth + 0 * torch.nn.functional.pad(",
-        "parity/test_control.py",
-        "an_expansion_is_that_of_torch_func",
-    ),
     "echoes-between-scatterers-are-dropped": Defect(
         "control/scattering.py",
         "torch.baddbmm(eye, left.far, near)",
