@@ -4,9 +4,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from worldsheet.app.contest.plan import Plan, plan_for
+
 from worldsheet.app import plots
 from worldsheet.app.contest.cell import trained
-from worldsheet.app.contest.plan import Plan, plan_for
 from worldsheet.app.contest.report import result_of
 from worldsheet.app.contest.rivals import BACKPROP, RIVALS
 from worldsheet.app.data import load

@@ -16,7 +16,7 @@ import worldsheet as ws
 from worldsheet.app.bench import bench
 from worldsheet.app.bench.command import report
 from worldsheet.app.bench.forgetful import Forgetful
-from worldsheet.app.bench.measure import Plan, measure, one_minus_cosine, work
+from worldsheet.app.bench.measure import Settings, measure, one_minus_cosine, work
 from worldsheet.app.bench.memory import Event, peak, peak_bytes
 from worldsheet.app.bench.methods import AUTOGRAD, LITERAL, SYNCHRONOUS, WAVEFRONT
 from worldsheet.app.bench.models import CASES, Case, Instance, instance, tanh_mlp, vgg9
@@ -31,12 +31,12 @@ KIB = 1024
 TINY = Case("tiny", partial(tanh_mlp, 6, 6, 3), (1, 1, 6), fidelity=True)
 
 
-def plan(**changes: object) -> Plan:
-    return replace(Plan(threads=(1,), rounds=2, quick=True, device=CPU, seed=0), **changes)
+def settings(**changes: object) -> Settings:
+    return replace(Settings(threads=(1,), rounds=2, quick=True, device=CPU, seed=0), **changes)
 
 
 def measured(**changes: object) -> Result:
-    return measure(TINY, plan(**changes), lambda text: None)
+    return measure(TINY, settings(**changes), lambda text: None)
 
 
 def run(*arguments: str) -> ClickResult:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import worldsheet as ws
 from worldsheet.app.bench import bench
 from worldsheet.app.bench.dynamics_command import Row, measured, table
-from worldsheet.app.bench.measure import Plan
+from worldsheet.app.bench.measure import Settings
 from worldsheet.app.bench.relaxations import STUDIES, Study, instance_of
 from worldsheet.app.bench.results import Timing
 from worldsheet.app.bench.rivals import SCRIPTS, Task, running
@@ -24,7 +24,7 @@ from worldsheet.app.bench.timing import spread
 from worldsheet.solve.oracle import autograd_backward
 
 CPU = torch.device("cpu")
-PLAN = Plan(threads=(1,), rounds=1, quick=True, device=CPU, seed=0)
+SETTINGS = Settings(threads=(1,), rounds=1, quick=True, device=CPU, seed=0)
 ECHO = """
 import sys
 print(1.5, flush=True)
@@ -113,7 +113,7 @@ def test_rivals_have_scripts() -> None:
 
 def test_a_step_of_sgd_belongs_to_what_rivals_do() -> None:
     case = replace(study("pc-784"), make=lambda: torch.nn.Sequential(torch.nn.Linear(784, 10)))
-    row = measured(case, PLAN, {}, lambda text: None)
+    row = measured(case, SETTINGS, {}, lambda text: None)
     assert [timing.method for timing in row.timings] == ["autograd", "pc"]
     assert row.trains
     console = Console(width=160)

@@ -14,7 +14,7 @@ from worldsheet.app import compare_command
 from worldsheet.app.cli import app
 from worldsheet.app.contest import cell
 from worldsheet.app.contest.cell import trained
-from worldsheet.app.contest.plan import plan_for
+from worldsheet.app.contest.contest import contest_for
 from worldsheet.app.contest.rivals import Rival
 from worldsheet.app.contest.statistics import paired
 from worldsheet.app.data import DataSet
@@ -142,15 +142,15 @@ def test_students_interval_of_paired_differences() -> None:
 
 
 def test_a_budget_is_for_those_that_do_not_settle_at_once() -> None:
-    plan = plan_for("digits", "dyadic,pc,wave", 1, 7, {})
-    stops = {name: plan.rival(name).stop.max_ticks for name in plan.names}
+    contest = contest_for("digits", "dyadic,pc,wave", 1, 7, {})
+    stops = {name: contest.rival(name).stop.max_ticks for name in contest.names}
     assert stops == {"backprop": None, "dyadic": None, "pc": 7, "wave": 7}
 
 
 def test_equilibrium_propagation_is_the_mean_of_two_nudges(digits: DataSet) -> None:
     model = recipe_for("digits", TINY).model(digits).eval()  # without dropout
     chain, x, target = ws.Chain(model, torch.nn.CrossEntropyLoss()), digits.train_images[:8], digits.train_labels[:8]
-    rival = plan_for("digits", "ep", 1, 5, {"depth": 3}).rival("ep").calibrated(chain, x, target)
+    rival = contest_for("digits", "ep", 1, 5, {"depth": 3}).rival("ep").calibrated(chain, x, target)
     assert isinstance(rival.dynamics, ws.PredictiveCoding)
     wanted = ws.centred(chain, x, target, rival.dynamics, stop=ws.Stop(max_ticks=5))
     loss = rival.gradient(chain, x, target)

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from worldsheet.app import options, plots
 from worldsheet.app.contest.cell import trained
-from worldsheet.app.contest.plan import Plan, plan_for
+from worldsheet.app.contest.contest import Contest, contest_for
 from worldsheet.app.contest.report import result_of, result_tables
 from worldsheet.app.contest.rivals import BACKPROP, RIVALS
 from worldsheet.app.data import DataSet, load
@@ -79,19 +79,19 @@ def compare(  # noqa: PLR0913, PLR0917  an argument per option
     console = Console(stderr=True)
     if resume is None:
         changes = {name: given[name] for name in FIELDS if given.get(name) is not None and name != "data"}
-        plan = plan_for(data or "digits", dynamics, seeds, ticks, changes)
-        images = load(plan.recipe.data, data_dir).subset(plan.recipe.train_size, plan.recipe.test_size)
-        folder = RunFolder.create(plan.recipe, run)
-        plan.save(folder)
+        contest = contest_for(data or "digits", dynamics, seeds, ticks, changes)
+        images = load(contest.recipe.data, data_dir).subset(contest.recipe.train_size, contest.recipe.test_size)
+        folder = RunFolder.create(contest.recipe, run)
+        contest.save(folder)
     else:
         _refuse_beside_resume(given)
         folder = RunFolder.open(resume)
-        plan = Plan.load(folder)
-        images = load(plan.recipe.data, data_dir).subset(plan.recipe.train_size, plan.recipe.test_size)
+        contest = Contest.load(folder)
+        images = load(contest.recipe.data, data_dir).subset(contest.recipe.train_size, contest.recipe.test_size)
     if not folder.finished:
-        _say(console, f"{', '.join(plan.names)} on {plan.recipe.data}, in {folder.path}")
+        _say(console, f"{', '.join(contest.names)} on {contest.recipe.data}, in {folder.path}")
         try:
-            _carry_out(plan, folder, images, console)
+            _carry_out(contest, folder, images, console)
         except KeyboardInterrupt:
             words = ["worldsheet", "compare", "--resume", str(folder.path)]
             words += ["--data-dir", str(data_dir)] if data_dir else []
@@ -100,32 +100,32 @@ def compare(  # noqa: PLR0913, PLR0917  an argument per option
     _show(folder, console, as_json)
 
 
-def _carry_out(plan: Plan, folder: RunFolder, images: DataSet, console: Console) -> None:
+def _carry_out(contest: Contest, folder: RunFolder, images: DataSet, console: Console) -> None:
     """Every cell that is not known yet, then the result and its picture."""
-    cells = Cells(folder.path / CELLS, torch.device(plan.recipe.device), lambda key: None)
+    cells = Cells(folder.path / CELLS, torch.device(contest.recipe.device), lambda key: None)
     found: dict[tuple[str, int], Row] = {}
-    per_epoch = ceil(len(images.train_labels) / plan.recipe.batch_size)
-    with threads(plan.recipe.threads), _progress(plan, per_epoch, console) as begin:
-        for name, seed in plan.cells:
+    per_epoch = ceil(len(images.train_labels) / contest.recipe.batch_size)
+    with threads(contest.recipe.threads), _progress(contest, per_epoch, console) as begin:
+        for name, seed in contest.cells:
             begun = begin(f"{name}, seed {seed}")
-            recipe, rival = plan.recipe_of(seed), plan.rival(name)
-            keep = partial(folder.write_tensors, SHEET.format(name)) if seed == plan.recipe.seed else None
+            recipe, rival = contest.recipe_of(seed), contest.rival(name)
+            keep = partial(folder.write_tensors, SHEET.format(name)) if seed == contest.recipe.seed else None
             found[name, seed] = cells.get(f"{name} seed={seed}", partial(trained, recipe, images, rival, begun, keep))
-    result = result_of(plan, found)
-    folder.write(PICTURE, plots.rivals(result["dynamics"], f"{plan.recipe.data}, {plan.recipe.depth} sites"))
+    result = result_of(contest, found)
+    folder.write(PICTURE, plots.rivals(result["dynamics"], f"{contest.recipe.data}, {contest.recipe.depth} sites"))
     folder.write(RESULT, json.dumps(result, indent=2, allow_nan=False).encode() + b"\n")
 
 
 @contextmanager
-def _progress(plan: Plan, per_epoch: int, console: Console) -> Iterator[Callable[[str], Callable[[], None]]]:
+def _progress(contest: Contest, per_epoch: int, console: Console) -> Iterator[Callable[[str], Callable[[], None]]]:
     """Told the name of each cell, gives what is to be called after each of its steps."""
     if not console.is_terminal:
         yield partial(_line, console)
         return
     columns = TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True) as bars:
-        overall = bars.add_task("networks", total=len(plan.cells), completed=-1)
-        steps = bars.add_task("", total=plan.recipe.epochs * per_epoch)
+        overall = bars.add_task("networks", total=len(contest.cells), completed=-1)
+        steps = bars.add_task("", total=contest.recipe.epochs * per_epoch)
 
         def begin(name: str) -> Callable[[], None]:
             bars.advance(overall)

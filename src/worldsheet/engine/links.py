@@ -1,4 +1,4 @@
-"""Layers bound to fields that stay where they lie: what a planned tick evaluates and pulls back through."""
+"""Layers bound to fields that stay where they lie: what a programmed tick evaluates and pulls back through."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

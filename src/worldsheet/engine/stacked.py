@@ -13,7 +13,7 @@ from worldsheet.dynamics import Dynamics
 from worldsheet.engine.base import Engine, Residual
 from worldsheet.engine.measure import residual_of, start_fields, table_of
 from worldsheet.engine.messages import Messages
-from worldsheet.engine.plan import Plan, Planner, planner_for
+from worldsheet.engine.program import Program, Programs, programs_for
 from worldsheet.engine.runs import runs
 from worldsheet.engine.slab import Shift, Slab, Span, cut, slabs
 from worldsheet.engine.slab_messages import SlabMessages
@@ -47,20 +47,20 @@ class StackedBlock(Engine):
         self._x = x
         self._slabs: list[Slab] = []
         self._spans = Spans()
-        self._planner: Planner | None = None
-        self._planned_evaluations = self._planned_pulls = 0
-        self._unseen: Plan | None = None
+        self._programs: Programs | None = None
+        self._program_evaluations = self._program_pulls = 0
+        self._unseen: Program | None = None
         self._seen = False
 
     @property
     def evaluations(self) -> int:
         """Forward evaluations of layers, a run of S layers counted S times."""
-        return self._messages.evaluations + self._made.evaluations + self._planned_evaluations
+        return self._messages.evaluations + self._made.evaluations + self._program_evaluations
 
     @property
     def pulls(self) -> int:
         """Pull-backs through layers, likewise."""
-        return self._messages.pulls + self._made.pulls + self._planned_pulls
+        return self._messages.pulls + self._made.pulls + self._program_pulls
 
     @torch.no_grad()
     def start(self, initial: Fields | None) -> None:
@@ -72,20 +72,20 @@ class StackedBlock(Engine):
         found = runs(self.caller.traits[:-1], outputs, compiled=self._compiled)
         self._slabs = slabs(self._x, fields, found)
         self._made = SlabMessages(self._messages, self.dynamics, self._slabs, self._x)
-        self._planner = planner_for(self.dynamics, self._messages, self._slabs, outputs)
+        self._programs = programs_for(self.dynamics, self._messages, self._slabs, outputs)
 
     def move(self, tick: Tick) -> None:
-        """See `Engine.move`; by a plan, unless somebody has just looked, whose messages serve the tick as well."""
-        plan = None if self._planner is None or self._seen else self._planner.of(tick)
-        if plan is None:
+        """See `Engine.move`; by a program, unless somebody has just looked, whose messages serve the tick as well."""
+        program = None if self._programs is None or self._seen else self._programs.of(tick)
+        if program is None:
             super().move(tick)
             self._seen = False
             return
-        for operation in plan.operations:
+        for operation in program.operations:
             operation()
-        self._planned_evaluations += plan.evaluations
-        self._planned_pulls += plan.pulls
-        self._unseen = plan
+        self._program_evaluations += program.evaluations
+        self._program_pulls += program.pulls
+        self._unseen = program
 
     def fire(self, phase: Phase) -> None:
         """Move the sites of a phase: all read before any writes."""
@@ -178,14 +178,14 @@ class StackedBlock(Engine):
         return self._made
 
     def _look(self) -> None:
-        """After planned ticks: let go of older messages, and fire what was left for an onlooker."""
-        plan, self._unseen = self._unseen, None
-        if plan is None:
+        """After programmed ticks: let go of older messages, and fire what was left for an onlooker."""
+        program, self._unseen = self._unseen, None
+        if program is None:
             return
         for slab in self._slabs:
             slab.renew()
-        if plan.left is not None:
-            self.fire(plan.left)
+        if program.left is not None:
+            self.fire(program.left)
 
     def _moving(self) -> list[tuple[Slab, Span]]:
         """Slabs with their sites, the input left out."""

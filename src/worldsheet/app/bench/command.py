@@ -12,7 +12,7 @@ from rich.console import Console
 from worldsheet.app.bench.arguments import device_of, rounds_of, threads_of
 from worldsheet.app.bench.control import control
 from worldsheet.app.bench.dynamics_command import dynamics
-from worldsheet.app.bench.measure import Plan, measure
+from worldsheet.app.bench.measure import Settings, measure
 from worldsheet.app.bench.models import CASES, Case
 from worldsheet.app.bench.pipeline_command import pipeline
 from worldsheet.app.bench.results import Result, plain
@@ -49,13 +49,13 @@ def gradient(
     as_json: Annotated[bool, typer.Option("--json", help="print the result as one JSON object on stdout")] = False,
 ) -> None:
     """Measure time, memory, work and precision of one gradient by autograd and by relaxation, in turns."""
-    plan = Plan(threads_of(threads), rounds_of(repeats), quick, device_of(device), seed)
+    settings = Settings(threads_of(threads), rounds_of(repeats), quick, device_of(device), seed)
     names = list(dict.fromkeys(case or ()))
     cases = [each for name in names or CASES for each in choose("case", name, CASES)]
-    machine, line = this_machine(plan.device, plan.threads), _command_line(plan, names, as_json)
+    machine, line = this_machine(settings.device, settings.threads), _command_line(settings, names, as_json)
     log = Console(stderr=True)
     log.print(f"{machine}\n{line}", highlight=False, soft_wrap=True)
-    results = _measured(cases, plan, log)
+    results = _measured(cases, settings, log)
     if as_json:
         typer.echo(json.dumps(report(results, machine, line)))
     else:
@@ -67,9 +67,9 @@ def report(results: Sequence[Result], machine: Machine, line: str) -> dict[str, 
     return {"command": line, "machine": asdict(machine), "cases": [plain(asdict(result)) for result in results]}
 
 
-def _measured(cases: Sequence[Case], plan: Plan, log: Console) -> list[Result]:
+def _measured(cases: Sequence[Case], settings: Settings, log: Console) -> list[Result]:
     """One line for each step, not a live bar: its thread would take time from what is timed."""
-    return [measure(case, plan, lambda text: log.print(text, highlight=False)) for case in cases]
+    return [measure(case, settings, lambda text: log.print(text, highlight=False)) for case in cases]
 
 
 def _show(results: Sequence[Result], machine: Machine, line: str) -> None:
@@ -82,11 +82,11 @@ def _show(results: Sequence[Result], machine: Machine, line: str) -> None:
     console.print(f"{machine}\n{line}", highlight=False, soft_wrap=True)
 
 
-def _command_line(plan: Plan, names: Sequence[str], as_json: bool) -> str:
+def _command_line(settings: Settings, names: Sequence[str], as_json: bool) -> str:
     """The command that repeats this measurement."""
-    words = ["worldsheet", "bench", "gradient", "--threads", ",".join(str(count) for count in plan.threads)]
-    words += ["--repeats", str(plan.rounds)] if plan.rounds else []
-    words += ["--quick"] * plan.quick
+    words = ["worldsheet", "bench", "gradient", "--threads", ",".join(str(count) for count in settings.threads)]
+    words += ["--repeats", str(settings.rounds)] if settings.rounds else []
+    words += ["--quick"] * settings.quick
     words += [word for name in names for word in ("--case", name)]
-    words += ["--device", str(plan.device), "--seed", str(plan.seed), *["--json"] * as_json]
+    words += ["--device", str(settings.device), "--seed", str(settings.seed), *["--json"] * as_json]
     return shlex.join(words)

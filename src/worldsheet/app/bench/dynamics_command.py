@@ -16,7 +16,7 @@ from rich.table import Table
 from torch.optim import SGD
 
 from worldsheet.app.bench.arguments import device_of, rounds_of, threads_of
-from worldsheet.app.bench.measure import Plan
+from worldsheet.app.bench.measure import Settings
 from worldsheet.app.bench.methods import AUTOGRAD, Method
 from worldsheet.app.bench.models import Instance
 from worldsheet.app.bench.relaxations import BATCH, STUDIES, Study, instance_of
@@ -70,14 +70,14 @@ def dynamics(  # noqa: PLR0913, PLR0917  one for each option
     as_json: Annotated[bool, typer.Option("--json", help="print the result as one JSON object on stdout")] = False,
 ) -> None:
     """Measure the time of one gradient by relaxations of a fixed number of ticks and by autograd, in turns."""
-    plan = Plan(threads_of(threads), rounds_of(repeats), quick, device_of(device), seed)
+    settings = Settings(threads_of(threads), rounds_of(repeats), quick, device_of(device), seed)
     names = list(dict.fromkeys(case or ()))
     studies = [each for name in names or STUDIES for each in choose("case", name, STUDIES)]
     pythons = {name: path for name, path in (("pcx", pcx), ("fabricpc", fabricpc)) if path is not None}
-    machine, line = this_machine(plan.device, plan.threads), _command_line(plan, names, pythons, as_json)
+    machine, line = this_machine(settings.device, settings.threads), _command_line(settings, names, pythons, as_json)
     log = Console(stderr=True)
     log.print(f"{machine}\n{line}", highlight=False, soft_wrap=True)
-    rows = [measured(study, plan, pythons, lambda text: log.print(text, highlight=False)) for study in studies]
+    rows = [measured(study, settings, pythons, lambda text: log.print(text, highlight=False)) for study in studies]
     if as_json:
         found = {"command": line, "machine": asdict(machine), "cases": [plain(asdict(row)) for row in rows]}
         typer.echo(json.dumps(found))
@@ -85,26 +85,26 @@ def dynamics(  # noqa: PLR0913, PLR0917  one for each option
         _show(rows, machine, line)
 
 
-def measured(study: Study, plan: Plan, pythons: Mapping[str, Path], tell: Callable[[str], object]) -> Row:
+def measured(study: Study, settings: Settings, pythons: Mapping[str, Path], tell: Callable[[str], object]) -> Row:
     """Measure a study.
 
     Args:
         study: what.
-        plan: how.
+        settings: how.
         pythons: of the rivals that take part.
         tell: is told what comes next; nothing is written while a clock runs.
     """
-    built = instance_of(study, BATCH, plan.seed, plan.device)
+    built = instance_of(study, BATCH, settings.seed, settings.device)
     timings: list[Timing] = []
     compiling: dict[str, float] = {}
-    for count in plan.threads:
+    for count in settings.threads:
         tell(f"{study.name}: {count} thread{'s' * (count > 1)}")
         taking_part = (
             running(pythons, Task(study.widths, study.ticks, BATCH, count).words) if study.widths else nullcontext(())
         )
         with taking_part as rivals, with_threads(count):
             compiling |= {rival.name: rival.compiling for rival in rivals}
-            rounds = plan.rounds or (_QUICK_ROUNDS if plan.quick else study.repeats)
+            rounds = settings.rounds or (_QUICK_ROUNDS if settings.quick else study.repeats)
             timings += _timings(study, built, rivals, rounds, count)
     return Row(
         case=study.name,
@@ -178,12 +178,12 @@ def _spread(values: Spread, unit: float) -> str:
     return median if lower == upper else f"{median} ({lower}–{upper})"
 
 
-def _command_line(plan: Plan, names: Sequence[str], pythons: Mapping[str, Path], as_json: bool) -> str:
+def _command_line(settings: Settings, names: Sequence[str], pythons: Mapping[str, Path], as_json: bool) -> str:
     """The command that repeats this measurement, the rivals' Pythons left for the reader to name."""
-    words = ["worldsheet", "bench", "dynamics", "--threads", ",".join(str(count) for count in plan.threads)]
-    words += ["--repeats", str(plan.rounds)] if plan.rounds else []
-    words += ["--quick"] * plan.quick
+    words = ["worldsheet", "bench", "dynamics", "--threads", ",".join(str(count) for count in settings.threads)]
+    words += ["--repeats", str(settings.rounds)] if settings.rounds else []
+    words += ["--quick"] * settings.quick
     words += [word for name in names for word in ("--case", name)]
-    words += ["--device", str(plan.device), "--seed", str(plan.seed)]
+    words += ["--device", str(settings.device), "--seed", str(settings.seed)]
     words += [word for name in pythons for word in (f"--{name}", "PYTHON")]
     return shlex.join([*words, *["--json"] * as_json])

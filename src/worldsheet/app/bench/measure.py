@@ -27,7 +27,7 @@ _COUNTED_BATCH = 2  # how often a layer is evaluated does not depend on the batc
 
 @final
 @dataclass(frozen=True)
-class Plan:
+class Settings:
     """How much is measured, and where.
 
     Attributes:
@@ -53,21 +53,21 @@ class Plan:
         return min(_QUICK_SLOW_ROUNDS if self.quick else case.slow_repeats, self.fast_rounds(case))
 
 
-def measure(case: Case, plan: Plan, tell: Callable[[str], object]) -> Result:
+def measure(case: Case, settings: Settings, tell: Callable[[str], object]) -> Result:
     """Measure a case.
 
     Args:
         case: what.
-        plan: how.
+        settings: how.
         tell: is told what comes next; nothing is written while a clock runs.
     """
-    batch = case.batch(plan.quick)
-    built = instance(case, batch, plan.seed, plan.device)
+    batch = case.batch(settings.quick)
+    built = instance(case, batch, settings.seed, settings.device)
     timings: list[Timing] = []
-    for count in plan.threads:
+    for count in settings.threads:
         tell(f"{case.name}: time, {count} thread{'s' * (count > 1)}")
         # a quick run times the slow methods with one number of threads only
-        timings += _timings(case, plan, built, count, () if plan.quick and timings else case.slow)
+        timings += _timings(case, settings, built, count, () if settings.quick and timings else case.slow)
     tell(f"{case.name}: memory and work")
     return Result(
         case=case.name,
@@ -78,22 +78,22 @@ def measure(case: Case, plan: Plan, tell: Callable[[str], object]) -> Result:
         time_goal=case.goal,
         memory_goal=None if case.goal is None else MEMORY_GOAL,
         timings=tuple(timings),
-        memory=_memory(built, plan.device),
+        memory=_memory(built, settings.device),
         work=tuple(work(method, built) for method in (WAVEFRONT, *case.slow)),
         fidelity=tuple(fidelities(built)) if case.fidelity else (),
     )
 
 
-def _timings(case: Case, plan: Plan, built: Instance, count: int, slow: tuple[Method, ...]) -> Iterator[Timing]:
+def _timings(case: Case, settings: Settings, built: Instance, count: int, slow: tuple[Method, ...]) -> Iterator[Timing]:
     """The slow methods take turns with autograd in rounds of their own, where they disturb no other pair's caches."""
     with threads(count):
         for _ in range(_WARM_UP):
             for method in FAST:
                 _clear(built.chain)
                 method.gradient(*built)
-        yield from timings_of(FAST, built, plan.fast_rounds(case), count)
+        yield from timings_of(FAST, built, settings.fast_rounds(case), count)
         if slow:
-            yield from timings_of((AUTOGRAD, *slow), built, plan.slow_rounds(case), count)[1:]
+            yield from timings_of((AUTOGRAD, *slow), built, settings.slow_rounds(case), count)[1:]
 
 
 def timings_of(methods: tuple[Method, ...], built: Instance, rounds: int, count: int) -> list[Timing]:

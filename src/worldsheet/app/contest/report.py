@@ -11,22 +11,22 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from worldsheet.app.contest.plan import Plan
+from worldsheet.app.contest.contest import Contest
 from worldsheet.app.contest.rivals import BACKPROP
 from worldsheet.app.contest.statistics import LEAST, paired
 from worldsheet.app.run_folder import Row
 from worldsheet.version import __version__
 
 
-def result_of(plan: Plan, cells: Mapping[tuple[str, int], Row]) -> Row:
+def result_of(contest: Contest, cells: Mapping[tuple[str, int], Row]) -> Row:
     """What all cells have shown; differences are to backprop, paired by seed."""
     seeds = sorted({seed for _, seed in cells})
-    own = {name: [cells[name, seed] for seed in seeds] for name in plan.names}
+    own = {name: [cells[name, seed] for seed in seeds] for name in contest.names}
     return {
         "status": "finished",
         "worldsheet": __version__,
         "torch": torch.__version__,
-        "recipe": asdict(plan.recipe),
+        "recipe": asdict(contest.recipe),
         "seeds": seeds,
         "dynamics": {name: _summary(rows, own[BACKPROP]) for name, rows in own.items()},
     }

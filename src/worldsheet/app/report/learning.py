@@ -88,7 +88,7 @@ def _learned(run: Run) -> Iterator[Learned]:
         key = ("pipeline", alike(setup.recipe), how)
         yield Learned(key, setup.recipe.seed, _column(rows, "test_accuracy"), [], [])
     if isinstance(run, CompareRun) and (result := run.result):
-        recipe = alike(run.plan.recipe)
+        recipe = alike(run.contest.recipe)
         for name, row in result["dynamics"].items():
             for seed, accuracy in zip(result["seeds"], row["curves"], strict=True):
                 yield Learned((name, recipe, ""), seed, list(accuracy), [], [])

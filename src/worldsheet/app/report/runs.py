@@ -9,7 +9,7 @@ from typing import final
 from torch import Tensor
 
 from worldsheet.app.compare_command import SHEET as RIVALS_SHEET
-from worldsheet.app.contest.plan import PLAN, Plan
+from worldsheet.app.contest.contest import CONTEST, Contest
 from worldsheet.app.control import saved as control
 from worldsheet.app.plots_stages import Note
 from worldsheet.app.recipes import Recipe
@@ -120,15 +120,15 @@ class CompareRun(Run):
     kind = "worldsheet compare"
 
     @property
-    def plan(self) -> Plan:
+    def contest(self) -> Contest:
         """What was compared."""
-        return Plan.load(self.folder)
+        return Contest.load(self.folder)
 
     @property
     def about(self) -> str:
         """What was run, in a line."""
-        plan = self.plan
-        return f"{_network(plan.recipe)}; {', '.join(plan.names)}; {plan.seeds} seeds"
+        contest = self.contest
+        return f"{_network(contest.recipe)}; {', '.join(contest.names)}; {contest.seeds} seeds"
 
     @property
     def found(self) -> Mapping[str, str]:
@@ -140,7 +140,7 @@ class CompareRun(Run):
     @property
     def sheets(self) -> Mapping[str, Sheet]:
         """The recorded relaxations."""
-        files = {name: RIVALS_SHEET.format(name) for name in self.plan.names}
+        files = {name: RIVALS_SHEET.format(name) for name in self.contest.names}
         return {name: self.sheet(file) for name, file in files.items() if (self.folder.path / file).is_file()}
 
 
@@ -222,7 +222,7 @@ class StreamRun(Run):
 
 KINDS: Mapping[str, Callable[[RunFolder, str], Run]] = {
     SETUP: StagedRun,
-    PLAN: CompareRun,
+    CONTEST: CompareRun,
     control.ABOUT: ControlRun,
     STREAM_ABOUT: StreamRun,
     CONFIG: TrainRun,

@@ -36,7 +36,7 @@ class Descent(NamedTuple):
         return self.penalty if self.ascent is None else 1.0
 
 
-class Plan(NamedTuple):
+class Program(NamedTuple):
     """A tick.
 
     Attributes:
@@ -53,8 +53,8 @@ class Plan(NamedTuple):
 
 
 @final
-class Planner:
-    """Makes the plans of one relaxation, for ticks in which the sites from one on to the output move both fields.
+class Programs:
+    """Makes the programs of one relaxation, for ticks in which the sites from one on to the output move both fields.
 
     In a tick all residuals are made, costates and credits of them, then everything that is pulled back, and at last the
     states move: r, λ += α r, e = λ + ρ r, p, x += η (e − p). The first layer's prediction is a constant.
@@ -81,16 +81,16 @@ class Planner:
             _alone(caller.traits[-2].steps), strip, partial(cost.bound_slope, target=caller.target, unit=descent.unit)
         )
         self._size = caller.head - 1
-        self._plans: dict[int, tuple[Tick, Plan | None]] = {}
+        self._kept: dict[int, tuple[Tick, Program | None]] = {}
 
-    def of(self, tick: Tick) -> Plan | None:
-        """The plan of a tick, remembered; None for a tick of another form."""
-        kept = self._plans.get(id(tick))
+    def of(self, tick: Tick) -> Program | None:
+        """The program of a tick, remembered; None for a tick of another form."""
+        kept = self._kept.get(id(tick))
         if kept is None or kept[0] is not tick:
-            kept = self._plans[id(tick)] = (tick, self._planned(tick))
+            kept = self._kept[id(tick)] = (tick, self._written(tick))
         return kept[1]
 
-    def _planned(self, tick: Tick) -> Plan | None:
+    def _written(self, tick: Tick) -> Program | None:
         leads, follows = (Field.STATE, Field.COSTATE) if self._descent.ascent is None else (Field.COSTATE, Field.STATE)
         if len(tick) != 2 or not self._ends_at_output(tick[0], leads) or not self._ends_at_output(tick[1], follows):
             return None
@@ -108,7 +108,7 @@ class Planner:
         )
         layers = self._size + 1 - max(lowest, 2)
         pulls = self._size - lowest
-        return Plan(operations, layers, pulls, tick[1] if self._descent.ascent is None else None)
+        return Program(operations, layers, pulls, tick[1] if self._descent.ascent is None else None)
 
     def _ends_at_output(self, phase: Phase, field: Field) -> bool:
         """Whether a phase moves this one field at all sites from one on."""
@@ -145,9 +145,9 @@ class Planner:
         ]
 
 
-def planner_for(
+def programs_for(
     dynamics: Dynamics, messages: Messages, slabs: Sequence[Slab], outputs: Sequence[Tensor]
-) -> Planner | None:
+) -> Programs | None:
     """A planner, if the dynamics is a descent with an open output and all above layer 1 is gathered or closed.
 
     Args:
@@ -166,7 +166,7 @@ def planner_for(
     bindable = all(layer in gathered or messages.closed(layer, outputs[layer - 1]) for layer in range(2, caller.head))
     if not bindable or not caller.cost.fits(outputs[-1], caller.target):
         return None
-    return Planner(descent, caller, caller.cost, slabs, outputs[1])
+    return Programs(descent, caller, caller.cost, slabs, outputs[1])
 
 
 def descent_of(table: Coefficients | None) -> Descent | None:

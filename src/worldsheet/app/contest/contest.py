@@ -12,12 +12,12 @@ from worldsheet.app.run_folder import RunFolder
 from worldsheet.core.errors import InputError, RunFolderError
 from worldsheet.engine import Stop
 
-PLAN = "compare.json"
+CONTEST = "compare.json"
 
 
 @final
 @dataclass(frozen=True)
-class Plan:
+class Contest:
     """A comparison before it runs.
 
     Attributes:
@@ -64,28 +64,28 @@ class Plan:
     def save(self, folder: RunFolder) -> None:
         """Write what the folder's recipe does not say."""
         plain = {"dynamics": list(self.names), "seeds": self.seeds, "ticks": self.ticks}
-        folder.write(PLAN, json.dumps(plain, indent=2).encode() + b"\n")
+        folder.write(CONTEST, json.dumps(plain, indent=2).encode() + b"\n")
 
     @staticmethod
-    def load(folder: RunFolder) -> "Plan":
-        """The plan that a folder was made for.
+    def load(folder: RunFolder) -> "Contest":
+        """The contest that a folder was made for.
 
         Raises:
             RunFolderError: a folder of something else.
         """
         try:
-            plain = json.loads(folder.read(PLAN))
-            return Plan(folder.recipe(), tuple(plain["dynamics"]), int(plain["seeds"]), plain["ticks"])
+            plain = json.loads(folder.read(CONTEST))
+            return Contest(folder.recipe(), tuple(plain["dynamics"]), int(plain["seeds"]), plain["ticks"])
         except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
             raise RunFolderError(
-                f"{folder.path / PLAN}: {error}",
+                f"{folder.path / CONTEST}: {error}",
                 "the folder of a comparison that worldsheet compare started",
                 "name the folder that the comparison printed when it began",
             ) from error
 
 
-def plan_for(data: str, names: str, seeds: int, ticks: int | None, changes: Mapping[str, Any]) -> Plan:
-    """A plan with the defaults of a data set: small enough that every dynamics trains in minutes on one core.
+def contest_for(data: str, names: str, seeds: int, ticks: int | None, changes: Mapping[str, Any]) -> Contest:
+    """A contest with the defaults of a data set: small enough that every dynamics trains in minutes on one core.
 
     Raises:
         InputError: unknown names, or numbers out of range.
@@ -102,4 +102,4 @@ def plan_for(data: str, names: str, seeds: int, ticks: int | None, changes: Mapp
         defaults |= {"train_size": 10000, "epochs": 1, "architecture": "mlp"}
     asked = [name.strip() for name in names.split(",") if name.strip()]
     others = tuple(name for name in asked if name != BACKPROP)
-    return Plan(recipe_for(data, {**defaults, **changes}), (BACKPROP, *others), seeds, ticks)
+    return Contest(recipe_for(data, {**defaults, **changes}), (BACKPROP, *others), seeds, ticks)
