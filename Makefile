@@ -9,10 +9,10 @@ STAMP := .venv/.installed
 PIP   := -m pip install -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types imports readme lock clean
+.PHONY: help demo test check lint types imports blocks docs docs-serve notebooks release experiments lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(STAMP) ## train a small network without a backward pass, offline
 	@$(BIN)/worldsheet train
@@ -21,7 +21,7 @@ demo: $(STAMP) ## train a small network without a backward pass, offline
 test: $(STAMP) ## run the tests (ARGS='-k wave' for some of them)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
 
-check: lint types imports readme ## lint, types, import direction, README blocks
+check: lint types imports docs blocks notebooks ## lint, types, import direction, documentation
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .
@@ -33,8 +33,23 @@ types: $(STAMP)
 imports: $(STAMP)
 	@$(BIN)/lint-imports
 
-readme: $(STAMP)
-	@$(BIN)/python tools/run_readme.py
+blocks: $(STAMP)
+	@$(BIN)/python tools/run_blocks.py README.md docs/*.md
+
+docs: $(STAMP) ## build the documentation, strictly, into build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
+docs-serve: $(STAMP) ## show the documentation while it is written
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
+
+notebooks: $(STAMP) ## run the notebooks at small size
+	@$(BIN)/python tools/run_notebooks.py
+
+release: $(STAMP) ## build wheel and sdist into dist/ and use them in an empty environment
+	@$(BIN)/python tools/smoke_release.py --keep dist
+
+experiments: $(STAMP) ## run every claim's small size, two at a time, against what it expects
+	@$(BIN)/worldsheet experiments run --size small --jobs 2 --out build/experiments
 
 # The pins need Python 3.11; on 3.10 the ranges of pyproject.toml are resolved instead.
 $(STAMP): requirements.lock pyproject.toml

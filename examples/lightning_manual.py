@@ -3,6 +3,7 @@
 import lightning
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import worldsheet as ws
 from worldsheet.app.architectures import Mixed
@@ -11,8 +12,9 @@ from worldsheet.app.architectures import Mixed
 class Module(lightning.LightningModule):
     """A module that makes its gradients itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, backprop: bool) -> None:
         super().__init__()
+        self.backprop = backprop
         self.automatic_optimization = False
         self.net = Mixed()
         self.chain = ws.Chain(self.net, nn.CrossEntropyLoss())
@@ -22,22 +24,28 @@ class Module(lightning.LightningModule):
         """One step."""
         optimizer = self.optimizers()
         optimizer.zero_grad()
-        loss = ws.backward(self.chain, *batch)  # instead of self.manual_backward(loss)
+        if self.backprop:
+            inputs, labels = batch
+            loss = self.chain.loss(self.net(inputs), labels)
+            self.manual_backward(loss)
+        else:
+            loss = ws.backward(self.chain, *batch)
         optimizer.step()
-        self.losses.append(float(loss))
+        self.losses.append(float(loss.detach()))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW."""
         return torch.optim.AdamW(self.parameters(), 1e-2)
 
 
-def main(steps: int = 8) -> list[float]:
+def main(steps: int = 8, *, backprop: bool = False) -> list[float]:
     """Train on one batch; returns the losses."""
     torch.manual_seed(0)
-    batch = (torch.randn(16, 2, 8, 8), torch.randint(4, (16,)))
-    module = Module()
+    images, labels = torch.randn(16, 2, 8, 8), torch.randint(4, (16,))
+    batches = DataLoader(TensorDataset(images, labels), batch_size=len(images))
+    module = Module(backprop=backprop)
     options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
-    lightning.Trainer(max_epochs=1, **options).fit(module, [batch] * steps)
+    lightning.Trainer(max_epochs=steps, log_every_n_steps=1, enable_model_summary=False, **options).fit(module, batches)
     return module.losses
 
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 import worldsheet as ws
 from worldsheet.pipeline import Pipeline
-from worldsheet.pipeline.distributed import NeighbourError, Wires
+from worldsheet.pipeline.distributed import Wires
+from worldsheet.pipeline.message import NeighbourError
 
 PACKETS = 12
 
@@ -26,24 +27,27 @@ def layers() -> nn.Sequential:
 
 
 def packets() -> list[tuple[Tensor, Tensor]]:
+    """Of several sizes, the largest in the middle."""
     generator = torch.Generator().manual_seed(1)
-    return [(torch.randn(3, 4, generator=generator), torch.randn(3, 3, generator=generator)) for _ in range(PACKETS)]
+    sizes = [3, 3, 2, 5, *[3] * (PACKETS - 4)]
+    return [(torch.randn(n, 4, generator=generator), torch.randn(n, 3, generator=generator)) for n in sizes]
 
 
-def pipeline_of(net: nn.Module, stages: int) -> Pipeline:
-    chain = ws.Chain(net, nn.MSELoss())
-    return Pipeline(chain, stages, optimizer=partial(torch.optim.Adam, lr=1e-2), packets_per_update=2)
+def pipeline_of(net: nn.Module, stages: int, messages: torch.dtype | None = None) -> Pipeline:
+    chain, make = ws.Chain(net, nn.MSELoss()), partial(torch.optim.Adam, lr=1e-2)
+    return Pipeline(chain, stages, optimizer=make, packets_per_update=2, messages=messages)
 
 
 def main(rank: int, stages: int, store: str, out: Path, fault: str) -> None:
     torch.set_num_threads(1)
     net = layers()
-    pipeline = pipeline_of(net, stages)
+    rounded = fault == "rounded" or (fault == "rounded on one side" and rank == 0)
+    pipeline = pipeline_of(net, stages, torch.bfloat16 if rounded else None)
     dist.init_process_group("gloo", f"file://{store}", timedelta(seconds=20), stages, rank)
-    wires = Wires(rank, stages, torch.device("cpu"))
+    wires = Wires(rank, stages, torch.device("cpu"), messages=pipeline.messages)
     data = packets()
     if fault == "wrong" and rank == 0:
-        dist.send(torch.tensor([7, 0, 2, 3, 6, 0, 0, 0, 0, 0, 0]), 1)
+        dist.send(torch.tensor([7, 0, 0, 2, 3, 6, *[0] * 10]).view(torch.uint8), 1)
         linger()
     if fault == "late dtype" and rank == 0:
         wires.send_state(0, torch.zeros(3, 6))
@@ -56,6 +60,7 @@ def main(rank: int, stages: int, store: str, out: Path, fault: str) -> None:
     except NeighbourError as error:
         print(f"NeighbourError: {error}", flush=True)
         os._exit(3)
+    print(wires.traffic, flush=True)
     torch.save({"losses": done.losses, "model": net.state_dict()}, out / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -64,7 +69,7 @@ def linger() -> None:
     """Stay until the other one has gone."""
     with contextlib.suppress(RuntimeError):
         while True:
-            dist.recv(torch.zeros(11, dtype=torch.int64), 1)
+            dist.recv(torch.zeros(128, dtype=torch.uint8), 1)
     os._exit(0)
 
 

@@ -49,6 +49,7 @@ class Constants(NamedTuple):
     outputs: list[int]
     sign: float
     staggered: bool
+    every: int = 1
 
 
 class Net(NamedTuple):
@@ -68,8 +69,8 @@ def moved(y: float, rate: float, drive: float, dt: float, exact: bool) -> float:
     return math.exp(-rate * dt) * y + gain * drive
 
 
-def literal(net: Net, target: list[list[float]], k: Constants, dt: float) -> Net:
-    """One step of (6) for tanh neurons, in loops over neurons, edges and streams."""
+def literal(net: Net, target: list[list[float]], k: Constants, dt: float, number: int) -> Net:
+    """Step `number` of (6) for tanh neurons, in loops over neurons, edges and streams; edges move at every k-th one."""
     neurons, streams = range(len(k.speeds)), range(len(net.x))
     s, exact = k.sign, k.staggered
     drives = [[sum(w * x[j] for j, w in enumerate(net.w[i]) if w is not None) for i in neurons] for x in net.x]
@@ -92,7 +93,9 @@ def literal(net: Net, target: list[list[float]], k: Constants, dt: float) -> Net
                 force += k.q * (seen[b][i] - target[b][k.outputs.index(i)])
             row.append(moved(net.p[b][i], k.theta - s * k.speeds[i], -s * force, dt, exact))
         p.append(row)
-    felt = p if k.staggered else net.p
+    if number % k.every:
+        return Net(x, p, net.w, net.pw)
+    felt, long = p if k.staggered else net.p, k.every * dt
     w_new: list[list[float | None]] = [[None for _ in neurons] for _ in neurons]
     pw_new: list[list[float | None]] = [[None for _ in neurons] for _ in neurons]
     for i in neurons:
@@ -101,10 +104,10 @@ def literal(net: Net, target: list[list[float]], k: Constants, dt: float) -> Net
             if w is None or pw is None:
                 continue
             force = sum(k.speeds[i] * slopes[b][i] * felt[b][i] * net.x[b][j] for b in streams) + k.r_w * w
-            pw_new[i][j] = moved(pw, k.theta, -s * force, dt, exact)
+            pw_new[i][j] = moved(pw, k.theta, -s * force, long, exact)
             moving = pw_new[i][j] if k.staggered else pw
             assert moving is not None
-            w_new[i][j] = w - dt / k.mass * moving
+            w_new[i][j] = w - long / k.mass * moving
     return Net(x, p, w_new, pw_new)
 
 

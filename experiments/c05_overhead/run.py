@@ -59,7 +59,8 @@ MODELS = {
     "GPT-small": Model(GPT, tokens, next_token, tokens),
 }
 BATCHES = {Size.SMALL: (1, 8), Size.FULL: (1, 8, 32, 64, 128, 256)}
-ROUNDS = {Size.SMALL: 3, Size.FULL: 15}
+ROUNDS = {Size.SMALL: 3, Size.FULL: 9}
+LARGE = 32  # from this batch on three rounds are enough: a gradient takes seconds
 METHODS: dict[str, Callable[[ws.Chain, Tensor, Tensor], Tensor]] = {
     "autograd": autograd_backward,
     "wavefront": ws.backward,
@@ -124,13 +125,18 @@ def cell(model: Model, batch: int, rounds: int, device: torch.device) -> dict[st
     return found
 
 
+def rounds(size: Size, batch: int) -> int:
+    """How many times each method is timed."""
+    return ROUNDS[size] if batch < LARGE else min(3, ROUNDS[size])
+
+
 def measure(size: Size, cells: Cells) -> Findings:
     """One row per network and batch size."""
     rows = []
     for name, model in MODELS.items():
         for batch in BATCHES[size]:
             key = f"{name} batch {batch}"
-            found = cells.get(key, lambda m=model, b=batch: cell(m, b, ROUNDS[size], cells.device))
+            found = cells.get(key, lambda m=model, b=batch: cell(m, b, rounds(size, b), cells.device))
             rows.append({"network": name, "batch": batch, **found})
     large = max(BATCHES[size])
     figures: dict[str, float] = {}

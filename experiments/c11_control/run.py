@@ -19,6 +19,8 @@ DOUBLE = torch.float64
 DT = 0.05
 HORIZONS = {Size.SMALL: (10, 20, 40, 80), Size.FULL: (10, 20, 40, 80, 160, 320, 640)}
 COSTS = {Size.SMALL: (10.0, 1.0, 0.1), Size.FULL: (100.0, 10.0, 1.0, 0.1, 0.01)}
+STEPS = {Size.SMALL: (0.2, 0.05), Size.FULL: (0.2, 0.1, 0.05, 0.02)}
+RATES = {Size.SMALL: (0.0, 8.0), Size.FULL: (0.0, 2.0, 8.0, 32.0)}
 LINEAR = {Size.SMALL: (6, 2, 200), Size.FULL: (12, 4, 1000)}
 
 
@@ -74,6 +76,21 @@ def cell(steps: int, cost: float) -> dict[str, Any]:
     sweeps = [C.solve(problem, C.ForwardBackwardSweep(omega), tol=1e-4, max_ticks=200) for omega in (0.5, 0.1, 0.02)]
     best = min((s.outcome.ticks for s in sweeps if s.outcome.converged), default=None)
     return {"steps": steps, "cost": cost, "wave": wave.outcome.ticks if wave.outcome.converged else None, "sweep": best}
+
+
+def decay(dt: float, rate: float) -> dict[str, Any]:
+    """Ticks of the wave for ẋ = −rate x + u over four units of time, cost ½∫ x² + u², implicit midpoint."""
+    problem = C.Problem(
+        dynamics=lambda x, u, t: u - rate * x,
+        running_cost=lambda x, u, t: 0.5 * (x.square() + u.square()).sum(-1),
+        initial_state=torch.ones(1, dtype=DOUBLE),
+        control_size=1,
+        steps=round(4 / dt),
+        dt=dt,
+        integrator=C.ImplicitMidpoint(1),
+    )
+    wave = C.solve(problem, ws.Wave(impedance=1.0, speed=0.7), tol=1e-4, max_ticks=4000)
+    return {"dt": dt, "rate": rate, "wave": wave.outcome.ticks if wave.outcome.converged else None}
 
 
 def stated(steps: int) -> dict[str, float]:
@@ -211,6 +228,11 @@ def measure(size: Size, cells: Cells) -> Findings:
         for cost in COSTS[size]
         for steps in HORIZONS[size]
     ]
+    decays = [
+        cells.get(f"dt={dt:g} rate={rate:g}", lambda dt=dt, rate=rate: decay(dt, rate))
+        for rate in RATES[size]
+        for dt in STEPS[size]
+    ]
     updates = 60 if size is Size.SMALL else 400
     local, whole = (
         cells.get(f"spiral {name}", lambda flag=flag: spiral(updates, by_costates=flag))
@@ -235,8 +257,9 @@ def measure(size: Size, cells: Cells) -> Findings:
             "map_wave_fails": float(sum(row["wave"] is None for row in rows)),
             "map_sweep_fails": float(sum(row["sweep"] is None for row in rows)),
             "map_cells": float(len(rows)),
+            "decay_fails": float(sum(row["wave"] is None for row in decays)),
         },
-        {"map": rows, "echoes": echoes, "energy": [passive]},
+        {"map": rows, "echoes": echoes, "energy": [passive], "decays": decays},
     )
 
 

@@ -59,6 +59,11 @@ class Learner(ABC):
     def step(self, u: Tensor, target: Tensor) -> Tensor:
         """Hear, answer, learn; returns the answer (S, B, outputs)."""
 
+    @property
+    @abstractmethod
+    def stored(self) -> int:
+        """Numbers kept from step to step for learning, beside states, weights and momenta."""
+
 
 @final
 class Truncated(Learner):
@@ -67,9 +72,17 @@ class Truncated(Learner):
     window = 1
     _loss: Tensor | None = None
     _count = 0
+    _kept: dict[int, int]
 
     def step(self, u: Tensor, target: Tensor) -> Tensor:
-        with torch.enable_grad():
+        def keep(saved: Tensor) -> Tensor:
+            if saved.data_ptr() != self.weights.data_ptr():
+                self._kept[saved.data_ptr()] = saved.numel()
+            return saved
+
+        if self._count == 0:
+            self._kept = {}
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
             self.weights.requires_grad_()
             self.state = self.moved(self.heard(u))
             output = self.state[..., -self.outputs :]
@@ -84,6 +97,10 @@ class Truncated(Learner):
             self.descend(gradient)
             self.state, self._loss, self._count = self.state.detach(), None, 0
         return answer
+
+    @property
+    def stored(self) -> int:
+        return sum(self._kept.values())
 
 
 @final
@@ -110,6 +127,10 @@ class RealTime(Learner):
         self.descend(gradient.unflatten(-1, (self.neurons, size)))
         return output
 
+    @property
+    def stored(self) -> int:
+        return 0 if self._carried is None else self._carried.numel()
+
 
 @final
 class Eligibility(Learner):
@@ -132,3 +153,7 @@ class Eligibility(Learner):
         credit[..., -self.outputs :] = error
         self.descend((credit[..., None] * self._trace).sum(1))
         return output
+
+    @property
+    def stored(self) -> int:
+        return 0 if self._trace is None else self._trace.numel()

@@ -2,76 +2,109 @@
 
 import math
 import sys
-import time
+from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
-from worldsheet import streaming
+from worldsheet.app.bench.timing import Stopwatch, in_turns
 from worldsheet.app.experiments import Cells, Findings, Record, Size, experiment
 
 sys.path.insert(0, str(Path(__file__).parent))  # the parts of this experiment
 
+import real_time
+import tasks
 from baselines import Eligibility, Learner, RealTime, Truncated
-from tasks import GAIN, TASKS, Task
+from stability import TOPOLOGIES, TRACKS, tracking_error
+from tasks import Task
 
 HIDDEN, MOMENTUM = 24, 0.9
-OURS = {"real time, θ = 4": 4.0, "real time, θ = 0.1": 0.1}
+SLOW = "real time, θ = 0.1"
+OURS = {"real time, θ = 4": 4.0, SLOW: 0.1}
 METHODS = [*OURS, "BPTT 1", "BPTT 16", "BPTT 64", "RTRL", "eligibility"]
 GRID = {False: [0.03, 0.1, 0.3, 1.0], True: [0.003, 0.01, 0.03, 0.1]}
 DISCOUNT = 3  # our efforts at the outputs are c/(c + θ) of a gradient, so our grids begin and end so much higher
-SEEDS = [0, 1, 2]
-SIZES, TOPOLOGIES = [5, 20, 80], ["dense", "small world", "random"]
+SEEDS, TRIALS = [0, 1, 2], [3, 4, 5]
+STEPS = {Size.SMALL: 2000, Size.FULL: 20000}
+TRIAL_STEPS = 4000  # at most, to choose a rate
 
 
 def measure(size: Size, cells: Cells) -> Findings:
-    """Progressive errors of every method at its best rate, costs, memory over time, and where tracking is stable."""
-    steps = {Size.SMALL: 3000, Size.FULL: 30000}[size]
+    """Progressive errors of every method at its rate, what a step costs and keeps, and where tracking is stable."""
+    makers = {Size.SMALL: tasks.SMALL, Size.FULL: tasks.FULL}[size]
     rows = []
-    for name in TASKS:
-        for method in METHODS:
-            if size is Size.SMALL and method == "RTRL" and name == "digits by rows":
-                continue  # a hundred times the cost of the others
-            rows.append(
-                {
-                    "task": name,
-                    "method": method,
-                    **cells.get(f"{name}: {method}, own speeds", partial(best, name, method, steps)),
-                }
-            )
-    speeds, thetas = (
-        ([10.0, 200.0], [2.0, 20.0]) if size is Size.SMALL else ([2.0, 10.0, 50.0, 200.0], [2.0, 20.0, 100.0])
-    )
-    sizes = SIZES[:2] if size is Size.SMALL else SIZES
-    places = [(n, t, c, theta) for n in sizes for t in TOPOLOGIES for c in speeds for theta in thetas]
-    stable = [cells.get(f"stable n={n} {t} c={c:g} θ={h:g}", partial(stability, n, t, c, h)) for n, t, c, h in places]
+    for (name, maker), method in product(makers.items(), METHODS):
+        if method == "RTRL" and name not in tasks.SERIES:
+            continue  # it takes up to 25 times as long as the others: see costs
+        if method == SLOW and (size is Size.SMALL or name not in tasks.SERIES):
+            continue
+        found = cells.get(f"{name}: {method}, judged on other seeds", partial(judged, maker, method, STEPS[size]))
+        rows.append({"task": name, "method": method, **found, "error": median(found["errors"])})
+    costs = [
+        {"task": name, **row}
+        for name, maker in makers.items()
+        for row in cells.get(f"{name}: costs", partial(step_costs, maker))
+    ]
+    sizes, speeds, thetas = {
+        Size.SMALL: ([5, 20], [10.0, 200.0], [2.0, 20.0]),
+        Size.FULL: ([5, 20, 80], [2.0, 10.0, 50.0, 200.0], [2.0, 20.0, 100.0]),
+    }[size]
+    stable = [
+        cells.get(f"stable n={place[0]} {place[1]} c={place[2]:g} θ={place[3]:g}", partial(tracking_error, *place))
+        for place in product(sizes, TOPOLOGIES, speeds, thetas)
+    ]
     figures = {f"{row['task']}: {row['method']}": row["error"] for row in rows}
-    figures["stable_share"] = fmean(row["error"] is not None and row["error"] < 0.2 for row in stable)
-    return Findings(figures=figures, tables={"methods": rows, "stability": stable})
+    figures["stable_share"] = fmean(row["error"] is not None and row["error"] < TRACKS for row in stable)
+    return Findings(figures=figures, tables={"methods": rows, "costs": costs, "stability": stable})
 
 
-def speeds(outputs: int) -> Tensor:
-    """Of hidden neurons, slow ones to remember and fast ones to answer, and of outputs; per step of the stream."""
-    return torch.cat([torch.logspace(-1.3, 0.5, HIDDEN), torch.full((outputs,), 3.0)])
+def reach(task: Task) -> Tensor:
+    """1 − e^{−c} of hidden neurons, slow ones to remember and fast ones to answer, and of outputs; c per step."""
+    speeds = torch.cat([torch.logspace(-1.3, 0.5, HIDDEN), torch.full((task.targets.shape[-1],), 3.0)])
+    return 1 - torch.exp(-speeds)
 
 
-def best(name: str, method: str, steps: int) -> dict[str, Any]:
-    """The rate of the grid whose error at the end is smallest on average over the seeds; every method may choose."""
-    task = TASKS[name](steps)
+def judged(maker: Callable[[int], Task], method: str, steps: int) -> dict[str, Any]:
+    """Errors of three seeds at the rate that was best, on average, on three others, on the stream's first steps."""
+    task = maker(steps)
+    trial = Task(task.inputs[:TRIAL_STEPS], task.targets[:TRIAL_STEPS], task.classes)
     rates = [rate * (DISCOUNT if method in OURS else 1) for rate in GRID[task.classes]]
-    systems = [(rate, seed) for rate in rates for seed in SEEDS]
-    begun = time.perf_counter()
-    errors = ours(task, OURS[method], systems) if method in OURS else theirs(task, method, systems)
-    seconds = (time.perf_counter() - begun) / steps / len(systems)
-    by_rate = {rate: [e for e, (r, _) in zip(errors, systems, strict=True) if r == rate] for rate in rates}
-    rate = min(rates, key=lambda rate: fmean(by_rate[rate]))
-    return {"error": fmean(by_rate[rate]), "errors": by_rate[rate], "rate": rate, "seconds_per_step": seconds}
+    found = errors(trial, method, list(product(rates, TRIALS)))
+    tried = [fmean(found[k : k + len(TRIALS)]) for k in range(0, len(found), len(TRIALS))]
+    rate = rates[tried.index(min(tried))]
+    found = errors(task, method, [(rate, seed) for seed in SEEDS])
+    return {"errors": found, "rate": rate, "tried": tried}
+
+
+def errors(task: Task, method: str, systems: list[tuple[float, int]]) -> list[float]:
+    """One per system, which is a rate and a seed."""
+    if method in OURS:
+        rates = dict.fromkeys(rate for rate, _ in systems)
+        by_rate = [(rate, [seed for own, seed in systems if own == rate]) for rate in rates]
+        parts = [real_time.answers(task, OURS[method], reach(task), rate, seeds) for rate, seeds in by_rate]
+        answers = torch.cat(parts, 1)
+    else:
+        learner = learning(task, method, systems)
+        with torch.no_grad():
+            answers = torch.stack([learner.step(u, y) for u, y in zip(task.inputs, task.targets, strict=True)])
+    return [error(task, answers[:, number]) for number in range(len(systems))]
+
+
+def learning(task: Task, method: str, systems: list[tuple[float, int]]) -> Learner:
+    """A baseline, all systems at once."""
+    kind = {"RTRL": RealTime, "eligibility": Eligibility}.get(method, Truncated)
+    rates = torch.tensor([rate for rate, _ in systems]) / task.inputs.shape[1]
+    learner: Learner = kind(task, HIDDEN, reach(task), MOMENTUM, rates, [seed for _, seed in systems])
+    if isinstance(learner, Truncated):
+        learner.window = int(method.split()[1])
+    return learner
 
 
 def error(task: Task, answers: Tensor) -> float:
@@ -85,94 +118,71 @@ def error(task: Task, answers: Tensor) -> float:
     return min(value, 10.0) if math.isfinite(value) else 10.0
 
 
-def theirs(task: Task, method: str, systems: list[tuple[float, int]]) -> list[float]:
-    """All systems at once."""
-    kind = {"RTRL": RealTime, "eligibility": Eligibility}.get(method, Truncated)
-    rates = torch.tensor([rate for rate, _ in systems]) / task.inputs.shape[1]
-    reach = 1 - torch.exp(-speeds(task.targets.shape[-1]))
-    learner: Learner = kind(task, HIDDEN, reach, MOMENTUM, rates, [seed for _, seed in systems])
-    if isinstance(learner, Truncated):
-        learner.window = int(method.split()[1])
-    with torch.no_grad():
-        answers = torch.stack([learner.step(u, target) for u, target in zip(task.inputs, task.targets, strict=True)])
-    return [error(task, answers[:, system]) for system in range(len(systems))]
+@torch.no_grad()
+def step_costs(maker: Callable[[int], Task]) -> list[dict[str, Any]]:
+    """Seconds per step of one system, in turns of 64 steps, and numbers kept for learning beside states and weights."""
+    task = maker(64)
+    told = real_time.labels(task)
+    network = real_time.built(task, 4.0, reach(task), 0.01, [0])
+    learners = {method: learning(task, method, [(0.001, 0)]) for method in METHODS if method not in OURS}
 
+    def ours() -> None:
+        for u, y in zip(task.inputs, told, strict=True):
+            network.step(u, y, 1.0)
 
-def ours(task: Task, theta: float, systems: list[tuple[float, int]]) -> list[float]:
-    """One system after the other, from the same weights as the others'."""
-    found = []
-    for rate, seed in systems:
-        network = built(task, theta, rate, seed)
-        labels = task.targets.nan_to_num(-1).argmax(-1).where(~task.targets[..., 0].isnan(), -1)
-        answers = []
-        for u, numbers, label in zip(task.inputs, task.targets, labels, strict=True):
-            answers.append(network.step(u, label if task.classes else numbers, 1.0).output)
-        found.append(error(task, torch.stack(answers)))
-    return found
+    def theirs(learner: Learner) -> None:
+        for u, y in zip(task.inputs, task.targets, strict=True):
+            learner.step(u, y)
 
-
-def built(task: Task, theta: float, rate: float, seed: int) -> streaming.HamiltonianNetwork:
-    """Inputs, then hidden neurons, then outputs, all connected to all."""
-    streams, inputs = task.inputs.shape[1:]
-    outputs = task.targets.shape[-1]
-    n = inputs + HIDDEN + outputs
-    potential = streaming.CrossEntropy(GAIN) if task.classes else streaming.Squared()
-    network = streaming.HamiltonianNetwork(
-        streaming.Dense(n, self_loops=True),
-        range(n - outputs, n),
-        range(inputs),
-        medium=streaming.Medium(torch.cat([torch.ones(inputs), speeds(outputs)])),
-        functional=streaming.Functional(potential, mass=streams / (rate * theta), dissipation=theta),
-        streams=streaming.Streams(streams),
-    )
-    drawn = torch.randn(n - inputs, n + 1, generator=torch.Generator().manual_seed(seed)) / math.sqrt(n + 1)
-    weights = torch.zeros(n + 1, n + 1)
-    weights[inputs:-1] = drawn
-    network.point = network.point._replace(weights=weights)
-    return network
-
-
-def stability(n: int, topology: str, speed: float, theta: float) -> dict[str, Any]:
-    """Error of tracking 0.6 sin(t/2) in the second half of 12 seconds, median of three seeds; None if any diverged."""
-    generator = torch.Generator().manual_seed(0)
-    degree = min(8, (n - 1) // 2)
-    graphs: dict[str, streaming.Connectivity] = {
-        "dense": streaming.Dense(n, self_loops=True),
-        "small world": streaming.small_world(n, degree, 0.1, generator),
-        "random": streaming.random(n, degree, generator),
-    }
-    network = streaming.HamiltonianNetwork(
-        graphs[topology],
-        [0],
-        medium=streaming.Medium(speed),
-        functional=streaming.Functional(mass=0.1 / theta, dissipation=theta),
-        streams=streaming.Streams(3, shared=False),
-    )
-    squares = []
-    for step in range(1200):
-        wanted = torch.full((3, 1), 0.6 * math.sin((step + 1) * 0.01 / 2))
-        squares.append((network.step(None, wanted, 0.01).output - wanted).square()[:, 0])
-    late = torch.stack(squares[600:]).mean(0).sqrt()
-    value = float(late.median()) if bool(late.isfinite().all()) else None
-    return {"neurons": n, "topology": topology, "speed": speed, "theta": theta, "error": value}
+    turns = {"real time": ours, **{method: partial(theirs, learner) for method, learner in learners.items()}}
+    taken = in_turns(turns, 5, Stopwatch())
+    stored = {"real time": network.point.costate.numel()} | {name: each.stored for name, each in learners.items()}
+    return [{"method": name, "seconds": median(taken[name]) / 64, "stored": stored[name]} for name in turns]
 
 
 def draw(record: Record, path: Path) -> None:
-    """Errors by task and method with every seed, and the map of stability."""
-    figure = Figure(figsize=(11, 6), dpi=90, layout="constrained")
+    """Errors by task and method with every seed, what a step costs and keeps, and the map of stability."""
+    figure = Figure(figsize=(13, 9), dpi=80, layout="constrained")
     FigureCanvasAgg(figure)
-    above, below = figure.subfigures(2, 1)
-    for axes, task in zip(above.subplots(1, len(TASKS)), TASKS, strict=True):
+    above, middle, below = figure.subfigures(3, 1, height_ratios=[1, 0.8, 1])
+    draw_errors(record, above)
+    draw_costs(record, middle)
+    draw_stability(record, below)
+    figure.savefig(path)
+
+
+def draw_errors(record: Record, part: SubFigure) -> None:
+    names = list(dict.fromkeys(row["task"] for row in record.tables["methods"]))
+    for axes, task in zip(part.subplots(1, len(names)), names, strict=True):
         rows = [row for row in record.tables["methods"] if row["task"] == task]
         colors = ["C1" if row["method"] in OURS else "C0" for row in rows]
         axes.barh([row["method"] for row in rows], [row["error"] for row in rows], color=colors)
         for place, row in enumerate(rows):
             axes.plot(row["errors"], [place] * len(row["errors"]), "k.", ms=4)
-        axes.set(title=task, xlabel="part of wrong classes" if "digits" in task else "error / signal")
+        axes.set_title(task, fontsize=9)
+        axes.set_xlabel("error / signal" if task in tasks.SERIES else "part of wrong classes", fontsize=8)
+        axes.set_xlim(0, min(axes.get_xlim()[1], 1.0))
+        axes.tick_params(labelsize=7)
         axes.invert_yaxis()
+
+
+def draw_costs(record: Record, part: SubFigure) -> None:
+    """Each point is a method on a task: numbers kept against time per step over ours."""
+    (axes,) = part.subplots(1, 1, squeeze=False)[0]
+    rows = record.tables["costs"]
+    own = {row["task"]: row["seconds"] for row in rows if row["method"] == "real time"}
+    for method in dict.fromkeys(row["method"] for row in rows):
+        points = [(row["seconds"] / own[row["task"]], row["stored"]) for row in rows if row["method"] == method]
+        axes.plot(*zip(*points, strict=True), "o", label=method, ms=5)
+    axes.set(xscale="log", yscale="log", xlabel="time per step over ours", ylabel="numbers kept for learning")
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.grid(alpha=0.3)
+
+
+def draw_stability(record: Record, part: SubFigure) -> None:
     rows = record.tables["stability"]
     sizes = sorted({row["neurons"] for row in rows})
-    for axes, n in zip(below.subplots(1, len(sizes), squeeze=False)[0], sizes, strict=True):
+    for axes, n in zip(part.subplots(1, len(sizes), squeeze=False)[0], sizes, strict=True):
         own = [row for row in rows if row["neurons"] == n]
         columns = sorted({(row["speed"], row["theta"]) for row in own})
         grid = [[math.nan] * len(columns) for _ in TOPOLOGIES]
@@ -182,11 +192,12 @@ def draw(record: Record, path: Path) -> None:
         axes.imshow(grid, cmap="viridis_r", vmin=0, vmax=0.45, aspect="auto")
         for y, line in enumerate(grid):
             for x, value in enumerate(line):
-                axes.text(x, y, "–" if math.isnan(value) else f"{value:.2f}", ha="center", va="center", fontsize=7)
+                text = "–" if math.isnan(value) else f"{value:.2f}".lstrip("0")
+                axes.text(x, y, text, ha="center", va="center", fontsize=7)
         axes.set_xticks(range(len(columns)), [f"{c:g}\n{theta:g}" for c, theta in columns], fontsize=7)
         axes.set_yticks(range(len(TOPOLOGIES)), TOPOLOGIES, fontsize=8)
-        axes.set(title=f"tracking error, {n} neurons", xlabel="speed c over dissipation θ (1/s)")
-    figure.savefig(path)
+        axes.set_title(f"tracking error, {n} neurons", fontsize=9)
+        axes.set_xlabel("speed c over dissipation θ (1/s)", fontsize=8)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
-"""Streams to learn from: two chaotic series one step ahead, and digits read row by row."""
+"""Streams to learn from: two chaotic series one step ahead, digits read row by row, a text letter by letter."""
 
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -52,22 +55,49 @@ def lorenz(steps: int) -> Task:
     return _one_ahead(torch.tensor(kept[199:])[:, None], steps)
 
 
-def rows_of_digits(steps: int, streams: int = 8) -> Task:
-    """Eight rows of eight pixels, a row per step; the class is told at the last row only, and nothing is ever reset."""
-    digits = load("digits")
-    images = digits.train_images.reshape(-1, 8, 8) / 2
-    order = torch.cat([torch.randperm(len(images), generator=torch.Generator().manual_seed(k)) for k in range(200)])
-    rounds = -(-steps // 8)
+def rows(steps: int, name: str = "digits", streams: int = 8, permuted: bool = False) -> Task:
+    """Images, a row of pixels per step; the class is told at the last row only, and nothing is ever reset.
+
+    Permuted: the pixels of all images are put into one other order, so that rows say nothing by themselves.
+    """
+    digits = load(name)
+    length = digits.train_images.shape[-1]
+    images = digits.train_images.flatten(1) / 2
+    if permuted:
+        images = images[:, torch.randperm(length * length, generator=torch.Generator().manual_seed(1000))]
+    rounds = -(-steps // length)
+    epochs = -(-rounds * streams // len(images))
+    order = torch.cat([torch.randperm(len(images), generator=torch.Generator().manual_seed(k)) for k in range(epochs)])
     chosen = order[: rounds * streams].view(rounds, streams)
-    inputs = images[chosen].transpose(1, 2).reshape(rounds * 8, streams, 8)
-    classes = one_hot(digits.train_labels[chosen].long(), 10).float()
-    targets = torch.full((rounds, 8, streams, 10), torch.nan)
-    targets[:, -1] = classes
-    return Task(inputs[:steps], targets.reshape(rounds * 8, streams, 10)[:steps], classes=True)
+    inputs = images[chosen].unflatten(-1, (length, length)).transpose(1, 2).flatten(0, 1)
+    targets = torch.full((rounds, length, streams, 10), torch.nan)
+    targets[:, -1] = one_hot(digits.train_labels[chosen].long(), 10).float()
+    return Task(inputs[:steps], targets.flatten(0, 1)[:steps], classes=True)
+
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz .,"
+
+
+def text(steps: int, streams: int = 8) -> Task:
+    """The next letter of this project's licence, in lower case and 29 signs, read over and over from eight places."""
+    licence = Path(__file__).parents[2] / "LICENSE"
+    words = " ".join(licence.read_text(encoding="utf-8").lower().split())
+    read = torch.tensor([LETTERS.index(sign) for sign in words if sign in LETTERS])
+    starts = torch.arange(streams) * len(read) // streams
+    places = (torch.arange(steps + 1)[:, None] + starts) % len(read)
+    heard = one_hot(read[places], len(LETTERS)).float()
+    return Task(heard[:-1], heard[1:], classes=True)
 
 
 def _one_ahead(series: Tensor, steps: int) -> Task:
     return Task(series[:steps, None], series[1 : steps + 1, None], classes=False)
 
 
-TASKS = {"Mackey–Glass": mackey_glass, "Lorenz": lorenz, "digits by rows": rows_of_digits}
+SERIES: Mapping[str, Callable[[int], Task]] = {"Mackey–Glass": mackey_glass, "Lorenz": lorenz}
+SMALL: Mapping[str, Callable[[int], Task]] = {**SERIES, "digits by rows": rows}
+FULL: Mapping[str, Callable[[int], Task]] = {
+    **SERIES,
+    "MNIST by rows": partial(rows, name="mnist"),
+    "permuted MNIST by rows": partial(rows, name="mnist", permuted=True),
+    "text by letters": text,
+}

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from run_folders import make_all
 from worldsheet.app.data import DataSet, load
 from worldsheet.app.recipes import Recipe, recipe_for
 from worldsheet.app.run_folder import RunFolder
@@ -45,3 +46,9 @@ def start(tmp_path: Path, digits: DataSet, tiny: Recipe) -> Callable[..., Traini
         )
 
     return started
+
+
+@pytest.fixture(scope="session")
+def run_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run folder of every kind by its name."""
+    return make_all(tmp_path_factory.mktemp("runs"))

@@ -87,7 +87,7 @@ def test_every_relaxation_of_a_study_makes_a_gradient_of_its_network() -> None:
 def test_a_rival_is_told_its_task_and_answers_in_turn(tmp_path: Path) -> None:
     told = "import sys\nprint(len(sys.argv), flush=True)\nassert sys.argv[1:] == ['8,5,3', '20', '4', '1']\n" + ECHO
     path = script(tmp_path, told)
-    with running({"pcx": Path(sys.executable)}, TASK, {"pcx": path}) as rivals:
+    with running({"pcx": Path(sys.executable)}, TASK.words, {"pcx": path}) as rivals:
         (rival,) = rivals
         assert (rival.name, rival.compiling) == ("pcx", 5)
         for _ in range(3):
@@ -97,12 +97,12 @@ def test_a_rival_is_told_its_task_and_answers_in_turn(tmp_path: Path) -> None:
 @pytest.mark.parametrize("code", ["raise SystemExit", "print('hello', flush=True)"])
 def test_a_python_without_the_library_is_refused(tmp_path: Path, code: str) -> None:
     path = script(tmp_path, code)
-    with pytest.raises(ws.InputError, match="--pcx"), running({"pcx": Path(sys.executable)}, TASK, {"pcx": path}):
+    with pytest.raises(ws.InputError, match="--pcx"), running({"pcx": Path(sys.executable)}, TASK.words, {"pcx": path}):
         pass
 
 
 def test_a_python_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ws.InputError, match="--fabricpc"), running({"fabricpc": tmp_path / "none"}, TASK):
+    with pytest.raises(ws.InputError, match="--fabricpc"), running({"fabricpc": tmp_path / "none"}, TASK.words):
         pass
 
 

@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 def test_every_method_is_timed_and_memory_does_not_grow_with_steps() -> None:
     row = stream.measured(stream.Case(20, 0, 2), 1, CPU, 0)
-    assert list(row["seconds"]) == ["forward dynamics", "real time", "BPTT 1", "BPTT 16", "BPTT 64"]
+    assert list(row["seconds"]) == ["forward dynamics", "real time", "edges every 4", "BPTT 1", "BPTT 16", "BPTT 64"]
     assert row["ratio"]["forward dynamics"]["median"] == 1
     assert row["edges"] == 20 * 19
     few, many = row["peak_bytes"]

@@ -44,14 +44,15 @@ def command(*arguments: object) -> subprocess.Popen[str]:
 
 def test_the_options_are_frozen() -> None:
     group = typer.main.get_command(app)
-    assert sorted(group.commands) == ["bench", "compare", "control", "experiments", "stream", "train"]
+    assert sorted(group.commands) == ["bench", "compare", "control", "experiments", "report", "stream", "train"]
     names = {option for parameter in group.commands["train"].params for option in parameter.opts}
     assert names == {
         *("--data", "--train-size", "--test-size", "--seed", "--device", "--dtype", "--threads"),
         *("--architecture", "--activation", "--depth", "--width", "--dropout"),
         *("--batch-size", "--epochs", "--optimizer", "--lr", "--rate", "--schedule", "--compare-every"),
-        *("--stages", "--packets-per-update", "--weights", "--locked", "--checkpoint-every"),
-        *("--data-dir", "--run", "--resume", "--json"),
+        *("--engine", "--stages", "--cuts", "--packets-per-update", "--weights", "--locked", "--free-running"),
+        *("--messages", "--checkpoint-every"),
+        *("--data-dir", "--run", "--run-dir", "--resume", "--tensorboard", "--json"),
     }
     assert set(FIELDS) <= {parameter.name for parameter in group.commands["train"].params}
 
@@ -88,6 +89,7 @@ def test_a_run_leaves_its_files_and_prints_tables(tmp_path: Path, options: list[
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["recipe"]["width"] == 24
     assert config["worldsheet"] == __version__
+    assert set(config) == {"worldsheet", "torch", "command", "machine", "started", "recipe"}
 
 
 def test_json_is_one_object_with_these_members(tmp_path: Path, options: list[str]) -> None:

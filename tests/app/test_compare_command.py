@@ -32,7 +32,10 @@ def test_it_compares_and_leaves_its_files(tmp_path: Path) -> None:
     done = worldsheet("--dynamics", "dyadic,pc", "--seeds", 3, *OPTIONS, "--run", tmp_path / "run")
     assert done.exit_code == 0, done.stderr
     files = sorted(path.name for path in (tmp_path / "run").iterdir())
-    assert files == ["cells.json", "compare.json", "compare.png", "config.json", "metrics.jsonl", "result.json"]
+    assert files == [
+        *("cells.json", "compare.json", "compare.png", "config.json", "metrics.jsonl", "result.json"),
+        *("worldsheet-dyadic.safetensors", "worldsheet-pc.safetensors"),
+    ]
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
     assert [line.split(",")[0] for line in done.stderr.splitlines()[1:10]] == ["backprop", "dyadic", "pc"] * 3
     assert "95 % interval" in done.stdout
@@ -63,11 +66,11 @@ def test_json_pairs_equal_starts_and_equal_batches(tmp_path: Path) -> None:
 def test_a_killed_comparison_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, int]] = []
 
-    def counted(recipe: Any, data: Any, rival: Rival, on_step: Any) -> Any:
+    def counted(recipe: Any, data: Any, rival: Rival, on_step: Any, keep: Any) -> Any:
         if len(calls) == 3:
             raise KeyboardInterrupt
         calls.append((rival.description, recipe.seed))
-        return trained(recipe, data, rival, on_step)
+        return trained(recipe, data, rival, on_step, keep)
 
     arguments = ["--dynamics", "dyadic", "--seeds", 3, *OPTIONS, "--run", tmp_path / "run"]
     with monkeypatch.context() as patch:

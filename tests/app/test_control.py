@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -25,7 +26,12 @@ def test_the_command_solves_draws_and_tells(tmp_path: Path) -> None:
     assert told == json.loads((tmp_path / "result.json").read_text())
     with Image.open(tmp_path / "search.gif") as film:
         assert film.n_frames > 3  # equal frames are written once
-    assert {path.name for path in tmp_path.iterdir()} >= {"trajectory.png", "worldsheet.png"}
+    assert {path.name for path in tmp_path.iterdir()} >= {"trajectory.png", "worldsheet.png", "control.json"}
+    saved = load_file(tmp_path / "trajectory.safetensors")
+    assert float(saved["times"][-1]) == pytest.approx(told["duration"])
+    search = load_file(tmp_path / "search.safetensors")
+    assert int(search["ticks"][-1]) == told["ticks"]
+    torch.testing.assert_close(search["states"][-1][:, : saved["states"].shape[-1]], saved["states"])
 
 
 @pytest.mark.parametrize(

@@ -118,5 +118,36 @@ def test_the_table_tells_source_figure_and_verdict(tmp_path: Path) -> None:
     assert shown.stdout.splitlines()[-1] == "| C99 | a root | root 1.414 (1.4) | reproduced | small, 1 s |"
 
 
+def test_running_all_tells_how_each_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # cells go to runs/
+    folder = tmp_path / "experiments"
+    claim_in(folder / "c97_fine", at_least=1.0)
+    claim_in(folder / "c98_stray", at_least=1.5)
+    no_data = claim_in(folder / "c99_data", at_least=1.0)
+    raising = 'raise DataMissingError("no such data", "data", "fetch them")'
+    script = SCRIPT.replace("value = cells.get", f"{raising}\n    value = cells.get")
+    script = "from worldsheet.core.errors import DataMissingError\n" + script
+    (no_data.folder / "run.py").write_text(script)
+
+    def run_them(*words: str) -> tuple[int, dict[str, str]]:
+        command = ["experiments", "run", *words, "--folder", str(folder), "--out", str(tmp_path / "out"), "--json"]
+        done = CliRunner().invoke(app, command)
+        return done.exit_code, json.loads(done.stdout)
+
+    ends = {"c97_fine": "as_expected", "c98_stray": "not_as_expected", "c99_data": "no_data"}
+    assert run_them("--jobs", "2") == (1, ends)
+    assert run_them("c97_fine", "--jobs", "2") == (0, {"c97_fine": "as_expected"})
+    assert run_them("c99_data", "--jobs", "2")[0] == 2
+    (no_data.folder / "run.py").write_text("raise SystemExit(17)")
+    assert run_them("--jobs", "3") == (2, ends | {"c99_data": "failed"})
+    assert Record.load(tmp_path / "out" / "c97_fine" / "results" / "small.json").figures == {"root": 2**0.5}
+
+
+def test_the_table_beside_the_experiments_is_the_one_of_their_records() -> None:
+    folder = Path(__file__).parents[2] / "experiments"
+    shown = CliRunner().invoke(app, ["experiments", "table", "--folder", str(folder), "--markdown"])
+    assert shown.stdout.strip() in (folder / "README.md").read_text(encoding="utf-8")
+
+
 def test_findings_default_to_no_tables() -> None:
     assert Findings({"a": 1.0}).tables == {}

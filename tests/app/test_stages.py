@@ -13,6 +13,7 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
 
 import worldsheet
@@ -25,7 +26,7 @@ from worldsheet.pipeline import Locked, Pipeline, Plan
 
 OPTIONS = ["--depth", "5", "--width", "24", "--dropout", "0", "--train-size", "640", "--test-size", "200"]
 OPTIONS += ["--batch-size", "32", "--epochs", "4", "--stages", "2", "--packets-per-update", "4"]
-OPTIONS += ["--checkpoint-every", "5"]
+OPTIONS += ["--checkpoint-every", "5", "--cuts", "3"]
 
 
 def command(*words: str) -> subprocess.Popen[str]:
@@ -36,7 +37,7 @@ def command(*words: str) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    output, _ = process.communicate(timeout=250)
+    output, _ = process.communicate(timeout=600)
     return process.returncode, output
 
 
@@ -48,17 +49,35 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.slow
-def test_a_run_whose_stage_was_killed_and_whose_checkpoint_was_torn_ends_with_the_same_bits(tmp_path: Path) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    code, output = finish(command(*OPTIONS, "--run", str(whole)))
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run."""
+    folder = tmp_path_factory.mktemp("stages") / "whole"
+    code, output = finish(command(*OPTIONS, "--tensorboard", "--run", str(folder)))
     assert code == 0, output
+    return folder
 
-    process = command(*OPTIONS, "--run", str(broken))
-    while not list(broken.glob("checkpoints/00000[4-9]")):
+
+def start_and_wait(folder: Path) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+    """A run that has written some checkpoints, and its stages."""
+    process = command(*OPTIONS, "--run", str(folder))
+    while not list(folder.glob("checkpoints/00000[4-9]")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
-    stages = [c for c in psutil.Process(process.pid).children() if "spawn_main" in " ".join(c.cmdline())]
+    children = psutil.Process(process.pid).children()
+    return process, [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_whose_stage_was_killed_and_whose_checkpoint_was_torn_ends_with_the_same_bits(
+    tmp_path: Path, whole: Path
+) -> None:
+    broken = tmp_path / "broken"
+    process, stages = start_and_wait(broken)
+    for stage in stages:
+        listening = {link.laddr.ip for link in stage.net_connections("inet") if link.status == psutil.CONN_LISTEN}
+        assert listening == {"127.0.0.1"}
     stages[-1].send_signal(signal.SIGKILL)
     code, output = finish(process)
     assert code == 3, output
@@ -74,6 +93,49 @@ def test_a_run_whose_stage_was_killed_and_whose_checkpoint_was_torn_ends_with_th
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("everyone", [True, False], ids=["of the terminal", "of one process"])
+def test_ctrl_c_leaves_a_checkpoint_that_a_run_goes_on_from(tmp_path: Path, whole: Path, everyone: bool) -> None:
+    folder = tmp_path / "run"
+    process, stages = start_and_wait(folder)
+    for stage in stages if everyone else []:
+        stage.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    code, output = finish(process)
+    assert code == 130, output
+    assert f"worldsheet train --resume {folder}" in output
+    assert "Traceback" not in output
+    code, output = finish(command("--resume", str(folder)))
+    assert code == 0, output
+    assert same(weights_of(folder), weights_of(whole))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_stages_that_run_freely_learn_as_well(tmp_path: Path, whole: Path) -> None:
+    code, output = finish(command(*OPTIONS, "--free-running", "--run", str(tmp_path / "run"), "--json"))
+    assert code == 0, output
+    ordered = json.loads((whole / "result.json").read_text())["test_accuracy"][-1]
+    assert json.loads(output.splitlines()[-1])["test_accuracy"][-1] == pytest.approx(ordered, abs=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_in_stages_leaves_a_timeline_and_boards(whole: Path) -> None:
+    assert (whole / "timeline.png").read_bytes().startswith(b"\x89PNG")
+    assert not (whole / "live").exists()
+    rows = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    board = EventAccumulator(str(whole / "tensorboard" / "stage 1"))
+    board.Reload()
+    scores = [row["test_accuracy"] for row in rows if row["kind"] == "epoch"]
+    assert [event.value for event in board.Scalars("test/accuracy")] == pytest.approx(scores)
+    packets = [event.step for event in board.Scalars("stage/busy")]
+    assert packets == sorted(packets)
+    assert packets[-1] == 4 * 20 * 4  # epochs, batches, packets
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_locked_stages_are_one_process(tmp_path: Path) -> None:
     code, output = finish(command(*OPTIONS, "--epochs", "1", "--locked", "--run", str(tmp_path / "run"), "--json"))
     assert code == 0, output
@@ -96,7 +158,9 @@ def test_locked_stages_are_one_process(tmp_path: Path) -> None:
     [
         (["--stages", "6", "--depth", "5"], "1 or more stages, no more than there are layers"),
         (["--stages", "2", "--weights", "foretold"], "passive, predicted, stashed, current"),
+        (["--stages", "2", "--messages", "int8"], "exact, bfloat16, float16"),
         (["--stages", "2", "--packets-per-update", "0"], "packets"),
+        (["--stages", "2", "--free-running", "--locked"], "--free-running --locked"),
     ],
 )
 def test_what_cannot_be_staged_is_refused(words: list[str], told: str) -> None:

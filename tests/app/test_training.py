@@ -187,10 +187,10 @@ def test_metrics_have_a_line_per_epoch_and_contender_and_one_per_comparison(star
 def test_the_record_shows_both_fronts(start: Start) -> None:
     training = start(depth=6)
     training.run()
-    record = training.record()
-    assert record.ticks == list(range(13))
+    sheet = training.sheet()
+    assert sheet["ticks"].tolist() == list(range(13))
     for site in range(1, 7):
-        states, costates = record.state_residuals[:, site - 1], record.costate_residuals[:, site - 1]
+        states, costates = sheet["state_residuals"][:, site - 1], sheet["costate_residuals"][:, site - 1]
         assert states[site - 1] > 0.1  # the state front is about to arrive
         assert states[site:].max() == 0
         assert costates[12 - site] > 0  # the costate front is one tick further up

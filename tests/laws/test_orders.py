@@ -52,6 +52,27 @@ def test_unlocked_stages_idle_only_while_filling(stages: int) -> None:
     assert busy(Unlocked(1), stages, 1000) == pytest.approx(1000 / (1000 + stages - 1), rel=1e-9)
 
 
+@given(
+    forward=st.floats(0.1, 2.0),
+    pull=st.floats(0.1, 2.0),
+    efforts=st.floats(0.0, 2.0),
+    travel=st.floats(0.0, 3.0),
+    slack=st.integers(0, 2),
+    stages=st.integers(2, 4),
+)
+@law(20)
+def test_a_packet_takes_what_stages_need_of_each_other_around_the_circle(
+    forward: float, pull: float, efforts: float, travel: float, slack: int, stages: int
+) -> None:
+    circle = 1 + (stages - 1) * (1 + slack)
+    each = ([forward] * stages, [pull] * stages, [efforts] * stages)
+    spans = timeline(Unlocked(1, slack), 40 * circle, *each, travel)
+    ends = [span.end for span in spans if span.stage == 0 and span.deed.act is Act.PULL]
+    period = (ends[30 * circle] - ends[20 * circle]) / (10 * circle)
+    around = (stages * (forward + pull) + efforts + 2 * (stages - 1) * travel) / circle
+    assert period == pytest.approx(max(forward + pull + efforts, around), rel=1e-6)
+
+
 def test_a_slow_stage_sets_the_pace_and_nothing_else() -> None:
     spans = timeline(Unlocked(1), 500, [1.0, 1.0, 2.0], [1.0, 1.0, 2.0])
     assert max(span.end for span in spans) == pytest.approx(4 * 500 + 4, abs=1e-9)

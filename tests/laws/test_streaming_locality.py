@@ -73,11 +73,11 @@ def after(network: HamiltonianNetwork, point: PhasePoint, sight: Sight) -> dict[
     blame = torch.zeros_like(state)
     blame[:, 0] = (state if staggered else point.state)[:, 0] - 0.3
     conductance = equations.conductance(sight)
-    costate = equations.costate(point, equations.pull(point, conductance) + blame, pace)
-    credit = costate if staggered else point.costate
-    effort = equations.effort(credit, conductance * pace.momentum_gain, point.state, True)
-    momentum = equations.momentum(point, effort, pace)
-    weights = equations.weights(point.weights, momentum if staggered else point.momentum, pace)
+    felt = equations.sensitivity(point.costate, conductance)
+    costate = equations.costate(point, equations.pull(point, felt) + blame, pace)
+    felt = equations.sensitivity(costate, conductance) if staggered else felt
+    momentum = point.momentum.clone()
+    weights = equations.learn(point.weights.clone(), momentum, equations.credit(felt, point.state, pace))
     rows = {}
     for neuron in range(graph.neurons):
         own = graph.on_edges((graph.targets == neuron).to(DOUBLE)) != 0
@@ -110,8 +110,8 @@ def test_nothing_travels_faster_than_one_edge_a_step(graph: Connectivity, seed: 
     assert set(differs) == {last, *graph.children(last)}
 
 
-ELEMENTWISE = {"lerp", "addcmul", "add", "add_", "to", "view", "value", "slope"}
-MEETINGS = {"drive", "pull", "effort"}
+ELEMENTWISE = {"lerp", "mul_", "addcmul_", "add", "add_", "to", "view", "value", "slope"}
+MEETINGS = {"drive", "pull", "add_effort"}
 
 
 def called(tree: ast.AST) -> set[str]:
@@ -146,7 +146,7 @@ def test_the_equations_are_elementwise_but_for_the_sums_over_edges() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in MEETINGS
     }
-    assert {meeting[name] for name in ("drive", "pull", "effort")} == {"self.graph"}
+    assert {meeting[name] for name in MEETINGS} == {"self.graph"}
 
 
 def test_a_network_keeps_nothing_of_the_past() -> None:
@@ -154,7 +154,8 @@ def test_a_network_keeps_nothing_of_the_past() -> None:
     network = HamiltonianNetwork(ring, [0], dtype=DOUBLE)
     for _ in range(5):
         network.step(None, torch.zeros(1, 1, dtype=DOUBLE), 0.01)
-    changing = {name for name, value in vars(network).items() if isinstance(value, (Tensor, PhasePoint, list))}
-    assert changing == {"point"}
+    changing = {name for name, value in vars(network).items() if isinstance(value, (Tensor, tuple, list))}
+    assert changing == {"_point", "_left"}  # and of what is left for the edges, the newest only
     assert all(field.grad_fn is None for field in network.point)
+    assert network._left is None
     assert len(network._paces) == 1

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -163,3 +164,23 @@ def test_matched_impedances_are_the_ratios_of_power_and_one_over_the_curvature()
         found = ws.Matched().profile(linearised)
     top = net.x.numel() / 2
     assert found == pytest.approx((top / 1.5**2, top, top), rel=1e-9)
+
+
+def test_a_matched_junction_knows_its_own_layer_alone() -> None:
+    """Another gain in one layer changes the ratio of impedances across that layer, and across no other."""
+
+    def ratios(louder: int | None) -> list[float]:
+        torch.manual_seed(0)
+        layers = [nn.Linear(4, 4, bias=False, dtype=torch.float64) for _ in range(5)]
+        for number, layer in enumerate(layers):
+            layer.weight.data *= 15.0 if number == louder else 5.0
+        net = regression(nn.Sequential(*layers))
+        with linearise(net.chain, net.x, net.target) as linearised:
+            found = ws.Matched().profile(linearised)
+        return [below / above for below, above in pairwise(found)]
+
+    plain = ratios(None)
+    for louder in range(1, 5):
+        found = ratios(louder)
+        assert found.pop(louder - 1) == pytest.approx(plain[louder - 1] / 9)
+        assert found == pytest.approx([ratio for number, ratio in enumerate(plain) if number != louder - 1], rel=1e-12)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import worldsheet as ws
 from plants import DOUBLE, bounded, close, double_integrator, linear, pendulum
 from worldsheet.app.control.problems import KNOWN
-from worldsheet.control.derivatives import expand
+from worldsheet.control.expansion import expand_stages
 from worldsheet.control.stage import Discretised
 
 C = ws.control
@@ -60,7 +60,7 @@ def test_an_expansion_is_that_of_torch_func(integrator: C.Integrator, many: bool
     generator = torch.Generator().manual_seed(0)
     points = torch.randn(count, 4, 3, dtype=DOUBLE, generator=generator)
     weights = torch.randn(count, 4, 5, dtype=DOUBLE, generator=generator)
-    found = expand(flat.stages, points, weights)
+    found = expand_stages(flat, points, weights)
     one = Discretised.of(pendulum(torch.zeros(1, 2, dtype=DOUBLE), 4, integrator, (-1.0, 1.0)))
 
     def values(point: Tensor) -> Tensor:

@@ -32,11 +32,12 @@ def start(folder: Path, stages: int, fault: str = "") -> list[tuple[int, str]]:
     return [(process.returncode, output) for process, output in zip(started, outputs, strict=True)]
 
 
-def test_processes_arrive_at_the_bits_of_one_process(tmp_path: Path) -> None:
-    ended = start(tmp_path, 3)
+@pytest.mark.parametrize(("fault", "messages"), [("", None), ("rounded", torch.bfloat16)])
+def test_processes_arrive_at_the_bits_of_one_process(tmp_path: Path, fault: str, messages: torch.dtype | None) -> None:
+    ended = start(tmp_path, 3, fault)
     assert [code for code, _ in ended] == [0, 0, 0], ended
     net = layers()
-    pipeline = pipeline_of(net, 3)
+    pipeline = pipeline_of(net, 3, messages)
     losses = pipeline.train(packets()).losses
     saved = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(3)]
     assert saved[-1]["losses"] == losses
@@ -55,10 +56,11 @@ def _names(net: torch.nn.Module, layer: int) -> list[str]:
         ("killed", "stage 0 below is gone or silent at packet"),
         ("wrong", "stage 0 below sent packet 7"),
         ("late dtype", "torch.float64 samples of shape (6,)"),
+        ("rounded on one side", "stage 0 below sent packet 0 as torch.bfloat16"),
     ],
 )
 def test_a_neighbour_that_fails_is_named(tmp_path: Path, fault: str, told: str) -> None:
     (first, _), (second, output) = start(tmp_path, 2, fault)
     assert second == 3, output
     assert told in output
-    assert first == (-9 if fault == "killed" else 0)
+    assert first == {"killed": -9, "rounded on one side": 3}.get(fault, 0)

@@ -1,8 +1,12 @@
 """Graphs: networkx's answers, invariants of the builders, policies by what they are told."""
 
+import math
+from collections.abc import Callable
+
 import networkx
 import pytest
 import torch
+from torch import Tensor
 
 from streams import DOUBLE
 from worldsheet import streaming
@@ -22,6 +26,7 @@ from worldsheet.streaming import (
     Trace,
     TrackFlip,
 )
+from worldsheet.streaming.phase import Moment
 
 
 def pairs(graph: Connectivity) -> set[tuple[int, int]]:
@@ -42,6 +47,18 @@ def test_a_graph_of_networkx_keeps_its_edges(graph: "networkx.Graph[int]") -> No
         assert found.children(neuron) == sorted(directed.successors(neuron))
     reached = found.reached_from(torch.tensor([0])).nonzero().flatten().tolist()
     assert set(reached) == {0} | networkx.descendants(graph.to_directed(), 0)
+
+
+@pytest.mark.parametrize("layout", [torch.strided, torch.sparse_coo, torch.sparse_csr, torch.sparse_csc])
+def test_the_entries_of_a_matrix_are_edges_whatever_its_layout(layout: torch.layout) -> None:
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.where(torch.rand(9, 9, generator=generator) < 0.3, torch.randn(9, 9, generator=generator), 0.0)
+    given = matrix.to_sparse(layout=layout) if layout is not torch.strided else matrix
+    graph = streaming.from_matrix(given, self_loops=True)
+    assert pairs(graph) == {(source, target) for target, source in matrix.nonzero().tolist()}
+    state = torch.randn(2, 9, generator=generator)
+    weights = matrix[graph.targets, graph.sources]
+    assert torch.allclose(graph.drive(weights, state), state @ matrix.T, atol=1e-6)
 
 
 def test_builders_make_what_they_say() -> None:
@@ -105,3 +122,44 @@ def test_a_track_holds_each_system_by_itself() -> None:
     assert {1.0, -1.0} == set(trace.signs[:, 1].tolist())
     assert not torch.equal(trace.signs[:, 0], trace.signs[:, 1])
     assert float(trace.costate_norms.max()) < 3 * radius
+
+
+@pytest.mark.parametrize(
+    ("inside", "recorded"),
+    [
+        (streaming.hamiltonian_within(-0.02, 0.02), lambda trace: trace.hamiltonians.abs() <= 0.02),
+        (lambda moment: moment.lagrangian < 0.05, lambda trace: trace.lagrangians < 0.05),
+    ],
+    ids=["energy", "of one's own"],
+)
+def test_the_sign_flips_where_the_recorded_energies_cross_the_boundary_of_the_track(
+    inside: Callable[[Moment], Tensor], recorded: Callable[[Trace], Tensor]
+) -> None:
+    network = HamiltonianNetwork(Dense(5), [0], medium=Medium(20.0), sign=TrackFlip(inside), dtype=DOUBLE)
+    trace = Trace()
+    wanted = [torch.full((1, 1), 0.6 * math.sin(number * 0.02), dtype=DOUBLE) for number in range(400)]
+    network.run([(None, each) for each in wanted], 0.005, trace)
+    on_track = recorded(trace)[:, 0]
+    assert torch.equal(trace.signs[:, 0] == 1, on_track)
+    crossings = [time for time, crossed in zip(trace.times[1:], on_track.diff().tolist(), strict=True) if crossed]
+    assert trace.flips == crossings
+    assert 4 < len(crossings) < 300
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+@pytest.mark.parametrize("shared", [True, False])
+def test_long_runs_of_neurons_with_equally_many_parents_are_the_matrix(streams: int, shared: bool) -> None:
+    """Many edges take other kernels than few: copies of runs, products of compressed matrices."""
+    graph = streaming.layered([100, 150, 120])
+    generator = torch.Generator().manual_seed(0)
+    count = graph.edges if shared else (streams, graph.edges)
+    edges, before = (torch.randn(count, dtype=DOUBLE, generator=generator) for _ in range(2))
+    state, felt = (torch.randn(streams, graph.neurons, dtype=DOUBLE, generator=generator) for _ in range(2))
+    matrix = torch.zeros(streams, graph.neurons, graph.neurons, dtype=DOUBLE)
+    matrix[:, graph.targets, graph.sources] = edges
+    assert torch.allclose(graph.drive(edges, state), torch.einsum("bij,bj->bi", matrix, state), rtol=0, atol=1e-12)
+    assert torch.allclose(graph.pull(edges, felt), torch.einsum("bij,bi->bj", matrix, felt), rtol=0, atol=1e-12)
+    product = (felt[:, :, None] * state[:, None])[:, graph.targets, graph.sources]
+    expected = 0.9 * before + 0.3 * (product.sum(0) if shared else product)
+    graph.add_effort(before, felt, state, keep=0.9, gain=0.3)
+    assert torch.allclose(before, expected, rtol=0, atol=1e-12)

@@ -36,9 +36,17 @@ DT = 0.01
     exact=st.booleans(),
     bias=st.booleans(),
     held=st.booleans(),
+    every=st.integers(1, 2),
 )
-def test_a_step_is_the_equations_written_out(
-    graph: streaming.Connectivity, seed: int, streams: int, flipped: bool, exact: bool, bias: bool, held: bool
+def test_a_step_is_the_equations_written_out(  # noqa: PLR0913, PLR0917  an argument per axis
+    graph: streaming.Connectivity,
+    seed: int,
+    streams: int,
+    flipped: bool,
+    exact: bool,
+    bias: bool,
+    held: bool,
+    every: int,
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     n = graph.neurons
@@ -51,22 +59,22 @@ def test_a_step_is_the_equations_written_out(
         medium=Medium(speeds, bias=bias),
         functional=Functional(Squared(3.0), Quadratic(0.2, 0.1), mass=0.5, dissipation=2.0),
         sign=ConstantFlip() if flipped else Plain(),
-        integrator=Exponential() if exact else ExplicitEuler(),
+        integrator=Exponential(every) if exact else ExplicitEuler(every),
         streams=Streams(streams),
         dtype=DOUBLE,
     )
     randomised(network, seed)
     clamped = ([n - 1] if held else []) + ([n] if bias else [])
     moving = [0.0 if i in clamped else speed for i, speed in enumerate([*speeds.tolist(), 0.0][: n + bias])]
-    constants = Constants(moving, 2.0, 0.5, 3.0, 0.2, 0.1, [0], -1.0 if flipped else 1.0, exact)
+    constants = Constants(moving, 2.0, 0.5, 3.0, 0.2, 0.1, [0], -1.0 if flipped else 1.0, exact, every)
     expected = as_net(network)
-    for _ in range(3):
+    for number in range(1, 4):
         target = torch.randn(streams, 1, dtype=DOUBLE, generator=generator)
         given = torch.randn(streams, 1, dtype=DOUBLE, generator=generator) if held else None
         if given is not None:
             for row, value in zip(expected.x, given[:, 0].tolist(), strict=True):
                 row[n - 1] = value
-        expected = literal(expected, target.tolist(), constants, DT)
+        expected = literal(expected, target.tolist(), constants, DT, number)
         network.step(given, target, DT)
     assert largest_difference(as_net(network), expected) < 1e-12
 
@@ -141,3 +149,31 @@ def test_a_saved_network_goes_on_to_the_same_bits(sign: streaming.SignPolicy) ->
     assert rest.time == whole.time
     for mine, theirs in zip(rest.point, whole.point, strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_looking_between_steps_changes_nothing() -> None:
+    """Edges move when they are looked at, or at the next step: to the same bits."""
+    watched, left = (HamiltonianNetwork(Dense(5), [0]) for _ in range(2))
+    for number in range(20):
+        target = torch.tensor([[0.5 * (number % 11) / 11]])
+        energy = watched.step(None, target, 0.002).moment.hamiltonian
+        held = watched.point
+        moment = left.step(None, target, 0.002).moment
+        assert left.finite
+        assert torch.equal(moment.hamiltonian, energy)  # its sums were kept when the edges moved on
+        if number % 3 == 0:
+            watched.point = held
+    for mine, theirs in zip(watched.point, left.point, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_a_point_is_a_copy() -> None:
+    network = HamiltonianNetwork(Dense(5), [0])
+    own = torch.full((6, 6), 0.1).fill_diagonal_(0)
+    network.point = network.point._replace(weights=own)
+    held = network.point
+    for _ in range(3):
+        network.step(None, torch.full((1, 1), 0.9), 0.002)
+    assert torch.equal(own, torch.full((6, 6), 0.1).fill_diagonal_(0))
+    assert torch.equal(held.weights, own)
+    assert not torch.equal(network.point.weights, own)

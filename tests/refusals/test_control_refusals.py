@@ -148,3 +148,26 @@ def test_a_spent_budget_says_so() -> None:
     sol = ws.control.solve(pendulum(START), max_ticks=1)
     assert sol.outcome.status is ws.Status.BUDGET_SPENT
     assert "max_ticks" in sol.outcome.remedy
+
+
+def test_functions_that_cannot_be_compiled_are_refused_with_a_reason() -> None:
+    def jumping(x: torch.Tensor, u: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return torch.cat((x[..., 1:], u), -1) if bool((x >= -1e9).all()) else x
+
+    problem = ws.control.Problem(**{**GOOD, "dynamics": jumping, "execution": ws.control.Compiled()})
+    with pytest.raises(ws.InputError) as refusal:
+        ws.control.solve(problem)
+    assert_tells(refusal.value, "cannot be compiled", "torch.where", "leave Compiled() out")
+
+
+def test_compiled_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ws.InputError) as refusal:
+        ws.control.Compiled().recursion(START)
+    assert_tells(refusal.value, "no C compiler", "cc, gcc, clang", "install gcc")
+
+
+def test_compiled_has_no_code_for_half_precision() -> None:
+    with pytest.raises(ws.InputError) as refusal:
+        ws.control.Compiled().recursion(START.half())
+    assert_tells(refusal.value, "float16", "float64 or float32")

@@ -28,8 +28,6 @@ from nets import assert_tells
         pytest.param(lambda: ws.AugmentedLagrangian(dual_rate=float("inf")), ["dual_rate=inf"], id="alm-dual"),
         pytest.param(lambda: ws.AugmentedLagrangian(penalty=-1.0), ["penalty=-1.0"], id="alm-penalty"),
         pytest.param(lambda: ws.AugmentedLagrangian(dual_rate=2.0), ["dual_rate=2.0", "below", "= 2"], id="alm-bound"),
-        pytest.param(lambda: ws.AugmentedLagrangian(delay=1), ["delay=1", "= 1", "dual_rate=0.5"], id="alm-late"),
-        pytest.param(lambda: ws.AugmentedLagrangian(delay=-1), ["delay=-1", "0 or more"], id="alm-early"),
         pytest.param(lambda: ws.PredictiveCoding(nudge=0.0), ["nudge=0.0", "leave nudge out"], id="pc-nudge"),
         pytest.param(
             lambda: ws.PredictiveCoding(nudge=0.1, prediction=ws.Prediction.FIXED),

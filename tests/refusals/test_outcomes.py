@@ -134,3 +134,20 @@ def test_an_outcome_reads_as_a_sentence() -> None:
     short = ws.Outcome(ws.Status.BUDGET_SPENT, 3, 0.25, "raise max_ticks")
     assert str(short) == "budget spent after 3 ticks, residual 2.5e-01: raise max_ticks"
     assert [status for status in ws.Status if ws.Outcome(status, 1).converged] == [ws.Status.CONVERGED]
+
+
+@pytest.mark.parametrize(
+    "dynamics", [ws.Dyadic(), ws.Dyadic(0.7), ws.Wave(), ws.PredictiveCoding(), ws.AugmentedLagrangian()]
+)
+def test_no_ticks_at_all_leave_the_start_and_say_so(dynamics: ws.Dynamics) -> None:
+    net = tanh_net(4)
+    sol = ws.relax(net.chain, net.x, net.target, dynamics, stop=ws.Stop(max_ticks=0))
+    assert sol.outcome.status is ws.Status.BUDGET_SPENT
+    assert sol.ticks == 0
+    assert "ticks" in sol.outcome.remedy
+    settled = ws.relax(net.chain, net.x, net.target)
+    at_rest = isinstance(dynamics, (ws.PredictiveCoding, ws.AugmentedLagrangian))
+    for state, rest in zip(sol.states, settled.states, strict=True):
+        torch.testing.assert_close(state, rest if at_rest else torch.zeros_like(rest))
+    for costate in sol.costates[:-1]:
+        assert not costate.any()

@@ -46,6 +46,8 @@ REFUSED: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "layers": (lambda: streaming.layered([3]), ("two or more layers",)),
     "degree": (lambda: streaming.random(5, 5, torch.Generator()), ("degree=5", "1 to 4")),
     "ring": (lambda: streaming.small_world(9, 5, 0.1, torch.Generator()), ("1 to 4",)),
+    "matrix": (lambda: streaming.from_matrix(torch.ones(2, 3)), ("(2, 3)", "(n, n)")),
+    "matrix-loop": (lambda: streaming.from_matrix(torch.ones(2, 2)), ("self-loop at neuron 0",)),
     "graph": (lambda: streaming.from_networkx([1, 2]), ("a list", "networkx")),
     "nx-loop": (lambda: streaming.from_networkx(networkx.DiGraph([(0, 1), (1, 1)])), ("self-loop",)),
     "no-output": (lambda: HamiltonianNetwork(Dense(3), []), ("at least one output",)),
@@ -65,6 +67,7 @@ REFUSED: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "track": (lambda: streaming.hamiltonian_within(1.0, 0.0), ("low ≤ high",)),
     "radius": (lambda: streaming.costate_within(NAN), ("radius",)),
     "streams": (lambda: Streams(0), ("count=0",)),
+    "never": (lambda: streaming.Exponential(every=0), ("every=0", "1 or more")),
     "trace": (lambda: Trace(0), ("every=0",)),
 }
 
@@ -124,6 +127,10 @@ def test_an_unstable_step_is_refused_with_its_bound() -> None:
         stiff.step(torch.zeros(1, 1), torch.zeros(1, 2), 0.0101)
     assert_tells(caught.value, "dt < 0.01", "c + θ", "Exponential()")
     network(medium=Medium(180.0)).step(torch.zeros(1, 1), torch.zeros(1, 2), 10.0)
+    seldom = network(medium=Medium(1.0), integrator=ExplicitEuler(every=50))
+    with pytest.raises(ws.InputError) as caught:
+        seldom.step(torch.zeros(1, 1), torch.zeros(1, 2), 0.0021)  # 50 dt θ is above 2, dt (c + θ) is not
+    assert_tells(caught.value, "dt < 0.002")
 
 
 @pytest.mark.parametrize("hole", [NAN, INF, -INF])
@@ -185,3 +192,13 @@ def test_a_saved_network_fits_only_its_like() -> None:
     assert_tells(caught.value, "state of shape", "build the same network")
     with pytest.raises(ws.InputError):
         network().load_state_dict({name: value for name, value in saved.items() if name != "momentum"})
+
+
+def test_energies_of_a_moment_are_not_told_from_weights_that_have_moved_on() -> None:
+    moving = network()
+    early = moving.step(torch.zeros(1, 1), torch.ones(1, 2), 0.01).moment
+    late = moving.step(torch.zeros(1, 1), torch.ones(1, 2), 0.01).moment
+    assert float(late.lagrangian) > 0
+    with pytest.raises(ws.InputError) as caught:
+        _ = early.hamiltonian
+    assert_tells(caught.value, "t = 0", "until the next step", "Trace")

@@ -19,6 +19,8 @@ CALLS = {
     "ws.Chain([layer], None)": ["a loss of type NoneType", "a callable", "CrossEntropyLoss"],
     "ws.relax(ws.Chain([layer], loss), [[1.0, 2.0]], x)": ["input of type list", "a torch.Tensor", "torch.as_tensor"],
     "ws.backward(ws.Chain([layer], loss), None, x)": ["input of type NoneType", "a torch.Tensor"],
+    "net.step([0.0], torch.zeros(1, 1), 0.01)": ["an input of type list", "a torch.Tensor", "torch.as_tensor"],
+    "net.step(torch.zeros(1, 1), 0.5, 0.01)": ["a target of type float", "a torch.Tensor", "torch.as_tensor"],
     "ws.Dyadic(0)": ["Dyadic(rate=0)", "strictly between 0 and 2"],
 }
 PROGRAM = """
@@ -27,6 +29,7 @@ import torch
 import worldsheet as ws
 
 layer, loss, x = torch.nn.Linear(2, 2), torch.nn.MSELoss(), torch.randn(3, 2)
+net = ws.streaming.HamiltonianNetwork(ws.streaming.Dense(2), [1], [0])
 told = {}
 for call in %r:
     try:

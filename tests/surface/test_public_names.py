@@ -93,7 +93,7 @@ NAMES = [
 
 STOP = "Stop(max_ticks=None, tol=None, every=1, arrival=False)"
 SIGNATURES = {
-    "AugmentedLagrangian": "rate=None, dual_rate=1.0, penalty=1.0, averaged=True, delay=0",
+    "AugmentedLagrangian": "rate=None, dual_rate=1.0, penalty=1.0, averaged=True",
     "Leapfrog": "first=<Field.STATE: 'x'>",
     "PredictiveCoding": "rate=None, precision=1.0, averaged=True, nudge=None, "
     "prediction=<Prediction.MOVING: 'the states as they are now'>",
@@ -126,7 +126,9 @@ SIGNATURES = {
     "substrates.Noisy": "inner, std, generator",
     "substrates.Quantised": "inner, bits, generator=None",
     "Pipeline": "chain, stages, *, optimizer, packets_per_update=8, "
-    "weights=Passive(inner=Predicted(horizon=2.0)), order=None",
+    "weights=Passive(inner=Predicted(horizon=2.0)), order=None, messages=None, free_running=False",
+    "pipeline.relax": f"chain, stages, x, target, dynamics=Dyadic(rate=1.0), *, schedule=None, stop={STOP}, "
+    "record=None, place=None",
     "Pipeline.train": "self, packets",
     "Passive": "inner=<factory>",
     "Predicted": "horizon=1.0",
@@ -150,12 +152,13 @@ SIGNATURES = {
     "Topology.chain": "depth",
     "Wavefront": "",
     "WorldsheetError": "given, accepted, remedy",
-    "backward": f"chain, x, target, dynamics=Dyadic(rate=1.0), schedule=None, stop={STOP}, *, recompute=False",
+    "backward": f"chain, x, target, dynamics=Dyadic(rate=1.0), schedule=None, stop={STOP}, *, recompute=False, "
+    "compile=False",
     "calibrate": "chain, x, target, dynamics",
     "compare": "chain, x, target, solution",
     "curvature": "chain, x, target, port, dynamics=Dyadic(rate=1.0)",
     "relax": f"chain, x, target, dynamics=Dyadic(rate=1.0), schedule=None, stop={STOP}, record=None, *, initial=None, "
-    "stack=True",
+    "stack=True, compile=False",
     "simulate": "schedule, topology",
     "unlocked": "chain, x, target, port, dynamics=Dyadic(rate=1.0), ticks=None, schedule=None, *, record=None, "
     "initial=None",

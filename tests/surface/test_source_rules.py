@@ -70,6 +70,7 @@ def test_autograd_is_asked_for_one_layer_at_a_time_and_end_to_end_only_by_the_or
         "control/derivatives.py": {"run_backward"},
         "problem/evaluation.py": {"run_backward"},
         "problem/linearised.py": {"grad"},
+        "problem/mapped.py": {"grad"},
         "problem/slope.py": {"grad"},
         "solve/oracle.py": {"grad", "backward"},
         "streaming/derivatives.py": {"grad", "jacrev"},
@@ -101,14 +102,25 @@ def test_a_gradient_that_is_only_read_is_no_backward_pass() -> None:
 
 def test_only_the_plots_import_matplotlib() -> None:
     users = {name for name, tree in TREES.items() for module, _ in imports(tree) if module.startswith("matplotlib")}
-    assert users <= {"app/plots.py", "app/plots_control.py"}
+    assert users <= {"app/plots.py", "app/plots_control.py", "app/plots_stages.py"}
+
+
+def test_only_the_report_imports_plotly() -> None:
+    users = {name for name, tree in TREES.items() for module, _ in imports(tree) if module.startswith("plotly")}
+    assert users
+    assert all(name.startswith("app/report/") for name in users), users
 
 
 def test_processes_are_known_in_one_file_only() -> None:
     users = {name for name, tree in TREES.items() for module, _ in imports(tree) if "distributed" in module.split(".")}
     assert users == {
         "pipeline/distributed.py",
+        "app/bench/pipeline_asleep.py",
+        "app/bench/pipeline_contenders.py",
+        "app/bench/pipeline_messages.py",
+        "app/bench/pipeline_turns.py",
         "app/staged/checkpoints.py",
+        "app/staged/elastic.py",
         "app/staged/launch.py",
         "app/staged/worker.py",
     }

@@ -13,6 +13,8 @@ from worldsheet.app.compare_command import compare
 from worldsheet.app.control.command import EXAMPLE as CONTROL_EXAMPLE
 from worldsheet.app.control.command import control
 from worldsheet.app.experiments.command import experiments
+from worldsheet.app.report.command import EXAMPLE as REPORT_EXAMPLE
+from worldsheet.app.report.command import report
 from worldsheet.app.stream_command import EXAMPLE as STREAM_EXAMPLE
 from worldsheet.app.stream_command import stream
 from worldsheet.app.train_command import EXAMPLE, train
@@ -41,6 +43,7 @@ app.command(epilog=EXAMPLE)(train)
 app.command(epilog=COMPARE_EXAMPLE)(compare)
 app.command(epilog=STREAM_EXAMPLE)(stream)
 app.command(epilog=CONTROL_EXAMPLE)(control)
+app.command(epilog=REPORT_EXAMPLE)(report)
 app.add_typer(bench, name="bench")
 app.add_typer(experiments, name="experiments")
 

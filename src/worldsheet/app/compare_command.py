@@ -29,6 +29,8 @@ from worldsheet.core.errors import InputError
 EXAMPLE = "Example: worldsheet compare --dynamics dyadic,pc-alm --seeds 3 --epochs 5 --run runs/rivals"
 PICTURE = "compare.png"
 CELLS = "cells.json"
+SHEET = "worldsheet-{}.safetensors"
+"""The recorded relaxation of a dynamics, by its name, after training from the first seed."""
 
 _NAMES = ",".join(name for name in RIVALS if name != BACKPROP)
 
@@ -107,7 +109,8 @@ def _carry_out(plan: Plan, folder: RunFolder, images: DataSet, console: Console)
         for name, seed in plan.cells:
             begun = begin(f"{name}, seed {seed}")
             recipe, rival = plan.recipe_of(seed), plan.rival(name)
-            found[name, seed] = cells.get(f"{name} seed={seed}", partial(trained, recipe, images, rival, begun))
+            keep = partial(folder.write_tensors, SHEET.format(name)) if seed == plan.recipe.seed else None
+            found[name, seed] = cells.get(f"{name} seed={seed}", partial(trained, recipe, images, rival, begun, keep))
     result = result_of(plan, found)
     folder.write(PICTURE, plots.rivals(result["dynamics"], f"{plan.recipe.data}, {plan.recipe.depth} sites"))
     folder.write(RESULT, json.dumps(result, indent=2, allow_nan=False).encode() + b"\n")

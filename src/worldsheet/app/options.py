@@ -80,8 +80,23 @@ CompareEvery: TypeAlias = Annotated[
     ),
 ]
 
+Engine: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help="block for one process, pipeline for a process per stage: --stages starts them, or torchrun has",
+        rich_help_panel=_STAGES,
+    ),
+]
 Stages: TypeAlias = Annotated[
     int | None, typer.Option(help="train in that many processes, one per stage of layers", rich_help_panel=_STAGES)
+]
+Cuts: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N,N,…",
+        help="last layer of each stage but the topmost; by default layers are timed, so that stages take equally long",
+        rich_help_panel=_STAGES,
+    ),
 ]
 PacketsPerUpdate: TypeAlias = Annotated[
     int, typer.Option(help="packets into which a batch is cut; fewer are staler", rich_help_panel=_STAGES)
@@ -92,8 +107,19 @@ Weights: TypeAlias = Annotated[
         help="what packets see of the parameters: passive, predicted, stashed, current", rich_help_panel=_STAGES
     ),
 ]
+Messages: TypeAlias = Annotated[
+    str, typer.Option(help="how stages round what they send: exact, bfloat16, float16", rich_help_panel=_STAGES)
+]
 Locked: TypeAlias = Annotated[
     bool, typer.Option("--locked", help="flush before every update, as one process would", rich_help_panel=_STAGES)
+]
+FreeRunning: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--free-running",
+        help="each stage takes messages as they come; no two runs are then the same",
+        rich_help_panel=_STAGES,
+    ),
 ]
 Segment: TypeAlias = Annotated[
     int, typer.Option("--checkpoint-every", help="updates between checkpoints of all stages", rich_help_panel=_STAGES)
@@ -101,7 +127,16 @@ Segment: TypeAlias = Annotated[
 
 DataDir: TypeAlias = Annotated[Path | None, typer.Option(metavar="DIR", help="where the files of the data set are")]
 Run: TypeAlias = Annotated[
-    Path | None, typer.Option("--run", metavar="DIR", help="folder of the run; runs/<data>-<date-time> if left out")
+    Path | None,
+    typer.Option(
+        "--run",
+        "--run-dir",  # torchrun reads options of the program too, and takes --run for an abbreviation of its own
+        metavar="DIR",
+        help="folder of the run; runs/<data>-<date-time> if left out. Under torchrun --run-dir",
+    ),
 ]
 Resume: TypeAlias = Annotated[Path | None, typer.Option(metavar="DIR", help="continue the run of this folder")]
+TensorBoard: TypeAlias = Annotated[
+    bool, typer.Option("--tensorboard", help="write for TensorBoard into the folder of the run too")
+]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="print the result as one JSON object on stdout")]

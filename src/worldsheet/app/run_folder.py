@@ -1,10 +1,10 @@
-"""A run folder: everything that one training run leaves on the disk."""
+"""A run folder: everything that one run leaves on the disk."""
 
 import io
 import json
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -15,9 +15,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from worldsheet.app.atomic import SUFFIX, replace_file
+from worldsheet.app.provenance import provenance
 from worldsheet.app.recipes import Recipe
 from worldsheet.core.errors import InputError, RunFolderError
-from worldsheet.version import __version__
 
 Row: TypeAlias = dict[str, Any]
 """One line of metrics.jsonl."""
@@ -32,13 +32,13 @@ RESULT = "result.json"
 class RunFolder:
     """Writes and reads the files of one run; every write leaves the old file or the new one.
 
-    - `config.json`: the recipe and the versions it was started with.
+    - `config.json`: the recipe, and the command, machine, moment and versions it was started with.
     - `metrics.jsonl`: a line per epoch and contender, and one per comparison of gradients.
     - `checkpoint.pt`: what a run needs to go on; metrics beyond the length noted in it are dropped then.
     - `result.json`: written last; a folder that has it is finished.
     - weights and records as safetensors, figures as PNG.
 
-    Use `create` or `open`.
+    Use `create`, `open` or `at`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,10 +57,21 @@ class RunFolder:
                 raise _occupied(place)
             place.mkdir(parents=True, exist_ok=True)
         folder = RunFolder(place)
-        config = {"worldsheet": __version__, "torch": torch.__version__, "recipe": json.loads(recipe.to_json())}
+        config = {**provenance(recipe.device), "recipe": json.loads(recipe.to_json())}
         folder.write(METRICS, b"")
         folder.write(CONFIG, json.dumps(config, indent=2).encode() + b"\n")
         return folder
+
+    @staticmethod
+    def at(path: Path) -> "RunFolder":
+        """A folder for files that replace each other, made if it is not there: of a run that takes seconds.
+
+        Raises:
+            RunFolderError: a place that cannot be written.
+        """
+        with _told(path):
+            path.mkdir(parents=True, exist_ok=True)
+        return RunFolder(path)
 
     @staticmethod
     def open(path: Path) -> "RunFolder":
@@ -147,6 +158,11 @@ class RunFolder:
             return [json.loads(line) for line in self.read(METRICS).splitlines()]
         except ValueError as error:
             raise _damaged(self.path / METRICS, error) from error
+
+    def keep_rows(self, wanted: Callable[[Row], bool]) -> None:
+        """Drop the lines of metrics.jsonl that are not wanted: a run that goes on will write them again."""
+        kept = [json.dumps(row, allow_nan=False).encode() + b"\n" for row in self.rows() if wanted(row)]
+        self.write(METRICS, b"".join(kept))
 
     def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Write a safetensors file."""
@@ -243,6 +259,6 @@ def _damaged(path: Path, error: Exception) -> RunFolderError:
     reason = f"{type(error).__name__}: {error}".partition("\n")[0]
     return RunFolderError(
         f"{path} is torn or not of this run ({reason})",
-        f"{path.name} as worldsheet train wrote it",
+        f"{path.name} as the command that made the folder wrote it",
         "restore the file from a copy, or start a new run with the same recipe and seed: its results are the same",
     )

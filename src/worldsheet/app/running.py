@@ -15,6 +15,7 @@ from worldsheet.app.interrupt import Interrupt
 from worldsheet.app.recipes import Recipe
 from worldsheet.app.results import result_of
 from worldsheet.app.run_folder import RESULT, RunFolder
+from worldsheet.app.tensorboard import boards_of
 from worldsheet.app.training import Training
 
 CURVES = "learning.png"
@@ -49,15 +50,22 @@ def pick_up(folder: RunFolder, data_dir: Path | None) -> Training:
     return training
 
 
-def carry_out(training: Training, folder: RunFolder, console: Console) -> None:
+def carry_out(training: Training, folder: RunFolder, console: Console, *, board: bool = False) -> None:
     """Train to the end, showing progress, and write what the run has shown.
+
+    Args:
+        training: where it stands.
+        folder: the run's.
+        console: where progress goes.
+        board: whether to write for TensorBoard too.
 
     Raises:
         KeyboardInterrupt: Ctrl-C; the folder can be resumed.
     """
     with threads(training.recipe.threads):
-        with progress_of(training, console) as display, Interrupt() as interrupt:
-            training.run((display, interrupt))
+        boards = boards_of(board, folder.path, training)
+        with progress_of(training, console) as display, boards as watchers, Interrupt() as interrupt:
+            training.run((display, *watchers, interrupt))
         _finish(training, folder)
 
 
@@ -67,15 +75,7 @@ def _finish(training: Training, folder: RunFolder) -> None:
     result = result_of(training, rows)
     folder.write_tensors("weights.safetensors", training.relaxed.model.state_dict())
     folder.write_tensors("weights-autograd.safetensors", training.autograd.model.state_dict())
-    record = training.record()
-    folder.write_tensors(
-        RECORD,
-        {
-            "ticks": torch.tensor(record.ticks),
-            "state_residuals": record.state_residuals,
-            "costate_residuals": record.costate_residuals,
-        },
-    )
+    folder.write_tensors(RECORD, training.sheet())
     network = f"{recipe.data}, {recipe.architecture} of {result['sites']} sites"
     epochs = [row for row in rows if row["kind"] == "epoch"]
     folder.write(CURVES, plots.learning_curves(epochs, f"{network}: trained twice from the same start"))

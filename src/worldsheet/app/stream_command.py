@@ -17,6 +17,8 @@ from rich.text import Text
 from worldsheet.app import plots
 from worldsheet.app.atomic import replace_file
 from worldsheet.app.choices import choose
+from worldsheet.app.signals import SIGNALS, Signal, column
+from worldsheet.app.stream_folder import save
 from worldsheet.core.errors import InputError
 from worldsheet.core.outcome import Outcome
 from worldsheet.streaming import (
@@ -42,18 +44,6 @@ _ROWS, _COLUMNS = 15, 72
 _CURVE_POINTS = 3000
 
 
-def _sine(at: float) -> float:
-    return 0.6 * math.sin(at / 2)
-
-
-def _patched(at: float) -> float:
-    """Cosines and constants in turns of four seconds, with jumps between them."""
-    piece, phase = divmod(at, 4.0)
-    values = (0.6 * math.cos(2 * phase), 0.4, 0.5 * math.cos(4 * phase), -0.5, 0.3 * math.cos(phase), 0.0)
-    return values[int(piece) % len(values)]
-
-
-SIGNALS: Mapping[str, Callable[[float], float]] = {"sine": _sine, "patched": _patched}
 SIGNS: Mapping[str, SignPolicy] = {
     "flip": ConstantFlip(),
     "plain": Plain(),
@@ -64,7 +54,13 @@ SIGNS: Mapping[str, SignPolicy] = {
 
 def stream(  # noqa: PLR0913, PLR0917  an argument per option
     signal: Annotated[str, typer.Option(help=", ".join(SIGNALS))] = "sine",
-    seconds: Annotated[float, typer.Option(help="how long the stream lasts, in its own time")] = 30.0,
+    csv: Annotated[
+        Path | None, typer.Option(help="track the first column of this file instead, scaled; - is standard input")
+    ] = None,
+    spacing: Annotated[float, typer.Option(help="seconds from row to row of --csv")] = 0.1,
+    seconds: Annotated[
+        float, typer.Option(help="how long the stream lasts, in its own time; at most all of --csv")
+    ] = 30.0,
     neurons: Annotated[int, typer.Option(help="fully connected; the first is the output")] = 5,
     speed: Annotated[float, typer.Option(help="c, in 1/seconds")] = 50.0,
     dissipation: Annotated[float, typer.Option(help="θ, in 1/seconds")] = 20.0,
@@ -75,6 +71,7 @@ def stream(  # noqa: PLR0913, PLR0917  an argument per option
     seed: Annotated[int, typer.Option(help="initial weights and states")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1")] = "cpu",
     figure: Annotated[Path, typer.Option(help="where the picture of the run is saved")] = Path("stream.png"),
+    run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="folder for the run's numbers")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as one JSON object on stdout")] = False,
 ) -> None:
     """Let a few neurons learn to track a signal while it happens, forward in time only.
@@ -82,8 +79,8 @@ def stream(  # noqa: PLR0913, PLR0917  an argument per option
     Nothing is unrolled and no past is kept: neurons, weights and costates
     move together, each reading its neighbours at this instant.
     """
-    wanted = choose("signal", signal, SIGNALS)
-    steps = _steps(seconds, dt)
+    wanted, longest = (choose("signal", signal, SIGNALS), math.inf) if csv is None else column(csv, spacing)
+    steps = _steps(min(seconds, longest), dt)
     network = HamiltonianNetwork(
         Dense(neurons, self_loops=True),
         [0],
@@ -103,6 +100,9 @@ def stream(  # noqa: PLR0913, PLR0917  an argument per option
     heard = [wanted(at + dt) for at in trace.times]
     replace_file(figure, plots.tracking(trace, heard, f"{neurons} neurons, c = {speed:g}/s: {outcome.status.value}"))
     result = _result(outcome, trace, heard, took) | {"figure": str(figure)}
+    if run is not None:
+        title = f"{neurons} neurons track {signal if csv is None else csv}, c = {speed:g}/s, {sign}"
+        save(run, trace, heard, {"title": title, "device": device, **result})
     if as_json:
         typer.echo(json.dumps(result, allow_nan=False))
     else:
@@ -116,12 +116,13 @@ def _steps(seconds: float, dt: float) -> int:
 
 
 def _result(outcome: Outcome, trace: Trace, wanted: list[float], took: float) -> dict[str, Any]:
-    """Errors of the two halves, energies at the end; null for what is infinite."""
-    squares = [(value - target) ** 2 for value, target in zip(trace.outputs[:, 0, 0].tolist(), wanted, strict=True)]
-    half = len(squares) // 2
+    """Errors of the two halves where the signal is known, energies at the end; null for what is infinite."""
+    heard = list(zip(trace.outputs[:, 0, 0].tolist(), wanted, strict=True))
+    half = len(heard) // 2
 
-    def root_mean(part: list[float]) -> float | None:
-        value = math.sqrt(sum(part) / len(part)) if part else math.nan
+    def root_mean(part: list[tuple[float, float]]) -> float | None:
+        squares = [(value - target) ** 2 for value, target in part if not math.isnan(target)]
+        value = math.sqrt(sum(squares) / len(squares)) if squares else math.nan
         return value if math.isfinite(value) else None
 
     def last(values: torch.Tensor) -> float | None:
@@ -131,8 +132,8 @@ def _result(outcome: Outcome, trace: Trace, wanted: list[float], took: float) ->
         "status": outcome.status.value,
         "steps": outcome.ticks,
         "steps_per_second": outcome.ticks / took,
-        "error_first_half": root_mean(squares[:half]),
-        "error_second_half": root_mean(squares[half:]),
+        "error_first_half": root_mean(heard[:half]),
+        "error_second_half": root_mean(heard[half:]),
         "hamiltonian": last(trace.hamiltonians),
         "lagrangian": last(trace.lagrangians),
         "flips": len(trace.flips),
@@ -149,9 +150,7 @@ def _tell(result: Mapping[str, Any], outcome: Outcome) -> None:
 
 
 @contextmanager
-def _watching(
-    console: Console, steps: int, dt: float, wanted: Callable[[float], float]
-) -> Iterator[Callable[[Step], None] | None]:
+def _watching(console: Console, steps: int, dt: float, wanted: Signal) -> Iterator[Callable[[Step], None] | None]:
     """A picture that scrolls on a terminal; nothing elsewhere."""
     if not console.is_terminal:
         yield None
@@ -164,7 +163,7 @@ def _watching(
 class _Scope:
     """The last stretch of the signal, drawn in letters: the reference in dots, the output in circles."""
 
-    def __init__(self, steps: int, dt: float, wanted: Callable[[float], float]) -> None:
+    def __init__(self, steps: int, dt: float, wanted: Signal) -> None:
         self._steps, self._dt, self._wanted = steps, dt, wanted
         self._seen = 0
         self._every = max(1, round(12.0 / dt / _COLUMNS))  # twelve seconds across
@@ -180,9 +179,9 @@ class _Scope:
     def picture(self) -> RenderableType:
         """The picture of what has been noted."""
         rows = [[" "] * _COLUMNS for _ in range(_ROWS)]
-        for column, (target, output) in enumerate(self._points):
-            rows[_row(target)][column] = "·"
-            rows[_row(output)][column] = "o"
+        for place, (target, output) in enumerate(self._points):
+            rows[_row(target)][place] = "·"
+            rows[_row(output)][place] = "o"
         lines = "\n".join("".join(row) for row in rows)
         at = self._seen * self._dt
         caption = f"{at:6.1f} s of {self._steps * self._dt:g}   · signal   o output neuron"

@@ -1,11 +1,10 @@
 """`worldsheet train`: the same network trained by relaxation and by backprop."""
 
 import json
-import os
 import shlex
 import time
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import typer
@@ -16,7 +15,8 @@ from worldsheet.app import options
 from worldsheet.app.recipes import FIELDS, recipe_for
 from worldsheet.app.run_folder import Row, RunFolder
 from worldsheet.app.running import CURVES, SHEET, begin, carry_out, pick_up
-from worldsheet.app.staged import command as staged
+from worldsheet.app.staged.command import Manner, go_on, train_in_stages
+from worldsheet.app.staged.engines import cuts_of, stages_of
 from worldsheet.app.staged.setup import Setup
 from worldsheet.app.staged.worker import SETUP
 from worldsheet.app.tables import result_tables
@@ -46,14 +46,19 @@ def train(  # noqa: PLR0913, PLR0917  an argument per option
     rate: options.Rate = None,
     schedule: options.Schedule = None,
     compare_every: options.CompareEvery = None,
+    engine: options.Engine = None,
     stages: options.Stages = None,
+    cuts: options.Cuts = None,
     packets_per_update: options.PacketsPerUpdate = 8,
     weights: options.Weights = "passive",
+    messages: options.Messages = "exact",
     locked: options.Locked = False,
+    free_running: options.FreeRunning = False,
     checkpoint_every: options.Segment = 500,
     data_dir: options.DataDir = None,
     run: options.Run = None,
     resume: options.Resume = None,
+    tensorboard: options.TensorBoard = False,
     as_json: options.Json = False,
 ) -> None:
     """Train a network by relaxation, and its twin by backprop on the same batches.
@@ -65,19 +70,18 @@ def train(  # noqa: PLR0913, PLR0917  an argument per option
     """
     given = _given(locals())  # options of the recipe have the names of its fields
     console = Console(stderr=True)
+    manner = Manner(data_dir, as_json, tensorboard)
     if resume is not None and (resume / SETUP).is_file():
         _refuse_beside_resume([*given, *(["run"] if run else [])])
-        folder = RunFolder.open(resume)
-        if folder.finished:
-            staged.show(folder, as_json)
-        else:
-            staged.carry_out(folder, data_dir, as_json)
+        go_on(resume, manner)
         return
+    count = stages_of(engine, stages)
     if resume is None:
         recipe = recipe_for(given.pop("data", "digits"), given)
-        if stages is not None:
-            setup = Setup(recipe, stages, packets_per_update, weights, locked, checkpoint_every)
-            _train_in_stages(setup, data_dir, run, as_json)
+        if count is not None:
+            plan = cuts_of(cuts, count, recipe.depth)
+            setup = Setup(recipe, count, packets_per_update, weights, locked, checkpoint_every, plan)
+            train_in_stages(replace(setup, free_running=free_running, messages=messages), run, manner)
             return
         folder, training = begin(recipe, data_dir, run)
         _say(console, f"training {recipe.data} by relaxation and by autograd, in {folder.path}")
@@ -90,15 +94,8 @@ def train(  # noqa: PLR0913, PLR0917  an argument per option
             return
         training = pick_up(folder, data_dir)
         _say(console, f"going on in {folder.path} at epoch {training.position.epoch + 1}")
-    _carry_out(training, folder, data_dir, as_json)
+    _carry_out(training, folder, manner)
     _show(folder, as_json)
-
-
-def _train_in_stages(setup: Setup, data_dir: Path | None, run: Path | None, as_json: bool) -> None:
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        staged.take_part(setup, data_dir, run)
-    else:
-        staged.carry_out(staged.begin(setup, data_dir, run), data_dir, as_json)
 
 
 def _given(options_by_name: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,17 +112,17 @@ def _refuse_beside_resume(others: list[str]) -> None:
         )
 
 
-def _carry_out(training: Training, folder: RunFolder, data_dir: Path | None, as_json: bool) -> None:
+def _carry_out(training: Training, folder: RunFolder, manner: Manner) -> None:
     """Train to the end, or to a Ctrl-C, which is told how to resume."""
     console = Console(stderr=True)
     begun = time.perf_counter()
     try:
-        carry_out(training, folder, console)
+        carry_out(training, folder, console, board=manner.board)
     except KeyboardInterrupt:
         words = ["worldsheet", "train", "--resume", str(folder.path)]
-        words += ["--data-dir", str(data_dir)] if data_dir else []
+        words += ["--data-dir", str(manner.data_dir)] if manner.data_dir else []
         _say(console, f"interrupted; go on with the next command, the result will be the same:\n  {shlex.join(words)}")
-        if as_json:
+        if manner.as_json:
             _print_json({"status": "interrupted", "run": str(folder.path)})
         raise typer.Exit(130) from None
     _say(console, f"finished in {time.perf_counter() - begun:.1f} s")

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from worldsheet.app.contenders import Contender
+from worldsheet.app.contest.rivals import Rival
 from worldsheet.app.data import DataSet
 from worldsheet.app.recipes import DTYPES, Recipe
 from worldsheet.app.run_folder import Row, RunFolder, damaged_checkpoint
+from worldsheet.app.sheets import Sheet, recorded
 from worldsheet.app.streams import drawing, order, seed_of
-from worldsheet.core.record import Record
 from worldsheet.problem import Chain
 from worldsheet.schedule import Synchronous
 from worldsheet.solve import backward, compare, relax
@@ -134,14 +135,12 @@ class Training:
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise damaged_checkpoint(self._folder, error) from error
 
-    def record(self) -> Record:
-        """The worldsheet of the relaxed network: residuals of every site at every tick, on test images."""
+    def sheet(self) -> Sheet:
+        """The relaxed network's worldsheet, every site at every tick, on test images."""
         count = self.recipe.batch_size
-        images, labels = self._test[0][:count], self._test[1][:count]
         model = copy.deepcopy(self.relaxed.model).eval()
-        record = Record()
-        relax(Chain(model, self.relaxed.chain.loss), images, labels, self.recipe.dynamics, Synchronous(), record=record)
-        return record
+        rival = Rival(self.recipe.dynamics, schedule=Synchronous())
+        return recorded(rival, Chain(model, self.relaxed.chain.loss), self._test[0][:count], self._test[1][:count])
 
     def _run_epoch(self, watchers: Sequence[Watcher]) -> None:
         indices = order(self.recipe.seed, self.position.epoch, len(self._train[1]))

@@ -1,5 +1,6 @@
 """Optimal control: states and costates over time instead of depth, relaxed by counter-propagating waves."""
 
+from worldsheet.control.execution import Compiled, Eager, Execution
 from worldsheet.control.history import History
 from worldsheet.control.integrator import RK4, Discrete, ExplicitEuler, ImplicitMidpoint, Integrator
 from worldsheet.control.iterate import Residuals
@@ -13,7 +14,10 @@ from worldsheet.control.sweep import ForwardBackwardSweep
 __all__ = [
     "MPC",
     "RK4",
+    "Compiled",
     "Discrete",
+    "Eager",
+    "Execution",
     "ExplicitEuler",
     "ForwardBackwardSweep",
     "FreeDuration",

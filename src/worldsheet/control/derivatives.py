@@ -32,25 +32,56 @@ class Expansion:
     hessian: Tensor
 
 
-def expand(function: Function, points: Tensor, weights: Tensor) -> Expansion:
-    """Expand a function at points (..., d) to second order, its values weighted by (..., q).
+@final
+class Local:
+    """A function at points (..., d), differentiated once and then, with weights that may depend on that, again.
 
     Each point stands for itself: rows of a Jacobian are pulled back through one stage and no further. Where points are
-    few, copies of them carry all rows in one pass; where they are many, rows take turns. Cost: one evaluation, one
-    gradient with graph, and max(d, q) pull-backs.
+    few, copies of them carry all rows in one pass; where they are many, rows take turns.
+
+    Args:
+        function: what is expanded.
+        points: where.
+        count: q, how many values it has.
+
+    Attributes:
+        values: (..., q).
     """
-    size = points.shape[-1]
-    rows = max(size, weights.shape[-1])
-    alone = weights.shape[-1] == 1 and bool((weights == 1).all())  # then h is the only value
-    copies = rows if points.numel() // max(size, 1) <= _FEW_POINTS else 1
-    with torch.enable_grad():
-        spread = points.detach().expand(copies, *points.shape).clone().requires_grad_()
-        values = function(spread)
-        total = (weights * values).sum()
-        gradient = _pull(total, spread, torch.ones_like(total), keep=True)
-        hessian = _rows(gradient, spread)
-        jacobian = gradient[0, ..., None, :].detach() if alone else _rows(values, spread)
-    return Expansion(values[0].detach(), jacobian, gradient[0].detach(), 0.5 * (hessian + hessian.mT))
+
+    def __init__(self, function: Function, points: Tensor, count: int) -> None:
+        size = points.shape[-1]
+        copies = max(size, count) if points.numel() // max(size, 1) <= _FEW_POINTS else 1
+        with torch.enable_grad():
+            self._spread = points.detach().expand(copies, *points.shape).clone().requires_grad_()
+            self._values = function(self._spread)
+        self.values = self._values[0].detach()
+
+    def jacobian(self) -> Tensor:
+        """(..., q, d): one pass for few points, q for many."""
+        return _rows(self._values, self._spread)
+
+    def curvature(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient (..., d) and Hessian (..., d, d) of Σ weight_i value_i; weights (..., q) or (q,)."""
+        with torch.enable_grad():
+            total = (weights * self._values).sum()
+            gradient = _pull(total, self._spread, torch.ones_like(total), keep=True)
+            hessian = _rows(gradient, self._spread)
+        return gradient[0].detach(), 0.5 * (hessian + hessian.mT)
+
+
+def expand(function: Function, points: Tensor, weights: Tensor) -> Expansion:
+    """Expand a function at points (..., d) to second order, its values weighted by (..., q)."""
+    local = Local(function, points, weights.shape[-1])
+    jacobian = local.jacobian()
+    gradient, hessian = local.curvature(weights)
+    return Expansion(local.values, jacobian, gradient, hessian)
+
+
+def expand_one(function: Function, points: Tensor) -> Expansion:
+    """Expand a function of a single value, (..., 1): its gradient is its Jacobian."""
+    local = Local(function, points, 1)
+    gradient, hessian = local.curvature(points.new_ones(1))
+    return Expansion(local.values, gradient[..., None, :], gradient, hessian)
 
 
 def slope(function: Function, points: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,14 +95,8 @@ def slope(function: Function, points: Tensor, weights: Tensor) -> tuple[Tensor, 
 
 
 def curvature(function: Function, points: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradient (..., d) and Hessian (..., d, d) of the weighted sum: one evaluation, 1 + d pull-backs in two passes."""
-    size = points.shape[-1]
-    with torch.enable_grad():
-        spread = points.detach().expand(size, *points.shape).clone().requires_grad_()
-        total = (weights * function(spread)).sum()
-        gradient = _pull(total, spread, torch.ones_like(total), keep=True)
-        hessian = _rows(gradient, spread)
-    return gradient[0].detach(), 0.5 * (hessian + hessian.mT)
+    """Gradient (..., d) and Hessian (..., d, d) of the weighted sum alone."""
+    return Local(function, points, 1).curvature(weights)
 
 
 def effort(values: Tensor, parameters: list[Tensor]) -> list[Tensor | None]:
@@ -90,7 +115,7 @@ def newton_steps(function: Function, start: Tensor, count: int) -> Tensor:
             copies = found.expand(found.shape[-1], *found.shape)
             copies = copies if copies.requires_grad else copies.detach().requires_grad_()
             values = function(copies)
-            jacobian = _rows(values, copies, keep=True)
+            jacobian = _rows(values, copies, keep=differentiable)
             step = torch.linalg.solve_ex(jacobian, values[0][..., None]).result[..., 0]
             found = found - (step if differentiable else step.detach())
     return found
@@ -104,10 +129,11 @@ def _rows(values: Tensor, copies: Tensor, *, keep: bool = False) -> Tensor:
     for first in range(0, rows, count):
         chosen = basis[first : first + count]
         used = len(chosen)
-        cotangent = values.new_zeros(values.shape)
-        cotangent[:used] = chosen.reshape(used, *[1] * (values.dim() - 2), rows)
+        if used < count:
+            chosen = torch.nn.functional.pad(chosen, (0, 0, 0, count - used))
+        cotangent = chosen.reshape(count, *[1] * (values.dim() - 2), rows).expand(values.shape)
         found.append(_pull(values, copies, cotangent, keep=keep)[:used])
-    rows_first = torch.cat(found)
+    rows_first = found[0] if len(found) == 1 else torch.cat(found)
     return torch.movedim(rows_first, 0, -2)
 
 

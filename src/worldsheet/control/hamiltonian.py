@@ -10,7 +10,7 @@ from worldsheet.control.stage import Discretised
 def weights(problem: Discretised, costates: Tensor) -> Tensor:
     """What makes H = L + λᵀF of the values (L, F, G): (B, N, 1 + nz + p)."""
     ahead = costates[:, 1:]
-    rest = problem.bound_count
+    rest = problem.limits.count
     return torch.cat((ahead.new_ones((*ahead.shape[:-1], 1)), ahead, ahead.new_zeros((*ahead.shape[:-1], rest))), -1)
 
 

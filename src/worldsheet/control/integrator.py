@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias, final
+from typing import NamedTuple, TypeAlias, final
 
 from torch import Tensor
 
@@ -14,11 +14,30 @@ Flow: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """(state, time) → (rate of the state (..., n), rate of the cost (...)); the control is held over the stage."""
 
 
+class Tableau(NamedTuple):
+    """An explicit Runge–Kutta method: x_i = x + dt Σ_{j<i} a_ij k_j at time t + c_i dt, x⁺ = x + dt Σ b_i k_i.
+
+    Attributes:
+        inner: a, one row per substage, as long as there are substages before it.
+        outer: b.
+        nodes: c.
+    """
+
+    inner: tuple[tuple[float, ...], ...]
+    outer: tuple[float, ...]
+    nodes: tuple[float, ...]
+
+
 class Integrator(ABC):
     """One stage: the next state and the cost of getting there, the control held constant.
 
     The cost is integrated like one more state, so that the discrete problem is as accurate in its cost as in its path.
     """
+
+    @property
+    def tableau(self) -> Tableau | None:
+        """Coefficients of an explicit Runge–Kutta method, whose stages are differentiated substage by substage."""
+        return None
 
     @abstractmethod
     def step(self, flow: Flow, state: Tensor, time: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,15 +54,23 @@ class Discrete(Integrator):
         return flow(state, time)
 
 
+_EULER = Tableau(((),), (1.0,), (0.0,))
+_RK4 = Tableau(((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6), (0.0, 0.5, 0.5, 1.0))
+
+
 @final
 @dataclass(frozen=True)
 class ExplicitEuler(Integrator):
     """x⁺ = x + dt f(x): first order, stable while dt is below 2 over the fastest rate."""
 
+    @property
+    def tableau(self) -> Tableau:
+        """One substage."""
+        return _EULER
+
     def step(self, flow: Flow, state: Tensor, time: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
         """One evaluation."""
-        rate, cost = flow(state, time)
-        return state + dt[..., None] * rate, dt * cost
+        return explicit_step(_EULER, flow, state, time, dt)
 
 
 @final
@@ -51,15 +78,36 @@ class ExplicitEuler(Integrator):
 class RK4(Integrator):
     """The classical Runge–Kutta method: fourth order, stable while dt is below about 2.8 over the fastest rate."""
 
+    @property
+    def tableau(self) -> Tableau:
+        """Four substages."""
+        return _RK4
+
     def step(self, flow: Flow, state: Tensor, time: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
         """Four evaluations."""
-        half, wide = 0.5 * dt, dt[..., None]
-        middle = time + half
-        k1, c1 = flow(state, time)
-        k2, c2 = flow(state + half[..., None] * k1, middle)
-        k3, c3 = flow(state + half[..., None] * k2, middle)
-        k4, c4 = flow(state + wide * k3, time + dt)
-        return state + wide / 6 * (k1 + 2 * (k2 + k3) + k4), dt / 6 * (c1 + 2 * (c2 + c3) + c4)
+        return explicit_step(_RK4, flow, state, time, dt)
+
+
+def explicit_step(table: Tableau, flow: Flow, state: Tensor, time: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
+    """One step of an explicit Runge–Kutta method, one evaluation per substage."""
+    wide = dt[..., None]
+    rates: list[Tensor] = []
+    costs: list[Tensor] = []
+    for row, node in zip(table.inner, table.nodes, strict=True):
+        place = state + wide * mixed(row, rates) if row else state
+        rate, cost = flow(place, time + node * dt if node else time)
+        rates.append(rate)
+        costs.append(cost)
+    return state + wide * mixed(table.outer, rates), dt * mixed(table.outer, costs)
+
+
+def mixed(weights: tuple[float, ...], parts: list[Tensor]) -> Tensor:
+    """Σ weight · part, without those of weight 0; at least one must have another."""
+    used = [part if weight == 1 else weight * part for weight, part in zip(weights, parts, strict=True) if weight]
+    total = used[0]
+    for part in used[1:]:
+        total = total + part
+    return total
 
 
 @final

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from worldsheet.control.iterate import Conditions, Iterate
-from worldsheet.control.quadratic import Quadratic, Step
+from worldsheet.control.native import Climb
+from worldsheet.control.quadratic import Matched, Quadratic, Step
 from worldsheet.control.records import mapped
-from worldsheet.control.riccati import match, ride
+from worldsheet.control.riccati import FEW_PROBLEMS, matched_by_recursion, ride
+from worldsheet.control.scattering import matched_by_scattering
 from worldsheet.control.stage import Discretised
 
 _YIELD = 1e-6  # a terminal constraint gives way by this much per unit of multiplier within one step, and not at rest
@@ -48,54 +50,81 @@ class Direction:
         return mapped(lambda part: part[index], self)
 
 
-def direction(problem: Discretised, at: Iterate, found: Conditions) -> Direction:
-    """Solve (22), with the smallest shift of the Hessians that makes the step lead downhill.
+def direction(problem: Discretised, at: Iterate, local: Quadratic, wanted: Tensor) -> tuple[Step, Tensor, Tensor]:
+    """Solve (22), with the smallest shift of the Hessians that makes the step lead downhill: step, shift and whether.
 
-    A problem that has needed no shift tries none first; another one tries a third of the last.
+    A problem that has needed no shift tries none first; another one tries a third of the last. Only those that are
+    wanted (B,) try others.
     """
-    local = _condensed(problem, at, found)
-    shift = torch.where(at.shift > 3 * _FIRST, at.shift / 3, torch.zeros_like(at.shift))
-    step, fine = _solved(problem, local, at, shift)
-    bad = (~fine).nonzero().flatten()
+    first = at.costates[:, 0]
+    native = problem.problem.execution.recursion(at.shift)
+    if native is not None:
+        climb = Climb(first, at.shift, wanted, _FIRST, _RATIO, _RUNGS)
+        return native.direction(local, climb, free=bool(problem.free))
+    shift = torch.where(at.shift > 3 * _FIRST, at.shift / 3, 0.0)
+    step, fine = _solved(problem, local, first, shift, wanted)
+    bad = (wanted & ~fine).nonzero().flatten()
     if len(bad):
-        ladder = torch.maximum(at.shift[bad], at.shift.new_tensor(_FIRST)) * _rungs(at.shift)
-        other, lifted, helped = _smallest_fine(problem.select(bad), local.select(bad), at.select(bad), ladder)
+        ladder = at.shift[bad].clamp(min=_FIRST) * _rungs(at.shift)
+        other, lifted, helped = _smallest_fine(problem.select(bad), local.select(bad), first[bad], ladder)
         step = mapped(lambda one, new: one.index_copy(1, bad, new), step, other)
         shift, fine = shift.index_copy(0, bad, lifted), fine.index_copy(0, bad, helped)
-    return _expanded(problem, at, found, step, shift, fine)
+    return step, shift, fine
 
 
 def _rungs(like: Tensor) -> Tensor:
     return (_RATIO ** torch.arange(_RUNGS, dtype=like.dtype, device=like.device))[:, None]
 
 
-def _smallest_fine(problem: Discretised, local: Quadratic, at: Iterate, ladder: Tensor) -> tuple[Step, Tensor, Tensor]:
+def _smallest_fine(
+    problem: Discretised, local: Quadratic, first: Tensor, ladder: Tensor
+) -> tuple[Step, Tensor, Tensor]:
     """Try all shifts of (J, B) at once and keep each problem's smallest that works, else the largest."""
     rungs, count = ladder.shape
     column = torch.arange(count, device=ladder.device)
     many = column.repeat(rungs)
-    step, fine = _solved(problem.select(many), local.select(many), at.select(many), ladder.flatten())
+    every = torch.ones_like(many, dtype=torch.bool)
+    step, fine = _solved(problem.select(many), local.select(many), first[many], ladder.flatten(), every)
     table = fine.reshape(rungs, count)
     rung = torch.where(table.any(0), table.to(torch.int8).argmax(0), rungs - 1)
     chosen = rung * count + column
     return mapped(lambda part: part[:, chosen], step), ladder.flatten()[chosen], fine[chosen]
 
 
-def _solved(problem: Discretised, local: Quadratic, at: Iterate, shift: Tensor) -> tuple[Step, Tensor]:
-    """Match and ride; a free entry of z_0 moves to where its costate vanishes."""
-    matched = match(local.lifted(shift) if bool(shift.any()) else local)
+def _solved(
+    problem: Discretised, local: Quadratic, first: Tensor, shift: Tensor, wanted: Tensor
+) -> tuple[Step, Tensor]:
+    """Match and ride: by products of scatterers for few problems, or where those meet a singular R by recursion."""
+    if len(shift) < FEW_PROBLEMS:
+        step, fine, reached = problem.problem.execution.run(_by_products, problem, local, first, shift)
+        if bool((reached | ~wanted).all()):
+            return step, fine
+    lifted = local.lifted(shift)
+    return _ridden(problem, lifted, matched_by_recursion(lifted), first)
+
+
+def _by_products(problem: Discretised, local: Quadratic, first: Tensor, shift: Tensor) -> tuple[Step, Tensor, Tensor]:
+    """A step, whether it is fine, and whether its impedance is finite."""
+    lifted = local.lifted(shift)
+    matched = matched_by_scattering(lifted)
+    return *_ridden(problem, lifted, matched, first), matched.impedance.isfinite().flatten(2).all(-1).all(0)
+
+
+def _ridden(problem: Discretised, local: Quadratic, matched: Matched, first: Tensor) -> tuple[Step, Tensor]:
+    """The wave up; a free entry of z_0 moves to where its costate, `first` (B, nz) before, vanishes."""
     start = torch.zeros_like(problem.start)
     fine = matched.convex
     if problem.free:
         curve = matched.impedance[0, :, -1, -1]
         fine = fine & (curve > 0)
-        start[:, -1] = -(matched.source[0, :, -1] + at.costates[:, 0, -1]) / curve
+        moved = -(matched.source[0, :, -1] + first[:, -1]) / curve
+        start = torch.cat((start[:, :-1], moved[:, None]), -1)
     step = ride(local, matched, start)
     finite = step.states.isfinite().all(-1).all(0) & step.costates.isfinite().all(-1).all(0)
     return step, fine & finite
 
 
-def _condensed(problem: Discretised, at: Iterate, found: Conditions) -> Quadratic:
+def condensed(problem: Discretised, at: Iterate, found: Conditions) -> Quadratic:
     """(22) with slacks, forces and pulls eliminated: they stiffen the Hessians and push on the slopes."""
     size = problem.size
     hessian, slope = found.stage.hessian, found.slope
@@ -120,11 +149,9 @@ def _condensed(problem: Discretised, at: Iterate, found: Conditions) -> Quadrati
     )
 
 
-def _expanded(
-    problem: Discretised, at: Iterate, found: Conditions, step: Step, shift: Tensor, fine: Tensor
-) -> Direction:
-    """The eliminated slacks, forces and pulls of a step."""
-    size = problem.size
+def expanded(at: Iterate, found: Conditions, step: Step, shift: Tensor, fine: Tensor) -> Direction:
+    """A step with the slacks, forces and pulls that were eliminated."""
+    size = at.states.shape[-1]
     states, costates, controls = (part.transpose(0, 1) for part in (step.states, step.costates, step.controls))
     slacks, forces, pulls = at.slacks, at.forces, at.pulls
     if slacks.shape[-1]:

@@ -6,7 +6,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from worldsheet.control.derivatives import Expansion, expand
+from worldsheet.control.derivatives import Expansion
+from worldsheet.control.expansion import expand_end, expand_stages
 from worldsheet.control.records import mapped
 from worldsheet.control.stage import Discretised
 
@@ -90,8 +91,8 @@ def conditions(problem: Discretised, at: Iterate) -> Conditions:
     """Evaluate all stages at once."""
     size = problem.size
     one = at.states.new_ones((*at.controls.shape[:-1], 1))
-    stage = expand(problem.stages, at.points(), torch.cat((one, at.costates[:, 1:], at.forces), -1))
-    end = expand(problem.end, at.states[:, -1], torch.cat((one[:, 0], at.pulls), -1))
+    stage = expand_stages(problem, at.points(), torch.cat((one, at.costates[:, 1:], at.forces), -1))
+    end = expand_end(problem, at.states[:, -1], at.pulls)
     slope = stage.gradient.clone()
     slope[..., :size] -= at.costates[:, :-1]
     return Conditions(
@@ -146,20 +147,24 @@ class Residuals:
         return mapped(lambda part: part.reshape(shape), self)
 
 
-def residuals(problem: Discretised, at: Iterate, found: Conditions, barrier: Tensor) -> Residuals:
-    """Residuals with s · force compared with `barrier` (B,): 0 for the problem itself."""
+def residuals(problem: Discretised, at: Iterate, found: Conditions) -> Residuals:
+    """Residuals of the problem itself, without a barrier."""
     size, free = problem.size, problem.free
     inner = torch.cat((found.slope[:, 1:, :size].flatten(1), found.end_slope, at.costates[:, 0, size - free :]), -1)
     if free:
         inner = torch.cat((inner, found.slope[:, 0, size - free : size]), -1)
-    product = at.slacks * at.forces - barrier[:, None, None]
     return Residuals(
         _largest(found.gap),
         _largest(inner),
         _largest(found.slope[..., size:]),
-        _largest(product),
+        complementarity(at, torch.zeros_like(at.barrier)),
         torch.maximum(_largest(found.misfit), _largest(found.target())),
     )
+
+
+def complementarity(at: Iterate, barrier: Tensor) -> Tensor:
+    """How far s · force is from a barrier, (B,)."""
+    return _largest(at.slacks * at.forces - barrier[:, None, None])
 
 
 def _largest(values: Tensor) -> Tensor:

@@ -103,7 +103,9 @@ class MPC:
     def model(self, state: Tensor, control: Tensor, time: float = 0.0) -> Tensor:
         """The state a stage later, as the problem has it."""
         flat = Discretised.of(self._problem.at(state, time))
-        return flat.following(flat.start, control.reshape(len(flat.start), -1), 0).reshape(state.shape)
+        return flat.following(flat.start, control.reshape(len(flat.start), -1), flat.time.new_zeros(())).reshape(
+            state.shape
+        )
 
 
 def _shifted(solution: Solution) -> Solution:

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from worldsheet.control.history import History
-from worldsheet.control.interior import direction
-from worldsheet.control.iterate import Conditions, Iterate, Residuals, conditions, residuals
+from worldsheet.control.interior import condensed, direction
+from worldsheet.control.iterate import Conditions, Iterate, Residuals, complementarity, conditions, residuals
+from worldsheet.control.places import Places
+from worldsheet.control.quadratic import Quadratic
 from worldsheet.control.records import mapped
 from worldsheet.control.rest import Ending, Rest
-from worldsheet.control.search import MEMORY, search
+from worldsheet.control.search import search
 from worldsheet.control.stage import Discretised
 from worldsheet.control.start import Start
 
@@ -37,114 +39,127 @@ class Matched:
     barrier: float = BARRIER
 
 
+@final
+@dataclass(frozen=True)
+class _Seen:
+    """What a look at all stages says.
+
+    Attributes:
+        at: the iterate, its barrier lowered where that is due.
+        found: the optimality conditions.
+        now: their residuals.
+        endings: which problems have come to an end, and why.
+        local: Newton's equations.
+    """
+
+    at: Iterate
+    found: Conditions
+    now: Residuals
+    endings: Tensor
+    local: Quadratic
+
+
 def relax_matched(problem: Discretised, start: Start, settings: Matched, history: History | None) -> Rest:
     """Tick until every problem is at rest: all stages move at once, by the impedance that reflects nothing.
 
     A tick expands all stages to second order, finds the matched impedance (24) and rides its wave (23). Linear dynamics
     with quadratic cost are solved in one tick; elsewhere convergence is quadratic near a solution. Cost per tick: one
     evaluation of all stages with derivatives, 2 log N products of n × n scatterers for few problems or N small steps
-    for many, and one or two evaluations of the merit.
+    for many, and one or two evaluations of the merit. Of a large batch as many as fit a processor's cache move at once;
+    a problem that ends makes room for the next. One that gets lost starts a second time, waiting where it is.
     """
-    at = _started(problem, start, settings.barrier)
-    moving = torch.arange(len(problem.start), device=problem.start.device)
-    ledger = _Ledger(problem, at)
-    for tick in range(settings.max_ticks + 1):
-        found = conditions(problem, at)
-        now = residuals(problem, at, found, torch.zeros_like(at.barrier))
+    places = Places(problem, start, settings.barrier)
+    ledger = _Ledger(problem, start)
+    while places.busy:
+        part, at, ticks = places.problem, places.at, places.ticks
+        spent = ticks >= settings.max_ticks
+        seen = problem.problem.execution.run(_look, part, at, spent, settings.tol)
         if history is not None:
-            _tell(history, tick, moving, problem, at, found)
-        endings = _endings(problem, at, now, settings, last=tick == settings.max_ticks)
-        at = _calmer(problem, at, found, settings)
-        step = direction(problem, at, found)
-        ledger.put(moving, at, now, step.gains, endings, tick)
-        kept = (endings == Ending.RUNNING).nonzero().flatten()
-        if not len(kept):
-            break
-        at = search(problem, at, found, step)
-        if len(kept) < len(moving):
-            problem, at, moving = problem.select(kept), at.select(kept), moving[kept]
+            _tell(history, ticks, places.moving, seen)
+        running = places.taken & (seen.endings == Ending.RUNNING)
+        moved = direction(part, seen.at, seen.local, running | places.taken & (seen.endings == Ending.CONVERGED))
+        again = places.taken & ~spent & ~places.restarted & _lost(seen.endings)
+        ended = places.taken & ~running & ~again
+        ledger.put(places.moving, ended, seen, moved[0].gains, ticks)
+        after = search(part, seen.at, seen.found, moved, running) if bool(running.any()) else seen.at
+        places.go_on(after, ended, again)
     return ledger.rest()
 
 
-def _started(problem: Discretised, start: Start, barrier: float) -> Iterate:
-    """Slacks and forces that fit a start."""
-    count, size = len(start.states), problem.size
-    with torch.no_grad():
-        inequality = problem.stages(torch.cat((start.states[:, :-1], start.controls), -1))[..., 1 + size :]
-        targets = problem.end(start.states[:, -1])[..., 1:]
-    slacks = (-inequality).clamp(min=0.1 * min(1.0, barrier**0.5)).nan_to_num(1.0)
-    each = start.states.new_zeros(count)
-    return Iterate(
-        states=start.states,
-        costates=start.costates,
-        controls=start.controls,
-        slacks=slacks,
-        forces=barrier / slacks,
-        pulls=torch.zeros_like(targets),
-        barrier=each + (barrier if slacks.shape[-1] else 0.0),
-        shift=each.clone(),
-        weight=each.clone(),
-        failures=each.clone(),
-        past=each.new_full((count, MEMORY, 2), torch.inf),
-    )
+def _lost(endings: Tensor) -> Tensor:
+    return (endings == Ending.STUCK) | (endings == Ending.INFEASIBLE) | (endings == Ending.OVERFLOWED)
 
 
-def _endings(problem: Discretised, at: Iterate, now: Residuals, settings: Matched, *, last: bool) -> Tensor:
+def _look(problem: Discretised, at: Iterate, spent: Tensor, tol: float) -> _Seen:
+    found = conditions(problem, at)
+    now = residuals(problem, at, found)
+    endings = _endings(problem, at, now, tol, spent)
+    calm = _calmer(at, now, tol)
+    return _Seen(calm, found, now, endings, condensed(problem, calm, found))
+
+
+def _endings(problem: Discretised, at: Iterate, now: Residuals, tol: float, spent: Tensor) -> Tensor:
     """Which problems have come to an end, and why."""
     worst = now.relative(at.states, at.costates)
     stuck = at.failures >= _PATIENCE
-    met = now.constraint <= 1e3 * settings.tol
+    met = now.constraint <= 1e3 * tol
     ending = torch.where(stuck, torch.where(met, Ending.STUCK.value, Ending.INFEASIBLE.value), Ending.RUNNING.value)
-    if last:
-        ending = torch.where(met, Ending.SPENT.value, Ending.INFEASIBLE.value)
+    ending = torch.where(spent, torch.where(met, Ending.SPENT.value, Ending.INFEASIBLE.value), ending)
     ending = torch.where(worst.isfinite(), ending, Ending.OVERFLOWED.value)
-    ending = torch.where(worst <= settings.tol, Ending.CONVERGED.value, ending)
+    ending = torch.where(worst <= tol, Ending.CONVERGED.value, ending)
     return torch.where(problem.start.isfinite().all(-1), ending, Ending.NO_START.value)
 
 
-def _calmer(problem: Discretised, at: Iterate, found: Conditions, settings: Matched) -> Iterate:
+def _calmer(at: Iterate, now: Residuals, tol: float) -> Iterate:
     """Lower the barrier where the conditions hold to within it."""
     if not at.slacks.shape[-1]:
         return at
-    floor, barrier = settings.tol / 10, at.barrier
+    floor, barrier = tol / 10, at.barrier
     for _ in range(4):
-        worst = residuals(problem, at, found, barrier).relative(at.states, at.costates)
+        product = complementarity(at, barrier)
+        worst = replace(now, complementarity=product).relative(at.states, at.costates)
         lower = torch.minimum(0.2 * barrier, barrier**1.5).clamp(min=floor)
         barrier = torch.where(worst <= _CLOSE * barrier, lower, barrier)
     changed = (barrier < at.barrier)[:, None, None]
     return replace(at, barrier=barrier, past=torch.where(changed, torch.inf, at.past))
 
 
-def _tell(history: History, tick: int, moving: Tensor, problem: Discretised, at: Iterate, found: Conditions) -> None:
-    size = problem.size
+def _tell(history: History, ticks: Tensor, moving: Tensor, seen: _Seen) -> None:
+    place = (moving == history.element).nonzero().flatten()
+    if not len(place):
+        return
+    found, at, size = seen.found, seen.at, seen.at.states.shape[-1]
     costate = torch.cat((found.slope[:, 1:, :size], found.end_slope[:, None]), 1)
-    history.add(tick, moving, at.states, at.costates, at.controls, found.gap, costate)
+    history.add(int(ticks[place[0]]), moving, at.states, at.costates, at.controls, found.gap, costate)
 
 
 @final
 class _Ledger:
     """The last fields of every problem of the batch."""
 
-    def __init__(self, problem: Discretised, at: Iterate) -> None:
-        self._at = mapped(lambda part: part.clone(), at)
-        each = at.barrier
-        stages, controls = at.controls.shape[1:]
+    def __init__(self, problem: Discretised, start: Start) -> None:
+        self._fields = Start(*(part.clone() for part in (start.states, start.costates, start.controls)))
+        each = start.states.new_zeros(len(start.states))
+        stages, controls = start.controls.shape[1:]
         self._gains = each.new_zeros((len(each), stages, controls, problem.size))
         self._residuals = Residuals(*(torch.full_like(each, torch.inf) for _ in range(5)))
         self._endings = torch.full(each.shape, Ending.RUNNING.value, device=each.device)
         self._ticks = torch.zeros_like(self._endings)
 
-    def put(self, where: Tensor, at: Iterate, now: Residuals, gains: Tensor, endings: Tensor, tick: int) -> None:
-        done = (endings != Ending.RUNNING).nonzero().flatten()
+    def put(self, moving: Tensor, ended: Tensor, seen: _Seen, gains: Tensor, ticks: Tensor) -> None:
+        """Write down those that have ended; gains stage first."""
+        done = ended.nonzero().flatten()
         if not len(done):
             return
-        places = where[done]
-        self._at.put(places, at.select(done))
-        self._gains[places] = gains[done]
-        mapped(lambda all_, some: all_.index_copy_(0, places, some[done]), self._residuals, now)
-        self._endings[places] = endings[done]
-        self._ticks[places] = tick
+        places, at = moving[done], seen.at
+        self._fields.states[places] = at.states[done]
+        self._fields.costates[places] = at.costates[done]
+        self._fields.controls[places] = at.controls[done]
+        self._gains[places] = gains[:, done].transpose(0, 1)
+        mapped(lambda all_, some: all_.index_copy_(0, places, some[done]), self._residuals, seen.now)
+        self._endings[places] = seen.endings[done]
+        self._ticks[places] = ticks[done]
 
     def rest(self) -> Rest:
-        at = self._at
+        at = self._fields
         return Rest(at.states, at.costates, at.controls, self._gains, self._residuals, self._endings, self._ticks)

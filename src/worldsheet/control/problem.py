@@ -1,6 +1,6 @@
 """An optimal control problem: what moves, what it costs, what is not allowed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from math import inf, isfinite
@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from worldsheet.control.door import Called, check_call, check_numbers
+from worldsheet.control.execution import Eager, Execution
 from worldsheet.control.integrator import RK4, Discrete, Integrator
+from worldsheet.control.records import Whole
 from worldsheet.core.errors import InputError
 
 Bound: TypeAlias = Tensor | float | Sequence[float]
 
-_RK4 = RK4()
+_RK4, _EAGER = RK4(), Eager()
 
 
 @final
@@ -42,7 +44,7 @@ class FreeDuration:
 
 @final
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Problem:
+class Problem(Whole):
     """Minimise φ(x_N) + Σ_k ∫ l(x, u, t) dt over controls that are held constant on each of N stages.
 
         ẋ = f(x, u, t),   x(t_0) = x_0,   lo ≤ u ≤ hi,   c(x_k, u_k, t_k) ≤ 0 for k < N,   ψ(x_N) = 0             (20)
@@ -66,6 +68,7 @@ class Problem:
         duration: `FreeDuration(guess)` if the final time is free.
         parameters: (..., q), of every problem its own.
         initial_time: t_0.
+        execution: `Eager()`, or `Compiled()` where the matched wave is to solve problems like this one many times.
 
     Raises:
         InputError: an empty horizon, a step that is no time, bounds that cross; a function that fails, returns a wrong
@@ -86,6 +89,7 @@ class Problem:
     duration: FreeDuration | None = None
     parameters: Tensor | None = None
     initial_time: float = 0.0
+    execution: Execution = _EAGER
 
     def __post_init__(self) -> None:
         """Refuse what cannot be solved, before anything is."""
@@ -112,6 +116,17 @@ class Problem:
         """Lo and hi, (m,) each, infinite where there are none."""
         low, high = self.bounds or (-inf, inf)
         return self._limit(low), self._limit(high)
+
+    def signature(self) -> Hashable:
+        """All but the initial state, the initial time and the parameters, which are handed over as tensors."""
+        functions = (
+            self.dynamics,
+            self.running_cost,
+            self.terminal_cost,
+            self.path_constraint,
+            self.terminal_constraint,
+        )
+        return (*functions, self.integrator, self.steps, self.dt, self.duration, self.control_size)
 
     def _limit(self, bound: Bound) -> Tensor:
         like = self.initial_state

@@ -4,18 +4,9 @@ import torch
 from torch import Tensor
 
 from worldsheet.control.quadratic import Matched, Quadratic, Step, control_gain
-from worldsheet.control.scattering import matched_by_scattering, rollout_by_scattering
+from worldsheet.control.scattering import rollout_by_scattering
 
-_FEW_PROBLEMS = 16  # below it a tick costs its number of operations, so that log N products beat N short ones
-
-
-def match(local: Quadratic) -> Matched:
-    """Find the matched impedance: side by side by products of scatterers for few problems, else stage by stage."""
-    if local.gap.shape[1] < _FEW_PROBLEMS:
-        found = matched_by_scattering(local)
-        if bool(found.impedance.isfinite().all()):
-            return found
-    return matched_by_recursion(local)
+FEW_PROBLEMS = 16  # below it a tick costs its number of operations, so that log N products beat N short ones
 
 
 def matched_by_recursion(local: Quadratic) -> Matched:
@@ -67,7 +58,7 @@ def ride(local: Quadratic, matched: Matched, start: Tensor) -> Step:
     onto, through = local.transition[..., :size], local.transition[..., size:]
     closed = onto + through @ matched.gains
     drift = local.gap + (through @ matched.push[..., None])[..., 0]
-    if start.shape[0] < _FEW_PROBLEMS:
+    if start.shape[0] < FEW_PROBLEMS:
         states = rollout_by_scattering(closed, drift, start)
     else:
         states = _rollout(closed, drift, start)

@@ -1,12 +1,14 @@
 """How far a step goes: a merit of cost and violation that need not fall at every tick."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import final
 
 import torch
 from torch import Tensor
 
-from worldsheet.control.interior import Direction
+from worldsheet.control.interior import Direction, expanded
 from worldsheet.control.iterate import Conditions, Iterate
+from worldsheet.control.quadratic import Step
 from worldsheet.control.stage import Discretised
 
 MEMORY = 4  # merits that a new one is compared with
@@ -14,17 +16,86 @@ MEMORY = 4  # merits that a new one is compared with
 _KEEP = 0.995  # of the way to the boundary that slacks and forces go at most
 _FALL = 1e-4  # of the promised decrease that must come true
 _HALVINGS = 12
+_AT_ONCE = 8  # problems that try halvings at once where their number is fixed
 _MARGIN = 0.1
 
 
-def search(problem: Discretised, at: Iterate, found: Conditions, step: Direction) -> Iterate:
+@final
+@dataclass(frozen=True)
+class Aim:
+    """A step, and what is asked of it; leading dimension B.
+
+    Attributes:
+        step: where to.
+        full: the longest length that is tried.
+        weight: of the constraints in the merit.
+        past: merits, the last one this tick's.
+        ceiling: what the merit must stay below.
+        fall: how far below, per unit of length; not positive.
+        good: whether the step is fine and its full length is accepted.
+    """
+
+    step: Direction
+    full: Tensor
+    weight: Tensor
+    past: Tensor
+    ceiling: Tensor
+    fall: Tensor
+    good: Tensor
+
+    def accepts(self, trial: Tensor, lengths: Tensor, chosen: Tensor | slice) -> Tensor:
+        """Whether merits (..., B, 2) at lengths (..., B) are low enough, for the chosen problems."""
+        promised = self.ceiling[chosen] + lengths * self.fall[chosen]
+        return trial[..., 0] + self.weight[chosen] * trial[..., 1] <= promised
+
+
+def search(
+    problem: Discretised, at: Iterate, found: Conditions, moved: tuple[Step, Tensor, Tensor], wanted: Tensor
+) -> Iterate:
     """The next iterate: merit = cost + barrier + weight · violation falls enough below the largest of the last ticks.
 
     The full step is tried first, then all its halvings at once. A problem whose step is not fine, or fails at every
-    length, stays where it is, counts a failure and gets a larger shift.
+    length, stays where it is, counts a failure and gets a larger shift. `moved` is a step, its shift and whether it is
+    fine; only problems that are wanted (B,) are helped.
     """
-    full = _room(at.slacks, step.slacks)
-    slope, bend = _promised(at, found, step)
+    run = problem.problem.execution.run
+    aim = run(_aimed, problem, at, found, *moved)
+    length, good = aim.full, aim.good
+    bad = (wanted & aim.step.fine & ~good).nonzero().flatten()
+    if len(bad):
+        halvings = 0.5 ** torch.arange(1, _HALVINGS + 1, dtype=length.dtype, device=length.device)
+        shorter = halvings[:, None] * length[bad]
+        trial = _tried_by_some(problem, at, aim.step, bad, shorter)
+        fine = aim.accepts(trial, shorter, bad)
+        first = fine.to(torch.int8).argmax(0)
+        length = length.index_copy(0, bad, shorter.gather(0, first[None])[0])
+        good = good.index_copy(0, bad, fine.any(0))
+    return run(_settled, at, aim, length, good)
+
+
+def _tried_by_some(problem: Discretised, at: Iterate, step: Direction, some: Tensor, lengths: Tensor) -> Tensor:
+    """The merit of some problems at lengths (J, some), (J, some, 2); by a fixed number at once where code is fixed."""
+    execution = problem.problem.execution
+    if not execution.fixed:
+        return _tried(problem.select(some), at.select(some), step.select(some), lengths)
+    width = min(_AT_ONCE, len(at.barrier))
+    found = []
+    for first in range(0, len(some), width):
+        part, length = some[first : first + width], lengths[:, first : first + width]
+        used = len(part)
+        if used < width:
+            part = torch.cat((part, part[:1].expand(width - used)))
+            length = torch.cat((length, length[:, :1].expand(-1, width - used)), 1)
+        chosen = (problem.select(part), at.select(part), step.select(part), length)
+        found.append(execution.run(_tried, *chosen)[:, :used])
+    return torch.cat(found, 1)
+
+
+def _aimed(problem: Discretised, at: Iterate, found: Conditions, step: Step, shift: Tensor, fine: Tensor) -> Aim:
+    """What is asked of a step, and whether its full length does it."""
+    whole = expanded(at, found, step, shift, fine)
+    full = _room(at.slacks, whole.slacks)
+    slope, bend = _promised(at, found, whole)
     here = _merit(found.stage.values, found.end.values, at.states, at.slacks, at.barrier)
     weight = (slope + 0.5 * bend.clamp(min=0)) / ((1 - _MARGIN) * here[..., 1] + 1e-8)
     weight = torch.maximum(weight, 0.5 * at.weight)
@@ -32,23 +103,17 @@ def search(problem: Discretised, at: Iterate, found: Conditions, step: Direction
     ceiling = torch.where(past[..., 0].isfinite(), past[..., 0] + weight[:, None] * past[..., 1], -torch.inf).amax(-1)
     ceiling = ceiling + 1e-13 * (1 + here[:, 0].abs() + weight * here[:, 1])
     fall = _FALL * (slope - weight * here[..., 1]).clamp(max=0)
+    aim = Aim(whole, full, weight, past, ceiling, fall, fine)
+    return replace(aim, good=fine & aim.accepts(_tried(problem, at, whole, full), full, slice(None)))
 
-    def accepted(trial: Tensor, lengths: Tensor, chosen: Tensor | slice) -> Tensor:
-        return trial[..., 0] + weight[chosen] * trial[..., 1] <= ceiling[chosen] + lengths * fall[chosen]
 
-    good = step.fine & accepted(_tried(problem, at, step, full), full, slice(None))
-    bad = (step.fine & ~good).nonzero().flatten()
-    length = full
-    if len(bad):
-        halvings = 0.5 ** torch.arange(1, _HALVINGS + 1, dtype=full.dtype, device=full.device)
-        shorter = halvings[:, None] * full[bad]
-        fine = accepted(_tried(problem.select(bad), at.select(bad), step.select(bad), shorter), shorter, bad)
-        first = fine.to(torch.int8).argmax(0)
-        length = full.index_copy(0, bad, shorter.gather(0, first[None])[0])
-        good = good.index_copy(0, bad, fine.any(0))
-    moved = _moved(at, step, torch.where(good, length, 0), torch.where(good, _room(at.forces, step.forces), 0))
+def _settled(at: Iterate, aim: Aim, length: Tensor, good: Tensor) -> Iterate:
+    """Move by a length where that is good."""
+    step = aim.step
+    moved = _moved(at, step, torch.where(good, length, 0.0), torch.where(good, _room(at.forces, step.forces), 0.0))
     lifted = torch.where(good, step.shift, (10 * step.shift).clamp(min=1e-3))
-    return replace(moved, past=past, weight=weight, shift=lifted, failures=torch.where(good, 0, at.failures + 1))
+    failures = torch.where(good, 0.0, at.failures + 1)
+    return replace(moved, past=aim.past, weight=aim.weight, shift=lifted, failures=failures)
 
 
 def merit(problem: Discretised, states: Tensor, controls: Tensor, slacks: Tensor, barrier: Tensor) -> Tensor:

@@ -11,6 +11,43 @@ from worldsheet.control.problem import Problem
 
 @final
 @dataclass(frozen=True)
+class Limits:
+    """The finite bounds on the controls: u[high] ≤ top and bottom ≤ u[low]."""
+
+    high: tuple[int, ...]
+    top: Tensor
+    low: tuple[int, ...]
+    bottom: Tensor
+
+    @staticmethod
+    def of(problem: Problem) -> "Limits":
+        """Which controls have which."""
+        bottom, top = problem.limits()
+        low, high = (tuple(side.isfinite().nonzero().flatten().tolist()) for side in (bottom, top))
+        return Limits(high, top[list(high)], low, bottom[list(low)])
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.high) + len(self.low)
+
+    def excess(self, control: Tensor) -> list[Tensor]:
+        """By how much controls (..., m) exceed them, upper bounds first."""
+        above = [_chosen(control, self.high) - self.top] if self.high else []
+        return [*above, self.bottom - _chosen(control, self.low)] if self.low else above
+
+    def slopes(self, before: int, controls: int) -> Tensor:
+        """The Jacobian of `excess` in (before other entries, controls), (count, before + controls)."""
+        eye = torch.eye(before + controls, dtype=self.top.dtype, device=self.top.device)
+        return torch.cat((eye[[before + row for row in self.high]], -eye[[before + row for row in self.low]]))
+
+
+def _chosen(control: Tensor, columns: tuple[int, ...]) -> Tensor:
+    return control if len(columns) == control.shape[-1] else control[..., list(columns)]
+
+
+@final
+@dataclass(frozen=True)
 class Discretised:
     """A problem with its batch and horizon flattened to (B, N, ...).
 
@@ -23,11 +60,15 @@ class Discretised:
         problem: what is discretised.
         start: z_0, (B, nz); θ begins at 0.
         parameters: (B, 1, q) or None.
+        limits: the finite bounds.
+        time: t_0, ().
     """
 
     problem: Problem
     start: Tensor
     parameters: Tensor | None
+    limits: Limits
+    time: Tensor
 
     @staticmethod
     def of(problem: Problem) -> "Discretised":
@@ -37,7 +78,8 @@ class Discretised:
         if extra is not None:
             extra = extra.detach().expand(*problem.batch, extra.shape[-1]).reshape(len(state), 1, -1)
         free = int(problem.duration is not None)
-        return Discretised(problem, torch.nn.functional.pad(state, (0, free)), extra)
+        start, time = torch.nn.functional.pad(state, (0, free)), state.new_tensor(problem.initial_time)
+        return Discretised(problem, start, extra, Limits.of(problem), time)
 
     @property
     def free(self) -> int:
@@ -49,32 +91,51 @@ class Discretised:
         """nz, with θ."""
         return self.start.shape[-1]
 
-    @property
-    def bound_count(self) -> int:
-        """How many rows of G are bounds."""
-        return sum(map(len, self._bounded()))
-
     def select(self, index: Tensor) -> "Discretised":
         """Some of the problems."""
         extra = None if self.parameters is None else self.parameters[index]
         return replace(self, start=self.start[index], parameters=extra)
 
+    def put(self, index: Tensor, other: "Discretised") -> "Discretised":
+        """With other problems in these places."""
+        extra = self.parameters
+        if extra is not None and other.parameters is not None:
+            extra = extra.index_copy(0, index, other.parameters)
+        return replace(self, start=self.start.index_copy(0, index, other.start), parameters=extra)
+
     def stages(self, points: Tensor) -> Tensor:
         """(L, F, G) of every stage, (..., B, N, 1 + nz + p), at points (..., B, N, nz + m)."""
-        problem, lead = self.problem, points.shape[:-1]
-        state, control = points[..., : self.size], points[..., self.size :]
+        control = points[..., self.size :]
+        return torch.cat([self.carried(points), *self.path(points), *self.limits.excess(control)], -1)
+
+    def carried(self, points: Tensor) -> Tensor:
+        """(L, F) of every stage, (..., B, N, 1 + nz)."""
+        problem = self.problem
+        state = points[..., : self.size]
         path = state[..., : problem.state_size]
-        time, dt = self._clock(state)
-        following, cost = problem.integrator.step(self._flow(control, lead), path, time, dt)
-        pieces = [cost[..., None], following, state[..., problem.state_size :]]
-        if problem.path_constraint is not None:
-            pieces.append(problem.path_constraint(path, control, time, *self._extra(lead)))
-        low, high = self._bounded()
-        if len(high):
-            pieces.append(control[..., high] - problem.limits()[1][high])
-        if len(low):
-            pieces.append(problem.limits()[0][low] - control[..., low])
-        return torch.cat(pieces, -1)
+        time, dt = self.clock(state)
+        flow = _Flow(problem, points[..., self.size :], self._extra(points.shape[:-1]))
+        following, cost = problem.integrator.step(flow, path, time, dt)
+        pieces = [cost[..., None], following]
+        return torch.cat([*pieces, state[..., problem.state_size :]] if self.free else pieces, -1)
+
+    def path(self, points: Tensor) -> list[Tensor]:
+        """The path constraints of every stage, if there are any."""
+        constraint = self.problem.path_constraint
+        if constraint is None:
+            return []
+        state, control = points[..., : self.size], points[..., self.size :]
+        time, _ = self.clock(state)
+        return [constraint(state[..., : self.problem.state_size], control, time, *self._extra(points.shape[:-1]))]
+
+    def rates(self, points: Tensor, fraction: Tensor | float) -> Tensor:
+        """Rates of state, θ and cost per stage, (..., nz + 1), at points (..., B, N, nz + m) a fraction into it."""
+        state = points[..., : self.size]
+        time, dt = self.clock(state, fraction)
+        flow = _Flow(self.problem, points[..., self.size :], self._extra(points.shape[:-1]))
+        rate, cost = flow(state[..., : self.problem.state_size], time)
+        pieces = [rate, torch.zeros_like(cost)[..., None], cost[..., None]] if self.free else [rate, cost[..., None]]
+        return dt[..., None] * torch.cat(pieces, -1)
 
     def end(self, points: Tensor) -> Tensor:
         """(φ, ψ) at the end, (..., B, 1 + k), at states (..., B, nz)."""
@@ -88,49 +149,41 @@ class Discretised:
             pieces.append(problem.terminal_cost(path, *extra)[..., None])
         if problem.terminal_constraint is not None:
             pieces.append(problem.terminal_constraint(path, *extra))
-        return torch.cat(pieces, -1)
+        return torch.cat(pieces, -1) if len(pieces) > 1 else pieces[0]
 
-    def following(self, state: Tensor, control: Tensor, stage: int) -> Tensor:
-        """z_{k+1} (B, nz) of one stage from (B, nz) and (B, m)."""
-        point = state[:, None]
-        path = point[..., : self.problem.state_size]
-        time, dt = self._clock(point, stage)
-        flow = replace(self._flow(control[:, None], path.shape[:-1]), costs=False)
-        following, _ = self.problem.integrator.step(flow, path, time, dt)
-        return torch.cat((following, point[..., self.problem.state_size :]), -1)[:, 0]
+    def following(self, state: Tensor, control: Tensor, stage: Tensor) -> Tensor:
+        """z_{k+1} (B, nz) of stage () from (B, nz) and (B, m)."""
+        problem, point = self.problem, state[:, None]
+        dt = state.new_full((), problem.dt)
+        time = self.time + problem.dt * stage
+        if problem.duration is not None:
+            dt = problem.duration.guess / problem.steps * point[..., -1].exp()
+            time = self.time + dt * stage
+        flow = _Flow(problem, control[:, None], self._extra(point.shape[:-1]), costs=False)
+        path = point[..., : problem.state_size]
+        following, _ = problem.integrator.step(flow, path, time.expand(path.shape[:-1]), dt)
+        return torch.cat((following[:, 0], state[:, problem.state_size :]), -1) if self.free else following[:, 0]
 
     def times(self, states: Tensor) -> Tensor:
         """t_0 … t_N, (B, N + 1), at states (B, N + 1, nz)."""
         problem = self.problem
         count = torch.arange(problem.steps + 1, dtype=states.dtype, device=states.device)
         if problem.duration is None:
-            return (problem.initial_time + problem.dt * count).expand(len(states), -1)
+            return (self.time + problem.dt * count).expand(len(states), -1)
         dt = problem.duration.guess / problem.steps * states[:, :1, -1].exp()
-        return problem.initial_time + dt * count
+        return self.time + dt * count
 
-    def _clock(self, state: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
-        """Time and length of each stage from `first` on, (..., B, N) both."""
+    def clock(self, state: Tensor, fraction: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
+        """Time a fraction into each stage and the stage's length, both (..., B, N)."""
         problem, lead = self.problem, state.shape[:-1]
-        if problem.duration is None and lead[-1] == 1:
-            return state.new_full(lead, problem.initial_time + problem.dt * first), state.new_full(lead, problem.dt)
-        count = torch.arange(first, first + lead[-1], dtype=state.dtype, device=state.device)
+        count = torch.arange(lead[-1], dtype=state.dtype, device=state.device) + fraction
         if problem.duration is None:
-            return (problem.initial_time + problem.dt * count).expand(lead), state.new_tensor(problem.dt).expand(lead)
+            return (self.time + problem.dt * count).expand(lead), state.new_full((), problem.dt).expand(lead)
         dt = problem.duration.guess / problem.steps * state[..., -1].exp()
-        return problem.initial_time + dt * count, dt
-
-    def _flow(self, control: Tensor, lead: torch.Size) -> "_Flow":
-        return _Flow(self.problem, control, self._extra(lead))
+        return self.time + dt * count, dt
 
     def _extra(self, lead: tuple[int, ...]) -> tuple[Tensor, ...]:
         return () if self.parameters is None else (self.parameters.expand(*lead, -1),)
-
-    def _bounded(self) -> tuple[list[int], list[int]]:
-        """Which controls have a finite lower and a finite upper bound."""
-        if self.problem.bounds is None:
-            return [], []
-        low, high = self.problem.limits()
-        return (low.isfinite().nonzero().flatten().tolist(), high.isfinite().nonzero().flatten().tolist())
 
 
 @final

@@ -70,11 +70,15 @@ def start_of(problem: Discretised, guess: Guess) -> Start:
 
 def rollout(problem: Discretised, first: Tensor, controls: Tensor) -> Tensor:
     """Where controls (B, N, m) lead from z_0 (B, nz), stage after stage: (B, N + 1, nz)."""
-    states = [first]
+    states, run = [first], problem.problem.execution.run
     with torch.no_grad():
-        for k in range(controls.shape[1]):
-            states.append(problem.following(states[-1], controls[:, k], k))
+        for stage, control in zip(torch.arange(controls.shape[1]).to(first), controls.unbind(1), strict=True):
+            states.append(run(_followed, problem, states[-1], control.contiguous(), stage.clone()))
     return torch.stack(states, 1)
+
+
+def _followed(problem: Discretised, state: Tensor, control: Tensor, stage: Tensor) -> Tensor:
+    return problem.following(state, control, stage)
 
 
 def _flat(problem: Discretised, name: str, field: Tensor | None, shape: tuple[int, int]) -> Tensor | None:

@@ -7,7 +7,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from worldsheet.control.derivatives import expand
+from worldsheet.control.expansion import expand_end, expand_stages
 from worldsheet.control.hamiltonian import control_curvature, convexified, improved, stationarity, weights
 from worldsheet.control.history import History
 from worldsheet.control.iterate import Residuals
@@ -94,8 +94,8 @@ def adjoint(problem: Discretised, states: Tensor, controls: Tensor) -> Tensor:
     """λ_N = φ_x, λ_k = L_x + F_xᵀ λ_{k+1}: backward through given states, (B, N + 1, nz)."""
     size, stages = problem.size, controls.shape[1]
     zero = torch.zeros_like(states)
-    stage = expand(problem.stages, torch.cat((states[:, :-1], controls), -1), weights(problem, zero))
-    end = expand(problem.end, states[:, -1], states.new_ones((len(states), 1)))
+    stage = expand_stages(problem, torch.cat((states[:, :-1], controls), -1), weights(problem, zero))
+    end = expand_end(problem, states[:, -1], states.new_zeros((len(states), 0)))
     costates = [end.jacobian[..., 0, :]]
     for k in range(stages - 1, -1, -1):
         rows = stage.jacobian[:, k, :, :size]

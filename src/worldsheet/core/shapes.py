@@ -20,5 +20,8 @@ Elsewhere: TypeAlias = Inexact[Tensor, "..."]
 Residuals: TypeAlias = Inexact[Tensor, "site"]
 """One norm per site, from the input side to the output side."""
 
+Table: TypeAlias = Inexact[Tensor, "_ 4"]
+"""A row per site, of any number of them: norms of both residuals and of both messages."""
+
 Worldsheet: TypeAlias = Inexact[Tensor, "tick site"]
 """A depth × tick picture: one row per tick, one column per site."""

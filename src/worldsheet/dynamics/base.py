@@ -70,6 +70,14 @@ class Dynamics(ABC):
     def character(self) -> Character:
         """Which field leads, how the output is held, what vanishes at rest."""
 
+    def fit(self, depth: int) -> None:
+        """Refuse constants that are given site by site, for another number of sites than `depth`.
+
+        Raises:
+            InputError: there are such.
+        """
+        del depth
+
     @abstractmethod
     def start(self, outputs: Sequence[Elsewhere]) -> Fields:
         """Fields before tick 0, given what a forward pass puts at every site."""

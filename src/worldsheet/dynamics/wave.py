@@ -100,14 +100,17 @@ class Wave(Dynamics):
             leads=Field.STATE, cure="lower the speed below the Courant limit of these layers, or set a limit"
         )
 
-    def start(self, outputs: Sequence[Elsewhere]) -> Fields:
-        """Silence.
+    def fit(self, depth: int) -> None:
+        """Refuse impedances for another depth.
 
         Raises:
-            InputError: impedances for another depth.
+            InputError: there are such.
         """
-        if isinstance(self.impedance, tuple) and len(self.impedance) != len(outputs):
-            raise _wrong_depth(len(self.impedance), len(outputs))
+        if isinstance(self.impedance, tuple) and len(self.impedance) != depth:
+            raise _wrong_depth(len(self.impedance), depth)
+
+    def start(self, outputs: Sequence[Elsewhere]) -> Fields:
+        """Silence."""
         return Fields(zeros_like(outputs), zeros_like(outputs))
 
     def state(self, view: View) -> State:

@@ -4,8 +4,22 @@ from worldsheet.engine.base import Engine, Residual
 from worldsheet.engine.block import Block
 from worldsheet.engine.choice import engine_for
 from worldsheet.engine.loop import run
+from worldsheet.engine.measure import residual_of
 from worldsheet.engine.motion import Efforts, Motion
+from worldsheet.engine.part import Part
 from worldsheet.engine.stacked import StackedBlock
 from worldsheet.engine.stopping import Stop
 
-__all__ = ["Block", "Efforts", "Engine", "Motion", "Residual", "StackedBlock", "Stop", "engine_for", "run"]
+__all__ = [
+    "Block",
+    "Efforts",
+    "Engine",
+    "Motion",
+    "Part",
+    "Residual",
+    "StackedBlock",
+    "Stop",
+    "engine_for",
+    "residual_of",
+    "run",
+]

@@ -9,11 +9,12 @@ from torch.nn.parameter import Parameter
 
 from worldsheet.core.errors import InputError
 from worldsheet.core.field import Field
-from worldsheet.core.shapes import Costate, Point, State
+from worldsheet.core.shapes import Costate, Point, State, Table
 from worldsheet.dynamics import Dynamics
 from worldsheet.engine.base import Engine, Residual
-from worldsheet.engine.measure import norms, residual_of, start_fields
+from worldsheet.engine.measure import norms, residual_of, start_fields, table_of
 from worldsheet.engine.messages import Messages
+from worldsheet.engine.part import WHOLE, Part
 from worldsheet.engine.sheet import Sheet, held
 from worldsheet.problem import Caller, Chain, Fields, Pull, View, proximal
 from worldsheet.schedule import FRESH, Delays, Firing, Phase, Schedule
@@ -31,9 +32,10 @@ class Block(Engine):
         schedule: when. It also says how long old messages are remembered.
         keep: hold all fields to the end, for a solution; otherwise let go of what everyone has read.
         recompute: hold states but no graphs of layers, and evaluate a layer again to pull back through it.
+        part: which of a chain's sites these are, where others are elsewhere.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what a relaxation is made of
         self,
         chain: Chain,
         x: Tensor | Sequence[Tensor],
@@ -43,6 +45,7 @@ class Block(Engine):
         *,
         keep: bool,
         recompute: bool = False,
+        part: Part = WHOLE,
     ) -> None:
         inputs = (x,) if isinstance(x, Tensor) else tuple(x)
         self.chain = chain
@@ -56,7 +59,8 @@ class Block(Engine):
         self._unit: Tensor | None = None
         self._loss: Tensor | None = None
         self._cut: set[int] = set()  # sites that the cost does not depend on: their layers get no gradient at all
-        self._open = dynamics.character.open_output
+        self.part = part
+        self._open = dynamics.character.open_output and not part.passes
         if self._open and any(self.topology.children[site] for site in self.topology.ends):
             raise InputError(
                 f"{type(dynamics).__name__} on a graph in which an output is read inside too",
@@ -75,7 +79,7 @@ class Block(Engine):
         Raises:
             InputError: initial fields whose number or shapes are not those that the layers produce.
         """
-        self.sheet.start(start_fields(self.dynamics, self._forward(), initial))
+        self.sheet.start(start_fields(self.dynamics, self.forward(), initial))
 
     @property
     def precision(self) -> float:
@@ -144,8 +148,11 @@ class Block(Engine):
 
     def residual(self) -> Residual:
         """Measure every site with the messages of this moment."""
-        views = [_SiteView(self, site, FRESH) for site in self.chain.topology.sites]
-        return residual_of(self.dynamics, views, norms)
+        return residual_of(self.dynamics, self.table())
+
+    def table(self) -> Table:
+        """What `residual` is made of."""
+        return table_of([_SiteView(self, site, FRESH) for site in self.chain.topology.sites], norms)
 
     def efforts(self, *, keep: bool = False) -> list[tuple[Parameter, Tensor | None]]:
         """∂𝓛/∂θ (4) of every parameter of every layer, an entry per use; None where it was not used.
@@ -228,7 +235,8 @@ class Block(Engine):
         return others > 0
 
     @torch.no_grad()
-    def _forward(self) -> list[Point]:
+    def forward(self) -> list[Point]:
+        """What a forward pass puts at every site."""
         outputs = list(self.sheet.states)
         for site in self.topology.sites:
             outputs[site] = self.caller.function(site)(*(held(outputs, place) for place in self.caller.parents[site]))
@@ -272,10 +280,10 @@ class _SiteView(View):
 
     @property
     def at_output(self) -> bool:
-        return self._block.caller.head in self._block.caller.children[self._site]
+        return not self._block.part.passes and self._block.caller.head in self._block.caller.children[self._site]
 
     def own(self, values: Sequence[float]) -> float:
-        return values[self._site - 1]
+        return values[self._block.part.before + self._site - 1]
 
     def absorbed(self, point: State, step: float) -> State:
         caller = self._block.caller

@@ -8,6 +8,7 @@ from torch import Tensor
 from worldsheet.dynamics import Dynamics
 from worldsheet.engine.base import Engine
 from worldsheet.engine.block import Block
+from worldsheet.engine.runs import nothing_to_compile
 from worldsheet.engine.stacked import StackedBlock
 from worldsheet.problem import Chain
 from worldsheet.schedule import Schedule
@@ -23,13 +24,19 @@ def engine_for(  # noqa: PLR0913  what a verb was given
     keep: bool,
     stack: bool = True,
     recompute: bool = False,
+    compiled: bool = False,
 ) -> Engine:
     """Equal sites as one where the schedule moves all at once, else site by site.
 
     A dynamics that settles at once moves site by site too: its fields are then the same to the last bit under every
     schedule, which batched products would break.
+
+    Raises:
+        InputError: compilation asked for where sites move one by one.
     """
     together = stack and schedule.uniform and not dynamics.settles_at_once
     if together and isinstance(x, Tensor) and chain.topology.is_path:
-        return StackedBlock(chain, x, target, dynamics)
+        return StackedBlock(chain, x, target, dynamics, compiled=compiled)
+    if compiled:
+        raise nothing_to_compile()
     return Block(chain, x, target, dynamics, schedule, keep=keep, recompute=recompute)

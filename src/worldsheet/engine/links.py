@@ -1,16 +1,14 @@
 """Layers bound to fields that stay where they lie: what a planned tick evaluates and pulls back through."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias, final
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple, final
 
 import torch
 
 from worldsheet.core.shapes import Costate, Elsewhere, Point, State
-from worldsheet.problem import Stack
-
-Operation: TypeAlias = Callable[[], object]
-"""One operation of a planned tick, its operands bound."""
+from worldsheet.problem import Bound, Places, Stack
 
 
 class Strip(NamedTuple):
@@ -33,18 +31,6 @@ class Strip(NamedTuple):
         return Strip(*(field[start:] for field in self)) if start else self
 
 
-class Bound(NamedTuple):
-    """The two operations of some layers in a tick.
-
-    Attributes:
-        residual: r_l = f_l(x_{l-1}) − x_l.
-        pull: p_{l-1} = J_lᵀ e_l.
-    """
-
-    residual: Operation
-    pull: Operation
-
-
 class Link(ABC):
     """Consecutive layers first..last that are evaluated together."""
 
@@ -54,7 +40,10 @@ class Link(ABC):
 
     @abstractmethod
     def bound(self, start: int, quiet: int) -> Bound:
-        """The operations of its rows from `start` on, of which the first `quiet` send nothing down."""
+        """What makes r_l = f_l(x_{l-1}) − x_l, and p_{l-1} = J_lᵀ e_l, of its rows from `start` on.
+
+        The first `quiet` of them send nothing down.
+        """
 
 
 @final
@@ -69,15 +58,11 @@ class Clamped(Link):
 
     def __init__(self, prediction: State, state: State, credit: Costate) -> None:
         super().__init__(1, 1)
-        self._operands = prediction, state, credit
+        self._residual = partial(torch.sub, prediction, state, out=credit)
 
     def bound(self, start: int, quiet: int) -> Bound:
         """One difference."""
-        return Bound(self._residual, _nothing)
-
-    def _residual(self) -> None:
-        prediction, state, credit = self._operands
-        torch.sub(prediction, state, out=credit)
+        return Bound((self._residual,), ())
 
 
 @final
@@ -99,9 +84,9 @@ class Batched(Link):
     def bound(self, start: int, quiet: int) -> Bound:
         """Batched operations on the rows wanted."""
         count = len(self._strip.states)
-        steps = [step.part(start, count) for step in self._steps]
-        rows = Rows(steps, self._strip.rows(start), self._rooms.rows(start), quiet)
-        return Bound(rows.residual, rows.pull if quiet < count - start else _nothing)
+        steps = [step.part(start, count) for step in self._steps] if start else self._steps
+        bound = bound_chain(steps, self._strip.rows(start), self._rooms.rows(start), quiet)
+        return bound if quiet < count - start else Bound(bound.ahead, ())
 
 
 class Rooms(NamedTuple):
@@ -132,56 +117,27 @@ def rooms_of(steps: Sequence[Stack], strip: Strip) -> Rooms:
     return Rooms(values, work, [strip.pulled, *(torch.empty_like(value) for value in values[:-1])])
 
 
-@final
-class Rows:
-    """Some layers, at the states where they lie.
+def bound_chain(steps: Sequence[Stack], strip: Strip, rooms: Rooms, quiet: int, *, settled: bool = False) -> Bound:
+    """The steps of some layers, one after the other, at the states where they lie.
 
     Args:
         steps: their elementary maps, in order.
         strip: their fields.
         rooms: their memory.
         quiet: how many of them, from below, send nothing down.
+        settled: whether states take what is predicted; otherwise residuals are written to the credits.
     """
-
-    __slots__ = ("_credits", "_forward", "_quiet", "_saved", "_senders", "_strip", "_top")
-
-    def __init__(self, steps: Sequence[Stack], strip: Strip, rooms: Rooms, quiet: int) -> None:
-        count = len(strip.states)
-        self._strip = strip
-        self._forward = list(zip(steps, rooms.values, rooms.work, strict=True))
-        self._top = self._forward.pop()
-        self._quiet = quiet
-        senders = [step.part(quiet, count) for step in steps] if quiet else steps
-        self._credits = strip.credits[quiet:] if quiet else strip.credits
-        self._senders = list(zip(senders, rooms.rows(quiet).credits, strict=True))[::-1]
-        self._saved: list[Point] = []
-
-    def prediction(self, out: Elsewhere) -> None:
-        """Write f_l(x_{l-1}) to `out`."""
-        x = self._inner()
-        step, _, work = self._top
-        self._saved.append(step.forward(x, out, work)[1])
-
-    def residual(self) -> None:
-        """Write r_l to the credits."""
-        x = self._inner()
-        step, value, _ = self._top
-        self._saved.append(step.residual(x, self._strip.states, self._strip.credits, value))
-
-    def pull(self) -> None:
-        """Pull the credits back."""
-        credit, quiet = self._credits, self._quiet
-        for (step, out), kept in zip(self._senders, reversed(self._saved), strict=True):
-            credit = step.pull(credit, kept[quiet:] if quiet else kept, out)
-
-    def _inner(self) -> Point:
-        """All steps but the last."""
-        x, self._saved = self._strip.below, []
-        for step, value, work in self._forward:
-            x, kept = step.forward(x, value, work)
-            self._saved.append(kept)
-        return x
-
-
-def _nothing() -> None:
-    """Where a layer has nothing to send."""
+    top = len(steps) - 1
+    ahead: list[Bound] = []
+    x, credits = strip.below, [*rooms.credits[1:], strip.credits]
+    for index, step in enumerate(steps):
+        value = strip.states if settled and index == top else rooms.values[index]
+        below = rooms.credits[index]
+        at = Places(x, value, rooms.work[index], credits[index], below[quiet:] if quiet else below, quiet)
+        alone = settled or index < top
+        ahead.append(step.bound(at) if alone else step.bound_residual(at, strip.states))
+        x = value
+    return Bound(
+        tuple(operation for bound in ahead for operation in bound.ahead),
+        tuple(operation for bound in reversed(ahead) for operation in bound.back),
+    )

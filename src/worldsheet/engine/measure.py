@@ -8,21 +8,29 @@ from torch import Tensor
 
 from worldsheet.core.errors import InputError
 from worldsheet.core.field import Field
-from worldsheet.core.shapes import Elsewhere, Residuals
+from worldsheet.core.shapes import Elsewhere, Residuals, Table
 from worldsheet.dynamics import Dynamics
 from worldsheet.engine.base import Residual
 from worldsheet.problem import Fields, View
 
 
-def residual_of(dynamics: Dynamics, views: Sequence[View], norms: Callable[[list[Tensor]], Residuals]) -> Residual:
+def table_of(views: Sequence[View], norms: Callable[[list[Tensor]], Residuals]) -> Table:
+    """‖r‖, ‖g‖ and the norms of the messages from below and above, a row per site."""
+    columns = (
+        [view.state_residual for view in views],
+        [view.costate_residual for view in views],
+        [view.prediction for view in views],
+        [view.pulled for view in views],
+    )
+    return torch.stack([norms(column) for column in columns], 1)
+
+
+def residual_of(dynamics: Dynamics, table: Table) -> Residual:
     """Norms of r and g at every site, and the largest, relative to its message, that the dynamics brings to zero."""
-    states, costates = norms([view.state_residual for view in views]), norms([view.costate_residual for view in views])
-    measured = {
-        Field.STATE: (states, norms([view.prediction for view in views])),
-        Field.COSTATE: (costates, norms([view.pulled for view in views])),
-    }
+    states, costates, predictions, pulled = table.unbind(1)
     if not bool(torch.isfinite(torch.cat([states, costates])).all()):
         return Residual(states, costates, nan)
+    measured = {Field.STATE: (states, predictions), Field.COSTATE: (costates, pulled)}
     ratios = [_relative(*measured[field]) for field in dynamics.character.vanishing]
     return Residual(states, costates, float(torch.cat(ratios).max()))
 
@@ -42,9 +50,11 @@ def start_fields(dynamics: Dynamics, outputs: Sequence[Elsewhere], initial: Fiel
     """The dynamics' own start, or the one given.
 
     Raises:
-        InputError: initial fields whose number or shapes are not those that the layers produce.
+        InputError: initial fields whose number or shapes are not those that the layers produce, or constants of the
+            dynamics for another depth.
     """
     if initial is None:
+        dynamics.fit(len(outputs))
         return dynamics.start(outputs)
     given = [tuple(state.shape) for state in initial.states]
     wanted = [tuple(output.shape) for output in outputs]

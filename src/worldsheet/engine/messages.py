@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from worldsheet.core.shapes import Costate, Point, State
-from worldsheet.problem import Caller, Evaluation, Priced, Pull, Recorded, Remembered, Step, Stepwise
+from worldsheet.problem import Caller, Efforts, Evaluation, Priced, Pull, Recorded, Remembered, Step, Stepwise
 
 
 @final
@@ -99,6 +99,20 @@ class Messages:
             raise self.caller.blame(layer, points, error) from error
         self._pulled[layer] = (evaluation, credit, pull)
         return pull
+
+    def halves(self, layer: int, points: Sequence[Point], credit: Costate) -> tuple[Tensor | None, Efforts]:
+        """Pull `credit` back through the layer for the last time: its input's credit now, the efforts when called for.
+
+        Raises:
+            LayerError: a pull-back that torch refuses.
+        """
+        evaluation = self.evaluation(layer, points)
+        self.pulls += layer != self.caller.head
+        self.forget(layer)
+        try:
+            return evaluation.halves(credit)
+        except RuntimeError as error:
+            raise self.caller.blame(layer, points, error) from error
 
     def forward(self, layer: int, point: Point) -> State:
         """The layer at a point, with nothing kept for derivatives.

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from worldsheet.core.field import Field
-from worldsheet.core.shapes import Costate, State
+from worldsheet.core.shapes import State
 from worldsheet.dynamics import Coefficients, Dynamics
-from worldsheet.engine.links import Batched, Clamped, Link, Operation, Rows, Strip, rooms_of
+from worldsheet.engine.links import Batched, Clamped, Link, Strip, bound_chain, rooms_of
 from worldsheet.engine.messages import Messages
 from worldsheet.engine.slab import Slab, Span, cut
-from worldsheet.problem import Caller, Cost, Stack, Step
+from worldsheet.problem import Caller, Cost, Operation, Stack, Step
 from worldsheet.schedule import Phase, Tick
 
 
@@ -75,10 +75,11 @@ class Planner:
         self._links = _links(caller, slabs, memory, first)
         size = caller.head - 1
         strip = _strip(Span(size, size), self._hidden[-1], slabs[-1], memory)
-        price = partial(cost.slope, target=caller.target)
         if descent.ascent is not None:  # the output's credit is its costate
             strip = strip._replace(credits=slabs[-1].costates)
-        self._output = _Output(_alone(caller.traits[-2].steps), strip, price, descent.unit)
+        self._output = _output(
+            _alone(caller.traits[-2].steps), strip, partial(cost.bound_slope, target=caller.target, unit=descent.unit)
+        )
         self._size = caller.head - 1
         self._plans: dict[int, tuple[Tick, Plan | None]] = {}
 
@@ -99,10 +100,10 @@ class Planner:
         moving = [link for link in self._links if link.last >= lowest]
         bound = [link.bound(max(lowest - link.first, 0), int(link.first <= lowest)) for link in moving]
         operations: tuple[Operation, ...] = (
-            *(each.residual for each in bound),
+            *(operation for each in bound for operation in each.ahead),
             *self._credits(lowest),
-            self._output,
-            *(each.pull for each in bound),
+            *self._output,
+            *(operation for each in bound for operation in each.back),
             *self._steps(lowest),
         )
         layers = self._size + 1 - max(lowest, 2)
@@ -144,32 +145,10 @@ class Planner:
         ]
 
 
-@final
-class _Output:
-    """The open output: the last layer's prediction is the state, the cost's slope there is the credit."""
-
-    __slots__ = ("_credit", "_price", "_rows", "_state", "_states", "_unit")
-
-    def __init__(self, steps: Sequence[Stack], strip: Strip, price: Callable[[State], Costate], unit: float) -> None:
-        self._rows = Rows(steps, strip, rooms_of(steps, strip), 0)
-        self._states, self._state, self._credit = strip.states, strip.states[0], strip.credits[0]
-        self._price = price
-        self._unit = unit
-
-    def __call__(self) -> None:
-        self._rows.prediction(self._states)
-        slope = self._price(self._state)
-        if self._unit == 1:
-            self._credit.copy_(slope)
-        else:
-            torch.div(slope, self._unit, out=self._credit)
-        self._rows.pull()
-
-
 def planner_for(
     dynamics: Dynamics, messages: Messages, slabs: Sequence[Slab], outputs: Sequence[Tensor]
 ) -> Planner | None:
-    """A planner, if the dynamics is a descent with an open output and everything above layer 1 has a closed form.
+    """A planner, if the dynamics is a descent with an open output and all above layer 1 is gathered or closed.
 
     Args:
         dynamics: how a site moves.
@@ -181,8 +160,11 @@ def planner_for(
     descent = descent_of(dynamics.coefficients(outputs[-1].shape[0])) if outputs[-1].dim() else None
     if descent is None or not dynamics.character.open_output or caller.cost is None or len(outputs) < 3:
         return None
-    closed = all(messages.closed(layer, outputs[layer - 1]) for layer in range(2, caller.head))
-    if not closed or not caller.cost.fits(outputs[-1], caller.target):
+    gathered = {
+        layer for slab in slabs for run in slab.runs if not run.alone for layer in range(run.first, run.last + 1)
+    }
+    bindable = all(layer in gathered or messages.closed(layer, outputs[layer - 1]) for layer in range(2, caller.head))
+    if not bindable or not caller.cost.fits(outputs[-1], caller.target):
         return None
     return Planner(descent, caller, caller.cost, slabs, outputs[1])
 
@@ -217,6 +199,12 @@ def _links(caller: Caller, slabs: Sequence[Slab], memory: dict[int, tuple[Tensor
             steps = _alone(caller.traits[start - 1].steps) if alone else run.part(start, run.last)
             found.append(Batched(start, steps, strip))
     return found
+
+
+def _output(steps: Sequence[Stack], strip: Strip, price: Callable[..., tuple[Operation, ...]]) -> tuple[Operation, ...]:
+    """The open output: the last layer's prediction is the state, the cost's slope there is the credit."""
+    bound = bound_chain(steps, strip, rooms_of(steps, strip), 0, settled=True)
+    return (*bound.ahead, *price(strip.states[0], out=strip.credits[0]), *bound.back)
 
 
 def _alone(steps: Sequence[Step] | None) -> list[Stack]:

@@ -7,14 +7,17 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import Parameter
 
+from worldsheet.core.errors import InputError
 from worldsheet.core.shapes import Costate, Elsewhere, Point, State
 from worldsheet.engine.room import Room
 from worldsheet.problem import Stack, Traits
 
+_ROUNDINGS = 1000  # by which a batched product may differ from single ones
+
 
 @final
 class Run:
-    """Consecutive layers first..last with equal closed forms, or one layer of any kind, which has no steps here.
+    """Consecutive layers first..last of one form, or one layer of any kind, which has no steps here.
 
     Args:
         first: its lowest layer.
@@ -27,7 +30,7 @@ class Run:
         self.first = first
         self.last = last
         self.parameters = parameters
-        self._steps = steps
+        self.steps = steps
         self._part = (first, last, steps)
         self._values = [Room(last + 1 - first) for _ in steps]
         self._work = [Room(last + 1 - first) for _ in steps]
@@ -43,7 +46,7 @@ class Run:
 
         What is saved is overwritten by the next call.
         """
-        saved, top, count = [], len(self._steps) - 1, last + 1 - first
+        saved, top, count = [], len(self.steps) - 1, last + 1 - first
         for index, step in enumerate(self.part(first, last)):
             into = out if index == top else self._values[index].rows(count)
             y, kept = step.forward(points, into, self._work[index].like(points))
@@ -66,9 +69,9 @@ class Run:
     def efforts(self, credit: Costate, saved: Sequence[Point]) -> dict[int, tuple[Tensor, Tensor]]:
         """Each parameter's effort (4) under its id, summed over the run's layers; `saved` is of the whole run."""
         found: dict[int, tuple[Tensor, Tensor]] = {}
-        lowest = next((index for index, step in enumerate(self._steps) if step.has_parameters), len(self._steps))
-        for index in range(len(self._steps) - 1, lowest - 1, -1):
-            step = self._steps[index]
+        lowest = next((index for index, step in enumerate(self.steps) if step.has_parameters), len(self.steps))
+        for index in range(len(self.steps) - 1, lowest - 1, -1):
+            step = self.steps[index]
             for parameter, part in step.efforts(credit, saved[index]):
                 known = found.get(id(parameter))
                 found[id(parameter)] = (parameter, part if known is None else known[1] + part)
@@ -79,27 +82,51 @@ class Run:
     def part(self, first: int, last: int) -> tuple[Stack, ...]:
         """The steps of some of the layers, remembered until others are asked for."""
         if self._part[:2] != (first, last):
-            parts = tuple(step.part(first - self.first, last + 1 - self.first) for step in self._steps)
+            parts = tuple(step.part(first - self.first, last + 1 - self.first) for step in self.steps)
             self._part = (first, last, parts)
         return self._part[2]
 
 
-def runs(traits: Sequence[Traits], points: Sequence[Tensor]) -> list[Run]:
-    """Consecutive layers with equal closed forms on states of one shape, the last layer apart.
+def runs(traits: Sequence[Traits], passed: Sequence[Tensor], *, compiled: bool) -> list[Run]:
+    """Consecutive layers that are equal but for their parameters on states of one shape, the last layer apart.
+
+    Layers without a closed form are mapped together if that gives what each of them gave by itself.
 
     Args:
         traits: of layers 1..L.
-        points: what each of them reads, x_0..x_{L-1}.
+        passed: a forward pass, x_0..x_L.
+        compiled: whether layers that are mapped together are compiled.
+
+    Raises:
+        InputError: nothing to compile, or a compiler that fails.
     """
     autocast = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")  # a closed form would not cast
     found: list[list[int]] = []
     for index in range(len(traits)):
-        joins = 0 < index < len(traits) - 1 and not autocast and _equal(traits, points, index)
+        joins = 0 < index < len(traits) - 1 and not autocast and _equal(traits, passed, index)
         if joins:
             found[-1].append(index)
         else:
             found.append([index])
-    return [_gathered(indices, traits) for indices in found]
+    gathered: list[Run] = []
+    for indices in found:
+        run = _gathered(indices, traits)
+        agree = run.alone or traits[indices[0]].steps is not None or _agree(run, passed)
+        gathered += [run] if agree else [_gathered([index], traits) for index in indices]
+    if not compiled:
+        return gathered
+    if not any(step.compiles for run in gathered for step in run.steps):
+        raise nothing_to_compile()
+    return [_compiled(run, passed) for run in gathered]
+
+
+def nothing_to_compile() -> InputError:
+    """The refusal of a compiler that would have nothing to do."""
+    return InputError(
+        "compile=True where no layers are mapped together",
+        "a chain with equal neighbours that have no closed form, moving all at once",
+        "leave compile out: closed forms and layers that stand alone are run by torch's own kernels as they are",
+    )
 
 
 def same_form(one: Tensor, other: Tensor) -> bool:
@@ -107,18 +134,52 @@ def same_form(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and one.dtype == other.dtype and one.device == other.device
 
 
-def _equal(traits: Sequence[Traits], points: Sequence[Tensor], index: int) -> bool:
-    steps, below, point = traits[index].steps, traits[index - 1].steps, points[index]
-    if not steps or not below or len(steps) != len(below) or not same_form(points[index - 1], point):
+def _compiled(run: Run, passed: Sequence[Tensor]) -> Run:
+    """The run with its maps compiled, tried at the forward pass, so that a compiler that fails is told at once."""
+    if not any(step.compiles for step in run.steps):
+        return run
+    made = Run(run.first, run.last, tuple(step.compiled() for step in run.steps), run.parameters)
+    points = torch.stack(list(passed[run.first - 1 : run.last]))
+    credit = torch.zeros_like(torch.stack(list(passed[run.first : run.last + 1])))
+    try:
+        saved = made.forward(run.first, run.last, points, torch.empty_like(credit))
+        made.pull(run.first, run.last, credit, saved, torch.empty_like(points))
+    except Exception as error:  # whatever a compiler says
+        raise InputError(
+            f"compile=True, where torch.compile fails: {str(error).strip().splitlines()[0]}",
+            "a C++ compiler that torch finds, and layers that it can compile",
+            "leave compile out: equal layers move together all the same",
+        ) from error
+    return made
+
+
+def _equal(traits: Sequence[Traits], passed: Sequence[Tensor], index: int) -> bool:
+    forms, below, point = traits[index].forms, traits[index - 1].forms, passed[index]
+    if not forms or not below or len(forms) != len(below) or not same_form(passed[index - 1], point):
         return False
-    pairs = zip(steps, below, strict=True)
-    return all(step.alike(other) and step.fits(point) and other.fits(point) for step, other in pairs)
+    pairs = zip(forms, below, strict=True)
+    return all(form.alike(other) and form.fits(point) and other.fits(point) for form, other in pairs)
 
 
 def _gathered(indices: Sequence[int], traits: Sequence[Traits]) -> Run:
     parameters = tuple({id(p): p for index in indices for p in traits[index].parameters}.values())
     steps: tuple[Stack, ...] = ()
     if len(indices) > 1:
-        columns = zip(*(traits[index].steps or () for index in indices), strict=True)
+        columns = zip(*(traits[index].forms for index in indices), strict=True)
         steps = tuple(column[0].stacked(column[1:]) for column in columns)
     return Run(indices[0] + 1, indices[-1] + 1, steps, parameters)
+
+
+def _agree(run: Run, passed: Sequence[Tensor]) -> bool:
+    """Whether layers mapped together give, to rounding, what they gave one by one, and leave what they read alone."""
+    read, wanted = (torch.stack(list(passed[run.first - shift : run.last + 1 - shift])) for shift in (1, 0))
+    if read.shape[1:] != wanted.shape[1:]:
+        return False
+    points, made = read.clone(), torch.empty_like(wanted)
+    try:
+        run.forward(run.first, run.last, points, made)
+    except Exception:
+        return False
+    error, size = (torch.linalg.vector_norm(each) for each in (made - wanted, wanted))
+    kept = torch.equal(points, read) and not any(step.overwritten for step in run.steps)
+    return kept and bool(error <= _ROUNDINGS * torch.finfo(wanted.dtype).eps * size)

@@ -106,7 +106,8 @@ class SlabMessages:
 
     def _pull_inside(self, slab: Slab, layers: Span, out: Elsewhere) -> None:
         """Pull credits back through layers between sites of one slab, the lowest into the first row of `out`."""
-        points, credits = self._evaluated(slab, layers), self._credited(slab, layers)
+        first = max(layers.first - 1, 1)  # the lowest layer too, since its residual is read at the same states
+        points, credits = self._evaluated(slab, Span(first, layers.last)), self._credited(slab, layers)
         for run in slab.runs:
             first, last = max(run.first, layers.first), min(run.last, layers.last)
             if first > last:

@@ -11,7 +11,7 @@ from worldsheet.core.field import Field
 from worldsheet.core.shapes import Residuals
 from worldsheet.dynamics import Dynamics
 from worldsheet.engine.base import Engine, Residual
-from worldsheet.engine.measure import residual_of, start_fields
+from worldsheet.engine.measure import residual_of, start_fields, table_of
 from worldsheet.engine.messages import Messages
 from worldsheet.engine.plan import Plan, Planner, planner_for
 from worldsheet.engine.runs import runs
@@ -34,9 +34,11 @@ class StackedBlock(Engine):
         x: input x_0.
         target: what the loss compares the output with.
         dynamics: how a site moves; it sees many sites at once and must treat them alike.
+        compiled: whether equal layers without a closed form are compiled.
     """
 
-    def __init__(self, chain: Chain, x: Tensor, target: Any, dynamics: Dynamics) -> None:
+    def __init__(self, chain: Chain, x: Tensor, target: Any, dynamics: Dynamics, *, compiled: bool = False) -> None:
+        self._compiled = compiled
         self.chain = chain
         self.topology = chain.topology
         self.dynamics = dynamics
@@ -63,11 +65,11 @@ class StackedBlock(Engine):
     @torch.no_grad()
     def start(self, initial: Fields | None) -> None:
         """See `Engine.start`; evaluates every layer once in order."""
-        outputs = [self._x]
-        for site in self.topology.sites:
+        outputs = [self._x, self._messages.evaluation(1, [self._x]).output]  # kept, since the input never moves
+        for site in range(2, len(self.chain) + 1):
             outputs.append(self._messages.forward(site, outputs[-1]))
         fields = start_fields(self.dynamics, outputs[1:], initial)
-        found = runs(self.caller.traits[:-1], [self._x, *fields.states[:-1]])
+        found = runs(self.caller.traits[:-1], outputs, compiled=self._compiled)
         self._slabs = slabs(self._x, fields, found)
         self._made = SlabMessages(self._messages, self.dynamics, self._slabs, self._x)
         self._planner = planner_for(self.dynamics, self._messages, self._slabs, outputs)
@@ -101,7 +103,8 @@ class StackedBlock(Engine):
     def residual(self) -> Residual:
         """See `Engine.residual`; one norm per site."""
         self._seen = True
-        return residual_of(self.dynamics, [self._between.view(slab, span) for slab, span in self._moving()], _norms)
+        views = [self._between.view(slab, span) for slab, span in self._moving()]
+        return residual_of(self.dynamics, table_of(views, _norms))
 
     @property
     def overflowed(self) -> bool:

@@ -1,9 +1,12 @@
 """Unlocked training: stages that talk to their neighbours and never wait for a global pass."""
 
+from worldsheet.pipeline.drive import Done
 from worldsheet.pipeline.links import Links
 from worldsheet.pipeline.order import Act, Deed, Locked, Order, Span, Unlocked, timeline
 from worldsheet.pipeline.partition import Plan, balanced, measured_costs
 from worldsheet.pipeline.pipeline import Pipeline, Traversal
+from worldsheet.pipeline.relaxation import Share, relax
+from worldsheet.pipeline.segment import Place
 from worldsheet.pipeline.stage import Stage
 from worldsheet.pipeline.weights import Current, Passive, Predicted, Stashed, Weights
 
@@ -11,13 +14,16 @@ __all__ = [
     "Act",
     "Current",
     "Deed",
+    "Done",
     "Links",
     "Locked",
     "Order",
     "Passive",
     "Pipeline",
+    "Place",
     "Plan",
     "Predicted",
+    "Share",
     "Span",
     "Stage",
     "Stashed",
@@ -26,5 +32,6 @@ __all__ = [
     "Weights",
     "balanced",
     "measured_costs",
+    "relax",
     "timeline",
 ]

@@ -1,41 +1,54 @@
 """Links across processes: point-to-point messages of `torch.distributed`, to two neighbours and nobody else."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, final
+from time import perf_counter
+from typing import Any, NamedTuple, TypeAlias, final
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
-from worldsheet.core.errors import WorldsheetError
 from worldsheet.core.shapes import Costate, State
-from worldsheet.pipeline.links import Links
+from worldsheet.pipeline.links import Links, Traffic
+from worldsheet.pipeline.message import HEADER, Agreement, Header, NeighbourError, floating
+from worldsheet.pipeline.segment import Place
 
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-_DIMS = 8
-_HEADER = 3 + _DIMS  # packet, dtype, number of dimensions, their sizes
+_CPU = torch.device("cpu")
+
+Meeting: TypeAlias = Store
+"""Where processes find each other."""
 
 
-class NeighbourError(WorldsheetError, ConnectionError):
-    """A neighbour that is gone, silent, or sends what was not agreed."""
+def backend_of(device: torch.device) -> str:
+    """What carries a stage's messages: gloo between CPUs; NCCL between GPUs, beside gloo for what stages agree on."""
+    host = dist.get_default_backend_for_device("cpu")
+    own = dist.get_default_backend_for_device(device)
+    return host if device.type == "cpu" else f"cpu:{host},{device.type}:{own}"
 
 
 @contextmanager
-def joined(rank: int, stages: int, store: str, timeout: float, backend: str = "gloo") -> Iterator[None]:
+def joined(rank: int, stages: int, store: str | Meeting, timeout: float, device: torch.device = _CPU) -> Iterator[None]:
     """Be one of the processes of a run for a while.
 
     Args:
         rank: which stage this process is.
         stages: how many processes there are.
-        store: where they meet: `file:///some/new/file` on one machine, `env://` where `torchrun` has started them.
+        store: where they meet: `file:///some/new/file` on one machine, an `agents_store` under torchrun.
         timeout: seconds after which a silent neighbour counts as gone.
-        backend: gloo for tensors on CPUs, nccl on GPUs.
+        device: where the stage's tensors are, which decides what carries them; a GPU without a number is the one with
+            the stage's.
     """
-    dist.init_process_group(backend, store, timedelta(seconds=timeout), stages, rank)
+    if device.type != "cpu" and device.index is None:
+        module = torch.get_device_module(device)
+        module.set_device(rank % module.device_count())
+    backend = backend_of(device)
+    place = {"init_method": store} if isinstance(store, str) else {"store": store}
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout), world_size=stages, rank=rank, **place)
     try:
         yield
     finally:
@@ -49,23 +62,76 @@ def all_agree(yes: bool) -> bool:
     return bool(vote.item())
 
 
+def agents_store(address: str, port: int, name: str, timeout: float) -> Meeting:
+    """A store of torchrun's agent, which outlives the processes that it starts and replaces.
+
+    Torch itself would let processes that were started again meet under the addresses of those that are gone.
+
+    Args:
+        address: of the agent.
+        port: of its store.
+        name: keeps apart what is kept there under equal keys.
+        timeout: seconds to wait for an entry.
+    """
+    wait = timedelta(seconds=timeout)
+    return PrefixStore(name, TCPStore(address, port, is_master=False, timeout=wait, wait_for_workers=False))
+
+
+def agreed(store: Meeting, key: str, make: Callable[[], str] | None) -> str:
+    """A text that one process makes, once, for all processes and for those that replace them.
+
+    Args:
+        store: where it is kept.
+        key: under which name.
+        make: makes it if it is not there; None waits until it is.
+    """
+    if make is not None and not store.check([key]):
+        store.set(key, make())
+    found: bytes = store.get(key)
+    return found.decode()
+
+
 @final
 class Wires(Links):
     """Edges to the processes of the stages below and above, one stage per rank of the default group.
 
-    A message is a header of integers (packet number, dtype, shape) and the tensor. At most `window` messages per edge
-    are under way; a sender that is further ahead waits, so memory is bounded.
+    A message is a header (packet number, dtypes, shape) and the numbers, in one send. While a stage computes, the next
+    message of each edge is received already: its size is that of the first, which alone comes in two sends, as does
+    one that is larger. At most `window` messages per edge are under way; a sender that is further ahead waits, so
+    memory is bounded.
 
     Args:
         stage: this process's stage, which is its rank.
         stages: how many there are.
-        device: where tensors are.
+        device: where tensors are. Where that is no CPU, states and credits travel in groups of their own, so that
+            neither waits for the other; all stages must make their wires then.
         window: messages under way per edge.
+        messages: what numbers travel as; None for what they are.
+
+    Raises:
+        InputError: messages of a dtype that is not floating.
     """
 
-    def __init__(self, stage: int, stages: int, device: torch.device, window: int = 4) -> None:
-        self._below = _Edge(stage - 1, f"stage {stage - 1} below", device, window) if stage else None
-        self._above = _Edge(stage + 1, f"stage {stage + 1} above", device, window) if stage < stages - 1 else None
+    def __init__(
+        self, stage: int, stages: int, device: torch.device, window: int = 4, messages: torch.dtype | None = None
+    ) -> None:
+        self._messages = floating(messages)
+        up, down = (None, None) if device.type == "cpu" else (dist.new_group(), dist.new_group())
+        below = Agreement(f"stage {stage - 1} below", messages)
+        above = Agreement(f"stage {stage + 1} above", messages)
+        self._below = _Edge(stage - 1, below, device, window, down, up) if stage else None
+        self._above = _Edge(stage + 1, above, device, window, up, down) if stage < stages - 1 else None
+
+    @property
+    def messages(self) -> torch.dtype | None:
+        """As given."""
+        return self._messages
+
+    @property
+    def traffic(self) -> Traffic:
+        """Since the wires were made."""
+        edges = [edge for edge in (self._below, self._above) if edge is not None]
+        return Traffic(sum(e.sent for e in edges), sum(e.bytes for e in edges), sum(e.waited for e in edges))
 
     def state_here(self, packet: int) -> bool:
         """True: taking it waits."""
@@ -91,93 +157,136 @@ class Wires(Links):
         """Waits only if the window is full."""
         _there(self._below).send(packet, credit)
 
+    def open(self, packets: int) -> None:
+        """Begin to receive ahead: that many messages come from each side."""
+        for edge in (self._below, self._above):
+            if edge is not None:
+                edge.open(packets)
+
     def close(self) -> None:
         """Wait until everything sent has been taken."""
         for edge in (self._below, self._above):
             if edge is not None:
-                edge.drain(0)
+                edge.close()
+
+
+def place_of(stage: int, stages: int, device: torch.device) -> Place:
+    """Where this process, whose rank is its stage, stands in a `worldsheet.pipeline.relax` spread over processes."""
+    return Place(stage, Wires(stage, stages, device), Wires(stage, stages, device))
+
+
+class _Coming(NamedTuple):
+    work: Any
+    buffer: Tensor
+
+
+class _Way(NamedTuple):
+    packet: int
+    works: tuple[Any, ...]
+    buffers: tuple[Tensor, ...]
 
 
 @final
 @dataclass
 class _Edge:
+    """Both directions to one neighbour.
+
+    `ahead` says whether messages are received ahead; then `room` and `room_there` are the bytes of numbers for which a
+    buffer waits here and at the neighbour: none until the first message has told its size.
+    """
+
     rank: int
-    name: str
+    agreement: Agreement
     device: torch.device
     window: int
-    agreed: tuple[int, ...] | None = None
-    under_way: deque[tuple[Any, ...]] = field(default_factory=deque)
+    outward: Any
+    inward: Any
+    ahead: bool = False
+    left: int = 0
+    room: int = 0
+    room_there: int = 0
+    coming: _Coming | None = None
+    under_way: deque[_Way] = field(default_factory=deque)
+    spare: list[Tensor] = field(default_factory=list)
+    sent: int = 0
+    bytes: int = 0
+    waited: float = 0.0
+
+    def open(self, messages: int) -> None:
+        self.ahead, self.left, self.room, self.room_there = True, messages, 0, 0
+        self.spare.clear()
+
+    def close(self) -> None:
+        self._drain(0)
+        self.ahead, self.room, self.room_there = False, 0, 0
 
     def send(self, packet: int, tensor: Tensor) -> None:
-        self.drain(self.window - 1)
-        whole = tensor.contiguous()
-        header = torch.tensor(_described(packet, whole), dtype=torch.int64, device=self.device)
+        self._drain(self.window - 1)
+        header = Header.of(packet, tensor, self.agreement.messages)
+        whole = header.bytes <= self.room_there
+        buffer = self.spare.pop() if whole and self.spare else self._buffer(self.room_there if whole else 0)
+        header.write(buffer)
+        if whole:
+            header.numbers(buffer).copy_(tensor)
+            parts: tuple[Tensor, ...] = (buffer,)
+        else:
+            parts = (buffer, tensor.to(header.dtype).contiguous())
+            self.room_there = self.room_there or (header.bytes if self.ahead else 0)
         try:
-            works = dist.isend(header, self.rank), dist.isend(whole, self.rank)
+            works = tuple(dist.isend(part, self.rank, self.outward) for part in parts)
         except RuntimeError as error:
             raise self._gone(packet, error) from error
-        self.under_way.append((packet, works, header, whole))
+        self.under_way.append(_Way(packet, works, parts))
+        self.sent += 1
+        self.bytes += sum(part.nbytes for part in parts)
 
     def take(self, packet: int) -> Tensor:
-        header = torch.empty(_HEADER, dtype=torch.int64, device=self.device)
+        begun = perf_counter()
         try:
-            dist.recv(header, self.rank)
-            self._check(packet, header.tolist())
-            _, kind, dims, *sizes = header.tolist()
-            found = torch.empty(sizes[:dims], dtype=_DTYPES[kind], device=self.device)
-            dist.recv(found, self.rank)
+            _, buffer = coming = self.coming or self._receive(self._buffer(self.room))
+            coming.work.wait()
+            header = self.agreement.read(packet, buffer)
+            if header.bytes <= self.room:
+                found = header.numbers(buffer)
+            else:
+                found = torch.empty(header.shape, dtype=header.dtype, device=self.device)
+                self._receive(found).work.wait()
+                self.room = self.room or (header.bytes if self.ahead else 0)
+            self.left -= self.ahead
+            self.coming = self._receive(self._buffer(self.room)) if self.ahead and self.left else None
         except RuntimeError as error:
             raise self._gone(packet, error) from error
-        return found
+        self.waited += perf_counter() - begun
+        return found.to(header.kept)
 
-    def drain(self, leave: int) -> None:
+    def _buffer(self, room: int) -> Tensor:
+        return torch.empty(HEADER + room, dtype=torch.uint8, device=self.device)
+
+    def _receive(self, place: Tensor) -> _Coming:
+        return _Coming(dist.irecv(place, self.rank, self.inward), place)
+
+    def _drain(self, leave: int) -> None:
         while len(self.under_way) > leave:
-            packet, works, *_ = self.under_way.popleft()
+            packet, works, (buffer, *_) = self.under_way.popleft()
             try:
                 for work in works:
                     work.wait()
             except RuntimeError as error:
                 raise self._gone(packet, error) from error
-
-    def _check(self, packet: int, header: list[int]) -> None:
-        number, kind, dims, *sizes = header
-        what = (kind, dims, *sizes[1:dims])  # batches of packets may differ
-        if number != packet or not 0 <= kind < len(_DTYPES) or not 0 <= dims <= _DIMS or min(sizes) < 0:
-            raise NeighbourError(
-                f"{self.name} sent packet {number} as header {header}",
-                f"packet {packet}, in the order in which both stages do their deeds",
-                "start all stages with the same order, packets and code",
-            )
-        if self.agreed is None:
-            self.agreed = what
-        elif self.agreed != what:
-            raise NeighbourError(
-                f"{self.name} sent packet {number} with {_told(what)}",
-                f"{_told(self.agreed)}, as in its first packet",
-                "give packets of one dtype and shape, apart from the number of samples",
-            )
+            if self.room_there and len(buffer) == HEADER + self.room_there:
+                self.spare.append(buffer)
 
     def _gone(self, packet: int, error: Exception) -> NeighbourError:
         return NeighbourError(
-            f"{self.name} is gone or silent at packet {packet}: {str(error).splitlines()[0]}",
+            f"{self.agreement.name} is gone or silent at packet {packet}: {_reason(error)}",
             "a neighbour that answers within the group's timeout",
             "look at its log, then start all stages again with --resume",
         )
 
 
-def _described(packet: int, tensor: Tensor) -> list[int]:
-    if tensor.dtype not in _DTYPES or tensor.dim() > _DIMS:
-        raise NeighbourError(
-            f"a state of dtype {tensor.dtype} with {tensor.dim()} dimensions",
-            f"one of {', '.join(str(d) for d in _DTYPES)} with at most {_DIMS} dimensions",
-            "cut the chain elsewhere",
-        )
-    return [packet, _DTYPES.index(tensor.dtype), tensor.dim(), *tensor.shape, *[0] * (_DIMS - tensor.dim())]
-
-
-def _told(what: tuple[int, ...]) -> str:
-    kind, _, *sizes = what
-    return f"{_DTYPES[kind]} samples of shape {tuple(sizes)}"
+def _reason(error: Exception) -> str:
+    """The first sentence of what a backend says."""
+    return str(error).splitlines()[0].partition(". ")[0]
 
 
 def _there(edge: _Edge | None) -> _Edge:

@@ -65,12 +65,12 @@ class Order(ABC):
 class Unlocked(Order):
     """Packets flow without pause: after its lead a stage alternates one packet up and one credit back.
 
-    Stage s of P leads by P − 1 − s + slack packets, the last one by none, so that each has at most P − s + slack
-    packets in flight. A credit answers parameters that have moved (P − 1 − s + slack)/M times since its packet passed.
+    Stage s of P leads by (P − 1 − s)(1 + slack) packets, and has at most one more in flight. A credit answers
+    parameters that have moved (P − 1 − s)(1 + slack)/M times since its packet passed.
 
     Args:
         packets_per_update: M.
-        slack: packets more, which cover the time that messages travel.
+        slack: packets more on each edge, which cover what a packet takes longer in one stage than in the next.
 
     Raises:
         InputError: M below 1 or a negative slack.
@@ -86,8 +86,8 @@ class Unlocked(Order):
             raise InputError(f"slack={self.slack}", "0 or more packets", "use slack=0, the least staleness")
 
     def lead(self, stage: int, stages: int) -> int:
-        """P − 1 − s + slack."""
-        return stages - 1 - stage + self.slack if stage < stages - 1 else 0
+        """(P − 1 − s)(1 + slack)."""
+        return (stages - 1 - stage) * (1 + self.slack)
 
     def deeds(self, stage: int, stages: int, packets: int) -> Iterator[Deed]:
         """Lead, alternate, drain; an update after every M credits, and after the last of all."""
@@ -149,8 +149,23 @@ class Span(NamedTuple):
     end: float
 
 
-def timeline(order: Order, packets: int, forward: Sequence[float], pull: Sequence[float]) -> list[Span]:
-    """Who computes what when, if messages take no time: stage s needs forward[s] and pull[s] for a packet.
+def timeline(
+    order: Order,
+    packets: int,
+    forward: Sequence[float],
+    pull: Sequence[float],
+    efforts: Sequence[float] | None = None,
+    travel: float = 0.0,
+) -> list[Span]:
+    """Who computes what when.
+
+    Args:
+        order: what stages do.
+        packets: how many pass.
+        forward: what each stage needs to carry one up.
+        pull: what each needs to pull its credit back.
+        efforts: what each needs for the efforts, when the credit has left; nothing, or part of `pull`, if left out.
+        travel: what a message takes.
 
     Raises:
         InputError: an order in which stages wait for each other for ever.
@@ -166,9 +181,10 @@ def timeline(order: Order, packets: int, forward: Sequence[float], pull: Sequenc
             while waiting[stage] and (ready := _ready(waiting[stage][0], stage, stages, done)) is not None:
                 deed = waiting[stage].pop(0)
                 begin = max(clock[stage], ready)
-                took = {Act.FORWARD: forward[stage], Act.PULL: pull[stage], Act.UPDATE: 0.0}[deed.act]
-                clock[stage] = done[stage, deed.act, deed.packet] = begin + took
-                spans.append(Span(stage, deed, begin, begin + took))
+                sent = begin + {Act.FORWARD: forward[stage], Act.PULL: pull[stage], Act.UPDATE: 0.0}[deed.act]
+                done[stage, deed.act, deed.packet] = sent + travel
+                clock[stage] = sent + (efforts[stage] if efforts and deed.act is Act.PULL else 0.0)
+                spans.append(Span(stage, deed, begin, clock[stage]))
                 moved = True
         if not moved:
             raise InputError(f"{order} with {stages} stages", "an order in which every message comes", "use Unlocked()")

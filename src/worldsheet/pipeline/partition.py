@@ -1,7 +1,7 @@
 """Where to cut a chain into stages."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any, final
@@ -80,7 +80,7 @@ def balanced(costs: Sequence[float], stages: int) -> Plan:
 def measured_costs(chain: Chain, x: Tensor, target: Any, repeats: int = 3) -> tuple[float, ...]:
     """Seconds that each layer takes for one evaluation and one pull-back; generators and buffers stay as they were.
 
-    The least of some tries, which other programs disturb least.
+    The least of some tries; on the CPU the calling thread's own time, which other programs do not lengthen.
 
     Raises:
         LayerError: a layer or loss that fails on what it receives.
@@ -89,23 +89,35 @@ def measured_costs(chain: Chain, x: Tensor, target: Any, repeats: int = 3) -> tu
     for _ in range(repeats + 1):
         caller = Caller(chain, target)
         with caller.replay.rehearsed(x.device):
-            found.append(_once(caller, x))
+            found.append(_once(caller, x, _clock(x.device)))
     return tuple(min(times) for times in zip(*found[1:], strict=True))
 
 
-def _once(caller: Caller, x: Tensor) -> list[float]:
+def _clock(device: torch.device) -> Callable[[], float]:
+    if device.type == "cpu":
+        return time.thread_time
+    synchronize = torch.get_device_module(device).synchronize
+
+    def clock() -> float:
+        synchronize(device)
+        return time.perf_counter()
+
+    return clock
+
+
+def _once(caller: Caller, x: Tensor, clock: Callable[[], float]) -> list[float]:
     messages = Messages(caller, everywhere=True, to_input=False)
     seconds, points = [0.0] * (caller.head - 1), [x]
     for layer in range(1, caller.head):
-        begun = time.perf_counter()
+        begun = clock()
         points.append(messages.evaluation(layer, points[-1:]).output)
-        seconds[layer - 1] = time.perf_counter() - begun
+        seconds[layer - 1] = clock() - begun
     credit = torch.ones_like(messages.evaluation(caller.head, points[-1:]).output)
     for layer in range(caller.head, 0, -1):
-        begun = time.perf_counter()
+        begun = clock()
         pulled = messages.pull(layer, points[layer - 1 : layer], credit, last=True).inputs[0]
         if layer < caller.head:
-            seconds[layer - 1] += time.perf_counter() - begun
+            seconds[layer - 1] += clock() - begun
         if pulled is None:
             break
         credit = pulled

@@ -2,22 +2,24 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from time import perf_counter
 from typing import TypeAlias, final
 
-from torch import nn
+import torch
 
 from worldsheet.core.errors import InputError
-from worldsheet.pipeline.drive import Packets, drive
+from worldsheet.pipeline.drive import Done, Packets, drive
+from worldsheet.pipeline.free import Arrivals, as_they_come
 from worldsheet.pipeline.links import Links, queues
-from worldsheet.pipeline.order import Act, Deed, Order, Unlocked
+from worldsheet.pipeline.message import floating
+from worldsheet.pipeline.order import Act, Deed, Locked, Order, Unlocked
 from worldsheet.pipeline.partition import Plan, balanced
+from worldsheet.pipeline.parts import parts_of
 from worldsheet.pipeline.stage import MakeOptimizer, Stage
 from worldsheet.pipeline.weights import Passive, Weights
 from worldsheet.problem import Chain
 
-Watch: TypeAlias = Callable[[Deed, float], None]
-"""Is told what a stage has done, and when it was over."""
+Watch: TypeAlias = Callable[[Done], None]
+"""Is told what a stage has done, and when."""
 
 _PASSIVE = Passive()
 
@@ -54,12 +56,19 @@ class Pipeline:
         packets_per_update: M, for the default order.
         weights: what packets see of the parameters while they are in flight, and how those answer late credits.
         order: what stages do when; `Unlocked(packets_per_update)` by default.
+        messages: what states and credits are rounded to between stages, such as `torch.bfloat16`; None sends them as
+            they are.
+
+        free_running: whether each stage does what it has messages for, instead of what the order says next. A stage
+            that is late then holds up others less, with no more packets in flight, but the weights depend on the
+            moments at which messages come: across processes no two runs are the same.
 
     Raises:
-        InputError: more stages than layers, a parameter that two stages share, or a chain that is no path.
+        InputError: more stages than layers, a parameter that two stages share, a chain that is no path, messages of a
+            dtype that is not floating, or a locked order that is to run freely.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what decides a training
         self,
         chain: Chain,
         stages: int | Plan,
@@ -68,10 +77,16 @@ class Pipeline:
         packets_per_update: int = 8,
         weights: Weights = _PASSIVE,
         order: Order | None = None,
+        messages: torch.dtype | None = None,
+        free_running: bool = False,
     ) -> None:
+        self.messages = floating(messages)
         self.order = order if order is not None else Unlocked(packets_per_update)
+        self.free_running = free_running
+        if free_running and isinstance(self.order, Locked):
+            raise InputError(f"{self.order} with free_running=True", "an unlocked order", "leave out one of the two")
         self.plan = stages if isinstance(stages, Plan) else balanced([1.0] * len(chain), stages)
-        self._parts = _parts(chain, self.plan)
+        self._parts = parts_of(chain, self.plan)
         count = len(self._parts)
         self.stages = [
             Stage(
@@ -103,7 +118,7 @@ class Pipeline:
             raise InputError("no packets", "at least one (x, target)", "cut a batch: x.split(8), target.split(8)")
         count = len(self.stages)
         losses: list[float] = []
-        runs = [self._run(index, links, packets, losses) for index, links in enumerate(queues(count))]
+        runs = [self._run(index, links, packets, losses) for index, links in enumerate(queues(count, self.messages))]
         while runs:
             runs = [run for run in runs if next(run, _ENDED) is not _ENDED]
         return Traversal(tuple(losses), tuple(stage.updates for stage in self.stages))
@@ -115,51 +130,45 @@ class Pipeline:
             index: which stage.
             links: its edges.
             packets: pairs (x, target); only the first stage looks at x, only the last at the target.
-            watch: is told each deed with the moment at which it was done, its wait for a message included.
+            watch: is told each deed when it is done.
+
+        Raises:
+            InputError: links whose messages are not those of the pipeline.
         """
-        losses: list[float] = []
-        stage, deeds = self.stages[index], self.order.deeds(index, len(self.stages), len(packets))
-        for deed in drive(stage, deeds, links, packets):
-            _note(stage, deed, losses)
-            if watch is not None and deed is not None:
-                watch(deed, perf_counter())
+        if links.messages != self.messages:
+            raise InputError(
+                f"links with messages={links.messages}, a pipeline with messages={self.messages}",
+                "the same for both",
+                "make the links with messages=pipeline.messages",
+            )
+        count, losses, stage = len(packets), list[float](), self.stages[index]
+        links.open(count)
+        if self.free_running:
+            links = Arrivals(links, 0 if stage.first else count, 0 if stage.last else count)
+        for done in drive(stage, self._deeds(index, links, count), links, packets):
+            _note(stage, done, losses)
+            if done is None:
+                links.wait()
+            elif watch is not None:
+                watch(done)
         links.close()
         return Traversal(tuple(losses), (self.stages[index].updates,))
 
     def _run(self, index: int, links: Links, packets: Packets, losses: list[float]) -> Iterator[bool]:
         stage = self.stages[index]
-        deeds = self.order.deeds(index, len(self.stages), len(packets))
-        for deed in drive(stage, deeds, links, packets):
-            _note(stage, deed, losses)
+        for done in drive(stage, self._deeds(index, links, len(packets)), links, packets):
+            _note(stage, done, losses)
             yield True
+
+    def _deeds(self, index: int, links: Links, packets: int) -> Iterator[Deed | None]:
+        if self.free_running:
+            return as_they_come(self.order, index, len(self.stages), packets, links)
+        return self.order.deeds(index, len(self.stages), packets)
 
 
 _ENDED = object()
 
 
-def _note(stage: Stage, deed: Deed | None, losses: list[float]) -> None:
-    if stage.last and deed is not None and deed.act is Act.FORWARD and stage.loss is not None:
+def _note(stage: Stage, done: Done | None, losses: list[float]) -> None:
+    if stage.last and done is not None and done.deed.act is Act.FORWARD and stage.loss is not None:
         losses.append(stage.loss.item())
-
-
-def _parts(chain: Chain, plan: Plan) -> list[Chain]:
-    """The chain's layers cut by the plan, each with the loss, which only the last uses."""
-    if plan.cuts[-1] != len(chain):
-        raise InputError(f"a plan for {plan.cuts[-1]} layers", f"{len(chain)} layers", "make a plan for this chain")
-    if chain.topology.parents != tuple((site - 1,) for site in chain.topology.sites):
-        raise InputError("a graph with skip connections", "layers in a row", "join what a skip spans in one layer")
-    parts = [Chain([chain.layers[i].module for i in plan.layers(s)], chain.loss) for s in range(plan.stages)]
-    owner: dict[int, int] = {}
-    for index, part in enumerate(parts):
-        modules = [layer.module for layer in part.layers]
-        held = [p for module in modules for p in module.parameters()]
-        if index == plan.stages - 1 and isinstance(chain.loss, nn.Module):
-            held += chain.loss.parameters()
-        for parameter in held:
-            if owner.setdefault(id(parameter), index) != index:
-                raise InputError(
-                    f"a parameter of shape {tuple(parameter.shape)} in stages {owner[id(parameter)]} and {index}",
-                    "parameters that one stage owns",
-                    "cut so that its uses are in one stage, or untie it",
-                )
-    return parts

@@ -13,7 +13,7 @@ from worldsheet.core.errors import InputError
 from worldsheet.core.shapes import Costate, Point, State
 from worldsheet.engine.messages import Messages
 from worldsheet.pipeline.weights import Weights
-from worldsheet.problem import Caller, Chain
+from worldsheet.problem import Caller, Chain, Efforts
 from worldsheet.solve.gradients import accumulate, sum_uses
 
 MakeOptimizer: TypeAlias = Callable[[Iterable[Parameter]], Optimizer]
@@ -25,6 +25,14 @@ class _Flight(NamedTuple):
 
     messages: Messages
     points: list[Point]
+    values: list[Tensor] | None
+    updates: int
+
+
+class _Due(NamedTuple):
+    """Efforts of a packet whose credit has been passed on, by layer, and the values that they are made with."""
+
+    efforts: list[tuple[tuple[Parameter, ...], Efforts]]
     values: list[Tensor] | None
 
 
@@ -40,6 +48,12 @@ class Stage:
         packets_per_update: M; credits are averaged over the packets of an update.
         first: whether its input is the data, which has no costate.
         last: whether the loss stands above it.
+
+    Attributes:
+        updates: how often its parameters have moved.
+        loss: of the packet that was carried up last, at the last stage.
+        costate: λ at its topmost site, of the packet that was answered last.
+        staleness: by how many updates its parameters had moved since that packet passed.
     """
 
     def __init__(
@@ -61,12 +75,14 @@ class Stage:
             if self.parameters
             else None
         )
-        self.updates = 0
+        self.updates = self.staleness = 0
         self.loss: Tensor | None = None
+        self.costate: Costate | None = None
         self._weights = weights
         self._delay = delay
         self._share = 1 / packets_per_update
         self._flights: dict[int, _Flight] = {}
+        self._due = _Due([], None)
         self._before = [p.detach().clone() for p in self.parameters] if delay else []
         self._values = weights.seen([p.detach() for p in self.parameters], self._before, delay)
 
@@ -81,8 +97,13 @@ class Stage:
                 points.append(messages.evaluation(layer, points[-1:]).output)
             if self.last:
                 self.loss = messages.evaluation(caller.head, points[-1:]).output
-        self._flights[packet] = _Flight(messages, points, self._values if self._weights.keeps else None)
+        self._flights[packet] = _Flight(messages, points, self._values if self._weights.keeps else None, self.updates)
         return None if self.last else points[-1]
+
+    @property
+    def in_flight(self) -> int:
+        """Packets that were carried up and whose credits have not come back."""
+        return len(self._flights)
 
     def train(self, mode: bool) -> None:
         """Put the layers into training mode, or out of it."""
@@ -128,7 +149,7 @@ class Stage:
 
     @torch.no_grad()
     def pull(self, packet: int, credit: Costate | None = None) -> Costate | None:
-        """Pull a packet's credit back and add its efforts to `.grad`: the credit for the stage below.
+        """Pull a packet's credit back: the credit for the stage below, which can be on its way before `answer`.
 
         Raises:
             InputError: a packet that has not passed, or one that was answered already.
@@ -136,19 +157,31 @@ class Stage:
         flight = self._flights.pop(packet, None)
         if flight is None:
             raise InputError(f"a credit for packet {packet}", f"packets {sorted(self._flights)}", "keep the order")
-        efforts: list[tuple[Tensor, Tensor | None]] = []
+        self.staleness = self.updates - flight.updates
+        messages, points = flight.messages, flight.points
+        self._due = _Due([], flight.values)
         with _borrowed(self.parameters, flight.values):
-            top = flight.messages.caller.head if self.last else len(self.chain)
+            top = messages.caller.head if self.last else len(self.chain)
             if self.last:
-                credit = torch.full_like(flight.messages.evaluation(top, flight.points[-1:]).output, self._share)
+                credit = torch.full_like(messages.evaluation(top, points[-1:]).output, self._share)
             for layer in range(top, 0, -1):
                 if credit is None:
                     break
-                pulled = flight.messages.pull(layer, flight.points[layer - 1 : layer], credit, last=True)
-                efforts += zip(flight.messages.caller.traits[layer - 1].parameters, pulled.efforts or (), strict=False)
-                (credit,) = pulled.inputs
-        accumulate(sum_uses(efforts))
+                if layer == len(self.chain):
+                    self.costate = credit
+                credit, efforts = messages.halves(layer, points[layer - 1 : layer], credit)
+                self._due.efforts.append((messages.caller.traits[layer - 1].parameters, efforts))
         return credit
+
+    @torch.no_grad()
+    def answer(self) -> None:
+        """Add the efforts of the packet that was pulled back last to `.grad`."""
+        due, self._due = self._due, _Due([], None)
+        found: list[tuple[Tensor, Tensor | None]] = []
+        with _borrowed(self.parameters, due.values):
+            for parameters, efforts in due.efforts:
+                found += zip(parameters, efforts(), strict=False)
+        accumulate(sum_uses(found))
 
     def update(self) -> None:
         """Move the parameters by what has been added up since the last update."""

@@ -4,7 +4,7 @@ from worldsheet.problem.caller import Caller
 from worldsheet.problem.chain import Chain
 from worldsheet.problem.costs import Cost, HalfSquares, OffersCost
 from worldsheet.problem.equilibrium import Equilibrium
-from worldsheet.problem.evaluation import Evaluation, Priced, Pull, Recorded, Remembered, Stepwise
+from worldsheet.problem.evaluation import Efforts, Evaluation, Priced, Pull, Recorded, Remembered, Stepwise
 from worldsheet.problem.fields import Fields
 from worldsheet.problem.layer import Traits
 from worldsheet.problem.linearised import Linearised, Sites, linearise
@@ -12,15 +12,17 @@ from worldsheet.problem.observer import Observer
 from worldsheet.problem.proximal import proximal
 from worldsheet.problem.residual import Nonlinearity, ResidualLinear, ScaledLinear, residual_mlp
 from worldsheet.problem.retracing import call_of
-from worldsheet.problem.stacks import Stack
+from worldsheet.problem.stacks import Bound, Operation, Places, Stack
 from worldsheet.problem.steps import Factors, OffersStep, Step
 from worldsheet.problem.topology import Topology
 from worldsheet.problem.view import View
 
 __all__ = [
+    "Bound",
     "Caller",
     "Chain",
     "Cost",
+    "Efforts",
     "Equilibrium",
     "Evaluation",
     "Factors",
@@ -31,6 +33,8 @@ __all__ = [
     "Observer",
     "OffersCost",
     "OffersStep",
+    "Operation",
+    "Places",
     "Priced",
     "Pull",
     "Recorded",

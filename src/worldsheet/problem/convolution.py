@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.nn.parameter import Parameter
 
 from worldsheet.core.shapes import Costate, Elsewhere, Point, State
+from worldsheet.problem.stacks import Stackable
 from worldsheet.problem.steps import Factors, Step
 
 
@@ -58,11 +59,11 @@ class Convolution(Step):
         plain = m.padding_mode == "zeros" and not isinstance(m.padding, str) and type(m.weight) is Parameter
         return plain and x.dim() == 4 and x.dtype == m.weight.dtype
 
-    def alike(self, other: Step) -> bool:
+    def alike(self, other: Stackable) -> bool:
         """Not stacked: torch has no batched convolution that is faster than its parts."""
         return False
 
-    def stacked(self, others: Sequence[Step]) -> NoReturn:
+    def stacked(self, others: Sequence[Stackable]) -> NoReturn:
         """Never alike."""
         raise NotImplementedError
 

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, cast, final
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldsheet.core.shapes import Costate, State
+from worldsheet.problem.stacks import Operation
 
 
 class Cost(ABC):
@@ -21,6 +23,14 @@ class Cost(ABC):
     @abstractmethod
     def slope(self, output: State, target: Any) -> Costate:
         """∇C."""
+
+    def bound_slope(self, output: State, target: Any, unit: float, out: Costate) -> tuple[Operation, ...]:
+        """What writes ∇C/unit at the output as it then is to `out`."""
+
+        def write() -> None:
+            torch.div(self.slope(output, target), unit, out=out)
+
+        return (write,)
 
     @abstractmethod
     def fits(self, output: State, target: Any) -> bool:
@@ -55,6 +65,9 @@ class _HalfSquares(Cost):
 
     def slope(self, output: State, target: Any) -> Costate:
         return cast(Tensor, (output - target).div_(output.shape[0]))
+
+    def bound_slope(self, output: State, target: Any, unit: float, out: Costate) -> tuple[Operation, ...]:
+        return partial(torch.sub, output, target, out=out), partial(out.mul_, 1 / (unit * output.shape[0]))
 
     def fits(self, output: State, target: Any) -> bool:
         return _match(output, target)

@@ -13,7 +13,7 @@ from worldsheet.core.shapes import Costate, Point, State
 from worldsheet.problem.evaluation import Recorded
 from worldsheet.problem.layer import Traits
 
-_ALONE = Traits(parameters=(), buffers=False, random=False, foreign=True, watched=False, steps=None)
+_ALONE = Traits(parameters=(), buffers=False, random=False, foreign=True, watched=False, steps=None, mapped=None)
 
 
 @final

@@ -1,8 +1,9 @@
 """One layer at one point, and what is pulled back through it: the only place where autograd works for a relaxation."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, final
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias, final
 
 import torch
 from torch import Tensor
@@ -31,6 +32,10 @@ class Pull(NamedTuple):
     efforts: tuple[Tensor | None, ...] | None
 
 
+Efforts: TypeAlias = Callable[[], tuple[Tensor | None, ...]]
+"""Gives the efforts of a layer, for each of its parameters."""
+
+
 class Evaluation(ABC):
     """f_l at given points, kept for its vector-Jacobian products.
 
@@ -56,6 +61,15 @@ class Evaluation(ABC):
             effort: whether to pull back to the parameters too.
             keep: whether this point will be pulled through again; otherwise what was saved for it is freed.
         """
+
+    def halves(self, credit: Costate) -> tuple[Tensor | None, Efforts]:
+        """Pull a credit back to the one input, for the last time, and leave the parameters for later, if they can wait.
+
+        Returns:
+            Jᵀ·credit, and what gives the efforts when it is called.
+        """
+        pulled = self.pull(credit, effort=True, keep=False)
+        return pulled.inputs[0], lambda: pulled.efforts or ()
 
     def is_at(self, points: Sequence[Point]) -> bool:
         """Whether this evaluation was made from these very tensors."""
@@ -164,13 +178,31 @@ class Stepwise(Evaluation):
         for index in range(len(self._steps) - 1, max(lowest, 0) - 1, -1):
             step, saved = self._steps[index], values[index] if keep else values.pop()
             if effort:
-                for parameter, part in step.efforts(credit, saved):
-                    known = efforts.get(id(parameter))
-                    efforts[id(parameter)] = part if known is None else known + part
+                _add(efforts, step.efforts(credit, saved))
             if index > lowest:
                 credit = step.pull(credit, saved)
         inputs = (credit if self._differentiate else None,)
         return Pull(inputs, tuple([efforts.get(id(p)) for p in self._parameters]) if effort else None)
+
+    def halves(self, credit: Costate) -> tuple[Tensor | None, Efforts]:
+        """The chain rule down to the input; each step with parameters waits with the credit that it was given."""
+        values, self._saved, self.spent = self._saved, [], True
+        self.output, self.emptied = self.output.new_empty(0), True
+        waiting: list[tuple[Step, Tensor, Tensor]] = []
+        lowest = -1 if self._differentiate else _lowest(self._steps)
+        for index in range(len(self._steps) - 1, max(lowest, 0) - 1, -1):
+            step, saved = self._steps[index], values.pop()
+            if step.has_parameters:
+                waiting.append((step, credit, saved))
+            if index > lowest:
+                credit = step.pull(credit, saved)
+        return credit if self._differentiate else None, partial(self._efforts, waiting)
+
+    def _efforts(self, waiting: Sequence[tuple[Step, Tensor, Tensor]]) -> tuple[Tensor | None, ...]:
+        efforts: dict[int, Tensor] = {}
+        for step, credit, saved in waiting:
+            _add(efforts, step.efforts(credit, saved))
+        return tuple([efforts.get(id(p)) for p in self._parameters])
 
 
 @final
@@ -233,6 +265,12 @@ def _owned(gradient: Tensor, foreign: bool) -> Tensor:
     storage = gradient.untyped_storage()
     alone = torch._C._storage_Use_Count(storage._cdata) == 2  # the gradient and `storage` here
     return gradient if alone and storage.nbytes() == gradient.numel() * gradient.element_size() else gradient.clone()
+
+
+def _add(efforts: dict[int, Tensor], parts: Iterable[tuple[Tensor, Tensor]]) -> None:
+    for parameter, part in parts:
+        known = efforts.get(id(parameter))
+        efforts[id(parameter)] = part if known is None else known + part
 
 
 def _lowest(steps: Sequence[Step]) -> int:

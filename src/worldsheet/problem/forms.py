@@ -3,7 +3,7 @@
 from torch import nn
 
 from worldsheet.problem.convolution import Convolution
-from worldsheet.problem.stacks import RELU, SIGMOID, TANH
+from worldsheet.problem.curves import RELU, SIGMOID, TANH
 from worldsheet.problem.steps import Affine, Flattened, OffersStep, Pointwise, Step
 
 

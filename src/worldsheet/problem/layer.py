@@ -11,8 +11,10 @@ from torch.nn.parameter import Parameter
 
 from worldsheet.core.errors import InputError
 from worldsheet.problem.forms import steps_of
+from worldsheet.problem.mapped import Mapped
 from worldsheet.problem.observer import Observed, Observer
 from worldsheet.problem.section import Section
+from worldsheet.problem.stacks import Stackable
 from worldsheet.problem.steps import Step
 
 _DRAWS_ALWAYS = (nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
@@ -35,6 +37,7 @@ class Traits(NamedTuple):
         foreign: whether any of its code is not torch's own.
         watched: whether hooks listen to its calls, so that it must be called.
         steps: its closed form, if it has one and nothing listens to its calls.
+        mapped: itself as one of several equal modules, if it has no closed form and nothing listens to its calls.
     """
 
     parameters: tuple[Parameter, ...]
@@ -43,6 +46,12 @@ class Traits(NamedTuple):
     foreign: bool
     watched: bool
     steps: tuple[Step, ...] | None
+    mapped: Mapped | None
+
+    @property
+    def forms(self) -> tuple[Stackable, ...]:
+        """What can be stacked with its like."""
+        return self.steps or (() if self.mapped is None else (self.mapped,))
 
 
 @final
@@ -77,7 +86,8 @@ class Survey:
                 watched = watched or bool(parameter._backward_hooks)
         random, foreign = watched or self._may_draw(), watched or self._foreign
         moving = self._may_move_buffers()
-        return Traits((*parameters.values(),), moving, random, foreign, watched, None if watched else steps)
+        mapped = None if watched or (random and not foreign) else self._mapped
+        return Traits((*parameters.values(),), moving, random, foreign, watched, None if watched else steps, mapped)
 
     def _may_move_buffers(self) -> bool:
         return bool(self._buffered) and any(module.training for module in self._buffered)
@@ -94,6 +104,7 @@ class Survey:
         self._steps = steps_of(self._function)
         if self._observer is not None and self._steps is not None:
             self._steps = tuple(Observed(step, self._observer) for step in self._steps)
+        self._mapped = Mapped(self._function) if isinstance(self._function, nn.Module) and not self._steps else None
         self._foreign = not modules or any(not _is_torchs(module) for module in modules)
         self._holders = [module._parameters for module in modules if module._parameters]
         self._buffered = [module for module in modules if module._buffers and not _is_container(module)]

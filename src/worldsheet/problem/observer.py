@@ -7,6 +7,7 @@ from typing import NoReturn, final
 from torch import Tensor
 
 from worldsheet.core.shapes import Costate, Elsewhere, Point, State
+from worldsheet.problem.stacks import Stackable
 from worldsheet.problem.steps import Factors, Step
 
 
@@ -57,10 +58,10 @@ class Observed(Step):
         """The step's own."""
         return self._step.fits(x)
 
-    def alike(self, other: Step) -> bool:
+    def alike(self, other: Stackable) -> bool:
         """Never: a layer that is watched moves alone."""
         return False
 
-    def stacked(self, others: Sequence[Step]) -> NoReturn:
+    def stacked(self, others: Sequence[Stackable]) -> NoReturn:
         """Never alike."""
         raise NotImplementedError

@@ -11,7 +11,9 @@ from torch.nn.parameter import Parameter
 
 from worldsheet.core.errors import InputError
 from worldsheet.core.shapes import Costate, Elsewhere, Point, State
-from worldsheet.problem.stacks import RELU, TANH, ActivatedStack, Curve, ResidualStack, Stack
+from worldsheet.problem.curves import RELU, TANH, Curve
+from worldsheet.problem.residual_stacks import ActivatedStack, ResidualStack
+from worldsheet.problem.stacks import Stack, Stackable
 from worldsheet.problem.steps import OffersStep, Step
 
 
@@ -176,11 +178,11 @@ class _Scaled(_Weighted):
         through = torch.mm(credit, self._module.weight).mul_(self._module.scale)
         return self._module.activation.pulled(through, saved)
 
-    def alike(self, other: Step) -> bool:
+    def alike(self, other: Stackable) -> bool:
         """Such layers stand alone, first and last."""
         return False
 
-    def stacked(self, others: Sequence[Step]) -> Stack:
+    def stacked(self, others: Sequence[Stackable]) -> Stack:
         """Never alike."""
         raise NotImplementedError
 
@@ -206,11 +208,11 @@ class _Residual(_Weighted):
         through = self._module.activation.pulled(torch.mm(credit, self._module.weight), saved)
         return torch.add(credit, through, alpha=self._module.scale)
 
-    def alike(self, other: Step) -> bool:
+    def alike(self, other: Stackable) -> bool:
         """Equal width, scale and activation."""
         return isinstance(other, _Residual) and self._kind == other._kind
 
-    def stacked(self, others: Sequence[Step]) -> Stack:
+    def stacked(self, others: Sequence[Stackable]) -> Stack:
         """One batched product."""
         modules = [self._module, *(other._module for other in others if isinstance(other, _Residual))]
         weights = tuple(module.weight for module in modules)

@@ -3,26 +3,65 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast, final
+from functools import partial
+from typing import NamedTuple, TypeAlias, final
 
 import torch
 from torch import Tensor
 
 from worldsheet.core.shapes import Costate, Elsewhere, Point, State
+from worldsheet.problem.curves import Curve
+
+Operation: TypeAlias = Callable[[], object]
+"""One operation, its operands bound."""
 
 
-@final
-@dataclass(frozen=True)
-class Curve:
-    """An activation φ whose derivative is a function of y = φ(x), each into `out` where it is given.
+class Places(NamedTuple):
+    """Where the operands of a stack lie, for an evaluation that is repeated in the same memory.
 
     Attributes:
-        value: maps (x, out) to φ(x).
-        pulled: maps (c, y, out) to φ'·c; `out` may be c.
+        x: what it reads.
+        y: f(x) goes here.
+        work: of the shape of x, to be overwritten.
+        credit: what is pulled back.
+        pulled: (∂f/∂x)ᵀ·credit goes here, of all sites but the first `quiet`.
+        quiet: how many sites, from below, send nothing down.
     """
 
-    value: Callable[[Tensor, Tensor | None], Tensor]
-    pulled: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    x: Point
+    y: State
+    work: Tensor
+    credit: Costate
+    pulled: Elsewhere
+    quiet: int
+
+
+class Bound(NamedTuple):
+    """An evaluation in given places, as operations to be run in order.
+
+    Attributes:
+        ahead: evaluate.
+        back: pull back what was evaluated last.
+    """
+
+    ahead: tuple[Operation, ...]
+    back: tuple[Operation, ...]
+
+
+class Stackable(ABC):
+    """What a layer computes, where it can be gathered with its like."""
+
+    @abstractmethod
+    def alike(self, other: "Stackable") -> bool:
+        """Whether the two can be stacked: the same map but for the values of parameters."""
+
+    @abstractmethod
+    def stacked(self, others: Sequence["Stackable"]) -> "Stack":
+        """This one and its like, site by site, as one map on states (site, batch, ...)."""
+
+    @abstractmethod
+    def fits(self, x: Point) -> bool:
+        """Whether this holds for such an input."""
 
 
 class Stack(ABC):
@@ -34,12 +73,6 @@ class Stack(ABC):
     @abstractmethod
     def forward(self, x: Point, out: Tensor | None, work: Tensor | None) -> tuple[State, Point]:
         """Return y = f(x) and the one tensor, x or y, that the derivatives need; `work`, like x, may be overwritten."""
-
-    def residual(self, x: Point, state: State, out: Tensor, room: Tensor) -> Point:
-        """Write r = f(x) − state (2) to `out` and return what the derivatives need; `room` has the shape of f(x)."""
-        y, saved = self.forward(x, room, None)
-        torch.sub(y, state, out=out)
-        return saved
 
     @abstractmethod
     def pull(self, credit: Costate, saved: Point, out: Tensor | None) -> Elsewhere:
@@ -59,10 +92,107 @@ class Stack(ABC):
     def part(self, start: int, stop: int) -> "Stack":
         """The sites start..stop − 1 of this stack."""
 
+    @property
+    def overwritten(self) -> bool:
+        """Whether evaluations have written to what was gathered, as those of running statistics do."""
+        return False
+
+    @property
+    def compiles(self) -> bool:
+        """Whether `torch.compile` has anything to gain: nothing where torch's own operations are all there is."""
+        return False
+
+    def compiled(self) -> "Stack":
+        """The same by `torch.compile`, where that gains anything."""
+        return self
+
+    def bound(self, at: Places) -> Bound:
+        """`forward` and `pull` in given places."""
+        kept = _Kept(self, at)
+        return Bound((kept.forward,), (kept.pull,))
+
+    def bound_residual(self, at: Places, state: State) -> Bound:
+        """The same with r = f(x) − state (2) written to `at.credit`, whatever is left in `at.y`."""
+        ahead, back = self.bound(at)
+        return Bound((*ahead, partial(torch.sub, at.y, state, out=at.credit)), back)
+
+
+@final
+class _Kept:
+    """A stack in its places, with what the last evaluation saved."""
+
+    __slots__ = ("_at", "_saved", "_sender", "_stack")
+
+    def __init__(self, stack: Stack, at: Places) -> None:
+        self._stack = stack
+        self._sender = stack.part(at.quiet, len(at.x)) if at.quiet else stack
+        self._at = at
+        self._saved = at.x
+
+    def forward(self) -> None:
+        self._saved = self._stack.forward(self._at.x, self._at.y, self._at.work)[1]
+
+    def pull(self) -> None:
+        at = self._at
+        saved, credit = (self._saved[at.quiet :], at.credit[at.quiet :]) if at.quiet else (self._saved, at.credit)
+        self._sender.pull(credit, saved, at.pulled)
+
+
+class ClosedStack(Stack, ABC):
+    """A stack whose evaluation is a fixed list of torch's own operations, which is all that a planned tick runs."""
+
+    @abstractmethod
+    def like(self, x: Point) -> Elsewhere:
+        """New memory for f(x)."""
+
+    @abstractmethod
+    def ahead(self, x: Point, y: State, work: Tensor) -> tuple[tuple[Operation, ...], Point]:
+        """What writes f(x) to y, and the tensor that the derivatives will find there."""
+
+    @abstractmethod
+    def back(self, credit: Costate, saved: Point, out: Elsewhere) -> tuple[Operation, ...]:
+        """What writes (∂f/∂x)ᵀ·credit to `out`, which is no credit."""
+
+    @abstractmethod
+    def part(self, start: int, stop: int) -> "ClosedStack":
+        """See `Stack.part`."""
+
+    def forward(self, x: Point, out: Tensor | None, work: Tensor | None) -> tuple[State, Point]:
+        """See `Stack.forward`."""
+        y = self.like(x) if out is None else out
+        operations, saved = self.ahead(x, y, x.new_empty(x.shape) if work is None else work)
+        run(operations)
+        return y, saved
+
+    def pull(self, credit: Costate, saved: Point, out: Tensor | None) -> Elsewhere:
+        """See `Stack.pull`."""
+        pulled = saved.new_empty(saved.shape) if out is None else out
+        run(self.back(credit, saved, pulled))
+        return pulled
+
+    def bound(self, at: Places) -> Bound:
+        """See `Stack.bound`."""
+        ahead, saved = self.ahead(at.x, at.y, at.work)
+        return Bound(ahead, self._sent(at, saved))
+
+    def _sent(self, at: Places, saved: Point) -> tuple[Operation, ...]:
+        if not at.quiet:
+            return self.back(at.credit, saved, at.pulled)
+        if at.quiet == len(at.x):
+            return ()
+        senders = self.part(at.quiet, len(at.x))
+        return senders.back(at.credit[at.quiet :], saved[at.quiet :], at.pulled)
+
+
+def run(operations: Sequence[Operation]) -> None:
+    """One after the other."""
+    for operation in operations:
+        operation()
+
 
 @final
 @dataclass(frozen=True)
-class AffineStack(Stack):
+class AffineStack(ClosedStack):
     """Affine maps of equal shapes on states (site, ..., width): one batched product for all.
 
     Attributes:
@@ -83,16 +213,20 @@ class AffineStack(Stack):
         bias = torch.stack([each.detach() for each in biases]).unsqueeze(1) if biases else None
         return AffineStack(tuple(weights), tuple(biases), torch.stack([each.detach() for each in weights]), bias)
 
-    def forward(self, x: Point, out: Tensor | None, work: Tensor | None) -> tuple[State, Point]:
-        """One batched product; x is saved."""
-        rows, weight, into = _rows(x), self.weight.transpose(1, 2), None if out is None else _rows(out)
-        bias = self.bias
-        y = torch.bmm(rows, weight, out=into) if bias is None else torch.baddbmm(bias, rows, weight, out=into)
-        return y.view(*x.shape[:-1], y.shape[-1]), x
+    def like(self, x: Point) -> Elsewhere:
+        """As wide as the weights are high."""
+        return x.new_empty((*x.shape[:-1], self.weight.shape[1]))
 
-    def pull(self, credit: Costate, saved: Point, out: Tensor | None) -> Elsewhere:
+    def ahead(self, x: Point, y: State, work: Tensor) -> tuple[tuple[Operation, ...], Point]:
+        """One batched product; x is saved."""
+        rows, weight, out = _rows(x), self.weight.transpose(1, 2), _rows(y)
+        if self.bias is None:
+            return (partial(torch.bmm, rows, weight, out=out),), x
+        return (partial(torch.baddbmm, self.bias, rows, weight, out=out),), x
+
+    def back(self, credit: Costate, saved: Point, out: Elsewhere) -> tuple[Operation, ...]:
         """One batched product."""
-        return torch.bmm(_rows(credit), self.weight, out=None if out is None else _rows(out)).view(saved.shape)
+        return (partial(torch.bmm, _rows(credit), self.weight, out=_rows(out)),)
 
     def efforts(self, credit: Costate, saved: Point) -> tuple[tuple[Tensor, Tensor], ...]:
         """One batched product and one sum, told apart by site."""
@@ -108,7 +242,7 @@ class AffineStack(Stack):
         """True."""
         return True
 
-    def part(self, start: int, stop: int) -> Stack:
+    def part(self, start: int, stop: int) -> ClosedStack:
         """A view of the gathered parameters."""
         cut = slice(start, stop)
         bias = None if self.bias is None else self.bias[cut]
@@ -117,7 +251,7 @@ class AffineStack(Stack):
 
 @final
 @dataclass(frozen=True)
-class PointwiseStack(Stack):
+class PointwiseStack(ClosedStack):
     """An activation y = φ(x), the same at every site, whose derivative is a function of y.
 
     Attributes:
@@ -126,129 +260,24 @@ class PointwiseStack(Stack):
 
     curve: Curve
 
-    def forward(self, x: Point, out: Tensor | None, work: Tensor | None) -> tuple[State, Point]:
+    def like(self, x: Point) -> Elsewhere:
+        """Of the shape of x."""
+        return x.new_empty(x.shape)
+
+    def ahead(self, x: Point, y: State, work: Tensor) -> tuple[tuple[Operation, ...], Point]:
         """The activation; y is saved."""
-        y = self.curve.value(x, out)
-        return y, y
+        return (partial(self.curve.value, x, y),), y
 
-    def pull(self, credit: Costate, saved: Point, out: Tensor | None) -> Elsewhere:
+    def back(self, credit: Costate, saved: Point, out: Elsewhere) -> tuple[Operation, ...]:
         """One kernel."""
-        return self.curve.pulled(credit, saved, out)
+        return (partial(self.curve.pulled, credit, saved, out),)
 
-    def part(self, start: int, stop: int) -> Stack:
+    def part(self, start: int, stop: int) -> ClosedStack:
         """Itself: it works on any shape."""
         del start, stop
         return self
 
 
-@final
-@dataclass(frozen=True)
-class ResidualStack(Stack):
-    """Residual layers z + k φ(z) Wᵀ of equal width and scale on states (site, batch, width).
-
-    Attributes:
-        weights: of each site.
-        weight: the weights in one tensor.
-        scale: k.
-        curve: φ, with its derivative as a function of z or φ(z) alike; None for the identity.
-    """
-
-    weights: tuple[Tensor, ...]
-    weight: Tensor
-    scale: float
-    curve: Curve | None
-
-    def forward(self, x: Point, out: Tensor | None, work: Tensor | None) -> tuple[State, Point]:
-        """One batched product and one sum; φ(z) is saved."""
-        active = x if self.curve is None else self.curve.value(x, work)
-        y = torch.baddbmm(x, active, self.weight.transpose(1, 2), alpha=self.scale, out=out)
-        return y, active
-
-    def residual(self, x: Point, state: State, out: Tensor, room: Tensor) -> Point:
-        """One difference, to which the batched product is added where it lies."""
-        active = x if self.curve is None else self.curve.value(x, room)
-        torch.sub(x, state, out=out).baddbmm_(active, self.weight.transpose(1, 2), alpha=self.scale)
-        return active
-
-    def pull(self, credit: Costate, saved: Point, out: Tensor | None) -> Elsewhere:
-        """One batched product, one mask, one sum."""
-        through = torch.bmm(credit, self.weight, out=out)
-        if self.curve is not None:
-            through = self.curve.pulled(through, saved, through)
-        return torch.add(credit, through, alpha=self.scale, out=through)
-
-    def efforts(self, credit: Costate, saved: Point) -> tuple[tuple[Tensor, Tensor], ...]:
-        """One batched product, told apart by site."""
-        products = torch.bmm(credit.transpose(1, 2), saved).mul_(self.scale).unbind()
-        return tuple(pair for pair in zip(self.weights, products, strict=True) if pair[0].requires_grad)
-
-    @property
-    def has_parameters(self) -> bool:
-        """True."""
-        return True
-
-    def part(self, start: int, stop: int) -> Stack:
-        """A view of the gathered weights."""
-        cut = slice(start, stop)
-        return ResidualStack(self.weights[cut], self.weight[cut], self.scale, self.curve)
-
-
-@final
-@dataclass(frozen=True)
-class ActivatedStack(Stack):
-    """Pre-activated layers φ(z) Wᵀ on states (site, batch, width), to be moved only.
-
-    Attributes:
-        weight: the weights in one tensor.
-        curve: φ, with its derivative as a function of z or φ(z) alike; None for the identity.
-    """
-
-    weight: Tensor
-    curve: Curve | None
-
-    def forward(self, x: Point, out: Tensor | None, work: Tensor | None) -> tuple[State, Point]:
-        """One batched product; φ(z) is saved."""
-        active = x if self.curve is None else self.curve.value(x, work)
-        return torch.bmm(active, self.weight.transpose(1, 2), out=out), active
-
-    def pull(self, credit: Costate, saved: Point, out: Tensor | None) -> Elsewhere:
-        """One batched product and one mask."""
-        through = torch.bmm(credit, self.weight, out=out)
-        return through if self.curve is None else self.curve.pulled(through, saved, through)
-
-    def part(self, start: int, stop: int) -> Stack:
-        """A view of the gathered weights."""
-        return ActivatedStack(self.weight[start:stop], self.curve)
-
-
 def _rows(tensor: Tensor) -> Tensor:
     """(site, row, feature), whatever is between."""
     return tensor if tensor.dim() == 3 else tensor.view(tensor.shape[0], -1, tensor.shape[-1])
-
-
-def _tanh_pulled(credit: Tensor, y: Tensor, out: Tensor | None) -> Tensor:
-    aten = torch.ops.aten
-    return cast(Tensor, aten.tanh_backward(credit, y) if out is None else _into(aten.tanh_backward, out, credit, y))
-
-
-def _sigmoid_pulled(credit: Tensor, y: Tensor, out: Tensor | None) -> Tensor:
-    aten = torch.ops.aten
-    return cast(
-        Tensor, aten.sigmoid_backward(credit, y) if out is None else _into(aten.sigmoid_backward, out, credit, y)
-    )
-
-
-def _relu_pulled(credit: Tensor, y: Tensor, out: Tensor | None) -> Tensor:
-    aten = torch.ops.aten
-    if out is None:
-        return cast(Tensor, aten.threshold_backward(credit, y, 0))
-    return _into(aten.threshold_backward, out, credit, y, 0)
-
-
-def _into(kernel: Any, out: Tensor, *arguments: Any) -> Tensor:
-    return cast(Tensor, kernel.grad_input(*arguments, grad_input=out))
-
-
-TANH = Curve(lambda x, out: torch.tanh(x, out=out), _tanh_pulled)
-SIGMOID = Curve(lambda x, out: torch.sigmoid(x, out=out), _sigmoid_pulled)
-RELU = Curve(lambda x, out: torch.clamp_min(x, 0, out=out), _relu_pulled)

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from torch.nn.parameter import Parameter
 
 from worldsheet.core.shapes import Costate, Elsewhere, Point, State
-from worldsheet.problem.stacks import AffineStack, Curve, PointwiseStack, Stack
+from worldsheet.problem.curves import Curve
+from worldsheet.problem.stacks import AffineStack, PointwiseStack, Stack, Stackable
 
 
 class Factors(NamedTuple):
@@ -30,7 +31,7 @@ class Factors(NamedTuple):
     samples: int
 
 
-class Step(ABC):
+class Step(Stackable, ABC):
     """One elementary map y = f(x; θ) with its two transposed derivatives."""
 
     @abstractmethod
@@ -55,14 +56,6 @@ class Step(ABC):
     def has_parameters(self) -> bool:
         """Whether there is anything to give efforts for; what lies below the lowest such step is not pulled back."""
         return False
-
-    @abstractmethod
-    def alike(self, other: "Step") -> bool:
-        """Whether the two can be stacked: the same map but for the values of parameters."""
-
-    @abstractmethod
-    def stacked(self, others: Sequence["Step"]) -> Stack:
-        """This step and its like, site by site, as one map on states (site, batch, ...)."""
 
     def alone(self) -> Stack:
         """This step as a stack of one."""
@@ -138,14 +131,14 @@ class Affine(Step):
         """True."""
         return True
 
-    def alike(self, other: Step) -> bool:
+    def alike(self, other: Stackable) -> bool:
         """Equal shapes, both with a bias or both without."""
         if not isinstance(other, Affine):
             return False
         mine, theirs = self._module, other._module
         return mine.weight.shape == theirs.weight.shape and (mine.bias is None) == (theirs.bias is None)
 
-    def stacked(self, others: Sequence[Step]) -> Stack:
+    def stacked(self, others: Sequence[Stackable]) -> Stack:
         """One batched product."""
         modules = [self._module, *(other._module for other in others if isinstance(other, Affine))]
         biases = [bias for bias in (module._parameters["bias"] for module in modules) if bias is not None]
@@ -179,11 +172,11 @@ class Pointwise(Step):
         y = self._curve.value(x, None)
         return y, y
 
-    def alike(self, other: Step) -> bool:
+    def alike(self, other: Stackable) -> bool:
         """The same activation."""
         return other is self
 
-    def stacked(self, others: Sequence[Step]) -> Stack:
+    def stacked(self, others: Sequence[Stackable]) -> Stack:
         """Works on any shape."""
         return PointwiseStack(self._curve)
 
@@ -217,11 +210,11 @@ class Flattened(Step):
         """A view."""
         return credit.reshape(saved.shape)
 
-    def alike(self, other: Step) -> bool:
+    def alike(self, other: Stackable) -> bool:
         """Flattening once changes the shape of what follows, so that no two in a row are the same."""
         return False
 
-    def stacked(self, others: Sequence[Step]) -> Stack:
+    def stacked(self, others: Sequence[Stackable]) -> Stack:
         """Never alike."""
         raise NotImplementedError
 

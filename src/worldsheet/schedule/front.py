@@ -9,6 +9,8 @@ from worldsheet.core.field import Field
 from worldsheet.problem import Topology
 from worldsheet.schedule.base import Firing, Schedule, Tick
 
+_STRIDE = 6  # sites that take steps of zero cost little; a tick that is planned anew costs as much as a few of them
+
 
 @final
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class CreditFront(Schedule):
     bit where layers moved alone are, and of the L·T moves of a field L²/2 are saved: a quarter at T = 2L.
 
     From any other start the sites ahead only move later; it costs ticks, not exactness. In deep networks the sites are
-    woken a twelfth of the depth at a time, some of them early, so that the same tick comes again and is planned once.
+    woken a few at a time, some of them early, so that the same tick comes again and is planned once.
 
     Args:
         first: the field that moves first.
@@ -54,7 +56,7 @@ class CreditFront(Schedule):
 @lru_cache(maxsize=64)
 def _growing(topology: Topology, first: Field) -> tuple[Tick, ...]:
     order = (first, Field.COSTATE if first is Field.STATE else Field.STATE)
-    fronts, stride = awake(topology), max(1, topology.depth // 12)
+    fronts, stride = awake(topology), min(_STRIDE, max(1, topology.depth // 10))
     found: list[Tick] = []
     for start in range(0, len(fronts), stride):
         group = fronts[start : start + stride]

@@ -26,7 +26,7 @@ class NotConvergedWarning(UserWarning):
     """Gradients were used although the tolerance asked for was not reached."""
 
 
-def backward(
+def backward(  # noqa: PLR0913  the public signature, in the order of decreasing use
     chain: Chain,
     x: Any,
     target: Any,
@@ -35,6 +35,7 @@ def backward(
     stop: Stop = _UNTIL_SETTLED,
     *,
     recompute: bool = False,
+    compile: bool = False,
 ) -> Tensor:
     """Relax, add the gradients to `.grad` as `loss.backward()` does, and return the loss.
 
@@ -53,6 +54,7 @@ def backward(
         stop: budget and tolerance.
         recompute: keep states only and evaluate each layer once more to pull back through it, which takes the memory of
             the states and of one layer's insides; for a schedule that moves each site once.
+        compile: as for `relax`.
 
     Returns:
         The loss, a scalar without graph.
@@ -61,9 +63,7 @@ def backward(
         InputError: arguments that cannot be right; NaN or infinity in the input, or in a parameter if the loss shows
             it.
         LayerError: a layer or loss that fails on what it receives.
-        RelaxationError: the relaxation diverged, or the loss is not finite.
-
-        No `.grad` is touched in any of these cases.
+        RelaxationError: the relaxation diverged, or the loss is not finite. `.grad` is untouched in all these cases.
 
     Warns:
         NotConvergedWarning: a tolerance was asked for and not reached.
@@ -86,6 +86,7 @@ def backward(
             schedule,
             keep=False,
             recompute=recompute,
+            compiled=compile,
         )
         if reads_start(schedule, stop, chain.topology):
             engine.start(None)

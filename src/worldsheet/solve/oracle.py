@@ -40,9 +40,14 @@ def autograd_backward(chain: Chain, x: Any, target: Any) -> Tensor:
     if not torch.is_grad_enabled():
         with torch.enable_grad():
             return autograd_backward(chain, x, target)
-    loss = chain.loss(_output(chain, x), target)
-    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    loss: Tensor = chain.loss(_output(chain, x), target)
+    autograd_accumulate(loss)
     return loss.detach()
+
+
+def autograd_accumulate(loss: Tensor) -> None:
+    """Backprop from a loss to `.grad` of whatever it depends on, hooks included."""
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
 
 def autograd_gradient(loss: Tensor, leaf: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ def relax(  # noqa: PLR0913  the public signature, in the order of decreasing us
     *,
     initial: Fields | None = None,
     stack: bool = True,
+    compile: bool = False,
 ) -> Solution:
     """Relax states and costates towards r = g = 0 (2), (3), where (4) is backprop's gradient, and return the fields.
 
@@ -50,9 +51,12 @@ def relax(  # noqa: PLR0913  the public signature, in the order of decreasing us
         record: filled with the residuals of every site at every tick.
         initial: fields before tick 0; the dynamics' own by default.
         stack: let equal consecutive layers move as one batched operation where the schedule moves all sites at once.
+        compile: let `torch.compile` write the code of equal layers without a closed form, for all of them at once; the
+            first call, and the first on other shapes, waits for the compiler.
 
     Raises:
-        InputError: arguments that cannot be right, NaN or infinity in the input or a parameter.
+        InputError: arguments that cannot be right, NaN or infinity in the input or a parameter, nothing to compile or
+            no compiler.
         LayerError: a layer or loss that fails on what it receives.
     """
     chain, inputs = opened(chain, x)
@@ -61,7 +65,7 @@ def relax(  # noqa: PLR0913  the public signature, in the order of decreasing us
     schedule = default_schedule(dynamics, schedule, fresh=initial is None)
     given = inputs[0] if len(inputs) == 1 else inputs
     with torch.no_grad():  # layers record their own graphs
-        engine = engine_for(chain, given, target, dynamics, schedule, keep=True, stack=stack)
+        engine = engine_for(chain, given, target, dynamics, schedule, keep=True, stack=stack, compiled=compile)
         if record is not None or initial is not None or reads_start(schedule, stop, chain.topology):
             engine.start(initial)
         outcome = _checked(run(engine, schedule, stop, record), engine.loss)

@@ -1,7 +1,7 @@
 """What a relaxation returns."""
 
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 from torch import Tensor
 
@@ -11,6 +11,9 @@ from worldsheet.core.record import Record
 from worldsheet.core.shapes import Elsewhere
 from worldsheet.problem import Caller, Chain, Fields
 from worldsheet.solve.gradients import accumulate
+
+Pairs: TypeAlias = tuple[tuple[Tensor, Tensor], ...]
+"""Leaf tensors with their gradients."""
 
 
 @final
@@ -39,7 +42,7 @@ class Solution:
     evaluations: int
     pulls: int
     caller: Caller = field(repr=False)
-    pairs: tuple[tuple[Tensor, Tensor], ...] = field(repr=False)
+    pairs: Pairs = field(repr=False)
     input_gradient: Any = field(repr=False)
 
     @property
@@ -64,8 +67,7 @@ class Solution:
             RelaxationError: the relaxation diverged, so there is nothing to use.
         """
         refuse_diverged(self.outcome)
-        names = {id(parameter): name for name, parameter in self.chain.named_parameters()}
-        return {names[id(leaf)]: gradient for leaf, gradient in self.pairs}
+        return named(self.chain, self.pairs)
 
     def accumulate(self) -> None:
         """Add the gradients to the parameters' `.grad`, as `loss.backward()` would.
@@ -74,7 +76,18 @@ class Solution:
             RelaxationError: the relaxation diverged; `.grad` is untouched.
         """
         refuse_diverged(self.outcome)
-        accumulate([(leaf, gradient.clone()) for leaf, gradient in self.pairs])
+        accumulate(owned(self.pairs))
+
+
+def named(chain: Chain, pairs: Pairs) -> dict[str, Tensor]:
+    """Gradients by the names that their parameters have in a chain."""
+    names = {id(parameter): name for name, parameter in chain.named_parameters()}
+    return {names[id(leaf)]: gradient for leaf, gradient in pairs}
+
+
+def owned(pairs: Pairs) -> list[tuple[Tensor, Tensor]]:
+    """The pairs with gradients in memory of their own."""
+    return [(leaf, gradient.clone()) for leaf, gradient in pairs]
 
 
 def refuse_diverged(outcome: Outcome) -> None:

@@ -1,7 +1,7 @@
 """Networks that learn in real time: nature-inspired local propagation on any directed graph."""
 
 from worldsheet.streaming.activation import Activation, Identity, Logistic, Rectifier, Tanh
-from worldsheet.streaming.builders import from_networkx, layered, random, small_world
+from worldsheet.streaming.builders import from_matrix, from_networkx, layered, random, small_world
 from worldsheet.streaming.connectivity import Connectivity, Dense
 from worldsheet.streaming.functional import Functional, Medium, Quadratic, Regulariser
 from worldsheet.streaming.integrator import ExplicitEuler, Exponential, Integrator
@@ -58,6 +58,7 @@ __all__ = [
     "Trace",
     "TrackFlip",
     "costate_within",
+    "from_matrix",
     "from_networkx",
     "hamiltonian_within",
     "layered",

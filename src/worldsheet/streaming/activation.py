@@ -33,7 +33,7 @@ class Tanh(Activation):
 
     def slope(self, speed: Tensor, drive: Neurons, value: Neurons) -> Neurons:
         """At speed c: c (1 − σ²)."""
-        slope: Tensor = torch.ops.aten.tanh_backward(speed, value)
+        slope: Tensor = torch.ops.aten.tanh_backward.default(speed, value)
         return slope
 
 
@@ -48,7 +48,7 @@ class Logistic(Activation):
 
     def slope(self, speed: Tensor, drive: Neurons, value: Neurons) -> Neurons:
         """At speed c: c σ (1 − σ)."""
-        slope: Tensor = torch.ops.aten.sigmoid_backward(speed, value)
+        slope: Tensor = torch.ops.aten.sigmoid_backward.default(speed, value)
         return slope
 
 

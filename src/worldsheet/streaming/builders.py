@@ -1,4 +1,4 @@
-"""Graphs by name: layers, a small world, random edges, or a graph of networkx."""
+"""Graphs by name: layers, a small world, random edges, a matrix, or a graph of networkx."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -85,6 +85,26 @@ def from_networkx(graph: Any, *, self_loops: bool = False) -> Sparse:
         pairs |= {(target, source) for source, target in pairs}
     ends = torch.tensor(sorted(pairs), dtype=torch.int64).reshape(-1, 2)
     return Sparse(len(number), ends[:, 0], ends[:, 1], self_loops=self_loops)
+
+
+def from_matrix(matrix: Tensor, *, self_loops: bool = False) -> Sparse:
+    """The entries [i, j] of a square matrix as edges j → i, as W in the drive W x.
+
+    Args:
+        matrix: dense, where what is not 0 is an edge, or sparse (COO, CSR, CSC), where every stored entry is one. Which
+            numbers it holds does not matter: weights are set through `HamiltonianNetwork.point`.
+        self_loops: whether entries on the diagonal are allowed.
+
+    Raises:
+        InputError: not square, a COO matrix with an entry stored twice, or edges that `Sparse` refuses.
+    """
+    if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise InputError(f"a matrix of shape {tuple(matrix.shape)}", "(n, n)", "row i, column j is the edge j → i")
+    if matrix.layout is torch.strided:
+        targets, sources = matrix.nonzero().T
+    else:
+        targets, sources = matrix.detach().to_sparse(layout=torch.sparse_coo)._indices()
+    return Sparse(len(matrix), sources, targets, self_loops=self_loops)
 
 
 def _listening(offsets: Tensor) -> Sparse:

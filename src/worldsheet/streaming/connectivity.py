@@ -57,8 +57,8 @@ class Connectivity(ABC):
         """Σ_k w_ki δ_k."""
 
     @abstractmethod
-    def effort(self, sensitivity: Neurons, state: Neurons, *, shared: bool) -> Edges:
-        """δ_i x_j on every edge in memory of its own, summed over the streams if they share their weights."""
+    def add_effort(self, edges: Edges, sensitivity: Neurons, state: Neurons, *, keep: float, gain: float) -> None:
+        """Edges ← keep · edges + gain · δ_i x_j in their own memory, summed over the streams if they share weights."""
 
     @abstractmethod
     def to(self: Self, device: torch.device) -> Self:
@@ -67,6 +67,12 @@ class Connectivity(ABC):
     @abstractmethod
     def with_source(self: Self) -> Self:
         """The graph with one more neuron, the last, that every other one listens to."""
+
+    def effort(self, sensitivity: Neurons, state: Neurons, *, shared: bool) -> Edges:
+        """δ_i x_j on every edge, summed over the streams if they share their weights."""
+        found = state.new_zeros(self.edge_shape if shared else (len(state), *self.edge_shape))
+        self.add_effort(found, sensitivity, state, keep=0.0, gain=1.0)
+        return found
 
     @property
     def edges(self) -> int:
@@ -151,12 +157,16 @@ class Dense(Connectivity):
         """The product Wᵀ δ."""
         return sensitivity @ weights if weights.dim() == 2 else (sensitivity[:, None] @ weights)[:, 0]
 
-    def effort(self, sensitivity: Neurons, state: Neurons, *, shared: bool) -> Edges:
-        """δ xᵀ where there is an edge."""
-        product = sensitivity.T @ state if shared else sensitivity[:, :, None] * state[:, None]
+    def add_effort(self, edges: Edges, sensitivity: Neurons, state: Neurons, *, keep: float, gain: float) -> None:
+        """Keep · edges + gain · δ xᵀ where there is an edge: one product that adds to what is there."""
+        if edges.dim() > 2:
+            edges.baddbmm_(sensitivity[:, :, None], state[:, None], beta=keep, alpha=gain)
+        elif state.shape[0] == 1:
+            edges.addr_(sensitivity.view(-1), state.view(-1), beta=keep, alpha=gain)
+        else:
+            edges.addmm_(sensitivity.T, state, beta=keep, alpha=gain)
         if not self._complete:
-            product.diagonal(dim1=-2, dim2=-1).zero_()
-        return product
+            edges.diagonal(dim1=-2, dim2=-1).zero_()
 
     def to(self, device: torch.device) -> "Dense":
         """The same graph on another device."""

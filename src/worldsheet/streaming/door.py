@@ -67,10 +67,23 @@ def check_input(given: Tensor | None, streams: int, inputs: int) -> None:
     Raises:
         InputError: another shape, or no tensor where there are input neurons.
     """
-    shape = None if given is None else tuple(given.shape)
+    if given is not None:
+        refuse_no_tensor("an input", given)
+    shape = None if given is None else given.shape
     if shape != (streams, inputs) and not (shape is None and not inputs):
         wanted = f"a tensor of shape ({streams}, {inputs}), one row per stream" if inputs else "None: no input neurons"
-        raise InputError(f"an input of shape {shape}", wanted, "for one stream try input[None]")
+        told = None if given is None else tuple(given.shape)
+        raise InputError(f"an input of shape {told}", wanted, "for one stream try input[None]")
+
+
+def refuse_no_tensor(name: str, given: object) -> None:
+    """Lists, arrays and plain numbers.
+
+    Raises:
+        InputError: anything but a tensor.
+    """
+    if not isinstance(given, Tensor):
+        raise InputError(f"{name} of type {type(given).__name__}", "a torch.Tensor", "try torch.as_tensor(…)[None]")
 
 
 def check_target(given: Tensor, streams: int, outputs: int, potential: Potential) -> None:
@@ -79,6 +92,7 @@ def check_target(given: Tensor, streams: int, outputs: int, potential: Potential
     Raises:
         InputError: another shape or kind, or a class that no output stands for.
     """
+    refuse_no_tensor("a target", given)
     whole = not given.is_floating_point()
     shape = (streams,) if potential.classes else (streams, outputs)
     if given.shape != shape or whole != potential.classes:
@@ -90,6 +104,13 @@ def check_target(given: Tensor, streams: int, outputs: int, potential: Potential
         )
     if whole and len(given) and int(given.max()) >= outputs:
         raise InputError(f"class {int(given.max())}", f"classes 0 to {outputs - 1}, −1 for unknown", "add outputs")
+
+
+def like(given: Tensor, state: Tensor, *, kept: bool = False) -> Tensor:
+    """The given tensor where the states are and, unless its own dtype is kept, of their dtype."""
+    if given.device == state.device and (kept or given.dtype == state.dtype) and not given.requires_grad:
+        return given
+    return given.detach().to(state.device if kept else state)
 
 
 def unknown_streams(target: Target) -> Tensor | None:

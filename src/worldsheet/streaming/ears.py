@@ -81,6 +81,7 @@ class Ears:
     ) -> None:
         self._inputs = torch.tensor(list(inputs), dtype=torch.int64, device=device)
         self._outputs = torch.tensor(list(outputs), dtype=torch.int64, device=device)
+        self._counts = len(inputs), len(outputs)
         self._streams = streams
         self._potential = potential
 
@@ -89,20 +90,20 @@ class Ears:
         return state.index_select(1, self._outputs)
 
     def hold(self, state: Neurons, input: Tensor | None) -> Neurons:
-        """The states, those of the input neurons being the input; what is unknown of it stays as it was.
+        """The states in their own memory, those of the input neurons being the input; what is unknown of it stays.
 
         Raises:
             InputError: another shape, or NaN under `Missing.STOP`.
         """
-        door.check_input(input, self._streams.count, len(self._inputs))
+        door.check_input(input, self._streams.count, self._counts[0])
         if input is None:
             return state
-        given = input.detach().to(state)
+        given = door.like(input, state)
         patched = door.without_holes(given, state.index_select(1, self._inputs))
         if patched is None:
-            return state.index_copy(1, self._inputs, given)
+            return state.index_copy_(1, self._inputs, given)
         self._refuse_holes("input")
-        return state.index_copy(1, self._inputs, patched)
+        return state.index_copy_(1, self._inputs, patched)
 
     def hear(self, state: Neurons, target: Tensor | None) -> Lesson:
         """The lesson of a target.
@@ -112,8 +113,8 @@ class Ears:
         """
         if target is None:
             return Lesson(None, None, self._outputs, self._potential)
-        door.check_target(target, self._streams.count, len(self._outputs), self._potential)
-        given = target.detach().to(state.device if self._potential.classes else state)
+        door.check_target(target, self._streams.count, self._counts[1], self._potential)
+        given = door.like(target, state, kept=self._potential.classes)
         unknown = door.unknown_streams(given)
         if unknown is not None:
             self._refuse_holes("target")

@@ -18,11 +18,11 @@ class Regulariser(ABC):
 
     @abstractmethod
     def pull_states(self, force: Neurons, state: Neurons) -> Neurons:
-        """Force + ∂R/∂x."""
+        """Force + ∂R/∂x, in the memory of the force."""
 
     @abstractmethod
     def pull_weights(self, force: Edges, weights: Edges, gain: float | Tensor) -> Edges:
-        """Force + gain ∂R/∂w."""
+        """Force + gain ∂R/∂w, in the memory of the force."""
 
     @abstractmethod
     def of_states(self, state: Neurons) -> PerStream:
@@ -56,7 +56,7 @@ class Quadratic(Regulariser):
 
     def pull_states(self, force: Neurons, state: Neurons) -> Neurons:
         """Force + r x."""
-        return force.add(state, alpha=self.states) if self.states else force
+        return force.add_(state, alpha=self.states) if self.states else force
 
     def pull_weights(self, force: Edges, weights: Edges, gain: float | Tensor) -> Edges:
         """Force + gain r_w w."""

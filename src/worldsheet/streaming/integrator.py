@@ -22,7 +22,12 @@ class Integrator(ABC):
 
     Every field of (6) obeys ẏ = −k y + d, where the rate k belongs to the neuron and the drive d comes from its
     neighbours. A step takes d as constant.
+
+    Attributes:
+        every: edges move at every so manieth step only, that much further, under what their ends hold at that instant.
     """
+
+    every: int
 
     @abstractmethod
     def factors(self, rate: Tensor, dt: float) -> Factors:
@@ -45,7 +50,20 @@ class Integrator(ABC):
 @final
 @dataclass(frozen=True)
 class ExplicitEuler(Integrator):
-    """y + dt (d − k y), all fields from the same instant. First order; stable for dt · k < 2."""
+    """y + dt (d − k y), all fields from the same instant. First order; stable for dt · k < 2.
+
+    Args:
+        every: steps of the neurons for one of the edges.
+
+    Raises:
+        InputError: `every` below 1.
+    """
+
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse edges that never move."""
+        _refuse_never(self.every)
 
     def factors(self, rate: Tensor, dt: float) -> Factors:
         """1 − k dt and dt."""
@@ -60,7 +78,7 @@ class ExplicitEuler(Integrator):
         """Dt · k < 2."""
         if dt * rate >= 2:
             raise InputError(
-                f"dt={dt:g} with a decay rate c + θ of {rate:g}: dt · (c + θ) = {dt * rate:.3g}",
+                f"dt={dt:g} where the larger of c + θ and every · θ is {rate:g}: dt times it is {dt * rate:.3g}",
                 f"below 2, so dt < {2 / rate:.3g}: beyond it Euler's steps overshoot and grow",
                 "take shorter steps or lower speeds, or integrator=Exponential(), which has no such bound",
             )
@@ -73,7 +91,20 @@ class Exponential(Integrator):
 
     First order in the couplings, stable for any dt · k. As c · dt → ∞ at θ = 0 a step is a tick of `Dyadic(rate=1)`:
     x ← σ(a), and λ = c π ← the pulled-back λ.
+
+    Args:
+        every: steps of the neurons for one of the edges, which are most of the work and move slowly. First order in
+            every · dt; what is told at the steps between reaches the edges through the costates only.
+
+    Raises:
+        InputError: `every` below 1.
     """
+
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse edges that never move."""
+        _refuse_never(self.every)
 
     def factors(self, rate: Tensor, dt: float) -> Factors:
         """e^{−k dt} and its integral."""
@@ -89,3 +120,8 @@ class Exponential(Integrator):
 
     def check(self, rate: float, dt: float) -> None:
         """Every decay decays."""
+
+
+def _refuse_never(every: int) -> None:
+    if every < 1:
+        raise InputError(f"every={every}", "1 or more", "every=1 moves the edges at every step")

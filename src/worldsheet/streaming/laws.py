@@ -37,17 +37,33 @@ class Pace(NamedTuple):
         reach: the part of the way to σ(a) that x goes.
         costate: of π.
         momentum_keep: decay of π_w, the same for all edges.
-        momentum_gain: gain of π_w, one number per stream if signs differ.
-        momentum_gain_on_edges: the same in a shape that multiplies edges.
+        momentum_gain: gain of π_w; 1 if signs differ, each system's gain being in `credit_gain` then.
+        credit_gain: what the credit of each system is multiplied by; None for 1.
+        momentum_gain_on_edges: the whole gain, in a shape that multiplies edges if signs differ.
         flow: −dt/m.
     """
 
     reach: Tensor
     costate: Factors
     momentum_keep: float
-    momentum_gain: float | Tensor
+    momentum_gain: float
+    credit_gain: Tensor | None
     momentum_gain_on_edges: float | Tensor
     flow: float
+
+
+class Credit(NamedTuple):
+    """What a step leaves on the neurons for their edges to answer.
+
+    Attributes:
+        sensitivity: δ_i = c_i σ′(a_i) π_i.
+        state: x_j, what went along the edges.
+        pace: how far they move.
+    """
+
+    sensitivity: Neurons
+    state: Neurons
+    pace: Pace
 
 
 @final
@@ -85,33 +101,39 @@ class Laws:
         """c_i σ′(a_i), which turns a costate into what the parents and edges of i feel of it."""
         return self.medium.activation.slope(self.speed, sight.drive, sight.activity)
 
-    def pull(self, point: PhasePoint, conductance: Neurons) -> Neurons:
+    def pull(self, point: PhasePoint, sensitivity: Neurons) -> Neurons:
         """Σ_k w_ki c_k σ′(a_k) π_k + ∂R/∂x_i, in memory of its own."""
-        pulled = self.graph.pull(point.weights, conductance * point.costate)
+        pulled = self.graph.pull(point.weights, sensitivity)
         return self.functional.regulariser.pull_states(pulled, point.state)
 
     def costate(self, point: PhasePoint, force: Neurons, pace: Pace) -> Neurons:
-        """π a step later, under all that pulls at it."""
-        return torch.addcmul(pace.costate.gain * force, pace.costate.keep, point.costate)
+        """π a step later, in the memory of all that pulls at it."""
+        return force.mul_(pace.costate.gain).addcmul_(pace.costate.keep, point.costate)
 
-    def effort(self, costate: Neurons, conductance: Neurons, state: Neurons, shared: bool) -> Edges:
-        """The force on every weight, c_i σ′(a_i) π_i x_j."""
-        return self.graph.effort(conductance * costate, state, shared=shared)
+    def sensitivity(self, costate: Neurons, conductance: Neurons) -> Neurons:
+        """δ_i = c_i σ′(a_i) π_i, which the edges of i feel."""
+        return conductance * costate
 
-    def momentum(self, point: PhasePoint, effort: Edges, pace: Pace) -> Edges:
-        """π_w a step later, in the memory of an effort that has been multiplied by the gain."""
-        force = self.functional.regulariser.pull_weights(effort, point.weights, pace.momentum_gain_on_edges)
-        return force.add_(point.momentum, alpha=pace.momentum_keep)
+    def credit(self, sensitivity: Neurons, state: Neurons, pace: Pace) -> Credit:
+        """What the edges are told; the gain is in it where it is not the same for all."""
+        return Credit(sensitivity if pace.credit_gain is None else sensitivity * pace.credit_gain, state, pace)
 
-    def weights(self, weights: Edges, momentum: Edges, pace: Pace) -> Edges:
-        """The weights a step later."""
-        return weights.add(momentum, alpha=pace.flow)
+    def learn(self, weights: Edges, momentum: Edges, credit: Credit) -> Edges:
+        """π_w a step later in its own memory, under the effort c_i σ′(a_i) π_i x_j; then the weights, returned."""
+        pace, staggered = credit.pace, self.integrator.staggered
+        moved = weights if staggered else weights.add(momentum, alpha=pace.flow)
+        self.graph.add_effort(
+            momentum, credit.sensitivity, credit.state, keep=pace.momentum_keep, gain=pace.momentum_gain
+        )
+        self.functional.regulariser.pull_weights(momentum, weights, pace.momentum_gain_on_edges)
+        return weights.add_(momentum, alpha=pace.flow) if staggered else moved
 
     def pace(self, sign: Sign, dt: float, shared: bool) -> Pace:
         """Decays and gains of a step under a sign, one for each system if it is a tensor."""
         advance, functional = self.integrator.factors, self.functional
         theta = torch.tensor(functional.dissipation, dtype=torch.float64)
-        momentum = advance(theta, dt)
+        long = self.integrator.every * dt
+        momentum = advance(theta, long)
         per_neuron = sign.to(self.speed)[:, None] if isinstance(sign, Tensor) else sign
         costate = advance(functional.dissipation - per_neuron * self.speed, dt)
         gain = -per_neuron * float(momentum.gain)
@@ -119,9 +141,10 @@ class Laws:
             reach=1 - advance(self.speed, dt).keep,
             costate=Factors(costate.keep, -per_neuron * costate.gain),
             momentum_keep=float(momentum.keep),
-            momentum_gain=gain,
+            momentum_gain=1.0 if isinstance(gain, Tensor) else gain,
+            credit_gain=gain if isinstance(gain, Tensor) else None,
             momentum_gain_on_edges=_beside_edges(gain, self.graph, shared) if isinstance(gain, Tensor) else gain,
-            flow=-dt / functional.mass,
+            flow=-long / functional.mass,
         )
 
 

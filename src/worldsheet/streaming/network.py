@@ -15,7 +15,7 @@ from worldsheet.streaming.connectivity import Connectivity
 from worldsheet.streaming.ears import Ears, has_holes
 from worldsheet.streaming.functional import Functional, Medium
 from worldsheet.streaming.integrator import Exponential, Integrator
-from worldsheet.streaming.laws import Laws, Pace
+from worldsheet.streaming.laws import Credit, Laws, Pace
 from worldsheet.streaming.phase import Moment, PhasePoint, as_tensors, is_finite
 from worldsheet.streaming.shapes import Edges, Signal
 from worldsheet.streaming.sign import ConstantFlip, Plain, Sign, SignPolicy
@@ -87,9 +87,21 @@ class HamiltonianNetwork:
         self._ears = Ears(inputs, outputs, self.streams, self.functional.potential, like.device)
         self._paces: dict[float, Pace] = {}
         self._dt = nan
-        self.point = self._drawn(start or Start(), like)
+        self._point = self._drawn(start or Start(), like)
+        self._left: tuple[Credit, Moment] | None = None
         self.time = 0.0
         self.steps = 0
+
+    @property
+    def point(self) -> PhasePoint:
+        """A copy of the point in phase space; set it to go on from another one, which is copied too."""
+        self._look()
+        return PhasePoint(*(field.clone() for field in self._point))
+
+    @point.setter
+    def point(self, point: PhasePoint) -> None:
+        self._look()
+        self._point = PhasePoint(*(field.detach().clone() for field in point))
 
     @property
     def graph(self) -> Connectivity:
@@ -104,19 +116,21 @@ class HamiltonianNetwork:
     @property
     def output(self) -> Signal:
         """The output neurons' states, (streams, outputs)."""
-        return self._ears.output(self.point.state)
+        return self._ears.output(self._point.state)
 
     @property
     def finite(self) -> bool:
         """Whether every state, costate, weight and momentum is a number."""
-        return is_finite(self.point)
+        self._look()
+        return is_finite(self._point)
 
     @property
     def effort(self) -> Edges:
         """c_i σ′(a_i) π_i x_j on every edge at this instant: what a backward pass would call the gradient."""
-        sight = self._laws.see(self.point.weights, self.point.state)
-        conductance = self._laws.conductance(sight)
-        return self._laws.effort(self.point.costate, conductance, self.point.state, self.streams.shared)
+        self._look()
+        laws, point = self._laws, self._point
+        conductance = laws.conductance(laws.see(point.weights, point.state))
+        return self.graph.effort(laws.sensitivity(point.costate, conductance), point.state, shared=self.streams.shared)
 
     @torch.no_grad()
     def step(self, input: Tensor | None, target: Tensor | None, dt: float) -> Step:
@@ -131,25 +145,25 @@ class HamiltonianNetwork:
             InputError: wrong shapes, a step beyond the integrator's bound, or NaN under `Missing.STOP`.
         """
         self._set_dt(dt)
-        laws, shared = self._laws, self.streams.shared
-        point = self.point._replace(state=self._ears.hold(self.point.state, input))
-        lesson = self._ears.hear(point.state, target)
+        self._learn(remembered=False)
+        laws = self._laws
+        lesson = self._ears.hear(self._point.state, target)
+        point = self._point._replace(state=self._ears.hold(self._point.state, input))
         sight = laws.see(point.weights, point.state)
         velocity = partial(laws.velocity, point.state, sight)
-        moment = Moment(self.time, point, velocity, lesson, self.functional, shared)
+        moment = Moment(self.time, point, velocity, lesson, self.functional, self.streams.shared)
         sign = self.sign.sign(moment)
         pace = self._pace(sign, dt)
         staggered = laws.integrator.staggered
         state = laws.state(point.state, sight, pace)
         reading = lesson.read(state if staggered else point.state)
         conductance = laws.conductance(sight)
-        force = lesson.blame(laws.pull(point, conductance), reading)
-        costate = laws.costate(point, force, pace)
-        credit = costate if staggered else point.costate
-        effort = laws.effort(credit, conductance * pace.momentum_gain, point.state, shared)
-        momentum = laws.momentum(point, effort, pace)
-        weights = laws.weights(point.weights, momentum if staggered else point.momentum, pace)
-        self._advance(PhasePoint(state, costate, weights, momentum), dt)
+        felt = laws.sensitivity(point.costate, conductance)
+        costate = laws.costate(point, lesson.blame(laws.pull(point, felt), reading), pace)
+        if (self.steps + 1) % laws.integrator.every == 0:
+            felt = laws.sensitivity(costate, conductance) if staggered else felt
+            self._left = laws.credit(felt, point.state, pace), moment
+        self._advance(point._replace(state=state, costate=costate), dt)
         return Step(reading.output, reading.loss, sign, moment)
 
     @torch.no_grad()
@@ -160,7 +174,8 @@ class HamiltonianNetwork:
             InputError: wrong shapes, or a step beyond the integrator's bound.
         """
         self._set_dt(dt)
-        point = self.point._replace(state=self._ears.hold(self.point.state, input))
+        self._learn(remembered=False)
+        point = self._point._replace(state=self._ears.hold(self._point.state, input))
         sight = self._laws.see(point.weights, point.state)
         state = self._laws.state(point.state, sight, self._pace(-1.0, dt))
         self._advance(point._replace(state=state), dt)
@@ -201,8 +216,9 @@ class HamiltonianNetwork:
 
     def state_dict(self) -> dict[str, Tensor]:
         """All that is needed to go on to the same bits: the point in phase space, the time and the number of steps."""
+        self._look()
         clock = {"time": torch.tensor(self.time, dtype=torch.float64), "steps": torch.tensor(self.steps)}
-        return {name: values.clone() for name, values in {**as_tensors(self.point), **clock}.items()}
+        return {name: values.clone() for name, values in {**as_tensors(self._point), **clock}.items()}
 
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
         """Take up where `state_dict` was called.
@@ -210,7 +226,7 @@ class HamiltonianNetwork:
         Raises:
             InputError: fields missing, or of other shapes.
         """
-        own = as_tensors(self.point)
+        own = as_tensors(self._point)
         for name, values in own.items():
             found = saved.get(name)
             if found is None or found.shape != values.shape or "time" not in saved or "steps" not in saved:
@@ -218,8 +234,21 @@ class HamiltonianNetwork:
                 raise InputError(
                     f"{name} of shape {shape}", f"{tuple(values.shape)}, time and steps", "build the same network"
                 )
-        self.point = PhasePoint(**{name: saved[name].to(values).clone() for name, values in own.items()})
+        self.point = PhasePoint(**{name: saved[name].to(values) for name, values in own.items()})
         self.time, self.steps = float(saved["time"]), int(saved["steps"])
+
+    def _learn(self, *, remembered: bool) -> None:
+        """Edges answer what the last step left on the neurons: before anything looks at them again."""
+        if self._left is not None:
+            (credit, moment), self._left = self._left, None
+            moment.pass_by(remembered=remembered)
+            weights = self._laws.learn(self._point.weights, self._point.momentum, credit)
+            self._point = self._point._replace(weights=weights)
+
+    @torch.no_grad()
+    def _look(self) -> None:
+        """Somebody looks between two steps: edges move now, and the last step's energies can still be asked for."""
+        self._learn(remembered=True)
 
     def _drawn(self, start: Start, like: Tensor) -> PhasePoint:
         """Weights and states from the generator, on the CPU so that every device begins alike."""
@@ -249,11 +278,12 @@ class HamiltonianNetwork:
             return
         if not (isfinite(dt) and dt > 0):
             raise InputError(f"dt={dt}", "a positive finite number of seconds", "try dt=0.002")
-        self._laws.integrator.check(float(self._laws.speed.max()) + self.functional.dissipation, dt)
+        integrator, theta = self._laws.integrator, self.functional.dissipation
+        integrator.check(max(float(self._laws.speed.max()) + theta, integrator.every * theta), dt)
         self._dt, self._paces = dt, {}
 
     def _advance(self, point: PhasePoint, dt: float) -> None:
-        self.point = point
+        self._point = point
         self.time += dt
         self.steps += 1
 

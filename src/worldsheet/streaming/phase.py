@@ -6,6 +6,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
+from worldsheet.core.errors import InputError
 from worldsheet.streaming.ears import Lesson
 from worldsheet.streaming.functional import Functional
 from worldsheet.streaming.shapes import Edges, Neurons, PerStream, PerSystem
@@ -34,7 +35,8 @@ class PhasePoint(NamedTuple):
 class Moment(Watched):
     """A point in phase space at an instant, looked at before it moves.
 
-    Energies are divided by φ: one number per system, which is all streams together where they share their weights.
+    Energies are divided by φ: one number per system, which is all streams together where they share their weights. They
+    are worked out when they are asked for, which is possible until the edges move: until the next step.
     """
 
     def __init__(
@@ -47,26 +49,42 @@ class Moment(Watched):
         shared: bool,
     ) -> None:
         self.time = time
-        self.point = point
+        self._point: PhasePoint | None = point
+        self._squared: tuple[PerSystem, PerSystem] | None = None
+        self._state, self._costate = point.state, point.costate
         self._velocity = velocity
         self._lesson = lesson
         self._functional = functional
         self._shared = shared
 
     @property
+    def point(self) -> PhasePoint:
+        """Where the systems are; these tensors move with the network.
+
+        Raises:
+            InputError: the next step has been taken.
+        """
+        if self._point is None:
+            raise InputError(
+                f"a look at t = {self.time:g} after the network went on",
+                "a moment until the next step: its edges are the network's own, which moves them",
+                "ask for energies right after the step, record them with a Trace, or clone what is to be kept",
+            )
+        return self._point
+
+    @property
     def potential(self) -> PerSystem:
         """V + R."""
         regulariser = self._functional.regulariser
-        loss = self._lesson.read(self.point.state).loss
-        states = regulariser.of_states(self.point.state)
-        return self._per_system(states if loss is None else states + loss) + regulariser.of_weights(
-            self._squares(self.point.weights)
-        )
+        loss = self._lesson.read(self._state).loss
+        states = regulariser.of_states(self._state)
+        weights, _ = self._squares()
+        return self._per_system(states if loss is None else states + loss) + regulariser.of_weights(weights)
 
     @property
     def kinetic(self) -> PerSystem:
         """m/2 |ẇ|² = |π_w|²/2m."""
-        return self._squares(self.point.momentum) / (2 * self._functional.mass)
+        return self._squares()[1] / (2 * self._functional.mass)
 
     @property
     def lagrangian(self) -> PerSystem:
@@ -76,16 +94,31 @@ class Moment(Watched):
     @property
     def hamiltonian(self) -> PerSystem:
         """V + R + π · ẋ − |π_w|²/2m."""
-        work = (self.point.costate * self._velocity()).sum(1)
+        work = (self._costate * self._velocity()).sum(1)
         return self.potential + self._per_system(work) - self.kinetic
 
     @property
     def costate_norm(self) -> PerSystem:
         """‖(π, π_w)‖."""
-        return (self._per_system(self.point.costate.square().sum(1)) + self._squares(self.point.momentum)).sqrt()
+        return (self._per_system(self._costate.square().sum(1)) + self._squares()[1]).sqrt()
 
-    def _squares(self, values: Edges) -> PerSystem:
-        return values.square().sum()[None] if self._shared else values.flatten(1).square().sum(1)
+    def pass_by(self, *, remembered: bool) -> None:
+        """The edges are about to move: keep their sums of squares if they are to be remembered."""
+        if remembered:
+            self._squares()
+        self._point = None
+
+    def _squares(self) -> tuple[PerSystem, PerSystem]:
+        """Σ w² and Σ π_w², one pass over the edges each, once."""
+        if self._squared is None:
+            weights, momentum = self.point[2:]
+            self._squared = self._summed(weights), self._summed(momentum)
+        return self._squared
+
+    def _summed(self, values: Edges) -> PerSystem:
+        rows = values.view(1, -1) if self._shared else values.flatten(1)
+        squares: PerSystem = torch.linalg.vecdot(rows, rows)
+        return squares
 
     def _per_system(self, values: PerStream) -> PerSystem:
         return values.sum()[None] if self._shared else values

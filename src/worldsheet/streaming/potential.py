@@ -50,7 +50,7 @@ class Squared(Potential):
         """q/2 ‖e‖² and q e."""
         error = output - target
         gradient = error if self.weight == 1 else self.weight * error
-        return torch.linalg.vecdot(error, gradient).mul(0.5), gradient
+        return torch.linalg.vecdot(error, gradient) / 2, gradient
 
 
 @final

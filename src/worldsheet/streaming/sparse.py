@@ -1,6 +1,8 @@
 """Edges in a list, for large graphs."""
 
 import warnings
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import final
 
 import torch
@@ -10,13 +12,15 @@ from worldsheet.core.errors import InputError
 from worldsheet.streaming.connectivity import Connectivity
 from worldsheet.streaming.shapes import Edges, Index, Neurons
 
+_LONG_RUN = 10_000  # edges from which a copy is faster than picking each
+
 
 @final
 class Sparse(Connectivity):
     """Any directed graph as a list of its E edges, kept in order of target and then source.
 
-    Cost per step and stream: three passes over the edges. Weights of all streams together: drives and pulls are
-    products of a compressed sparse matrix.
+    Cost per step and stream: three passes over the edges. Drives are products of a compressed sparse matrix; so are
+    pulls and efforts of several streams that share their weights.
 
     Args:
         neurons: n.
@@ -42,9 +46,11 @@ class Sparse(Connectivity):
                 "every edge once",
                 "leave the second out: two edges in parallel are one whose weight is their sum",
             )
-        self._turn = torch.argsort(self._sources * neurons + self._targets)
+        turn = torch.argsort(self._sources * neurons + self._targets)
+        self._turn = turn.int()
         self._forward = _compressed(self._targets, neurons), self._sources.int()
-        self._backward = _compressed(self._sources, neurons), self._targets[self._turn].int()
+        self._backward = _compressed(self._sources, neurons), self._targets[turn].int()
+        self._runs = list(_runs(self.in_degrees()))
         _spend_the_warning()
 
     @property
@@ -73,29 +79,31 @@ class Sparse(Connectivity):
 
     def drive(self, weights: Edges, state: Neurons) -> Neurons:
         """The sum over incoming edges."""
-        if weights.dim() == 1:
-            matrix = self._matrix(weights)
-            column = state.T if len(state) > 1 else state[0]
-            product: Tensor = matrix @ column
-            return product.T if len(state) > 1 else product[None]
-        return self._summed(self._targets, _at(state, self._sources).mul_(weights))
+        if weights.dim() > 1:
+            return self._summed(self._targets, self._at_sources(state).mul_(weights))
+        if len(state) == 1:
+            product: Tensor = self._matrix(weights) @ state[0]
+            return product[None]
+        return _turned(self._matrix(weights) @ _turned(state))
 
     def pull(self, weights: Edges, sensitivity: Neurons) -> Neurons:
         """The sum over outgoing edges."""
-        if weights.dim() == 1 and len(sensitivity) > 1:
-            product: Tensor = self._matrix(weights.index_select(0, self._turn), turned=True) @ sensitivity.T
-            return product.T
-        return self._summed(self._sources, _at(sensitivity, self._targets).mul_(weights))
+        if weights.dim() > 1 or len(sensitivity) == 1:
+            return self._summed(self._sources, self._at_targets(sensitivity).mul_(weights))
+        return _turned(self._matrix(weights.index_select(0, self._turn), turned=True) @ _turned(sensitivity))
 
-    def effort(self, sensitivity: Neurons, state: Neurons, *, shared: bool) -> Edges:
-        """The product of both ends."""
-        if not shared:
-            return _at(sensitivity, self._targets).mul_(_at(state, self._sources))
-        if len(state) == 1:
-            return _at(sensitivity, self._targets).mul_(_at(state, self._sources))[0]
-        pattern = self._matrix(state.new_zeros(self.edge_shape))
-        product: Tensor = torch.sparse.sampled_addmm(pattern, sensitivity.T, state).values()
-        return product
+    def add_effort(self, edges: Edges, sensitivity: Neurons, state: Neurons, *, keep: float, gain: float) -> None:
+        """Keep · edges + gain times the product of both ends."""
+        if edges.dim() > 1:
+            edges.mul_(keep).addcmul_(self._at_targets(sensitivity), self._at_sources(state), value=gain)
+        elif len(state) == 1:
+            ends = self._at_targets(sensitivity), self._at_sources(state)
+            edges[None].mul_(keep).addcmul_(*ends, value=gain)
+        else:
+            matrix = self._matrix(edges)
+            torch.sparse.sampled_addmm(
+                matrix, _turned(sensitivity), _turned(state).T, beta=keep, alpha=gain, out=matrix
+            )
 
     def to(self, device: torch.device) -> "Sparse":
         """The same graph on another device."""
@@ -115,11 +123,37 @@ class Sparse(Connectivity):
         rows, columns = self._backward if turned else self._forward
         return torch.sparse_csr_tensor(rows, columns, weights, size, check_invariants=False)
 
+    def _at_sources(self, values: Neurons) -> Tensor:
+        """The values of every edge's source, (streams, E)."""
+        return _at(values, self._forward[1])
+
+    def _at_targets(self, values: Neurons) -> Tensor:
+        """The values of every edge's target, (streams, E): copied run by run where runs are long, else picked."""
+        if len(self._runs) * _LONG_RUN > self.edges:
+            return _at(values, self._targets)
+        found, first = values.new_empty(len(values), self.edges), 0
+        for neurons, degree in self._runs:
+            block = values[:, neurons, None].expand(-1, -1, degree)
+            found[:, first : first + block[0].numel()].view_as(block).copy_(block)
+            first += block[0].numel()
+        return found
+
     def _summed(self, ends: Index, values: Tensor) -> Neurons:
         """Σ over the edges that share an end."""
         if len(values) == 1:  # the kernels in one dimension are several times faster
             return values.new_zeros(self._neurons).scatter_add_(0, ends, values[0])[None]
         return values.new_zeros(len(values), self._neurons).scatter_add_(1, ends.expand_as(values), values)
+
+
+def _turned(values: Tensor) -> Tensor:
+    """Rows as columns, in memory of its own: products with sparse matrices are several times faster so."""
+    return values.T.contiguous()
+
+
+def _runs(degrees: Index) -> Iterator[tuple[slice, int]]:
+    """Neighbouring neurons with equally many parents, and how many."""
+    bounds = [0, *(degrees.diff().nonzero().flatten() + 1).tolist(), len(degrees)]
+    return ((slice(*ends), int(degrees[ends[0]])) for ends in pairwise(bounds) if degrees[ends[0]])
 
 
 def _at(values: Neurons, ends: Index) -> Tensor:

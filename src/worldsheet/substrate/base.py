@@ -52,6 +52,10 @@ class Substrate(Dynamics):
         """As the inner dynamics, save that what is spoilt may move sites before credit arrives."""
         return replace(self.inner.character, descends=False)
 
+    def fit(self, depth: int) -> None:
+        """As the inner dynamics."""
+        self.inner.fit(depth)
+
     def start(self, outputs: Sequence[Elsewhere]) -> Fields:
         """As the inner dynamics."""
         return self.inner.start(outputs)

@@ -14,6 +14,7 @@ from worldsheet.app.bench.control import control
 from worldsheet.app.bench.dynamics_command import dynamics
 from worldsheet.app.bench.measure import Plan, measure
 from worldsheet.app.bench.models import CASES, Case
+from worldsheet.app.bench.pipeline_command import pipeline
 from worldsheet.app.bench.results import Result, plain
 from worldsheet.app.bench.stream import stream
 from worldsheet.app.bench.tables import tables
@@ -31,12 +32,13 @@ def _bench() -> None:
     """Measure beside autograd."""
 
 
-bench.command()(dynamics)
-bench.command()(stream)
-bench.command()(control)
+bench.command(epilog="Example: worldsheet bench dynamics --quick")(dynamics)
+bench.command(epilog="Example: worldsheet bench stream --quick")(stream)
+bench.command(epilog="Example: worldsheet bench control --quick")(control)
+bench.command(epilog="Example: worldsheet bench pipeline --quick")(pipeline)
 
 
-@bench.command()
+@bench.command(epilog="Example: worldsheet bench gradient --threads 1")
 def gradient(
     threads: Annotated[str, typer.Option(help="CPU threads of torch, one measurement for each")] = "1,2",
     repeats: Annotated[int, typer.Option(help="rounds of autograd and wavefront; 0 for each case's own")] = 0,

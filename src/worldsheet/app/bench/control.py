@@ -1,22 +1,22 @@
-"""`worldsheet bench control`: known problems beside IPOPT, one by one and in batches."""
+"""`worldsheet bench control`: known problems beside IPOPT and crocoddyl, in batches, and a tick over the horizon."""
 
 import importlib
 import json
-import statistics
-import time
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any, final
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
 
 import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from worldsheet.app.bench.control_cases import Many, One, Tick, many, one, over_the_horizon
 from worldsheet.app.bench.timing import threads
 from worldsheet.app.choices import choose
-from worldsheet.app.control.problems import KNOWN, Known
+from worldsheet.app.control.problems import KNOWN
 from worldsheet.app.machine import this_machine
-from worldsheet.control import Solution, solve
+from worldsheet.control import Compiled, Eager, Execution
 from worldsheet.core.errors import InputError
 
 ONE_GOAL = 2.0  # times IPOPT's solve time
@@ -26,73 +26,16 @@ _SINGLES = ("pendulum", "cartpole", "quadrotor", "bangbang", "vanderpol", "rocke
 _BATCHES = ("pendulum", "cartpole", "quadrotor")
 
 
-@final
-@dataclass(frozen=True)
-class One:
-    """One problem from one initial state; CPU seconds of one thread as medians over rounds taken in turns.
-
-    Attributes:
-        case: its name.
-        build: what CasADi took to build it.
-        ipopt: seconds of a solve.
-        ours: seconds of a solve; nothing is built.
-        ratio: ours / IPOPT, the median over rounds.
-        iterations: IPOPT's.
-        ticks: ours.
-        ipopt_cost: its objective.
-        cost: ours.
-        residual: our largest KKT residual.
-    """
-
-    case: str
-    build: float
-    ipopt: float
-    ours: float
-    ratio: float
-    iterations: int
-    ticks: int
-    ipopt_cost: float
-    cost: float
-    residual: float
-
-
-@final
-@dataclass(frozen=True)
-class Many:
-    """Many initial states of one problem.
-
-    Attributes:
-        case: its name.
-        batch: how many.
-        ipopt_rate: problems per second, IPOPT in a loop over the first `sample` of them.
-        sample: how many IPOPT solved.
-        rate: problems per second, all at once.
-        ratio: rate / ipopt_rate.
-        ipopt_solved: share that IPOPT solved.
-        solved: share that we solved.
-        agreeing: share of the sample in which both costs agree to 1e-4, relative.
-        better: share of the sample in which ours is lower by more than that.
-    """
-
-    case: str
-    batch: int
-    ipopt_rate: float
-    sample: int
-    rate: float
-    ratio: float
-    ipopt_solved: float
-    solved: float
-    agreeing: float
-    better: float
-
-
 def control(  # noqa: PLR0913, PLR0917  an argument per option
     case: Annotated[list[str] | None, typer.Option(help=f"among {', '.join(_SINGLES)}; all if left out")] = None,
     batch: Annotated[int, typer.Option(help="initial states at once; 0 for none")] = 1024,
     sample: Annotated[int, typer.Option(help="how many of them IPOPT solves one by one")] = 32,
     repeats: Annotated[int, typer.Option(help="rounds of single solves, in turns")] = 9,
     tol: Annotated[float, typer.Option(help="largest KKT residual, the same for both")] = 1e-6,
-    quick: Annotated[bool, typer.Option(help="a trial of the command: two cases, few rounds, a small batch")] = False,
+    compiled: Annotated[bool, typer.Option(help="machine code too; minutes to make")] = False,
+    horizon: Annotated[bool, typer.Option(help="a tick over horizons of 100 to 10 000 stages too")] = False,
+    crocoddyl: Annotated[Path | None, typer.Option(help="a Python that has crocoddyl and casadi")] = None,
+    quick: Annotated[bool, typer.Option(help="a trial of the command: one case, few rounds, a small batch")] = False,
     seed: Annotated[int, typer.Option(help="initial states of the batch")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as one JSON object on stdout")] = False,
 ) -> None:
@@ -103,22 +46,27 @@ def control(  # noqa: PLR0913, PLR0917  an argument per option
     ones, manys = [], []
     with threads(1):
         for name in names:
-            known = choose("case", name, KNOWN)
+            choose("case", name, KNOWN)
             log.print(f"{name}: one problem", highlight=False)
             solver = _ipopt(name, tol)
-            ones.append(_one(name, known, solver, repeats, tol))
+            executions: dict[str, Execution] = {"eager": Eager(), **({"compiled": Compiled()} if compiled else {})}
+            ones.append(one(name, solver, executions, repeats, tol, crocoddyl))
             if batch and (name in _BATCHES or case):
                 log.print(f"{name}: {batch} problems", highlight=False)
-                manys.append(_many(name, known, solver, (batch, sample, seed), tol))
+                manys += many(name, solver, executions, (batch, sample, seed), tol)
+        ticks = over_the_horizon(repeats) if horizon else []
     machine = this_machine(torch.device("cpu"), (1,))
     if as_json:
         rows = {"single": [asdict(row) for row in ones], "batch": [asdict(row) for row in manys]}
-        typer.echo(json.dumps({"machine": asdict(machine), "tol": tol, **rows}))
+        told = {"machine": asdict(machine), "tol": tol, **rows, "horizon": [asdict(row) for row in ticks]}
+        typer.echo(json.dumps(told))
         return
     console = Console() if Console().is_terminal else Console(width=120)
     console.print(_singles_table(ones))
     if manys:
         console.print(_batches_table(manys))
+    if ticks:
+        console.print(_horizon_table(ticks))
     console.print(str(machine), highlight=False, soft_wrap=True)
 
 
@@ -130,91 +78,49 @@ def _ipopt(name: str, tol: float) -> Any:
     return module.Ipopt(module.MODELS[name](), tol)
 
 
-def _solved(known: Known, tol: float) -> tuple[Solution, float]:
-    problem = known.problem()
-    begun = time.process_time()
-    solution = solve(problem, initial_guess=known.guess(problem), tol=tol)
-    return solution, time.process_time() - begun
-
-
-def _one(name: str, known: Known, solver: Any, repeats: int, tol: float) -> One:
-    """Rounds in turns after one of each to warm up."""
-    answer, (solution, _) = solver.solve(known.initial), _solved(known, tol)
-    theirs, ours = [], []
-    for _ in range(repeats):
-        theirs.append(solver.solve(known.initial).seconds)
-        ours.append(_solved(known, tol)[1])
-    return One(
-        case=name,
-        build=solver.build_seconds,
-        ipopt=statistics.median(theirs),
-        ours=statistics.median(ours),
-        ratio=statistics.median(mine / other for mine, other in zip(ours, theirs, strict=True)),
-        iterations=answer.iterations,
-        ticks=solution.outcome.ticks,
-        ipopt_cost=answer.cost,
-        cost=float(solution.cost),
-        residual=solution.outcome.residual or 0.0,
-    )
-
-
-def _many(name: str, known: Known, solver: Any, sizes: tuple[int, int, int], tol: float) -> Many:
-    batch, sample, seed = sizes
-    problem = known.batch(batch, torch.Generator().manual_seed(seed))
-    begun = time.process_time()
-    solution = solve(problem, initial_guess=known.guess(problem), tol=tol)
-    seconds = time.process_time() - begun
-    answers = [solver.solve(start) for start in problem.initial_state[:sample].tolist()]
-    spent = sum(answer.seconds for answer in answers)
-    costs = torch.tensor([answer.cost for answer in answers], dtype=solution.cost.dtype)
-    gap = (solution.cost[:sample] - costs) / costs.abs().clamp(min=1e-3)
-    rate, ipopt_rate = batch / seconds, len(answers) / spent
-    return Many(
-        case=name,
-        batch=batch,
-        ipopt_rate=ipopt_rate,
-        sample=len(answers),
-        rate=rate,
-        ratio=rate / ipopt_rate,
-        ipopt_solved=sum(answer.success for answer in answers) / len(answers),
-        solved=float(solution.converged.double().mean()),
-        agreeing=float((gap.abs() <= 1e-4).double().mean()),
-        better=float((gap < -1e-4).double().mean()),
-    )
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left", no_wrap=True)
+    return table
 
 
 def _singles_table(rows: list[One]) -> Table:
-    table = Table(title=f"One problem, goal ≤ {ONE_GOAL:g} × IPOPT", title_justify="left", title_style="bold")
-    for number, column in enumerate(
-        (
-            "case",
-            "build ms",
-            "IPOPT ms",
-            "iterations",
-            "ours ms",
-            "ticks",
-            "ratio",
-            "IPOPT cost",
-            "our cost",
-            "residual",
-        )
-    ):
-        table.add_column(column, justify="right" if number else "left", no_wrap=True)
+    title = f"One problem, goal ≤ {ONE_GOAL:g} × IPOPT's solve"
+    table = _table(title, "case", "who", "build s", "solve ms", "best ms", "× IPOPT", "steps", "cost", "residual")
     for row in rows:
-        times = (f"{1e3 * row.build:.0f}", f"{1e3 * row.ipopt:.1f}", str(row.iterations), f"{1e3 * row.ours:.1f}")
-        costs = (f"{row.ipopt_cost:.6f}", f"{row.cost:.6f}", f"{row.residual:.0e}")
-        table.add_row(row.case, *times, str(row.ticks), f"{row.ratio:.2f}", *costs)
+        for share in row.shares:
+            times = (f"{share.build:.2f}", f"{1e3 * share.seconds:.1f}", f"{1e3 * share.best:.1f}")
+            residual = "" if share.residual is None else f"{share.residual:.0e}"
+            found = (f"{share.ratio:.2f}", str(share.steps), f"{share.cost:.6f}", residual)
+            table.add_row(row.case, share.name, *times, *found)
     return table
 
 
 def _batches_table(rows: list[Many]) -> Table:
-    table = Table(title=f"A batch, goal ≥ {BATCH_GOAL:g} × IPOPT in a loop", title_justify="left", title_style="bold")
-    for number, column in enumerate(
-        ("case", "batch", "IPOPT /s", "solved", "ours /s", "solved", "ratio", "equal cost", "ours lower")
-    ):
-        table.add_column(column, justify="right" if number else "left", no_wrap=True)
+    title = f"A batch, goal ≥ {BATCH_GOAL:g} × IPOPT in a loop"
+    columns = (
+        "who",
+        "build s",
+        "batch",
+        "IPOPT /s",
+        "solved",
+        "ours /s",
+        "solved",
+        "ratio",
+        "equal cost",
+        "ours lower",
+    )
+    table = _table(title, "case", *columns)
     for row in rows:
         theirs = (f"{row.ipopt_rate:.1f}", f"{row.ipopt_solved:.1%}")
-        ours = (f"{row.rate:.1f}", f"{row.solved:.1%}", f"{row.ratio:.1f}")
-        table.add_row(row.case, str(row.batch), *theirs, *ours, f"{row.agreeing:.1%}", f"{row.better:.1%}")
+        ours = (f"{row.rate:.1f}", f"{row.solved:.1%}", f"{row.ratio:.1f}", f"{row.agreeing:.1%}", f"{row.better:.1%}")
+        table.add_row(row.case, row.name, f"{row.build:.0f}", str(row.batch), *theirs, *ours)
+    return table
+
+
+def _horizon_table(rows: list[Tick]) -> Table:
+    table = _table("A tick over the horizon, eager, one thread", "stages", "ms a tick", "µs a stage")
+    for row in rows:
+        table.add_row(str(row.stages), f"{1e3 * row.seconds:.1f}", f"{1e6 * row.seconds / row.stages:.1f}")
     return table

@@ -100,7 +100,7 @@ def measured(study: Study, plan: Plan, pythons: Mapping[str, Path], tell: Callab
     for count in plan.threads:
         tell(f"{study.name}: {count} thread{'s' * (count > 1)}")
         taking_part = (
-            running(pythons, Task(study.widths, study.ticks, BATCH, count)) if study.widths else nullcontext(())
+            running(pythons, Task(study.widths, study.ticks, BATCH, count).words) if study.widths else nullcontext(())
         )
         with taking_part as rivals, with_threads(count):
             compiling |= {rival.name: rival.compiling for rival in rivals}

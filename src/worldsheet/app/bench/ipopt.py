@@ -70,7 +70,7 @@ class Ipopt:
         initial, scale = ca.SX.sym("x0", n), ca.SX.sym("theta")
         free = model.duration is not None
         dt = model.duration / model.steps * ca.exp(scale) if model.duration is not None else model.dt
-        step = _stage(model)
+        step = stage_of(model)
         cost, equal, below = model.terminal(states[:, -1]), [states[:, 0] - initial], []
         for k in range(model.steps):
             following, spent = step(states[:, k], controls[:, k], dt)
@@ -126,14 +126,14 @@ class Ipopt:
         else:
             dt = model.dt if model.duration is None else model.duration / model.steps
             x, u = ca.SX.sym("x", model.sizes[0]), ca.SX.sym("u", model.sizes[1])
-            step = ca.Function("step", [x, u], [_stage(model)(x, u, dt)[0]])
+            step = ca.Function("step", [x, u], [stage_of(model)(x, u, dt)[0]])
             states = [list(initial)]
             for _ in range(model.steps):
                 states.append(step(states[-1], controls).full().ravel().tolist())
         return [*(value for state in states for value in state), *controls * model.steps, *[0.0] * self._free]
 
 
-def _stage(model: Model) -> Callable[[Vector, Vector, Vector], tuple[Vector, Vector]]:
+def stage_of(model: Model) -> Callable[[Vector, Vector, Vector], tuple[Vector, Vector]]:
     """One stage, the cost integrated as a state."""
 
     def rates(x: Vector, u: Vector) -> Vector:

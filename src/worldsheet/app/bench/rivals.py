@@ -37,7 +37,7 @@ class Task(NamedTuple):
 @final
 @dataclass(frozen=True)
 class Rival:
-    """A running script that makes one training step when it is asked to.
+    """A running script that answers when it is asked, with one training step of a network.
 
     Attributes:
         name: the library.
@@ -54,17 +54,25 @@ class Rival:
         Raises:
             InputError: the script has ended.
         """
+        _number(self.name, self.ask(""))
+
+    def ask(self, question: str) -> str:
+        """A line for a line.
+
+        Raises:
+            InputError: the script has no pipes.
+        """
         questions, answers = self._process.stdin, self._process.stdout
         if questions is None or answers is None:
             raise _no_rival(self.name, "it has no pipes")
-        questions.write("\n")
+        questions.write(question + "\n")
         questions.flush()
-        _number(self.name, answers.readline())
+        return answers.readline()
 
 
 @contextmanager
 def running(
-    pythons: Mapping[str, Path], task: Task, scripts: Mapping[str, Path] = SCRIPTS
+    pythons: Mapping[str, Path], words: Sequence[str], scripts: Mapping[str, Path] = SCRIPTS
 ) -> Iterator[Sequence[Rival]]:
     """Start the rivals for which there is a Python, and end them afterwards.
 
@@ -73,7 +81,7 @@ def running(
     """
     with ExitStack() as stack:
         yield [
-            stack.enter_context(_started(name, [str(python), str(scripts[name]), *task.words]))
+            stack.enter_context(_started(name, [str(python), str(scripts[name]), *words]))
             for name, python in pythons.items()
         ]
 

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from math import ceil
 from statistics import fmean, median
-from typing import final
+from typing import TypeAlias, final
 
 import torch
 from torch import Tensor
@@ -14,12 +14,18 @@ from worldsheet.app.contest.rivals import Rival
 from worldsheet.app.data import DataSet
 from worldsheet.app.recipes import DTYPES, Recipe
 from worldsheet.app.run_folder import Row
+from worldsheet.app.sheets import Sheet, by_layer, recorded
 from worldsheet.app.streams import drawing, order, seed_of
 from worldsheet.core.errors import RelaxationError
 from worldsheet.solve import compare
 
+Keep: TypeAlias = Callable[[Sheet], object]
+"""Takes the recorded relaxation of a trained network."""
 
-def trained(recipe: Recipe, data: DataSet, rival: Rival, on_step: Callable[[], object]) -> Row:
+
+def trained(
+    recipe: Recipe, data: DataSet, rival: Rival, on_step: Callable[[], object], keep: Keep | None = None
+) -> Row:
     """Train a rival as the recipe says and return what it has shown, as JSON.
 
     Start weights, batches and dropped units are functions of the recipe's seed, so rivals of one seed differ in nothing
@@ -31,6 +37,7 @@ def trained(recipe: Recipe, data: DataSet, rival: Rival, on_step: Callable[[], o
         data: cut to its subset already.
         rival: how gradients are made.
         on_step: called after each step.
+        keep: given a relaxation of test images by the trained network, unless there is none or it has diverged.
     """
     model = recipe.model(data)
     contender = Contender(rival.description, model, recipe.optimiser(model.parameters()), rival.gradient)
@@ -56,6 +63,9 @@ def trained(recipe: Recipe, data: DataSet, rival: Rival, on_step: Callable[[], o
         accuracy.append(score.accuracy)
         losses.append(score.loss)
         seconds.append(contender.tally.seconds_per_step)
+    if keep is not None and rival.dynamics is not None and status == "finished":
+        model.eval()
+        keep(recorded(rival, contender.chain, *(part[: recipe.batch_size] for part in test)))
     return {
         "status": status,
         "rule": rival.description,
@@ -79,11 +89,7 @@ class _Looks:
         contender.model.eval()
         solution = rival.solution(contender.chain, images, labels)
         if solution is not None:
-            worst: dict[str, float] = {}
-            for row in compare(contender.chain, images, labels, solution).rows:
-                layer = row.name.split(".")[0]
-                worst[layer] = min(row.cosine, worst.get(layer, 1.0))
-            for layer, cosine in worst.items():
+            for layer, cosine in by_layer(compare(contender.chain, images, labels, solution)).items():
                 self.cosines[layer].append(cosine)
             self.counts.append((solution.ticks, solution.evaluations, solution.pulls))
 

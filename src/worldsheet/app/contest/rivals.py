@@ -6,9 +6,12 @@ from typing import final
 
 from torch import Tensor
 
+from worldsheet.core.errors import InputError
+from worldsheet.core.record import Record
 from worldsheet.dynamics import AugmentedLagrangian, Dyadic, Dynamics, PredictiveCoding, Wave
 from worldsheet.engine import Stop
 from worldsheet.problem import Chain
+from worldsheet.schedule import Schedule
 from worldsheet.solve import Centred, Solution, backward, calibrate, centred, relax
 from worldsheet.solve.oracle import autograd_backward
 
@@ -19,18 +22,20 @@ _UNTIL_SETTLED = Stop()
 @final
 @dataclass(frozen=True)
 class Rival:
-    """A dynamics and how long it may run.
+    """A dynamics, when its sites move, and how long it may run.
 
     Attributes:
         dynamics: how a site moves; None for backprop.
         stop: its budget.
         twice: whether it is relaxed with a nudge of either sign and the mean gradient is taken, which is equilibrium
             propagation on the prediction energy.
+        schedule: when; None for the dynamics' own.
     """
 
     dynamics: Dynamics | None
     stop: Stop = _UNTIL_SETTLED
     twice: bool = False
+    schedule: Schedule | None = None
 
     def calibrated(self, chain: Chain, x: Tensor, target: Tensor) -> "Rival":
         """The same with its automatic constants measured on these layers."""
@@ -45,13 +50,23 @@ class Rival:
         if self.twice and (solution := self.solution(chain, x, target)):
             solution.accumulate()
             return solution.loss
-        return backward(chain, x, target, self.dynamics, stop=self.stop)
+        return backward(chain, x, target, self.dynamics, self.schedule, self.stop)
 
     def solution(self, chain: Chain, x: Tensor, target: Tensor) -> Solution | None:
         """The same relaxation with its fields and counts; None for backprop."""
         if self.twice and isinstance(self.dynamics, PredictiveCoding):
-            return _mean(centred(chain, x, target, self.dynamics, stop=self.stop))
-        return None if self.dynamics is None else relax(chain, x, target, self.dynamics, stop=self.stop)
+            return _mean(centred(chain, x, target, self.dynamics, self.schedule, self.stop))
+        return None if self.dynamics is None else self.phase(chain, x, target)
+
+    def phase(self, chain: Chain, x: Tensor, target: Tensor, record: Record | None = None) -> Solution:
+        """One relaxation, of two phases the one that the target pulls, which may be recorded.
+
+        Raises:
+            InputError: backprop, which relaxes nothing.
+        """
+        if self.dynamics is None:
+            raise InputError(f"a phase of {BACKPROP}", "a rival with a dynamics", "leave it out")
+        return relax(chain, x, target, self.dynamics, self.schedule, self.stop, record)
 
     @property
     def description(self) -> str:

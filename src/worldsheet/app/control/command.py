@@ -12,11 +12,12 @@ from rich.table import Table
 from torch import Tensor
 
 from worldsheet.app import plots_control
-from worldsheet.app.atomic import replace_file
 from worldsheet.app.choices import choose
+from worldsheet.app.control import saved
 from worldsheet.app.control.problems import KNOWN, Known
+from worldsheet.app.run_folder import RESULT, RunFolder
 from worldsheet.control import MPC, ForwardBackwardSweep, History, Problem, Solution, solve
-from worldsheet.core.errors import InputError, RunFolderError
+from worldsheet.core.errors import InputError
 from worldsheet.core.outcome import Status
 from worldsheet.dynamics import Riccati, Wave
 
@@ -43,7 +44,7 @@ def control(  # noqa: PLR0913, PLR0917  an argument per option
     """Solve a known optimal control problem and draw what happened.
 
     The folder gets trajectories with costates, the waves of a kick over time
-    and tick, a film of the search, and the result as JSON.
+    and tick, a film of the search, their numbers, and the result as JSON.
     """
     known = choose("problem", problem, KNOWN)
     console = Console(stderr=True)
@@ -57,16 +58,19 @@ def control(  # noqa: PLR0913, PLR0917  an argument per option
     for line in _progress(history):
         console.print(line, highlight=False)
     console.print(f"{solution.outcome}; cost {float(solution.cost):.6g}, {1e3 * seconds:.0f} ms", highlight=False)
-    folder = _folder(run or Path("runs") / f"control-{problem}")
+    folder = RunFolder.at(run or Path("runs") / f"control-{problem}")
     result = _result(problem, method, solution, seconds)
     if mpc:
         result["closed_loop"] = _closed_loop(posed, mpc, seed)
-    _draw(folder, known, solution, history, console)
-    _write(folder / "result.json", json.dumps(result, indent=2).encode() + b"\n")
+    waves = _kicked(known, solution)
+    _draw(folder, known, solution, history, waves)
+    saved.save(folder, known, solution, history, waves)
+    console.print(f"figures in {folder.path}", highlight=False)
+    folder.write(RESULT, json.dumps(result, indent=2).encode() + b"\n")
     if as_json:
         typer.echo(json.dumps(result))
     else:
-        Console().print(_table(result, folder))
+        Console().print(_table(result, folder.path))
 
 
 def _posed(known: Known, device: str) -> Problem:
@@ -140,24 +144,21 @@ def _closed_loop(problem: Problem, steps: int, seed: int) -> dict[str, Any]:
     }
 
 
-def _draw(folder: Path, known: Known, solution: Solution, history: History, console: Console) -> None:
+def _draw(folder: RunFolder, known: Known, solution: Solution, history: History, kicked: History | None) -> None:
     labels = plots_control.Labels(known.states, known.controls, known.title)
     times = solution.times.cpu()
     size = solution.problem.state_size
     fields = (solution.states.cpu(), solution.costates.cpu(), solution.controls.cpu())
-    _write(folder / "trajectory.png", plots_control.trajectories(times, *fields, labels))
-    kicked = _kicked(known, solution)
+    folder.write("trajectory.png", plots_control.trajectories(times, *fields, labels))
     shown = history if kicked is None else kicked
     title = f"{known.title}: " + (
         "the search" if kicked is None else f"waves after a kick of {_KICK:g}, scalar impedance"
     )
     residuals = (shown.state_residuals.norm(dim=-1), shown.costate_residuals.norm(dim=-1))
-    _write(
-        folder / "worldsheet.png", plots_control.worldsheet(shown.ticks, residuals, float(times[-1] - times[0]), title)
-    )
+    picture = plots_control.worldsheet(shown.ticks, residuals, float(times[-1] - times[0]), title)
+    folder.write("worldsheet.png", picture)
     film = (history.states[..., :size], history.costates[..., :size], history.controls)
-    _write(folder / "search.gif", plots_control.film(times, *film, labels))
-    console.print(f"figures in {folder}", highlight=False)
+    folder.write("search.gif", plots_control.film(times, *film, labels))
 
 
 def _kicked(known: Known, solution: Solution) -> History | None:
@@ -170,25 +171,6 @@ def _kicked(known: Known, solution: Solution) -> History | None:
     kicked = problem.at(problem.initial_state + _KICK)
     outcome = solve(kicked, Wave(impedance=_IMPEDANCE, speed=_SPEED), solution, 1e-12, _KICK_TICKS, history).outcome
     return None if outcome.status is Status.DIVERGED else history
-
-
-def _folder(place: Path) -> Path:
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunFolderError(
-            f"{place}: {error.strerror}", "a folder that can be written", "choose another --run"
-        ) from error
-    return place
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        replace_file(path, content)
-    except OSError as error:
-        raise RunFolderError(
-            f"{path}: {error.strerror}", "a folder that can be written", "choose another --run"
-        ) from error
 
 
 def _table(result: dict[str, Any], folder: Path) -> Table:

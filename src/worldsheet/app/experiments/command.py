@@ -1,8 +1,6 @@
 """`worldsheet experiments`: list, run and tabulate the claims."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -12,6 +10,7 @@ from rich.table import Table
 
 from worldsheet.app.experiments.claim import Claim, Verdict, claims_in, find
 from worldsheet.app.experiments.record import Record, Size
+from worldsheet.app.experiments.suite import Ending, Finished, run_all
 
 experiments = typer.Typer(help="Run the claims' experiments and show what they found.", no_args_is_help=True)
 
@@ -22,7 +21,7 @@ _FOLDER = Path("experiments")
 _SHOWN = 3  # figures of a claim in a table
 
 
-@experiments.command("list")
+@experiments.command("list", epilog="Example: worldsheet experiments list")
 def listed(folder: Folder = _FOLDER, as_json: Json = False) -> None:
     """List the claims."""
     claims = claims_in(folder)
@@ -39,17 +38,38 @@ def run(
     size: Annotated[Size, typer.Option(help="small: minutes on a CPU; full: the claim's own size")] = Size.SMALL,
     out: Annotated[Path | None, typer.Option(help="where records go; beside the scripts if left out")] = None,
     folder: Folder = _FOLDER,
+    jobs: Annotated[int, typer.Option(min=1, help="how many run at once, on even shares of the cores")] = 1,
+    as_json: Json = False,
 ) -> None:
-    """Run experiments one after the other; status 1 if any figure is not as expected."""
+    """Run experiments; status 1 if a figure is not as expected, 2 if one could not run.
+
+    Of all experiments, those whose data set is not on this machine are left out and named.
+    """
     claims = claims_in(folder)
     chosen = [claim for name in names for claim in find(name, claims)] if names else list(claims.values())
-    failed = [claim.folder.name for claim in chosen if not _run(claim, size, out)]
-    if failed:
-        typer.echo(f"not as expected: {', '.join(failed)}", err=True)
-        raise typer.Exit(1)
+    log, endings = Console(stderr=True), {}
+    for count, done in enumerate(run_all(chosen, size, out, jobs), start=1):
+        endings[done.claim.folder.name] = done.ending
+        log.print(_told(done, f"{count}/{len(chosen)}"), highlight=False, markup=False)
+    if as_json:
+        typer.echo(json.dumps({name: ending.name.lower() for name, ending in endings.items()}))
+    for status, wanted in ((2, _failures(names)), (1, {Ending.NOT_AS_EXPECTED})):
+        if wanted & set(endings.values()):
+            raise typer.Exit(status)
 
 
-@experiments.command()
+def _failures(names: list[str] | None) -> set[Ending]:
+    """Data that are missing are a failure only of what was asked for by name."""
+    return {Ending.FAILED, Ending.NO_DATA} if names else {Ending.FAILED}
+
+
+def _told(done: Finished, count: str) -> str:
+    """A line, below what it printed if it did not go well."""
+    line = f"{count} {done.claim.folder.name}: {done.ending.name.lower().replace('_', ' ')}, {done.seconds:.0f} s"
+    return line if done.ending is Ending.AS_EXPECTED else f"{done.log}{line}"
+
+
+@experiments.command(epilog="Example: worldsheet experiments table --markdown")
 def table(
     folder: Folder = _FOLDER,
     markdown: Annotated[bool, typer.Option("--markdown", help="as a table for a README")] = False,
@@ -63,12 +83,6 @@ def table(
         typer.echo("\n".join(_markdown(rows)))
     else:
         _print(rows)
-
-
-def _run(claim: Claim, size: Size, out: Path | None) -> bool:
-    words = [sys.executable, str(claim.folder / "run.py"), "--size", size.value]
-    words += ["--out", str(out / claim.folder.name)] if out else []
-    return subprocess.run(words, check=False).returncode == 0
 
 
 def _row(claim: Claim) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from rich.console import Console
 from worldsheet.app.experiments.cells import Cells
 from worldsheet.app.experiments.claim import Claim, Verdict
 from worldsheet.app.experiments.record import Findings, Record, Size
+from worldsheet.app.experiments.suite import Ending
 from worldsheet.app.machine import this_machine
-from worldsheet.core.errors import InputError, WorldsheetError
+from worldsheet.core.errors import DataMissingError, InputError, WorldsheetError
 
 Measure: TypeAlias = Callable[[Size, Cells], Findings]
 """Finds the figures of a claim at a size."""
@@ -29,8 +30,8 @@ FIGURE = "figure.png"
 def experiment(file: str, measure: Measure, draw: Draw) -> None:
     """Turn a file beside `expected.json` into a command.
 
-    It measures at the size asked for, writes the record and the picture beside the file, and ends with status 1 if a
-    figure is not as expected. What is already computed is kept in `runs/`, so that a killed run goes on.
+    It measures at the size asked for, writes the record and the picture beside the file, and ends with the status of
+    an `Ending`. What is already computed is kept in `runs/`, so that a killed run goes on.
 
     Args:
         file: the script's own `__file__`.
@@ -57,14 +58,14 @@ def experiment(file: str, measure: Measure, draw: Draw) -> None:
         strays = list(claim.strays(record))
         _say(claim, record, strays, log)
         if strays:
-            raise typer.Exit(1)
+            raise typer.Exit(Ending.NOT_AS_EXPECTED.value)
 
     run.__doc__ = f"{claim.name}: {claim.title}."
     try:
         typer.run(run)
     except WorldsheetError as error:
         Console(stderr=True).print(f"error: {error}", markup=False)
-        sys.exit(2)
+        sys.exit((Ending.NO_DATA if isinstance(error, DataMissingError) else Ending.FAILED).value)
 
 
 def _measured(claim: Claim, measure: Measure, size: Size, device: torch.device, log: Console) -> Record:

@@ -1,9 +1,11 @@
-"""Starting the processes of a run in stages, or being one that `torchrun` has started."""
+"""Starting the processes of a run in stages, and being one of them."""
 
 import os
+import signal
 import sys
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, final
@@ -14,7 +16,8 @@ from torch.multiprocessing.spawn import start_processes
 from worldsheet.app.run_folder import RunFolder
 from worldsheet.app.staged.worker import Worker
 from worldsheet.core.errors import WorldsheetError
-from worldsheet.pipeline.distributed import NeighbourError, joined
+from worldsheet.pipeline.distributed import Meeting, joined
+from worldsheet.pipeline.message import NeighbourError
 
 NEIGHBOUR_GONE = 3
 """Exit status of a stage whose neighbour has failed."""
@@ -34,37 +37,45 @@ class Where:
         store: where they meet.
         timeout: seconds after which a silent neighbour counts as gone.
         threads: CPU threads of each.
+        board: whether stages write for TensorBoard.
+        device: where each stage's tensors are, which decides what carries its messages.
     """
 
     folder: Path
     data_dir: Path | None
     stages: int
-    store: str
+    store: str | Meeting
     timeout: float
     threads: int
+    board: bool = False
+    device: str = "cpu"
 
 
-def start_here(folder: Path, data_dir: Path | None, stages: int, timeout: float, threads: int) -> list[int]:
+def start_here(where: Where) -> list[int]:
     """Start a process for each stage on this machine and wait for all: their exit statuses.
 
-    They meet in a file and talk over the loopback interface; nothing listens to other machines unless
-    GLOO_SOCKET_IFNAME says so.
+    They meet in a file and talk over the loopback interface.
     """
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", _LOOPBACK)
+    stay_here()
     with tempfile.TemporaryDirectory() as meeting:
-        where = Where(folder, data_dir, stages, f"file://{meeting}/store", timeout, threads)
+        meet = replace(where, store=f"file://{meeting}/store")
         context: Any = start_processes(  # type: ignore[no-untyped-call]
-            be_stage, (where,), stages, join=False, start_method="spawn"
+            be_stage, (meet,), where.stages, join=False, start_method="spawn"
         )
-        return [_ended(process) for process in context.processes]
+        return _ended(context.processes)
+
+
+def stay_here() -> None:
+    """Let nothing listen to other machines, unless GLOO_SOCKET_IFNAME says so."""
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", _LOOPBACK)
 
 
 def be_stage(stage: int, where: Where) -> None:
     """Be the process of a stage from beginning to end; leaves the process with a status if it cannot go on."""
     torch.set_num_threads(where.threads)
     try:
-        with joined(stage, where.stages, where.store, where.timeout):
-            Worker(RunFolder(where.folder), where.data_dir, stage).run()
+        with joined(stage, where.stages, where.store, where.timeout, torch.device(where.device)):
+            Worker(RunFolder(where.folder), where.data_dir, stage, where.board).run()
     except NeighbourError as error:
         _leave(NEIGHBOUR_GONE, f"stage {stage}: {error}")
     except WorldsheetError as error:
@@ -73,13 +84,17 @@ def be_stage(stage: int, where: Where) -> None:
         _leave(130, "")
 
 
-def _ended(process: BaseProcess) -> int:
-    while process.exitcode is None:
-        try:
-            process.join()
-        except KeyboardInterrupt:  # the stages have had it too, and end
-            continue
-    return process.exitcode
+def _ended(processes: Sequence[BaseProcess]) -> list[int]:
+    """Wait for all; a Ctrl-C is passed on, since it may have been meant for this process alone."""
+    for process in processes:
+        while process.exitcode is None:
+            try:
+                process.join()
+            except KeyboardInterrupt:
+                for other in processes:
+                    if other.exitcode is None and other.pid is not None:
+                        os.kill(other.pid, signal.SIGINT)
+    return [process.exitcode or 0 for process in processes]
 
 
 def _leave(status: int, told: str) -> None:

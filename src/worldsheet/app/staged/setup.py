@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, final
 
+import torch
 from torch import Tensor, nn
 
 from worldsheet.app.choices import choose
@@ -22,6 +23,7 @@ WEIGHTS: Mapping[str, Weights] = {
     "stashed": Stashed(),
     "current": Current(),
 }
+MESSAGES: Mapping[str, torch.dtype | None] = {"exact": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @final
@@ -37,6 +39,8 @@ class Setup:
         locked: flush before every update.
         segment: updates between checkpoints, at which the pipeline runs dry.
         cuts: the plan; found by measuring before the first segment.
+        free_running: whether stages take messages as they come.
+        messages: exact, or what states and credits are rounded to between stages: bfloat16 or float16.
 
     Raises:
         InputError: a number out of range or an unknown name.
@@ -49,10 +53,13 @@ class Setup:
     locked: bool = False
     segment: int = 500
     cuts: tuple[int, ...] = ()
+    free_running: bool = False
+    messages: str = "exact"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
         choose("choice of weights", self.weights, WEIGHTS)
+        choose("kind of messages", self.messages, MESSAGES)
         if not 1 <= self.stages <= self.recipe.depth:
             raise InputError(
                 f"--stages {self.stages} with --depth {self.recipe.depth}",
@@ -65,6 +72,9 @@ class Setup:
                 f"1 to {self.recipe.batch_size} packets, the batch size, and 1 or more updates",
                 "use --packets-per-update 8",
             )
+
+        if self.free_running and self.locked:
+            raise InputError("--free-running --locked", "one of the two", "a flush is what free running does without")
 
     @property
     def order(self) -> Order:
@@ -82,7 +92,15 @@ class Setup:
     def pipeline(self, chain: Chain) -> Pipeline:
         """The stages, cut as planned."""
         make = partial(OPTIMIZERS[self.recipe.optimizer], lr=self.recipe.lr)
-        return Pipeline(chain, Plan(self.cuts), optimizer=make, weights=WEIGHTS[self.weights], order=self.order)
+        return Pipeline(
+            chain,
+            Plan(self.cuts),
+            optimizer=make,
+            weights=WEIGHTS[self.weights],
+            order=self.order,
+            messages=MESSAGES[self.messages],
+            free_running=self.free_running,
+        )
 
     def to_json(self) -> str:
         """One JSON object."""

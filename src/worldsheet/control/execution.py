@@ -1,0 +1,136 @@
+"""How the functions of a tick are executed: as they are written, or as machine code."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, TypeVar, final
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from worldsheet.control.native import Recursion
+from worldsheet.control.records import Form, put_together, taken_apart
+from worldsheet.core.errors import InputError
+
+R = TypeVar("R")
+
+
+class Execution(ABC):
+    """Runs functions from records of tensors to records of tensors.
+
+    Such a function reads nothing but its arguments, branches on no value of a tensor, and changes none.
+    """
+
+    @property
+    @abstractmethod
+    def fixed(self) -> bool:
+        """Whether a new number of problems costs something, so that it should stay the same while some of them end."""
+
+    @abstractmethod
+    def run(self, function: Callable[..., R], *given: Any) -> R:
+        """function(*given)."""
+
+    @abstractmethod
+    def recursion(self, like: Tensor) -> Recursion | None:
+        """Machine code for the Riccati recursion on such tensors, where there is any."""
+
+
+@final
+class Eager(Execution):
+    """One operation after the other, as torch does."""
+
+    @property
+    def fixed(self) -> bool:
+        """Any number of problems is as good as another."""
+        return False
+
+    def run(self, function: Callable[..., R], *given: Any) -> R:
+        """Call it."""
+        return function(*given)
+
+    def recursion(self, like: Tensor) -> None:
+        """None: torch does it."""
+
+
+@final
+class Compiled(Execution):
+    """Machine code: stages by the generator behind `torch.compile`, the Riccati recursion in C, made when first needed.
+
+    Making it takes tens of seconds, once for a number of problems and all that `Problem.at` and `MPC` make of them.
+    Dynamics, costs and constraints are read at that moment: a number or tensor that they close over must not change
+    afterwards. What differs from solve to solve belongs into `Problem.parameters`.
+
+    Attributes:
+        seconds: wall-clock time spent on making code so far.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._made: dict[Any, tuple[Callable[..., list[Tensor]], Form]] = {}
+        self._recursions: dict[torch.dtype, Recursion] = {}
+
+    @property
+    def fixed(self) -> bool:
+        """A new shape is new code."""
+        return True
+
+    def run(self, function: Callable[..., R], *given: Any) -> R:
+        """Look up the code for these shapes, or make it.
+
+        Raises:
+            InputError: a function that cannot be traced, or no working C++ compiler.
+        """
+        leaves: list[Tensor] = []
+        kept: list[Any] = []
+        form = taken_apart(given, leaves, kept)
+        leaves = [leaf.contiguous() for leaf in leaves]
+        key = (function, form, leaves[0].dtype, leaves[0].device, *[leaf.shape for leaf in leaves])
+        if key not in self._made:
+            begun = time.perf_counter()
+            self._made[key] = _code(function, form, leaves, kept)
+            self.seconds += time.perf_counter() - begun
+        code, out = self._made[key]
+        found: R = put_together(out, iter(code(*leaves)), iter(()))
+        return found
+
+    def recursion(self, like: Tensor) -> Recursion | None:
+        """C on a processor, None elsewhere.
+
+        Raises:
+            InputError: no C compiler, or a dtype that C has not.
+        """
+        if like.device.type != "cpu":
+            return None
+        if like.dtype not in self._recursions:
+            begun = time.perf_counter()
+            self._recursions[like.dtype] = Recursion(like.dtype)
+            self.seconds += time.perf_counter() - begun
+        return self._recursions[like.dtype]
+
+
+def _code(
+    function: Callable[..., Any], form: Form, leaves: list[Tensor], kept: list[Any]
+) -> tuple[Callable[..., list[Tensor]], Form]:
+    """The function on bare tensors, and the form of what it returns."""
+    forms: list[Form] = []
+
+    def bare(*tensors: Tensor) -> list[Tensor]:
+        found: list[Tensor] = []
+        forms.append(taken_apart(function(*put_together(form, iter(tensors), iter(kept))), found, []))
+        return [leaf.contiguous() for leaf in found]
+
+    try:
+        graph = make_fx(bare)(*leaves)
+        graph.graph.eliminate_dead_code()
+        graph.recompile()
+        with torch.no_grad():
+            code = torch._inductor.compile(graph, [*leaves])
+            code(*leaves)
+    except Exception as error:
+        raise InputError(
+            f"functions that cannot be compiled: {type(error).__name__}: {str(error).splitlines()[0]}",
+            "functions of tensors without branches on their values, and a C++ compiler",
+            "use torch.where instead of if, install g++, or leave Compiled() out",
+        ) from error
+    return code, forms[-1]

@@ -1,0 +1,177 @@
+"""Machine code, places in a batch and second starts: each against what plain torch finds without them."""
+
+import shutil
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import worldsheet as ws
+from nets import law
+from plants import DOUBLE, bounded, close, double_integrator, pendulum
+from worldsheet.app.control.problems import KNOWN
+from worldsheet.control import places
+from worldsheet.control.native import Climb, Recursion
+from worldsheet.control.quadratic import Quadratic
+from worldsheet.control.records import put_together, taken_apart
+from worldsheet.control.riccati import matched_by_recursion, ride
+
+C = ws.control
+STARTS = torch.tensor(
+    [[0.8, 0.0], [-1.0, 0.5], [2.0, -1.0], [0.1, 0.2], [-2.2, 0.0], [1.5, 1.5], [3.0, 0.0]], dtype=DOUBLE
+)
+SIZES = st.tuples(st.integers(1, 4), st.integers(0, 3), st.integers(1, 9), st.integers(1, 3), st.integers(0, 2**16))
+needs_c = pytest.mark.skipif(all(shutil.which(name) is None for name in ("cc", "gcc", "clang")), reason="no C compiler")
+
+
+def drawn(sizes: tuple[int, int, int, int, int], dent: float = 0.0) -> tuple[Quadratic, Tensor]:
+    """Newton's equations of convex stages, less a dent, and a costate at the start."""
+    n, m, stages, batch, seed = sizes
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=DOUBLE, generator=generator)
+
+    root, end = draw(stages, batch, n + m, n + m), draw(batch, n, n)
+    eye = torch.eye(n + m, dtype=DOUBLE)
+    local = Quadratic(
+        root @ root.mT + (0.3 - dent) * eye,
+        draw(stages, batch, n + m),
+        draw(stages, batch, n, n + m),
+        draw(stages, batch, n),
+        end @ end.mT + 0.1 * eye[:n, :n],
+        draw(batch, n),
+    )
+    return local, draw(batch, n)
+
+
+@pytest.fixture(scope="module")
+def recursion() -> Recursion:
+    return Recursion(DOUBLE)
+
+
+@needs_c
+@law(30)
+@given(SIZES)
+def test_the_recursion_in_c_is_the_recursion(recursion: Recursion, sizes: tuple[int, int, int, int, int]) -> None:
+    local, first = drawn(sizes)
+    zero = first.new_zeros(len(first))
+    everyone = torch.ones_like(zero, dtype=torch.bool)
+    step, shift, fine = recursion.direction(local, Climb(first, zero, everyone, 1e-4, 8.0, 9), free=False)
+    wanted = ride(local, matched_by_recursion(local), torch.zeros_like(first))
+    for name in ("states", "costates", "controls", "gains")[: 2 if sizes[1] == 0 else 4]:
+        close(getattr(step, name), getattr(wanted, name), 1e-9)
+    assert fine.all()
+    assert not shift.any()
+
+
+@needs_c
+@law(20)
+@given(SIZES, st.floats(0.5, 6.0))
+def test_the_ladder_in_c_stops_at_the_lowest_rung_that_is_convex(
+    recursion: Recursion, sizes: tuple[int, int, int, int, int], dent: float
+) -> None:
+    local, first = drawn(sizes, dent)
+    zero = first.new_zeros(len(first))
+    asked = torch.arange(len(first)) % 2 == 0
+    _, shift, fine = recursion.direction(local, Climb(first, zero, asked, 1e-2, 8.0, 9), free=False)
+    rungs = [0.0, *(1e-2 * 8.0**i for i in range(9))]
+    for k in range(len(first)):
+        one = local.select(torch.tensor([k]))
+        convex = [bool(matched_by_recursion(one.lifted(zero[:1] + rung)).convex) for rung in rungs]
+        tried = convex if asked[k] else convex[:1]
+        assert bool(fine[k]) is any(tried)
+        assert float(shift[k]) == pytest.approx(rungs[tried.index(True)] if any(tried) else rungs[len(tried) - 1])
+
+
+@needs_c
+def test_a_free_entry_of_the_start_moves_to_where_its_costate_vanishes(recursion: Recursion) -> None:
+    local, first = drawn((3, 2, 5, 2, 7))
+    zero = first.new_zeros(2)
+    climb = Climb(first, zero, torch.ones(2, dtype=torch.bool), 1e-4, 8.0, 9)
+    step, _, fine = recursion.direction(local, climb, free=True)
+    assert fine.all()
+    close(step.costates[0, :, -1], -first[:, -1], 1e-10)
+    assert float(step.states[0, :, -1].abs().min()) > 1e-3
+    close(step.states[0, :, :-1], torch.zeros(2, 2, dtype=DOUBLE), 0.0)
+
+
+@pytest.mark.slow
+@needs_c
+@pytest.mark.parametrize("integrator", [C.ExplicitEuler(), C.RK4()], ids=["euler", "rk4"])
+def test_machine_code_finds_what_torch_finds(integrator: C.Integrator) -> None:
+    plain = pendulum(STARTS, 8, integrator, (-3.0, 2.0))
+    compiled = C.Compiled()
+    quick = C.Problem(**{**vars(plain), "execution": compiled})
+    mine, theirs = C.solve(quick), C.solve(plain)
+    assert mine.converged.all()
+    close(mine.states, theirs.states, 1e-7)
+    close(mine.costates, theirs.costates, 1e-6)
+    made = compiled.seconds
+    later = C.solve(quick.at(0.9 * STARTS, 0.3))  # other numbers, the same code
+    close(later.cost, C.solve(plain.at(0.9 * STARTS, 0.3)).cost, 1e-8)
+    assert compiled.seconds == made
+
+
+def test_few_places_and_a_queue_solve_what_all_at_once_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = pendulum(STARTS, bounds=(-8.0, 8.0))
+    whole = C.solve(problem)
+    monkeypatch.setattr(places, "_NUMBERS", 2 * 20 * 9)  # two places
+    queued = C.solve(problem)
+    assert queued.ticks.tolist() == whole.ticks.tolist()
+    assert len(set(queued.ticks.tolist())) > 1  # they leave at different times
+    close(queued.states, whole.states, 1e-8)
+    close(queued.costates, whole.costates, 1e-7)
+    assert queued.gains is not None
+    assert whole.gains is not None
+    close(queued.gains, whole.gains, 1e-6)
+
+
+def test_parameters_go_with_their_problem_to_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    masses = torch.linspace(0.5, 2.0, len(STARTS), dtype=DOUBLE)[:, None]
+    problem = C.Problem(
+        dynamics=lambda x, u, t, p: torch.stack((x[..., 1], u[..., 0] / p[..., 0]), -1),
+        running_cost=lambda x, u, t, p: x.square().sum(-1) + u.square().sum(-1),
+        initial_state=STARTS,
+        control_size=1,
+        steps=10,
+        dt=0.1,
+        parameters=masses,
+    )
+    whole = C.solve(problem)
+    monkeypatch.setattr(places, "_NUMBERS", 3 * 10 * 9)
+    close(C.solve(problem).states, whole.states, 1e-10)
+
+
+def test_a_rocket_that_gets_lost_starts_a_second_time() -> None:
+    """Full thrust for a whole unit of time burns more than there is: the first start leads nowhere."""
+    known = KNOWN["rocket"]
+    problem = known.problem()
+    burnt = torch.full((80, 1), 3.5, dtype=DOUBLE)
+    sol = C.solve(problem, initial_guess=C.Guess(controls=burnt, duration=torch.tensor(1.0, dtype=DOUBLE)), tol=1e-6)
+    assert sol.outcome.converged
+    assert float(sol.states[-1, 0]) == pytest.approx(1.01283, abs=1e-5)
+
+
+def test_records_come_apart_and_together() -> None:
+    local, first = drawn((2, 1, 3, 2, 0))
+    leaves: list[Tensor] = []
+    kept: list[object] = []
+    form = taken_apart((local, first, 0.5, None), leaves, kept)
+    assert len(leaves) == 7
+    assert kept == [0.5, None]
+    again, last, number, nothing = put_together(form, iter(leaves), iter(kept))
+    assert again.slope is local.slope
+    assert last is first
+    assert (number, nothing) == (0.5, None)
+    assert form == taken_apart((local, first, 0.5, None), [], [])
+    assert form != taken_apart((local, first, 0.6, None), [], [])
+
+
+def test_code_is_shared_by_problems_that_differ_in_tensors_only() -> None:
+    one = bounded(double_integrator(5))
+    assert one.signature() == one.at(one.initial_state + 1, 3.0).signature()
+    other = C.Problem(**{**vars(one), "running_cost": lambda x, u, t: x.square().sum(-1)})
+    assert one.signature() != other.signature()

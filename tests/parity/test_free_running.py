@@ -1,0 +1,184 @@
+"""Stages that take messages as they come: in any order of turns each packet once, with bounded flights, and the
+parameters that a literal account of the same order of deeds arrives at."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import worldsheet as ws
+from nets import law
+from worldsheet.core.errors import InputError
+from worldsheet.pipeline import Act, Done, Locked, Pipeline, Predicted, Stashed, Unlocked, Weights
+from worldsheet.pipeline.drive import drive
+from worldsheet.pipeline.free import Arrivals, as_they_come
+from worldsheet.pipeline.links import Links, queues
+
+MAKE = partial(torch.optim.Adam, lr=1e-2)
+
+
+class Happened(NamedTuple):
+    stage: int
+    act: Act
+    packet: int
+
+
+def layers() -> list[nn.Module]:
+    torch.manual_seed(0)
+    hidden: list[nn.Module] = [nn.Sequential(nn.Linear(5, 5), nn.Tanh()) for _ in range(3)]
+    return [layer.double() for layer in (nn.Linear(4, 5), *hidden, nn.Linear(5, 3))]
+
+
+def packets(count: int) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    make = partial(torch.randn, generator=generator, dtype=torch.float64)
+    return [(make(3, 4), make(3, 3)) for _ in range(count)]
+
+
+def in_turns(pipeline: Pipeline, data: list[tuple[Tensor, Tensor]], turns: Iterator[int]) -> list[Happened]:
+    """Let stages act one at a time, as the turns say; at most `lead` + 1 packets are in flight at any moment."""
+    count, order = len(pipeline.stages), pipeline.order
+    runs = {}
+    for index, links in enumerate(queues(count)):
+        deeds = as_they_come(order, index, count, len(data), links)
+        runs[index] = drive(pipeline.stages[index], deeds, links, data)
+    happened, waited = [], 0
+    while runs:
+        index = next(turns) % count
+        done = next(runs[index], None) if index in runs else None
+        if isinstance(done, Done):
+            happened.append(Happened(index, done.deed.act, done.deed.packet))
+            waited = 0
+        else:
+            waited += 1
+            if pipeline.stages[index].updates == -(-len(data) // order.packets_per_update):
+                runs.pop(index, None)
+        assert waited < 5000, "all stages wait"
+        assert pipeline.stages[index].in_flight <= order.lead(index, count) + 1
+    return happened
+
+
+def literal(
+    parts: list[nn.Sequential],
+    data: list[tuple[Tensor, Tensor]],
+    happened: list[Happened],
+    order: Unlocked,
+    weights: Weights,
+) -> None:
+    """The same deeds in the same order, with autograd through one stage at a time."""
+    optimizers = [MAKE(part.parameters()) for part in parts]
+    before = [[p.detach().clone() for p in part.parameters()] for part in parts]
+    points, outputs, used = {}, {}, {}
+    credits: dict[tuple[int, int], Tensor] = {}
+    for stage, act, packet in happened:
+        part, last = parts[stage], stage == len(parts) - 1
+        if act is Act.UPDATE:
+            before[stage] = [p.detach().clone() for p in part.parameters()]
+            optimizers[stage].step()
+            optimizers[stage].zero_grad()
+            continue
+        key = stage, packet
+        if act is Act.FORWARD:
+            ahead = order.delay(stage, len(parts)) if isinstance(weights, Predicted) else 0.0
+            pairs = zip(part.parameters(), before[stage], strict=True)
+            used[key] = [(a + ahead * (a - b)).detach().requires_grad_() for a, b in pairs]
+            points[key] = (outputs[stage - 1, packet] if stage else data[packet][0]).detach().requires_grad_()
+            named = dict(zip((name for name, _ in part.named_parameters()), used[key], strict=True))
+            outputs[key] = torch.func.functional_call(part, named, (points[key],))
+            continue
+        output, credit = outputs[key], credits.get((stage + 1, packet))
+        if last:
+            output, credit = nn.functional.mse_loss(output, data[packet][1]) / order.packets_per_update, None
+        *efforts, credits[key] = torch.autograd.grad(output, [*used[key], points[key]], credit)
+        for parameter, effort in zip(part.parameters(), efforts, strict=True):
+            parameter.grad = effort if parameter.grad is None else parameter.grad + effort
+
+
+@pytest.mark.parametrize("weights", [Stashed(), Predicted()], ids=str)
+@given(
+    stages=st.integers(1, 5),
+    many=st.integers(1, 3),
+    slack=st.integers(0, 2),
+    count=st.integers(1, 9),
+    seed=st.integers(0, 2**31),
+)
+@law(12)
+def test_any_order_of_turns_is_a_training_in_that_order(
+    weights: Weights, stages: int, many: int, slack: int, count: int, seed: int
+) -> None:
+    mine, twin = layers(), layers()
+    order, data = Unlocked(many, slack), packets(count)
+    chain = ws.Chain(mine, nn.MSELoss())
+    pipeline = Pipeline(chain, stages, optimizer=MAKE, weights=weights, order=order, free_running=True)
+    generator = torch.Generator().manual_seed(seed)
+    favours = torch.rand(stages, generator=generator) ** 3 + 0.05  # some stages are slow
+
+    def turns() -> Iterator[int]:
+        while True:
+            yield int(torch.multinomial(favours, 1, generator=generator))
+
+    happened = in_turns(pipeline, data, turns())
+    for stage in range(stages):
+        own = [deed for deed in happened if deed.stage == stage]
+        assert [d.packet for d in own if d.act is Act.FORWARD] == list(range(count))
+        assert [d.packet for d in own if d.act is Act.PULL] == list(range(count))
+    parts = [nn.Sequential(*(twin[i] for i in pipeline.plan.layers(s))) for s in range(stages)]
+    literal(parts, data, happened, order, weights)
+    for ours, theirs in zip(chain.parameters(), nn.ModuleList(parts).parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_turns_in_one_process_are_the_order_itself() -> None:
+    nets = [layers(), layers()]
+    for net, free in zip(nets, (True, False), strict=True):
+        chain = ws.Chain(net, nn.MSELoss())
+        Pipeline(chain, 1, optimizer=MAKE, packets_per_update=2, free_running=free).train(packets(7))
+    for one, other in zip(nn.ModuleList(nets[0]).parameters(), nn.ModuleList(nets[1]).parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_free_running_does_not_flush() -> None:
+    with pytest.raises(InputError, match="unlocked order"):
+        Pipeline(ws.Chain(layers(), nn.MSELoss()), 2, optimizer=MAKE, order=Locked(2), free_running=True)
+
+
+class Broken(Links):
+    """States come until one does not; credits never do."""
+
+    @property
+    def messages(self) -> None:
+        return None
+
+    def state_here(self, packet: int) -> bool:
+        raise NotImplementedError
+
+    credit_here = state_here
+
+    def take_state(self, packet: int) -> Tensor:
+        if packet == 2:
+            raise ConnectionError("gone")
+        return torch.full((1,), float(packet))
+
+    def take_credit(self, packet: int) -> Tensor:
+        raise NotImplementedError
+
+    def send_state(self, packet: int, state: Tensor) -> None:
+        raise NotImplementedError
+
+    send_credit = send_state
+
+
+def test_a_listener_hands_on_what_came_and_then_the_failure() -> None:
+    links = Arrivals(Broken(), states=5, credits=0)
+    found = []
+    with pytest.raises(ConnectionError, match="gone"):
+        while True:
+            links.wait()
+            while links.state_here(0):
+                found.append(links.take_state(0).item())
+    assert found == [0.0, 1.0]

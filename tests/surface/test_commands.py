@@ -1,0 +1,60 @@
+"""Every command helps, speaks to scripts, and knows what it does not know."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from worldsheet.app.cli import app
+
+MISTYPED = {
+    "train --data digit": "digits",
+    "train --optimizer adan": "adam",
+    "compare --dynamics dyadik": "dyadic",
+    "control pendulun": "pendulum",
+    "stream --signal sins": "sine",
+    "experiments run C77": "c13_heat_map",
+    "bench dynamcs": "dynamics",
+    "trian": "train",
+}
+
+
+def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    if not hasattr(command, "commands"):
+        yield " ".join(path), command
+        return
+    for name, child in command.commands.items():
+        yield from leaves(child, (*path, name))
+
+
+COMMANDS = dict(leaves(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_shows_an_example_of_itself_and_speaks_json(name: str) -> None:
+    command = COMMANDS[name]
+    options = {option for parameter in command.params for option in parameter.opts}
+    assert "--json" in options
+    assert f"worldsheet {name}" in (command.epilog or "")
+    assert command.help
+    undocumented = [p.name for p in command.params if not getattr(p, "help", None)]
+    assert undocumented == []
+
+
+@pytest.mark.parametrize("line", MISTYPED)
+def test_an_unknown_name_lists_the_known(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    done = CliRunner().invoke(app, line.split())
+    assert done.exit_code == 2
+    assert MISTYPED[line] in done.output
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_the_commands(shell: str) -> None:
+    environment = {"_WORLDSHEET_COMPLETE": f"complete_{shell}", "COMP_WORDS": "worldsheet exp", "COMP_CWORD": "1"}
+    environment |= {"_TYPER_COMPLETE_ARGS": "worldsheet exp", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    done = CliRunner().invoke(app, [], env=environment, prog_name="worldsheet")
+    assert "experiments" in done.output
+    assert "control" not in done.output
