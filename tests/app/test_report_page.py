@@ -150,7 +150,6 @@ def test_light_and_dark_reach_the_figures(page: Page) -> None:
 def test_a_narrow_window_needs_no_scrolling_sideways(page: Page) -> None:
     page.set_viewport_size({"width": 420, "height": 900})
     drawn(page, "learning-0")
-    page.wait_for_timeout(200)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 420
+    until(page, "document.documentElement.scrollWidth <= 420")
     assert page.evaluate("document.getElementById('learning-0').getBoundingClientRect().width") < 420
     page.set_viewport_size({"width": 1280, "height": 900})

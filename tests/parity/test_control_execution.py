@@ -99,6 +99,7 @@ def test_a_free_entry_of_the_start_moves_to_where_its_costate_vanishes(recursion
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch's code generator, of torch
 @needs_c
 @pytest.mark.parametrize("integrator", [C.ExplicitEuler(), C.RK4()], ids=["euler", "rk4"])
 def test_machine_code_finds_what_torch_finds(integrator: C.Integrator) -> None:
