@@ -155,3 +155,11 @@ def test_links_of_the_project_s_pages_lead_somewhere(page: str) -> None:
 def test_every_page_is_in_the_navigation() -> None:
     listed = set(re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
     assert listed == {str(page.relative_to(DOCS)) for page in PAGES}
+
+
+def test_the_files_that_the_architecture_names_are_there() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    there = {str(path) for place in ("src/worldsheet", "tools", "docs") for path in (ROOT / place).rglob("*.*")}
+    named = set(re.findall(r"`([\w/]+\.(?:py|c|css|js|html))`", text))
+    assert len(named) > 50
+    assert [name for name in sorted(named) if not any(path.endswith(f"/{name}") for path in there)] == []
