@@ -4,17 +4,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from worldsheet.app.contest.plan import Plan, plan_for
-
 from worldsheet.app import plots
 from worldsheet.app.contest.cell import trained
+from worldsheet.app.contest.contest import Contest, contest_for
 from worldsheet.app.contest.report import result_of
 from worldsheet.app.contest.rivals import BACKPROP, RIVALS
 from worldsheet.app.data import load
 from worldsheet.app.experiments import Cells, Findings, Record, Size, experiment
 from worldsheet.app.running import threads
 
-PLANS: dict[Size, dict[str, Any]] = {
+CONTESTS: dict[Size, dict[str, Any]] = {
     Size.SMALL: {"data": "digits", "depth": 4, "width": 32, "epochs": 5, "train_size": 800, "compare_every": 20},
     Size.FULL: {
         "data": "fashion-mnist",
@@ -28,21 +27,21 @@ PLANS: dict[Size, dict[str, Any]] = {
 SEEDS = 3
 
 
-def plan_of(size: Size) -> Plan:
-    changes = dict(PLANS[size])
+def contest_of(size: Size) -> Contest:
+    changes = dict(CONTESTS[size])
     names = ",".join(name for name in RIVALS if name != BACKPROP)
-    return plan_for(changes.pop("data"), names, SEEDS, None, changes)
+    return contest_for(changes.pop("data"), names, SEEDS, None, changes)
 
 
 def measure(size: Size, cells: Cells) -> Findings:
-    plan = plan_of(size)
-    data = load(plan.recipe.data).subset(plan.recipe.train_size, plan.recipe.test_size)
+    contest = contest_of(size)
+    data = load(contest.recipe.data).subset(contest.recipe.train_size, contest.recipe.test_size)
     found = {}
     with threads(1):
-        for name, seed in plan.cells:
-            train = partial(trained, plan.recipe_of(seed), data, plan.rival(name), lambda: None)
+        for name, seed in contest.cells:
+            train = partial(trained, contest.recipe_of(seed), data, contest.rival(name), lambda: None)
             found[name, seed] = cells.get(f"{name} seed {seed}", train)
-    dynamics = result_of(plan, found)["dynamics"]
+    dynamics = result_of(contest, found)["dynamics"]
     figures: dict[str, float] = {}
     for name, row in dynamics.items():
         short = name.replace("-", "_")
@@ -57,7 +56,7 @@ def measure(size: Size, cells: Cells) -> Findings:
 
 def draw(record: Record, path: Path) -> None:
     rows = {row["name"]: row for row in record.tables["dynamics"]}
-    path.write_bytes(plots.rivals(rows, f"{PLANS[record.size]['data']}: {SEEDS} seeds, equal starts and batches"))
+    path.write_bytes(plots.rivals(rows, f"{CONTESTS[record.size]['data']}: {SEEDS} seeds, equal starts and batches"))
 
 
 if __name__ == "__main__":

@@ -16,12 +16,12 @@ from worldsheet.app.experiments.record import Size
 
 
 class Ending(Enum):
-    """How an experiment's process ended; its exit status."""
+    """How an experiment's process ended: its exit status, where any other says that it failed."""
 
     AS_EXPECTED = 0
-    NOT_AS_EXPECTED = 1
-    FAILED = 2
-    NO_DATA = 3
+    FAILED = 1
+    NOT_AS_EXPECTED = 3
+    NO_DATA = 4
 
 
 @final
