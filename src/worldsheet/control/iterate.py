@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from worldsheet.control.derivatives import Expansion
-from worldsheet.control.expansion import expand_end, expand_stages
+from worldsheet.control.expansion import expand_end
 from worldsheet.control.records import mapped
 from worldsheet.control.stage import Discretised
 
@@ -56,6 +56,11 @@ class Iterate:
         """W = (z, u) of every stage, (B, N, nz + m)."""
         return torch.cat((self.states[:, :-1], self.controls), -1)
 
+    def weights(self) -> Tensor:
+        """(1, λ⁺, force) of every stage, which make its share of the Lagrangian of (L, F, G): (B, N, 1 + nz + p)."""
+        one = self.states.new_ones((*self.controls.shape[:-1], 1))
+        return torch.cat((one, self.costates[:, 1:], self.forces), -1)
+
 
 @final
 @dataclass(frozen=True)
@@ -87,11 +92,9 @@ class Conditions:
         return self.end.values[..., 1:]
 
 
-def conditions(problem: Discretised, at: Iterate) -> Conditions:
-    """Evaluate all stages at once."""
+def conditions(problem: Discretised, at: Iterate, stage: Expansion) -> Conditions:
+    """From the expansion of all stages at the iterate's points, by its weights."""
     size = problem.size
-    one = at.states.new_ones((*at.controls.shape[:-1], 1))
-    stage = expand_stages(problem, at.points(), torch.cat((one, at.costates[:, 1:], at.forces), -1))
     end = expand_end(problem, at.states[:, -1], at.pulls)
     slope = stage.gradient.clone()
     slope[..., :size] -= at.costates[:, :-1]
