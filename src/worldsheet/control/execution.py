@@ -33,8 +33,8 @@ class Execution(ABC):
         """function(*given)."""
 
     @abstractmethod
-    def recursion(self, like: Tensor) -> Recursion | None:
-        """Machine code for the Riccati recursion on such tensors, where there is any."""
+    def recursion(self, like: Tensor, sizes: tuple[int, int]) -> Recursion | None:
+        """Machine code for the Riccati recursion of (n, m) states and controls, where there is any."""
 
     @abstractmethod
     def straight(
@@ -56,7 +56,7 @@ class Eager(Execution):
         """Call it."""
         return function(*given)
 
-    def recursion(self, like: Tensor) -> None:
+    def recursion(self, like: Tensor, sizes: tuple[int, int]) -> None:
         """None: torch does it."""
 
     def straight(self, key: Hashable, function: Callable[..., tuple[Tensor, ...]], fields: list[Tensor]) -> None:
@@ -79,7 +79,7 @@ class Compiled(Execution):
     def __init__(self) -> None:
         self.seconds = 0.0
         self._made: dict[Any, tuple[Callable[..., list[Tensor]], Form]] = {}
-        self._recursions: dict[torch.dtype, Recursion] = {}
+        self._recursions: dict[tuple[torch.dtype, tuple[int, int]], Recursion] = {}
         self._straight: dict[Hashable, Straight | None] = {}
 
     @property
@@ -106,7 +106,7 @@ class Compiled(Execution):
         found: R = put_together(out, iter(code(*leaves)), iter(()))
         return found
 
-    def recursion(self, like: Tensor) -> Recursion | None:
+    def recursion(self, like: Tensor, sizes: tuple[int, int]) -> Recursion | None:
         """C on a processor, None elsewhere.
 
         Raises:
@@ -114,11 +114,12 @@ class Compiled(Execution):
         """
         if like.device.type != "cpu":
             return None
-        if like.dtype not in self._recursions:
+        key = (like.dtype, sizes)
+        if key not in self._recursions:
             begun = time.perf_counter()
-            self._recursions[like.dtype] = Recursion(like.dtype)
+            self._recursions[key] = Recursion(like.dtype, sizes)
             self.seconds += time.perf_counter() - begun
-        return self._recursions[like.dtype]
+        return self._recursions[key]
 
     def straight(
         self, key: Hashable, function: Callable[..., tuple[Tensor, ...]], fields: list[Tensor]

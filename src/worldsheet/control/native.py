@@ -50,14 +50,16 @@ class Recursion:
 
     Args:
         dtype: float64 or float32.
+        sizes: (n, m) that it is made for; any if left out, which is slower.
 
     Raises:
         InputError: another dtype, or no C compiler.
     """
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self, dtype: torch.dtype, sizes: tuple[int, int] | None = None) -> None:
         self._real = ctypes.c_double if dtype is torch.float64 else ctypes.c_float
-        self._code = loaded(_SOURCE.read_text(), dtype)
+        known = "" if sizes is None else f"#define SIZE {sizes[0]}\n#define CONTROLS {sizes[1]}\n"
+        self._code = loaded(known + _SOURCE.read_text(), dtype)
         self._task = _task(self._real)
 
     def direction(self, local: Quadratic, climb: Climb, *, free: bool) -> tuple[Step, Tensor, Tensor]:
