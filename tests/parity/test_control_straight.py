@@ -85,13 +85,13 @@ def test_a_stage_of_time_parameters_and_bounds() -> None:
         return C.Problem(
             dynamics=_swing,
             running_cost=lambda x, u, t, p: x.square().sum(-1) * (1 + t) + p[..., 1] * u.square().sum(-1),
-            initial_state=drawn(5, 2, seed=seed),
+            initial_state=drawn(15, 2, seed=seed),
             initial_time=0.3,
             control_size=1,
             steps=6,
             dt=0.1,
             bounds=(-1.0, top),
-            parameters=1 + drawn(5, 2, seed=seed + 1).abs(),
+            parameters=1 + drawn(15, 2, seed=seed + 1).abs(),
             integrator=C.RK4(),
             path_constraint=lambda x, u, t, p: x[..., :1] * u - t[..., None],
             execution=execution,
@@ -100,9 +100,10 @@ def test_a_stage_of_time_parameters_and_bounds() -> None:
     compiled = C.Compiled()
     for top in (0.5, 2.0):  # another bound, the same code
         plain = Discretised.of(build(top, C.Eager()))
-        points, weights = drawn(5, 6, 3, seed=seed + 2), drawn(5, 6, 6, seed=seed + 3)
+        points, weights = drawn(15, 6, 3, seed=seed + 2), drawn(15, 6, 6, seed=seed + 3)
         mine = expanded(Discretised.of(build(top, compiled)), points, weights)
         theirs = expand_stages(plain, points, weights)
+        assert mine is not None
         for name in ("values", "jacobian", "gradient", "hessian"):
             close(getattr(mine, name), getattr(theirs, name).expand_as(getattr(mine, name)), 1e-12)
         shorter = torch.stack((points, points / 2))
@@ -113,9 +114,9 @@ def test_a_stage_of_time_parameters_and_bounds() -> None:
 
 def test_the_pendulum_has_such_code() -> None:
     compiled = C.Compiled()
-    problem = C.Problem(**{**vars(pendulum(drawn(3, 2))), "execution": compiled})
+    problem = C.Problem(**{**vars(pendulum(drawn(4, 2))), "execution": compiled})
     flat = Discretised.of(problem)
-    expanded(flat, drawn(3, problem.steps, 3), drawn(3, problem.steps, 3))
+    expanded(flat, drawn(4, problem.steps, 3), drawn(4, problem.steps, 3))
     made = compiled.seconds
     assert made > 0
     assert [code is not None for code in compiled._straight.values()] == [True]

@@ -58,20 +58,20 @@ def search(
     fine; only problems that are wanted (B,) are helped.
     """
     run = problem.problem.execution.run
-    aim = run(_aimed, at, found, *moved)
-    values = valued(problem, run(_points, at, aim.step, aim.full))
-    good = run(_judged, problem, at, aim) if values is None else run(_weighed, problem, at, aim, values)
+    aim, points = run(_aimed, at, found, *moved)
+    values = valued(problem, points)
+    good, after = run(_judged, problem, at, aim) if values is None else run(_weighed, problem, at, aim, values)
     length = aim.full
     bad = (wanted & aim.step.fine & ~good).nonzero().flatten()
-    if len(bad):
-        halvings = 0.5 ** torch.arange(1, _HALVINGS + 1, dtype=length.dtype, device=length.device)
-        shorter = halvings[:, None] * length[bad]
-        trial = _tried_by_some(problem, at, aim.step, bad, shorter)
-        fine = aim.accepts(trial, shorter, bad)
-        first = fine.to(torch.int8).argmax(0)
-        length = length.index_copy(0, bad, shorter.gather(0, first[None])[0])
-        good = good.index_copy(0, bad, fine.any(0))
-    return run(_settled, at, aim, length, good)
+    if not len(bad):
+        return after
+    halvings = 0.5 ** torch.arange(1, _HALVINGS + 1, dtype=length.dtype, device=length.device)
+    shorter = halvings[:, None] * length[bad]
+    trial = _tried_by_some(problem, at, aim.step, bad, shorter)
+    fine = aim.accepts(trial, shorter, bad)
+    first = fine.to(torch.int8).argmax(0)
+    length = length.index_copy(0, bad, shorter.gather(0, first[None])[0])
+    return run(_settled, at, aim, length, good.index_copy(0, bad, fine.any(0)))
 
 
 def _tried_by_some(problem: Discretised, at: Iterate, step: Direction, some: Tensor, lengths: Tensor) -> Tensor:
@@ -94,8 +94,8 @@ def _tried_by_some(problem: Discretised, at: Iterate, step: Direction, some: Ten
     return torch.cat(found, 1)
 
 
-def _aimed(at: Iterate, found: Conditions, step: Step, shift: Tensor, fine: Tensor) -> Aim:
-    """What is asked of a step."""
+def _aimed(at: Iterate, found: Conditions, step: Step, shift: Tensor, fine: Tensor) -> tuple[Aim, Tensor]:
+    """What is asked of a step, and the points of its full length."""
     whole = expanded(at, found, step, shift, fine)
     full = _room(at.slacks, whole.slacks)
     slope, bend = _promised(at, found, whole)
@@ -106,17 +106,19 @@ def _aimed(at: Iterate, found: Conditions, step: Step, shift: Tensor, fine: Tens
     ceiling = torch.where(past[..., 0].isfinite(), past[..., 0] + weight[:, None] * past[..., 1], -torch.inf).amax(-1)
     ceiling = ceiling + 1e-13 * (1 + here[:, 0].abs() + weight * here[:, 1])
     fall = _FALL * (slope - weight * here[..., 1]).clamp(max=0)
-    return Aim(whole, full, weight, past, ceiling, fall)
+    return Aim(whole, full, weight, past, ceiling, fall), _points(at, whole, full)
 
 
-def _judged(problem: Discretised, at: Iterate, aim: Aim) -> Tensor:
-    """Whether a step is fine and its full length low enough, (B,)."""
-    return aim.step.fine & aim.accepts(_tried(problem, at, aim.step, aim.full), aim.full, slice(None))
+def _judged(problem: Discretised, at: Iterate, aim: Aim) -> tuple[Tensor, Iterate]:
+    """Whether a step is fine and its full length low enough, (B,), and where it leads then."""
+    return _weighed(problem, at, aim, None)
 
 
-def _weighed(problem: Discretised, at: Iterate, aim: Aim, values: Tensor) -> Tensor:
-    """`_judged` by (L, F, G) at its points."""
-    return aim.step.fine & aim.accepts(_tried(problem, at, aim.step, aim.full, values), aim.full, slice(None))
+def _weighed(problem: Discretised, at: Iterate, aim: Aim, values: Tensor | None) -> tuple[Tensor, Iterate]:
+    """`_judged` by (L, F, G) at its points, if they are known."""
+    trial = _tried(problem, at, aim.step, aim.full, values)
+    good = aim.step.fine & aim.accepts(trial, aim.full, slice(None))
+    return good, _settled(at, aim, aim.full, good)
 
 
 def _settled(at: Iterate, aim: Aim, length: Tensor, good: Tensor) -> Iterate:

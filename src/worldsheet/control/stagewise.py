@@ -1,4 +1,4 @@
-"""What is found at every stage by itself: by straight-line code where the execution has it, else as it stands."""
+"""What is found at every stage by itself: by straight-line code where the execution has it."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,9 +10,11 @@ from worldsheet.control.derivatives import Expansion
 from worldsheet.control.expansion import expand_stages
 from worldsheet.control.stage import Discretised
 
+_FEW = 64  # stages below which a call costs more than it saves
 
-def expanded(problem: Discretised, points: Tensor, weights: Tensor) -> Expansion:
-    """(L, F, G) at points (B, N, nz + m) to second order, with weights (B, N, 1 + nz + p)."""
+
+def expanded(problem: Discretised, points: Tensor, weights: Tensor) -> Expansion | None:
+    """(L, F, G) at points (B, N, nz + m) to second order, by weights (B, N, 1 + nz + p); None without code."""
     found = _straight(problem, _expansion, points, weights)
     return (
         problem.problem.execution.run(expand_stages, problem, points, weights) if found is None else Expansion(*found)
@@ -44,9 +46,10 @@ def _straight(
 ) -> list[Tensor] | None:
     """A function of a problem and fields (B, N, ·), one stage at a time; all that is a tensor goes in as a field.
 
-    None where there is no such code, and where the duration is free: then a stage's time depends on which it is.
+    None where there is no such code, for few stages, and where the duration is free: then a stage's time depends on
+    which it is.
     """
-    if problem.free:
+    if problem.free or fields[0].shape[:2].numel() < _FEW:
         return None
     whole, lead, limits = problem.problem, fields[0].shape[:2], problem.limits
     count = torch.arange(lead[1], dtype=problem.time.dtype, device=problem.time.device)
