@@ -13,11 +13,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import worldsheet as ws
-from worldsheet.pipeline import Pipeline
+from worldsheet.pipeline import Pipeline, Unlocked
 from worldsheet.pipeline.distributed import Wires
 from worldsheet.pipeline.message import NeighbourError
 
-PACKETS = 12
+PACKETS = 24
+FAR = 10
 
 
 def layers() -> nn.Sequential:
@@ -33,16 +34,16 @@ def packets() -> list[tuple[Tensor, Tensor]]:
     return [(torch.randn(n, 4, generator=generator), torch.randn(n, 3, generator=generator)) for n in sizes]
 
 
-def pipeline_of(net: nn.Module, stages: int, messages: torch.dtype | None = None) -> Pipeline:
+def pipeline_of(net: nn.Module, stages: int, messages: torch.dtype | None = None, slack: int = 0) -> Pipeline:
     chain, make = ws.Chain(net, nn.MSELoss()), partial(torch.optim.Adam, lr=1e-2)
-    return Pipeline(chain, stages, optimizer=make, packets_per_update=2, messages=messages)
+    return Pipeline(chain, stages, optimizer=make, order=Unlocked(2, slack=slack), messages=messages)
 
 
 def main(rank: int, stages: int, store: str, out: Path, fault: str) -> None:
     torch.set_num_threads(1)
     net = layers()
     rounded = fault == "rounded" or (fault == "rounded on one side" and rank == 0)
-    pipeline = pipeline_of(net, stages, torch.bfloat16 if rounded else None)
+    pipeline = pipeline_of(net, stages, torch.bfloat16 if rounded else None, FAR if fault == "far ahead" else 0)
     dist.init_process_group("gloo", f"file://{store}", timedelta(seconds=20), stages, rank)
     wires = Wires(rank, stages, torch.device("cpu"), messages=pipeline.messages)
     data = packets()

@@ -184,10 +184,11 @@ def draw(record: Record, path: Path) -> None:
         kind = [row for row in rows if row["format"] == fmt]
         grid = [[_shade(kind, depth, rate) for rate in rates] for depth in depths]
         image = above.imshow(grid, vmin=-16, vmax=0, cmap="viridis_r", aspect="auto", origin="lower")
+        digits = 1 if len(rates) < 5 else 0
         for y, line in enumerate(grid):
             for x, value in enumerate(line):
                 colour = "white" if value > -6 else "black"
-                above.text(x, y, f"{value:.1f}", ha="center", va="center", color=colour, fontsize=8)
+                above.text(x, y, f"{value:.{digits}f}", ha="center", va="center", color=colour, fontsize=8)
         above.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates], fontsize=7)
         above.set_yticks(range(len(depths)), depths)
         above.set(title=fmt, xlabel="rate η")

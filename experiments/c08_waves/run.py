@@ -16,6 +16,7 @@ from worldsheet.problem import linearise
 WIDTH, BATCH, GOAL, TICKS = 16, 8, 1e-3, 8
 DEPTHS = {Size.SMALL: (4, 8, 16), Size.FULL: (4, 8, 16, 32, 64)}
 FREE = math.inf
+NEVER = 1e-30  # of all fields together: at L = 64 and a gain of a half some fields are 1e-19
 
 
 def plain(activation: type[nn.Module], gain: float) -> nn.Module:
@@ -81,7 +82,8 @@ def ticks_needed(net: str, depth: int, rule: str) -> int | None:
     case = problem(net, depth)
     rest = ws.relax(*case).fields
     record = ws.Record(fields=True)
-    ws.relax(*case, RULES[rule](case), stop=ws.Stop(max_ticks=TICKS * depth + 40, tol=1e-5), record=record)
+    stop = ws.Stop(max_ticks=TICKS * depth + 40, tol=NEVER)
+    ws.relax(*case, RULES[rule](case), stop=stop, record=record)
     wanted = (*rest.states, *rest.costates)
     for tick, (states, costates) in enumerate(record.moments):
         pairs = zip((*states, *costates), wanted, strict=True)

@@ -118,9 +118,11 @@ def draw(record: Record, path: Path) -> None:
             axis.axhline(level, color=colours[port], linewidth=0.8, linestyle="--")
         held = sorted({row["ticks"] for row in rows})
         axis.set(xscale="log", xlabel="ticks per batch K, 2 L + 1 marked", title=course)
-        axis.set_xticks(held, [str(ticks) for ticks in held], minor=False)
+        depth = rows[0]["depth"]
+        labels = ["" if ticks == 2 * depth else str(ticks) for ticks in held]
+        axis.set_xticks(held, labels, minor=False)
         axis.set_xticks([], minor=True)
-        axis.axvline(2 * rows[0]["depth"] + 1, color="grey", linewidth=0.5)
+        axis.axvline(2 * depth + 1, color="grey", linewidth=0.5)
         axis.legend(fontsize=5)
     axes[0][0].set_ylabel("test accuracy, % (dashed: backprop)")
     figure.tight_layout()

@@ -33,6 +33,7 @@ GRID = {False: [0.03, 0.1, 0.3, 1.0], True: [0.003, 0.01, 0.03, 0.1]}
 DISCOUNT = 3  # our efforts at the outputs are c/(c + θ) of a gradient, so our grids begin and end so much higher
 SEEDS, TRIALS = [0, 1, 2], [3, 4, 5]
 STEPS = {Size.SMALL: 2000, Size.FULL: 20000}
+DARK = 0.25  # on the map of stability, letters turn white
 TRIAL_STEPS = 4000  # at most, to choose a rate
 
 
@@ -161,7 +162,7 @@ def draw_errors(record: Record, part: SubFigure) -> None:
             axes.plot(row["errors"], [place] * len(row["errors"]), "k.", ms=4)
         axes.set_title(task, fontsize=9)
         axes.set_xlabel("error / signal" if task in tasks.SERIES else "part of wrong classes", fontsize=8)
-        axes.set_xlim(0, min(axes.get_xlim()[1], 1.0))
+        axes.set_xlim(0, min(axes.get_xlim()[1], 2.2 * max(row["error"] for row in rows), 1.0))
         axes.tick_params(labelsize=7)
         axes.invert_yaxis()
 
@@ -193,7 +194,8 @@ def draw_stability(record: Record, part: SubFigure) -> None:
         for y, line in enumerate(grid):
             for x, value in enumerate(line):
                 text = "–" if math.isnan(value) else f"{value:.2f}".lstrip("0")
-                axes.text(x, y, text, ha="center", va="center", fontsize=7)
+                colour = "white" if value > DARK else "black"
+                axes.text(x, y, text, ha="center", va="center", fontsize=7, color=colour)
         axes.set_xticks(range(len(columns)), [f"{c:g}\n{theta:g}" for c, theta in columns], fontsize=7)
         axes.set_yticks(range(len(TOPOLOGIES)), TOPOLOGIES, fontsize=8)
         axes.set_title(f"tracking error, {n} neurons", fontsize=9)

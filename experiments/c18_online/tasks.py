@@ -96,8 +96,8 @@ def _one_ahead(series: Tensor, steps: int) -> Task:
 SERIES: Mapping[str, Callable[[int], Task]] = {"Mackey–Glass": mackey_glass, "Lorenz": lorenz}
 SMALL: Mapping[str, Callable[[int], Task]] = {**SERIES, "digits by rows": rows}
 FULL: Mapping[str, Callable[[int], Task]] = {
-    **SERIES,
     "MNIST by rows": partial(rows, name="mnist"),
     "permuted MNIST by rows": partial(rows, name="mnist", permuted=True),
     "text by letters": text,
+    **SERIES,
 }

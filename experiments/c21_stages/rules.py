@@ -1,6 +1,7 @@
 """Ideas against staleness: what a stage shows to packets, and how it answers efforts that are d updates late."""
 
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor
@@ -18,8 +19,7 @@ class Rule:
         mass_power: 1 − μ ← (1 − μ)/(1 + d)^q, and so the memory of the mean square.
         horizon: packets see θ + h d (last step).
         keeps: credits are pulled back through what packets saw, else through the parameters of the moment.
-        grounded: the mean of the input moves the bias alone (P1), where d > 0.
-        always: and where d = 0 too.
+        prompt: the mean of the input moves the bias alone (P1) where d is larger.
         fades: rates fall linearly to zero over the run.
         eases: the factor (1 + d)^−p falls away over the first quarter (PipeMare's T1).
         curvature: e + λ e² (θ now − θ seen), a diagonal forecast of the effort (DC-ASGD).
@@ -37,8 +37,7 @@ class Rule:
     mass_power: float = 0.0
     horizon: float = 0.0
     keeps: bool = True
-    grounded: bool = False
-    always: bool = False
+    prompt: float = inf
     fades: bool = False
     eases: bool = False
     curvature: float = 0.0
@@ -79,7 +78,7 @@ class Answer:
         rule, self._steps = self.rule, self._steps + 1
         if rule.curvature:
             effort = effort + rule.curvature * effort.square() * (self.parameters - seen)
-        common = self._grounded(effort) if rule.grounded and (self.delay or rule.always) else None
+        common = self._grounded(effort) if self.delay > rule.prompt else None
         flow = self._direction(effort)
         if rule.clipped:
             flow = flow / (flow.square().mean(1, keepdim=True).sqrt() / rule.clipped).clamp_min(1)

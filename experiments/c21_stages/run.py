@@ -18,8 +18,8 @@ from worldsheet.app.experiments import Cells, Findings, Record, Size, experiment
 from worldsheet.pipeline import Locked, Order, Unlocked
 
 SEEDS = (0, 1, 2)
-BACKPROP, GROUNDED = Rule(), Rule(grounded=True, always=True)
-PASSIVE = Rule(rate_power=0.5, mass_power=1, horizon=2, grounded=True)
+BACKPROP, GROUNDED = Rule(), Rule(prompt=-1)
+PASSIVE = Rule(rate_power=0.5, mass_power=1, horizon=2, prompt=2)
 IDEAS: dict[str, Rule] = {
     "current weights": Rule(keeps=False),
     "stashed weights": Rule(),
@@ -39,17 +39,19 @@ IDEAS: dict[str, Rule] = {
     "predicted, fading": Rule(horizon=1, fades=True),
     "averaged (schedule-free)": Rule(averaged=True, unit=2),
     "momentum SGD, predicted": Rule(adaptive=False, horizon=1, unit=200),
-    "momentum SGD, passive": Rule(adaptive=False, rate_power=0.5, mass_power=1, horizon=2, grounded=True, unit=200),
-    "stashed, grounded": Rule(grounded=True),
-    "predicted, grounded": Rule(horizon=1, grounded=True),
-    "predicted, grounded, mass": Rule(horizon=1, grounded=True, mass_power=1),
+    "momentum SGD, passive": Rule(adaptive=False, rate_power=0.5, mass_power=1, horizon=2, prompt=2, unit=200),
+    "stashed, grounded": Rule(prompt=2),
+    "predicted, grounded": Rule(horizon=1, prompt=2),
+    "predicted, grounded, mass": Rule(horizon=1, prompt=2, mass_power=1),
     "passive, not grounded": Rule(horizon=2, mass_power=1, rate_power=0.5),
-    "passive, no foresight": Rule(grounded=True, mass_power=1, rate_power=0.5),
-    "passive, predicted once": Rule(horizon=1, grounded=True, mass_power=1, rate_power=0.5),
-    "passive, lr / (1 + d)": Rule(horizon=2, grounded=True, mass_power=1, rate_power=1),
-    "passive, mass sqrt(1 + d)": Rule(horizon=2, grounded=True, mass_power=0.5, rate_power=0.5),
+    "passive, no foresight": Rule(prompt=2, mass_power=1, rate_power=0.5),
+    "passive, predicted once": Rule(horizon=1, prompt=2, mass_power=1, rate_power=0.5),
+    "passive, lr / (1 + d)": Rule(horizon=2, prompt=2, mass_power=1, rate_power=1),
+    "passive, mass sqrt(1 + d)": Rule(horizon=2, prompt=2, mass_power=0.5, rate_power=0.5),
+    "passive, every late stage grounded": Rule(horizon=2, prompt=0, mass_power=1, rate_power=0.5),
+    "passive, grounded above one update": Rule(horizon=2, prompt=1, mass_power=1, rate_power=0.5),
     "passive": PASSIVE,
-    "passive, fading": Rule(horizon=2, grounded=True, mass_power=1, rate_power=0.5, fades=True),
+    "passive, fading": Rule(horizon=2, prompt=2, mass_power=1, rate_power=0.5, fades=True),
 }
 
 
@@ -91,7 +93,7 @@ class Course:
 
 COURSES = {
     Size.SMALL: Course("digits", 15, (1e-3, 2e-3)),
-    Size.FULL: Course("fashion-mnist", 1, (1e-3, 2e-3, 5e-4, 4e-3)),
+    Size.FULL: Course("fashion-mnist", 1, (1e-3, 2e-3, 5e-4, 2.5e-4)),
 }
 
 

@@ -111,3 +111,21 @@ def test_a_weight_that_two_layers_share_is_the_inner_ports() -> None:
             mover.step()
     for mine, theirs in zip(net.parameters(), twin.parameters(), strict=True):
         assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize(("delay", "grounded"), [(0.5, False), (2.0, False), (2.5, True), (7.0, True)])
+def test_a_passive_stage_is_grounded_where_it_is_later_than_prompt(delay: float, grounded: bool) -> None:
+    torch.manual_seed(3)
+    layers = [nn.Linear(3, 2).double() for _ in range(2)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    make = partial(torch.optim.Adam, lr=0.05)
+    passive = ws.Passive().port(make(layers[0].parameters()), [layers[0]], delay)
+    slowed = ws.ports.delayed(make(layers[1].parameters()), delay)
+    expected = ws.ports.Grounded(slowed, [layers[1]]) if grounded else slowed
+    for _ in range(4):
+        x = torch.randn(5, 3).double() + 2
+        for layer, port in zip(layers, (passive, expected), strict=True):
+            layer.zero_grad()
+            layer(x).square().mean().backward()
+            port.step()
+    assert all(torch.equal(*pair) for pair in zip(layers[0].parameters(), layers[1].parameters(), strict=True))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import worldsheet
-from stage_process import layers, packets, pipeline_of
+from stage_process import FAR, layers, packets, pipeline_of
 
 SCRIPT = Path(__file__).resolve().parents[1] / "stage_process.py"
 SOURCE = Path(worldsheet.__file__).resolve().parents[1]
@@ -32,12 +32,16 @@ def start(folder: Path, stages: int, fault: str = "") -> list[tuple[int, str]]:
     return [(process.returncode, output) for process, output in zip(started, outputs, strict=True)]
 
 
-@pytest.mark.parametrize(("fault", "messages"), [("", None), ("rounded", torch.bfloat16)])
-def test_processes_arrive_at_the_bits_of_one_process(tmp_path: Path, fault: str, messages: torch.dtype | None) -> None:
+@pytest.mark.parametrize(
+    ("fault", "messages", "slack"), [("", None, 0), ("rounded", torch.bfloat16, 0), ("far ahead", None, FAR)]
+)
+def test_processes_arrive_at_the_bits_of_one_process(
+    tmp_path: Path, fault: str, messages: torch.dtype | None, slack: int
+) -> None:
     ended = start(tmp_path, 3, fault)
     assert [code for code, _ in ended] == [0, 0, 0], ended
     net = layers()
-    pipeline = pipeline_of(net, 3, messages)
+    pipeline = pipeline_of(net, 3, messages, slack)
     losses = pipeline.train(packets()).losses
     saved = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(3)]
     assert saved[-1]["losses"] == losses

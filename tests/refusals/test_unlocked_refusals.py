@@ -101,3 +101,9 @@ def test_a_common_mode_that_never_forgets(net: nn.Sequential) -> None:
     with pytest.raises(ws.InputError) as caught:
         ws.ports.Grounded(ws.ports.Resistive(net.parameters(), lr=0.1), [net], memory=1.0)
     assert_tells(caught.value, "memory=1.0", "0.98")
+
+
+def test_a_negative_promptness() -> None:
+    with pytest.raises(ws.InputError) as caught:
+        ws.Passive(prompt=-1.0)
+    assert_tells(caught.value, "prompt=-1.0", "0 or more updates")

@@ -126,11 +126,11 @@ SIGNATURES = {
     "substrates.Noisy": "inner, std, generator",
     "substrates.Quantised": "inner, bits, generator=None",
     "Pipeline": "chain, stages, *, optimizer, packets_per_update=8, "
-    "weights=Passive(inner=Predicted(horizon=2.0)), order=None, messages=None, free_running=False",
+    "weights=Passive(inner=Predicted(horizon=2.0), prompt=2.0), order=None, messages=None, free_running=False",
     "pipeline.relax": f"chain, stages, x, target, dynamics=Dyadic(rate=1.0), *, schedule=None, stop={STOP}, "
     "record=None, place=None",
     "Pipeline.train": "self, packets",
-    "Passive": "inner=<factory>",
+    "Passive": "inner=<factory>, prompt=2.0",
     "Predicted": "horizon=1.0",
     "Chain.named_parameters": "self",
     "Chain.judged": "self, loss",

@@ -105,7 +105,7 @@ class Wires(Links):
         stages: how many there are.
         device: where tensors are. Where that is no CPU, states and credits travel in groups of their own, so that
             neither waits for the other; all stages must make their wires then.
-        window: messages under way per edge.
+        window: messages under way per edge; more where the order has more.
         messages: what numbers travel as; None for what they are.
 
     Raises:
@@ -157,11 +157,11 @@ class Wires(Links):
         """Waits only if the window is full."""
         _there(self._below).send(packet, credit)
 
-    def open(self, packets: int) -> None:
+    def open(self, packets: int, under_way: int = 1) -> None:
         """Begin to receive ahead: that many messages come from each side."""
         for edge in (self._below, self._above):
             if edge is not None:
-                edge.open(packets)
+                edge.open(packets, under_way)
 
     def close(self) -> None:
         """Wait until everything sent has been taken."""
@@ -212,8 +212,9 @@ class _Edge:
     bytes: int = 0
     waited: float = 0.0
 
-    def open(self, messages: int) -> None:
+    def open(self, messages: int, under_way: int) -> None:
         self.ahead, self.left, self.room, self.room_there = True, messages, 0, 0
+        self.window = max(self.window, under_way)
         self.spare.clear()
 
     def close(self) -> None:

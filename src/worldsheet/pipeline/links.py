@@ -61,9 +61,9 @@ class Links(ABC):
         """Until something has come that was not here, where others send meanwhile."""
         return
 
-    def open(self, packets: int) -> None:
-        """Make ready for the messages of so many packets."""
-        del packets
+    def open(self, packets: int, under_way: int = 1) -> None:
+        """Make ready for the messages of so many packets, of which the order needs that many under way on an edge."""
+        del packets, under_way
 
     def close(self) -> None:
         """See to it that what was sent has arrived."""

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import pairwise
 from typing import NamedTuple, final
 
 from worldsheet.core.errors import InputError
@@ -51,6 +52,11 @@ class Order(ABC):
     def delay(self, stage: int, stages: int) -> float:
         """Updates of a stage between carrying a packet up and answering its credit."""
         return self.lead(stage, stages) / self.packets_per_update
+
+    def under_way(self, stages: int) -> int:
+        """The most messages on an edge at once: with room for fewer, stages may wait for each other for ever."""
+        leads = [self.lead(stage, stages) for stage in range(stages)]
+        return 1 + max((below - above for below, above in pairwise(leads)), default=0)
 
     def table(self, stages: int, packets: int) -> str:
         """The order in writing, a line a stage."""

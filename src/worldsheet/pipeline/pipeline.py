@@ -142,7 +142,7 @@ class Pipeline:
                 "make the links with messages=pipeline.messages",
             )
         count, losses, stage = len(packets), list[float](), self.stages[index]
-        links.open(count)
+        links.open(count, self.order.under_way(len(self.stages)))
         if self.free_running:
             links = Arrivals(links, 0 if stage.first else count, 0 if stage.last else count)
         for done in drive(stage, self._deeds(index, links, count), links, packets):

@@ -45,7 +45,7 @@ class Grounded(Optimizer):
     the mean of the inputs of all samples, those with large credits counting more. Any x̂ leaves the fixed points of
     the inner port what they are. Layers without a bias, with groups, or of another kind are the inner port's alone.
 
-    Cost per step: a copy of the weights and three passes over them. Groups and states are the inner port's.
+    Cost per step: five passes over the weights, none of them copied. Groups and states are the inner port's.
 
     Args:
         port: any optimizer.
@@ -75,12 +75,12 @@ class Grounded(Optimizer):
         moving = [(pair, efforts) for pair in self._pairs if (efforts := pair.efforts) is not None]
         sums = [self._sums(pair.weight, *efforts) for pair, efforts in moving]
         means = [along / square.clamp_min(torch.finfo(square.dtype).tiny) for along, square in sums]
-        before = [pair.weight.detach().clone() for pair, _ in moving]
+        before = [_carried(pair.weight, mean) for (pair, _), mean in zip(moving, means, strict=True)]
         for (_, (of_weight, of_bias)), mean in zip(moving, means, strict=True):
-            of_weight.sub_(torch.tensordot(of_bias, mean, 0))
+            of_weight.addcmul_(of_bias.reshape(-1, *[1] * mean.dim()), mean, value=-1)
         self.port.step()
         for (pair, _), mean, old in zip(moving, means, before, strict=True):
-            pair.bias.sub_(torch.tensordot(pair.weight.detach() - old, mean, mean.dim()))
+            pair.bias.sub_(_carried(pair.weight, mean) - old)
         for (pair, _), (along, square) in zip(moving, sums, strict=True):  # inner ports begin with an empty state
             self.state[pair.weight].update(common_along=along, common_square=square)
         return loss
@@ -92,11 +92,17 @@ class Grounded(Optimizer):
 
     def _sums(self, weight: Tensor, of_weight: Tensor, of_bias: Tensor) -> tuple[Tensor, Tensor]:
         """The two sums of (P2), this step's efforts included."""
-        along, square = torch.tensordot(of_bias, of_weight, 1), of_bias.square().sum()
+        along = (of_bias @ of_weight.flatten(1)).view(of_weight.shape[1:])
+        square = of_bias.square().sum()
         known = self.state.get(weight, {})
         if "common_along" not in known:
             return along, square
         return known["common_along"] * self._memory + along, known["common_square"] * self._memory + square
+
+
+def _carried(weight: Tensor, mean: Tensor) -> Tensor:
+    """W x̂: ΔW x̂ is the difference of two of these."""
+    return weight.detach().flatten(1) @ mean.flatten()
 
 
 def _pairs(layers: Iterable[nn.Module], held: set[int]) -> list[_Pair]:

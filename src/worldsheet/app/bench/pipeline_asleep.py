@@ -24,7 +24,7 @@ from worldsheet.app.atomic import replace_file
 from worldsheet.app.bench.pipeline_processes import in_processes
 from worldsheet.app.streams import seed_of
 from worldsheet.core.shapes import Costate, Point, State
-from worldsheet.pipeline import Current, Locked, Pipeline, timeline
+from worldsheet.pipeline import Current, Locked, Pipeline, Unlocked, timeline
 from worldsheet.pipeline.distributed import Wires, joined
 from worldsheet.problem import Chain
 from worldsheet.problem.stacks import Stackable
@@ -33,7 +33,8 @@ from worldsheet.problem.steps import OffersStep, Step
 GOAL = 0.95
 """Share of the time that unlocked stages work."""
 
-UNLOCKED = "ours unlocked"
+UNLOCKED = "ours unlocked", "ours unlocked, slack 1"
+_ORDERS: Mapping[str, Unlocked] = dict(zip(UNLOCKED, (Unlocked(1), Unlocked(1, slack=1)), strict=True))
 _SCHEDULES: Mapping[str, Any] = {"torch 1F1B": Schedule1F1B, "torch GPipe": ScheduleGPipe}
 
 _PATIENCE = 300.0
@@ -156,6 +157,7 @@ class Slept:
     Attributes:
         night: how stages slept.
         order: who trained.
+        up: seconds of a sleep of an even stage on the way up.
         stages: how many.
         pieces: micro-batches between two flushes; 0 for none.
         packets: that passed.
@@ -168,6 +170,7 @@ class Slept:
 
     night: str
     order: str
+    up: float
     stages: int
     pieces: int
     packets: int
@@ -216,7 +219,9 @@ def _take_part(rank: int, stages: int, length: Length, where: Path) -> None:
 
 def _all(night: Night, rank: int, length: Length) -> Iterator[Slept]:
     stages = len(night.naps)
-    yield _timed(night, rank, UNLOCKED, 0, round(length.packets * length.up / max(nap.up for nap in night.naps)))
+    packets = round(length.packets * length.up / max(nap.up for nap in night.naps))
+    for name in _ORDERS:
+        yield _timed(night, rank, name, 0, packets)
     for name in _SCHEDULES:
         yield _timed(night, rank, name, stages, stages * length.flushes)
 
@@ -224,7 +229,11 @@ def _all(night: Night, rank: int, length: Length) -> Iterator[Slept]:
 def _timed(night: Night, rank: int, order: str, pieces: int, packets: int) -> Slept:
     stages, naps = len(night.naps), night.naps
     sleeper = Sleeper(naps[rank], seed_of(0, night.name, rank), first=rank == 0)
-    train = _flushing(sleeper, rank, stages, _SCHEDULES[order]) if pieces else _unlocked(sleeper, rank, stages)
+    train = (
+        _flushing(sleeper, rank, stages, _SCHEDULES[order])
+        if pieces
+        else _unlocked(sleeper, rank, stages, _ORDERS[order])
+    )
     train(pieces or _WARM_UP)
     dist.barrier()
     sleeper.sleeps.clear()
@@ -239,7 +248,7 @@ def _timed(night: Night, rank: int, order: str, pieces: int, packets: int) -> Sl
     dist.all_reduce(shares)
     (all_of_it, busy), pace = shares.mean(0).tolist(), shares[:, 1].max().item()
     paper = _paper(naps, pieces)
-    return Slept(night.name, order, stages, pieces, packets, seconds.item(), all_of_it, busy, pace, paper)
+    return Slept(night.name, order, naps[0].up, stages, pieces, packets, seconds.item(), all_of_it, busy, pace, paper)
 
 
 def _middle(slept: list[tuple[float, float]]) -> float:
@@ -248,12 +257,10 @@ def _middle(slept: list[tuple[float, float]]) -> float:
     return sum(length for length, _ in some[1:]) / (some[-1][1] - some[0][1])
 
 
-def _unlocked(sleeper: Sleeper, rank: int, stages: int) -> Callable[[int], object]:
+def _unlocked(sleeper: Sleeper, rank: int, stages: int, order: Unlocked) -> Callable[[int], object]:
     modules: list[nn.Module] = [Sleeper(Nap(0.0), 0, first=False) for _ in range(stages)]
     modules[rank] = sleeper
-    pipeline = Pipeline(
-        Chain(modules, nn.MSELoss()), stages, optimizer=_OPTIMIZER, packets_per_update=1, weights=Current()
-    )
+    pipeline = Pipeline(Chain(modules, nn.MSELoss()), stages, optimizer=_OPTIMIZER, order=order, weights=Current())
     wires = Wires(rank, stages, torch.device("cpu"))
     return lambda packets: pipeline.run_stage(rank, wires, [_PACKET] * packets)
 

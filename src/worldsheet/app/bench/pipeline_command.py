@@ -24,7 +24,7 @@ ASLEEP = "asleep"
 
 _WIDTH = 140
 _LONG, _SHORT = Length(3, 0, 3, MICRO_BATCHES), Length(2, 4, 2, (1, 4))
-_LONG_NIGHT, _SHORT_NIGHT = Night(0.015, 240, 2), Night(0.01, 80, 2)
+_LONG_NIGHT, _SHORT_NIGHT = Night(0.03, 160, 2), Night(0.01, 80, 2)
 _NAMES = (*CASES, ASLEEP)
 
 

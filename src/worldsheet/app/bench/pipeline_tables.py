@@ -71,14 +71,15 @@ def _posts(case: Row) -> Table:
 
 
 def _slept(rows: Sequence[Row]) -> Table:
-    title = f"Stages that sleep, a process each; goal for ours: pace of the busiest stage ≥ {GOAL:.0%}"
+    nap = f"{1e3 * rows[0]['up']:g} ms on the way up, {2e3 * rows[0]['up']:g} on the way back" if rows else ""
+    title = f"Stages that sleep {nap}, a process each; goal for ours: pace of the busiest stage ≥ {GOAL:.0%}"
     columns = ("stages", "flush after", "busy", "pace", "on paper", "from empty to empty")
     table = _table(title, 2, "sleeps", "order", *columns)
     for row in rows:
         flush = str(row["pieces"] or "never")
         paper = "" if row["paper"] is None else f"{row['paper']:.1%}"
         shares = (f"{row['busy']:.1%}", f"{row['pace']:.1%}", paper, f"{row['whole']:.1%}")
-        bold = "bold" if row["order"] == UNLOCKED else None
+        bold = "bold" if row["order"] in UNLOCKED else None
         table.add_row(row["night"], row["order"], str(row["stages"]), flush, *shares, style=bold)
     return table
 
