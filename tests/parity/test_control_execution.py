@@ -87,6 +87,19 @@ def test_the_ladder_in_c_stops_at_the_lowest_rung_that_is_convex(
 
 
 @needs_c
+@pytest.mark.parametrize("sizes", [(2, 1), (3, 2), (1, 0)])
+def test_a_recursion_for_known_sizes_is_that_for_any(recursion: Recursion, sizes: tuple[int, int]) -> None:
+    local, first = drawn((*sizes, 6, 3, 1), 2.0)
+    climb = Climb(first, first.new_zeros(3), torch.ones(3, dtype=torch.bool), 1e-2, 8.0, 9)
+    mine, shift, fine = Recursion(DOUBLE, sizes).direction(local, climb, free=False)
+    step, wanted, well = recursion.direction(local, climb, free=False)
+    close(mine.states, step.states, 1e-9)
+    close(mine.costates, step.costates, 1e-9)
+    assert torch.equal(shift, wanted)
+    assert torch.equal(fine, well)
+
+
+@needs_c
 def test_a_free_entry_of_the_start_moves_to_where_its_costate_vanishes(recursion: Recursion) -> None:
     local, first = drawn((3, 2, 5, 2, 7))
     zero = first.new_zeros(2)

@@ -163,11 +163,11 @@ def test_functions_that_cannot_be_compiled_are_refused_with_a_reason() -> None:
 def test_compiled_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ws.InputError) as refusal:
-        ws.control.Compiled().recursion(START)
+        ws.control.Compiled().recursion(START, (2, 1))
     assert_tells(refusal.value, "no C compiler", "cc, gcc, clang", "install gcc")
 
 
 def test_compiled_has_no_code_for_half_precision() -> None:
     with pytest.raises(ws.InputError) as refusal:
-        ws.control.Compiled().recursion(START.half())
+        ws.control.Compiled().recursion(START.half(), (2, 1))
     assert_tells(refusal.value, "float16", "float64 or float32")

@@ -2,7 +2,7 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, TypeVar, final
 
 import torch
@@ -11,6 +11,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from worldsheet.control.native import Recursion
 from worldsheet.control.records import Form, put_together, taken_apart
+from worldsheet.control.straight import Straight, straight
 from worldsheet.core.errors import InputError
 
 R = TypeVar("R")
@@ -32,8 +33,14 @@ class Execution(ABC):
         """function(*given)."""
 
     @abstractmethod
-    def recursion(self, like: Tensor) -> Recursion | None:
-        """Machine code for the Riccati recursion on such tensors, where there is any."""
+    def recursion(self, like: Tensor, sizes: tuple[int, int]) -> Recursion | None:
+        """Machine code for the Riccati recursion of (n, m) states and controls, where there is any."""
+
+    @abstractmethod
+    def straight(
+        self, key: Hashable, function: Callable[..., tuple[Tensor, ...]], fields: list[Tensor]
+    ) -> Straight | None:
+        """Straight-line code for a function of one stage (1, 1, ·), the same for the same key, where there is any."""
 
 
 @final
@@ -49,17 +56,21 @@ class Eager(Execution):
         """Call it."""
         return function(*given)
 
-    def recursion(self, like: Tensor) -> None:
+    def recursion(self, like: Tensor, sizes: tuple[int, int]) -> None:
+        """None: torch does it."""
+
+    def straight(self, key: Hashable, function: Callable[..., tuple[Tensor, ...]], fields: list[Tensor]) -> None:
         """None: torch does it."""
 
 
 @final
 class Compiled(Execution):
-    """Machine code: stages by the generator behind `torch.compile`, the Riccati recursion in C, made when first needed.
+    """Machine code: stages and the Riccati recursion in C, the rest by the generator behind `torch.compile`.
 
-    Making it takes tens of seconds, once for a number of problems and all that `Problem.at` and `MPC` make of them.
-    Dynamics, costs and constraints are read at that moment: a number or tensor that they close over must not change
-    afterwards. What differs from solve to solve belongs into `Problem.parameters`.
+    Stages that are too large for C or have an operation without a scalar form go by that generator, too. Making it
+    takes tens of seconds, once for a number of problems and all that `Problem.at` and `MPC` make of them. Dynamics,
+    costs and constraints are read at that moment: a number or tensor that they close over must not change afterwards.
+    What differs from solve to solve belongs into `Problem.parameters`.
 
     Attributes:
         seconds: wall-clock time spent on making code so far.
@@ -68,7 +79,8 @@ class Compiled(Execution):
     def __init__(self) -> None:
         self.seconds = 0.0
         self._made: dict[Any, tuple[Callable[..., list[Tensor]], Form]] = {}
-        self._recursions: dict[torch.dtype, Recursion] = {}
+        self._recursions: dict[tuple[torch.dtype, tuple[int, int]], Recursion] = {}
+        self._straight: dict[Hashable, Straight | None] = {}
 
     @property
     def fixed(self) -> bool:
@@ -94,7 +106,7 @@ class Compiled(Execution):
         found: R = put_together(out, iter(code(*leaves)), iter(()))
         return found
 
-    def recursion(self, like: Tensor) -> Recursion | None:
+    def recursion(self, like: Tensor, sizes: tuple[int, int]) -> Recursion | None:
         """C on a processor, None elsewhere.
 
         Raises:
@@ -102,11 +114,30 @@ class Compiled(Execution):
         """
         if like.device.type != "cpu":
             return None
-        if like.dtype not in self._recursions:
+        key = (like.dtype, sizes)
+        if key not in self._recursions:
             begun = time.perf_counter()
-            self._recursions[like.dtype] = Recursion(like.dtype)
+            self._recursions[key] = Recursion(like.dtype, sizes)
             self.seconds += time.perf_counter() - begun
-        return self._recursions[like.dtype]
+        return self._recursions[key]
+
+    def straight(
+        self, key: Hashable, function: Callable[..., tuple[Tensor, ...]], fields: list[Tensor]
+    ) -> Straight | None:
+        """C on a processor; None elsewhere and for what has no scalar form or is too large.
+
+        Raises:
+            InputError: no C compiler, or a dtype that C has not.
+        """
+        like = fields[0]
+        if like.device.type != "cpu":
+            return None
+        key = (key, like.dtype, *[field.shape[-1] for field in fields])
+        if key not in self._straight:
+            begun = time.perf_counter()
+            self._straight[key] = straight(function, fields)
+            self.seconds += time.perf_counter() - begun
+        return self._straight[key]
 
 
 def _code(

@@ -57,7 +57,7 @@ def direction(problem: Discretised, at: Iterate, local: Quadratic, wanted: Tenso
     wanted (B,) try others.
     """
     first = at.costates[:, 0]
-    native = problem.problem.execution.recursion(at.shift)
+    native = problem.problem.execution.recursion(at.shift, (at.states.shape[-1], at.controls.shape[-1]))
     if native is not None:
         climb = Climb(first, at.shift, wanted, _FIRST, _RATIO, _RUNGS)
         return native.direction(local, climb, free=bool(problem.free))

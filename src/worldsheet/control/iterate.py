@@ -56,6 +56,11 @@ class Iterate:
         """W = (z, u) of every stage, (B, N, nz + m)."""
         return torch.cat((self.states[:, :-1], self.controls), -1)
 
+    def weights(self) -> Tensor:
+        """(1, λ⁺, force) of every stage, which make its share of the Lagrangian of (L, F, G): (B, N, 1 + nz + p)."""
+        one = self.states.new_ones((*self.controls.shape[:-1], 1))
+        return torch.cat((one, self.costates[:, 1:], self.forces), -1)
+
 
 @final
 @dataclass(frozen=True)
@@ -87,11 +92,10 @@ class Conditions:
         return self.end.values[..., 1:]
 
 
-def conditions(problem: Discretised, at: Iterate) -> Conditions:
-    """Evaluate all stages at once."""
+def conditions(problem: Discretised, at: Iterate, expansion: Expansion | None = None) -> Conditions:
+    """From the expansion of all stages at the iterate's points, by its weights, made here if there is none yet."""
     size = problem.size
-    one = at.states.new_ones((*at.controls.shape[:-1], 1))
-    stage = expand_stages(problem, at.points(), torch.cat((one, at.costates[:, 1:], at.forces), -1))
+    stage = expand_stages(problem, at.points(), at.weights()) if expansion is None else expansion
     end = expand_end(problem, at.states[:, -1], at.pulls)
     slope = stage.gradient.clone()
     slope[..., :size] -= at.costates[:, :-1]

@@ -50,21 +50,16 @@ class Recursion:
 
     Args:
         dtype: float64 or float32.
+        sizes: (n, m) that it is made for; any if left out, which is slower.
 
     Raises:
         InputError: another dtype, or no C compiler.
     """
 
-    def __init__(self, dtype: torch.dtype) -> None:
-        compiler = next((found for name in _COMPILERS if (found := shutil.which(name))), None)
-        if dtype not in _TYPES or compiler is None:
-            raise InputError(
-                f"Compiled() with {dtype} and {compiler or 'no C compiler'}",
-                "float64 or float32, and one of " + ", ".join(_COMPILERS),
-                "install gcc, or leave Compiled() out",
-            )
+    def __init__(self, dtype: torch.dtype, sizes: tuple[int, int] | None = None) -> None:
         self._real = ctypes.c_double if dtype is torch.float64 else ctypes.c_float
-        self._code = _loaded(compiler, _TYPES[dtype])
+        known = "" if sizes is None else f"#define SIZE {sizes[0]}\n#define CONTROLS {sizes[1]}\n"
+        self._code = loaded(known + _SOURCE.read_text(), dtype)
         self._task = _task(self._real)
 
     def direction(self, local: Quadratic, climb: Climb, *, free: bool) -> tuple[Step, Tensor, Tensor]:
@@ -98,14 +93,30 @@ def _task(real: Any) -> Any:
     return type("Task", (ctypes.Structure,), {"_fields_": numbers + reals + pointers})
 
 
-def _loaded(compiler: str, real: str) -> Any:
-    """The compiled source; the library's file goes, what is loaded stays."""
-    with TemporaryDirectory() as folder:
-        library = Path(folder) / "riccati.so"
-        flags = ["-O3", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared", f"-DREAL={real}"]
-        done = subprocess.run(
-            [compiler, *flags, str(_SOURCE), "-o", str(library), "-lm"], capture_output=True, text=True, check=False
+def compiler(dtype: torch.dtype) -> str:
+    """The C compiler of this machine.
+
+    Raises:
+        InputError: none, or a dtype that C has not.
+    """
+    found = next((found for name in _COMPILERS if (found := shutil.which(name))), None)
+    if dtype not in _TYPES or found is None:
+        raise InputError(
+            f"Compiled() with {dtype} and {found or 'no C compiler'}",
+            "float64 or float32, and one of " + ", ".join(_COMPILERS),
+            "install gcc, or leave Compiled() out",
         )
+    return found
+
+
+def loaded(source: str, dtype: torch.dtype, effort: str = "-O3") -> Any:
+    """C source, compiled for this machine; the library's file goes, what is loaded stays."""
+    with TemporaryDirectory() as folder:
+        file, library = Path(folder) / "source.c", Path(folder) / "source.so"
+        file.write_text(source)
+        flags = [effort, "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-w", "-fPIC", "-shared"]
+        command = [compiler(dtype), *flags, f"-DREAL={_TYPES[dtype]}", str(file), "-o", str(library), "-lm"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise InputError(f"{compiler} fails: {done.stderr.strip()[:300]}", "a C compiler that works", "try gcc")
+            raise InputError(f"{command[0]} fails: {done.stderr.strip()[:300]}", "a C compiler that works", "try gcc")
         return ctypes.CDLL(str(library))

@@ -6,6 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from worldsheet.control.derivatives import Expansion
 from worldsheet.control.history import History
 from worldsheet.control.interior import condensed, direction
 from worldsheet.control.iterate import Conditions, Iterate, Residuals, complementarity, conditions, residuals
@@ -15,6 +16,7 @@ from worldsheet.control.records import mapped
 from worldsheet.control.rest import Ending, Rest
 from worldsheet.control.search import search
 from worldsheet.control.stage import Discretised
+from worldsheet.control.stagewise import expanded
 from worldsheet.control.start import Start
 
 BARRIER = 0.1
@@ -73,7 +75,8 @@ def relax_matched(problem: Discretised, start: Start, settings: Matched, history
     while places.busy:
         part, at, ticks = places.problem, places.at, places.ticks
         spent = ticks >= settings.max_ticks
-        seen = problem.problem.execution.run(_look, part, at, spent, settings.tol)
+        stage = expanded(part, at.points(), at.weights()) if problem.problem.execution.fixed else None
+        seen = problem.problem.execution.run(_look, part, at, stage, spent, settings.tol)
         if history is not None:
             _tell(history, ticks, places.moving, seen)
         running = places.taken & (seen.endings == Ending.RUNNING)
@@ -90,8 +93,8 @@ def _lost(endings: Tensor) -> Tensor:
     return (endings == Ending.STUCK) | (endings == Ending.INFEASIBLE) | (endings == Ending.OVERFLOWED)
 
 
-def _look(problem: Discretised, at: Iterate, spent: Tensor, tol: float) -> _Seen:
-    found = conditions(problem, at)
+def _look(problem: Discretised, at: Iterate, stage: Expansion | None, spent: Tensor, tol: float) -> _Seen:
+    found = conditions(problem, at, stage)
     now = residuals(problem, at, found)
     endings = _endings(problem, at, now, tol, spent)
     calm = _calmer(at, now, tol)

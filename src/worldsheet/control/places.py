@@ -11,7 +11,7 @@ from worldsheet.control.stage import Discretised
 from worldsheet.control.start import Start
 
 _NUMBERS = 2**20  # in the Hessians of the problems that move at once, so that they stay near the processor
-_POINTS = 4096  # stages that move at once where their number is fixed, so that few places stay empty in the end
+_POINTS = 8192  # stages that move at once where their number is fixed, so that few places stay empty in the end
 
 
 @final

@@ -1,8 +1,13 @@
 /* The Riccati recursion (24), the step (23) and the ladder of shifts, one problem after another.
-   REAL is double or float. */
+   REAL is double or float; SIZE and CONTROLS may be given as numbers, so that loops unroll. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+#ifndef SIZE
+#define SIZE t->n
+#define CONTROLS t->m
+#endif
 
 typedef struct {
     int stages, batch, n, m, free, rungs;
@@ -13,7 +18,7 @@ typedef struct {
     unsigned char *fine;
 } Task;
 
-static int cholesky(REAL *R, int m, int row) {
+static inline int cholesky(REAL *R, int m, int row) {
     for (int j = 0; j < m; j++) {
         for (int k = 0; k < j; k++)
             for (int i = j; i < m; i++) R[i * row + j] -= R[i * row + k] * R[j * row + k];
@@ -25,7 +30,7 @@ static int cholesky(REAL *R, int m, int row) {
 }
 
 /* X <- -(L L^T)^-1 X, X of m rows and c columns */
-static void solve(const REAL *L, int m, int row, REAL *X, int c) {
+static inline void solve(const REAL *L, int m, int row, REAL *X, int c) {
     for (int i = 0; i < m; i++) {
         for (int k = 0; k < i; k++)
             for (int j = 0; j < c; j++) X[i * c + j] -= L[i * row + k] * X[k * c + j];
@@ -41,7 +46,7 @@ static void solve(const REAL *L, int m, int row, REAL *X, int c) {
 
 /* From the end to the start; 0 where there is no minimum. V holds [P p] of every stage, H is work space. */
 static int backward(const Task *t, int b, REAL shift, REAL *V, REAL *H) {
-    const int n = t->n, m = t->m, d = n + m, c = n + 1, e = d + 1, B = t->batch;
+    const int n = SIZE, m = CONTROLS, d = n + m, c = n + 1, e = d + 1, B = t->batch;
     REAL *T = H + d * e, *X = T + n * e;
     REAL *end = V + (size_t)t->stages * n * c;
     for (int i = 0; i < n; i++) {
@@ -100,7 +105,7 @@ static int backward(const Task *t, int b, REAL shift, REAL *V, REAL *H) {
 
 /* The wave up. */
 static int forward(const Task *t, int b, const REAL *V) {
-    const int n = t->n, m = t->m, d = n + m, c = n + 1, B = t->batch;
+    const int n = SIZE, m = CONTROLS, d = n + m, c = n + 1, B = t->batch;
     REAL *x = t->states + (size_t)b * n;
     REAL sum = 0;
     memset(x, 0, n * sizeof(REAL));
@@ -133,7 +138,7 @@ static int forward(const Task *t, int b, const REAL *V) {
 }
 
 void direction(const Task *t) {
-    const int n = t->n, d = n + t->m;
+    const int n = SIZE, d = n + CONTROLS;
     REAL *V = malloc(sizeof(REAL) * ((size_t)(t->stages + 1) * n * (n + 1) + (size_t)(2 * d + n) * (d + 2)));
     REAL *H = V + (size_t)(t->stages + 1) * n * (n + 1);
     for (int b = 0; b < t->batch; b++) {

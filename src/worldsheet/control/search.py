@@ -10,6 +10,7 @@ from worldsheet.control.interior import Direction, expanded
 from worldsheet.control.iterate import Conditions, Iterate
 from worldsheet.control.quadratic import Step
 from worldsheet.control.stage import Discretised
+from worldsheet.control.stagewise import valued
 
 MEMORY = 4  # merits that a new one is compared with
 
@@ -32,7 +33,6 @@ class Aim:
         past: merits, the last one this tick's.
         ceiling: what the merit must stay below.
         fall: how far below, per unit of length; not positive.
-        good: whether the step is fine and its full length is accepted.
     """
 
     step: Direction
@@ -41,7 +41,6 @@ class Aim:
     past: Tensor
     ceiling: Tensor
     fall: Tensor
-    good: Tensor
 
     def accepts(self, trial: Tensor, lengths: Tensor, chosen: Tensor | slice) -> Tensor:
         """Whether merits (..., B, 2) at lengths (..., B) are low enough, for the chosen problems."""
@@ -59,25 +58,29 @@ def search(
     fine; only problems that are wanted (B,) are helped.
     """
     run = problem.problem.execution.run
-    aim = run(_aimed, problem, at, found, *moved)
-    length, good = aim.full, aim.good
+    aim, points = run(_aimed, at, found, *moved)
+    values = valued(problem, points)
+    good, after = run(_judged, problem, at, aim) if values is None else run(_weighed, problem, at, aim, values)
+    length = aim.full
     bad = (wanted & aim.step.fine & ~good).nonzero().flatten()
-    if len(bad):
-        halvings = 0.5 ** torch.arange(1, _HALVINGS + 1, dtype=length.dtype, device=length.device)
-        shorter = halvings[:, None] * length[bad]
-        trial = _tried_by_some(problem, at, aim.step, bad, shorter)
-        fine = aim.accepts(trial, shorter, bad)
-        first = fine.to(torch.int8).argmax(0)
-        length = length.index_copy(0, bad, shorter.gather(0, first[None])[0])
-        good = good.index_copy(0, bad, fine.any(0))
-    return run(_settled, at, aim, length, good)
+    if not len(bad):
+        return after
+    halvings = 0.5 ** torch.arange(1, _HALVINGS + 1, dtype=length.dtype, device=length.device)
+    shorter = halvings[:, None] * length[bad]
+    trial = _tried_by_some(problem, at, aim.step, bad, shorter)
+    fine = aim.accepts(trial, shorter, bad)
+    first = fine.to(torch.int8).argmax(0)
+    length = length.index_copy(0, bad, shorter.gather(0, first[None])[0])
+    return run(_settled, at, aim, length, good.index_copy(0, bad, fine.any(0)))
 
 
 def _tried_by_some(problem: Discretised, at: Iterate, step: Direction, some: Tensor, lengths: Tensor) -> Tensor:
     """The merit of some problems at lengths (J, some), (J, some, 2); by a fixed number at once where code is fixed."""
     execution = problem.problem.execution
-    if not execution.fixed:
-        return _tried(problem.select(some), at.select(some), step.select(some), lengths)
+    chosen = (problem.select(some), at.select(some), step.select(some), lengths)
+    values = valued(chosen[0], _points(*chosen[1:]))
+    if values is not None or not execution.fixed:
+        return _tried(*chosen, values)
     width = min(_AT_ONCE, len(at.barrier))
     found = []
     for first in range(0, len(some), width):
@@ -91,8 +94,8 @@ def _tried_by_some(problem: Discretised, at: Iterate, step: Direction, some: Ten
     return torch.cat(found, 1)
 
 
-def _aimed(problem: Discretised, at: Iterate, found: Conditions, step: Step, shift: Tensor, fine: Tensor) -> Aim:
-    """What is asked of a step, and whether its full length does it."""
+def _aimed(at: Iterate, found: Conditions, step: Step, shift: Tensor, fine: Tensor) -> tuple[Aim, Tensor]:
+    """What is asked of a step, and the points of its full length."""
     whole = expanded(at, found, step, shift, fine)
     full = _room(at.slacks, whole.slacks)
     slope, bend = _promised(at, found, whole)
@@ -103,8 +106,19 @@ def _aimed(problem: Discretised, at: Iterate, found: Conditions, step: Step, shi
     ceiling = torch.where(past[..., 0].isfinite(), past[..., 0] + weight[:, None] * past[..., 1], -torch.inf).amax(-1)
     ceiling = ceiling + 1e-13 * (1 + here[:, 0].abs() + weight * here[:, 1])
     fall = _FALL * (slope - weight * here[..., 1]).clamp(max=0)
-    aim = Aim(whole, full, weight, past, ceiling, fall, fine)
-    return replace(aim, good=fine & aim.accepts(_tried(problem, at, whole, full), full, slice(None)))
+    return Aim(whole, full, weight, past, ceiling, fall), _points(at, whole, full)
+
+
+def _judged(problem: Discretised, at: Iterate, aim: Aim) -> tuple[Tensor, Iterate]:
+    """Whether a step is fine and its full length low enough, (B,), and where it leads then."""
+    return _weighed(problem, at, aim, None)
+
+
+def _weighed(problem: Discretised, at: Iterate, aim: Aim, values: Tensor | None) -> tuple[Tensor, Iterate]:
+    """`_judged` by (L, F, G) at its points, if they are known."""
+    trial = _tried(problem, at, aim.step, aim.full, values)
+    good = aim.step.fine & aim.accepts(trial, aim.full, slice(None))
+    return good, _settled(at, aim, aim.full, good)
 
 
 def _settled(at: Iterate, aim: Aim, length: Tensor, good: Tensor) -> Iterate:
@@ -135,16 +149,19 @@ def _merit(stage: Tensor, end: Tensor, states: Tensor, slacks: Tensor, barrier: 
     return torch.stack((cost, violation), -1).nan_to_num(torch.inf, torch.inf, torch.inf)
 
 
-def _tried(problem: Discretised, at: Iterate, step: Direction, lengths: Tensor) -> Tensor:
-    """The merit at lengths (..., B) of a step, (..., B, 2)."""
+def _tried(problem: Discretised, at: Iterate, step: Direction, lengths: Tensor, values: Tensor | None = None) -> Tensor:
+    """The merit at lengths (..., B) of a step, (..., B, 2), by (L, F, G) there if they are known."""
     along = lengths[..., None, None]
-    return merit(
-        problem,
-        at.states + along * step.states,
-        at.controls + along * step.controls,
-        at.slacks + along * step.slacks,
-        at.barrier,
-    )
+    states, slacks = at.states + along * step.states, at.slacks + along * step.slacks
+    with torch.no_grad():
+        stage = problem.stages(_points(at, step, lengths)) if values is None else values
+        return _merit(stage, problem.end(states[..., -1, :]), states, slacks, at.barrier)
+
+
+def _points(at: Iterate, step: Direction, lengths: Tensor) -> Tensor:
+    """(z, u) of every stage at lengths (..., B) of a step, (..., B, N, nz + m)."""
+    along = lengths[..., None, None]
+    return torch.cat(((at.states + along * step.states)[..., :-1, :], at.controls + along * step.controls), -1)
 
 
 def _promised(at: Iterate, found: Conditions, step: Direction) -> tuple[Tensor, Tensor]:
