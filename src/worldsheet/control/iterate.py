@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from worldsheet.control.derivatives import Expansion
-from worldsheet.control.expansion import expand_end, expand_stages
+from worldsheet.control.expansion import expand_end
 from worldsheet.control.records import mapped
 from worldsheet.control.stage import Discretised
 
@@ -92,10 +92,9 @@ class Conditions:
         return self.end.values[..., 1:]
 
 
-def conditions(problem: Discretised, at: Iterate, expansion: Expansion | None = None) -> Conditions:
-    """From the expansion of all stages at the iterate's points, by its weights, made here if there is none yet."""
+def conditions(problem: Discretised, at: Iterate, stage: Expansion) -> Conditions:
+    """From the expansion of all stages at the iterate's points, by its weights."""
     size = problem.size
-    stage = expand_stages(problem, at.points(), at.weights()) if expansion is None else expansion
     end = expand_end(problem, at.states[:, -1], at.pulls)
     slope = stage.gradient.clone()
     slope[..., :size] -= at.costates[:, :-1]

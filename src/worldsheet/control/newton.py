@@ -75,7 +75,7 @@ def relax_matched(problem: Discretised, start: Start, settings: Matched, history
     while places.busy:
         part, at, ticks = places.problem, places.at, places.ticks
         spent = ticks >= settings.max_ticks
-        stage = expanded(part, at.points(), at.weights()) if problem.problem.execution.fixed else None
+        stage = expanded(part, at.points(), at.weights())
         seen = problem.problem.execution.run(_look, part, at, stage, spent, settings.tol)
         if history is not None:
             _tell(history, ticks, places.moving, seen)
@@ -93,7 +93,7 @@ def _lost(endings: Tensor) -> Tensor:
     return (endings == Ending.STUCK) | (endings == Ending.INFEASIBLE) | (endings == Ending.OVERFLOWED)
 
 
-def _look(problem: Discretised, at: Iterate, stage: Expansion | None, spent: Tensor, tol: float) -> _Seen:
+def _look(problem: Discretised, at: Iterate, stage: Expansion, spent: Tensor, tol: float) -> _Seen:
     found = conditions(problem, at, stage)
     now = residuals(problem, at, found)
     endings = _endings(problem, at, now, tol, spent)

@@ -60,7 +60,7 @@ def search(
     run = problem.problem.execution.run
     aim, points = run(_aimed, at, found, *moved)
     values = valued(problem, points)
-    good, after = run(_judged, problem, at, aim) if values is None else run(_weighed, problem, at, aim, values)
+    good, after = run(_judged, problem, at, aim, values)
     length = aim.full
     bad = (wanted & aim.step.fine & ~good).nonzero().flatten()
     if not len(bad):
@@ -109,13 +109,8 @@ def _aimed(at: Iterate, found: Conditions, step: Step, shift: Tensor, fine: Tens
     return Aim(whole, full, weight, past, ceiling, fall), _points(at, whole, full)
 
 
-def _judged(problem: Discretised, at: Iterate, aim: Aim) -> tuple[Tensor, Iterate]:
-    """Whether a step is fine and its full length low enough, (B,), and where it leads then."""
-    return _weighed(problem, at, aim, None)
-
-
-def _weighed(problem: Discretised, at: Iterate, aim: Aim, values: Tensor | None) -> tuple[Tensor, Iterate]:
-    """`_judged` by (L, F, G) at its points, if they are known."""
+def _judged(problem: Discretised, at: Iterate, aim: Aim, values: Tensor | None) -> tuple[Tensor, Iterate]:
+    """Whether a step is fine and its full length low enough, (B,), and where it leads then; by (L, F, G) if known."""
     trial = _tried(problem, at, aim.step, aim.full, values)
     good = aim.step.fine & aim.accepts(trial, aim.full, slice(None))
     return good, _settled(at, aim, aim.full, good)

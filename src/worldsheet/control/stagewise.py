@@ -13,12 +13,12 @@ from worldsheet.control.stage import Discretised
 _FEW = 64  # stages below which a call costs more than it saves
 
 
-def expanded(problem: Discretised, points: Tensor, weights: Tensor) -> Expansion | None:
-    """(L, F, G) at points (B, N, nz + m) to second order, by weights (B, N, 1 + nz + p); None without code."""
+def expanded(problem: Discretised, points: Tensor, weights: Tensor) -> Expansion:
+    """(L, F, G) at points (B, N, nz + m) to second order, by weights (B, N, 1 + nz + p)."""
     found = _straight(problem, _expansion, points, weights)
-    return (
-        problem.problem.execution.run(expand_stages, problem, points, weights) if found is None else Expansion(*found)
-    )
+    if found is not None:
+        return Expansion(*found)
+    return problem.problem.execution.run(expand_stages, problem, points, weights)
 
 
 def valued(problem: Discretised, points: Tensor) -> Tensor | None:
@@ -49,7 +49,7 @@ def _straight(
     None where there is no such code, for few stages, and where the duration is free: then a stage's time depends on
     which it is.
     """
-    if problem.free or fields[0].shape[:2].numel() < _FEW:
+    if not problem.problem.execution.fixed or problem.free or fields[0].shape[:2].numel() < _FEW:
         return None
     whole, lead, limits = problem.problem, fields[0].shape[:2], problem.limits
     count = torch.arange(lead[1], dtype=problem.time.dtype, device=problem.time.device)

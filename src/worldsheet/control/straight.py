@@ -1,7 +1,7 @@
 """Straight-line machine code for a function of one stage, run over all stages of all problems, a few in step."""
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, final
 
@@ -77,7 +77,7 @@ void straight(long count, long stages, const Field *given, REAL *const *made) {
         }"""
 
 
-def _lines(found: Scalars, outputs: list[Tensor]) -> Any:
+def _lines(found: Scalars, outputs: list[Tensor]) -> Iterator[str]:
     """The function's text: what is needed of the table in its order, then what is returned."""
     yield _HEAD
     for number in _needed(found, [number for part in outputs for number in part.flatten().tolist()]):
@@ -98,10 +98,8 @@ def _text(row: tuple[Any, ...]) -> str:
         field, entry = parts
         return f"LOAD({field}, {entry})"
     names = [f"t{part}" for part in parts]
-    return f"{names[0]} {operation} {names[1]}" if operation in {"+", "-", "*", "/"} else _call(operation, names)
-
-
-def _call(operation: str, names: list[str]) -> str:
+    if operation in {"+", "-", "*", "/"}:
+        return f"{names[0]} {operation} {names[1]}"
     return f"l_{operation}({', '.join(names)})"
 
 

@@ -33,8 +33,8 @@ from worldsheet.problem.steps import OffersStep, Step
 GOAL = 0.95
 """Share of the time that unlocked stages work."""
 
-UNLOCKED = "ours unlocked", "ours unlocked, slack 1"
-_ORDERS: Mapping[str, Unlocked] = dict(zip(UNLOCKED, (Unlocked(1), Unlocked(1, slack=1)), strict=True))
+_ORDERS: Mapping[str, Unlocked] = {"ours unlocked": Unlocked(1), "ours unlocked, slack 1": Unlocked(1, slack=1)}
+UNLOCKED = tuple(_ORDERS)
 _SCHEDULES: Mapping[str, Any] = {"torch 1F1B": Schedule1F1B, "torch GPipe": ScheduleGPipe}
 
 _PATIENCE = 300.0
