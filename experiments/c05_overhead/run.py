@@ -100,7 +100,7 @@ def cell(model: Model, batch: int, rounds: int, device: torch.device) -> dict[st
     chain = ws.Chain(model.make().to(device), model.loss)
     x, target = model.x(batch).to(device), model.target(batch).to(device)
     steps = {name: partial(method, chain, x, target) for name, method in METHODS.items()}
-    found: dict[str, Any] = {"sites": len(chain.at(x))}
+    found: dict[str, Any] = {"sites": len(chain.sites(x))}
     prepare = partial(clear, chain)
     wait = partial(torch.get_device_module(device).synchronize, device)
     in_turns(steps, 1, Stopwatch(prepare=prepare, wait=wait))

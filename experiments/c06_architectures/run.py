@@ -57,17 +57,22 @@ def models(size: Size) -> dict[str, Model]:
     return found
 
 
-def cell(model: Model, dtype: torch.dtype, training: bool, fuse: bool) -> dict[str, float]:
+def every_submodule(module: nn.Module) -> bool:
+    """The finest choice of sites."""
+    return True
+
+
+def cell(model: Model, dtype: torch.dtype, training: bool, every: bool) -> dict[str, float]:
     """Sites, longest path, ticks and the worst parameter's error against autograd."""
     torch.manual_seed(0)
     module = model.make().to(dtype).train(training)
     x, target = (t.to(dtype) if t.is_floating_point() else t for t in (model.x(), model.target()))
-    chain = ws.Chain(module, model.loss, fuse=fuse)
+    chain = ws.Chain(module, model.loss, blocks=every_submodule if every else None)
     sol = ws.relax(chain, x, target)
     comparison = ws.compare(chain, x, target, sol)
     return {
-        "sites": len(chain),
-        "longest path": chain.topology.depth,
+        "sites": len(sol.states),
+        "longest path": chain.sites(x).topology.depth,
         "ticks": sol.ticks,
         "relative error": comparison.relative_error,
         "1 - cosine": 1 - comparison.cosine,
@@ -80,10 +85,14 @@ def measure(size: Size, cells: Cells) -> Findings:
     for name, model in models(size).items():
         for dtype in (torch.float32, torch.float64):
             for training in (True, False):
-                for fuse in (True, False):
-                    key = f"{name}, {str(dtype)[6:]}, {'train' if training else 'eval'}, {'joined' if fuse else 'all'}"
-                    found = cells.get(key, lambda m=model, d=dtype, t=training, f=fuse: cell(m, d, t, f))
-                    rows.append({"network": name, "dtype": str(dtype)[6:], "training": training, "fuse": fuse, **found})
+                for every in (False, True):
+                    key = (
+                        f"{name}, {str(dtype)[6:]}, {'train' if training else 'eval'}, {'all' if every else 'default'}"
+                    )
+                    found = cells.get(key, lambda m=model, d=dtype, t=training, e=every: cell(m, d, t, e))
+                    rows.append(
+                        {"network": name, "dtype": str(dtype)[6:], "training": training, "every": every, **found}
+                    )
 
     def worst(dtype: str) -> float:
         return max(row["relative error"] for row in rows if row["dtype"] == dtype)
@@ -104,11 +113,11 @@ def draw(record: Record, path: Path) -> None:
     names = list(dict.fromkeys(row["network"] for row in rows))
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
     for dtype, colour in (("float32", "tab:orange"), ("float64", "tab:blue")):
-        for fuse, marker in ((True, "o"), (False, "s")):
-            kind = [row for row in rows if (row["dtype"], row["fuse"]) == (dtype, fuse)]
+        for every, marker in ((False, "o"), (True, "s")):
+            kind = [row for row in rows if (row["dtype"], row["every"]) == (dtype, every)]
             worst = [max(max(row["relative error"], 1e-17) for row in kind if row["network"] == n) for n in names]
-            label = f"{dtype}, {'block-sized sites' if fuse else 'every operation a site'}"
-            filled = "full" if fuse else "none"
+            label = f"{dtype}, {'every submodule a site' if every else 'sites by default'}"
+            filled = "none" if every else "full"
             axes.semilogx(worst, range(len(names)), marker, color=colour, label=label, fillstyle=filled)
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="largest relative error of a parameter's gradient (1e-17 stands for none)", xlim=(5e-18, 1e-3))

@@ -9,6 +9,7 @@ from worldsheet.core.errors import (
     LayerError,
     RelaxationError,
     RunFolderError,
+    SitesChangedError,
     WorldsheetError,
 )
 from worldsheet.core.field import Field
@@ -43,6 +44,8 @@ from worldsheet.problem import (
     OffersStep,
     ResidualLinear,
     ScaledLinear,
+    SiteRow,
+    SiteTable,
     Stack,
     Step,
     Topology,
@@ -131,6 +134,9 @@ __all__ = [
     "RunFolderError",
     "ScaledLinear",
     "Schedule",
+    "SiteRow",
+    "SiteTable",
+    "SitesChangedError",
     "Slow",
     "Solution",
     "Stack",

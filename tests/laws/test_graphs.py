@@ -56,6 +56,16 @@ def webs(draw: st.DrawFn) -> tuple[nn.Module, tuple[Tensor, Tensor], Tensor]:
     return web, (x.requires_grad_(draw(st.booleans())), other.requires_grad_(draw(st.booleans()))), target
 
 
+def everywhere(part: nn.Module) -> bool:
+    return True
+
+
+CHOICES = {"default": None, "everywhere": everywhere, "a class": nn.Linear, "names": "parts.*"}
+"""By default sums outside of the modules are sites too; elsewhere they belong to the sites that read them."""
+
+choices = st.sampled_from(sorted(CHOICES))
+
+
 def exact(web: nn.Module, x: tuple[Tensor, Tensor], target: Tensor) -> dict[str, Tensor]:
     leaves = {f"input {k}": leaf for k, leaf in enumerate(x) if leaf.requires_grad} | dict(web.named_parameters())
     found = torch.autograd.grad(spread(web(*x), target), list(leaves.values()), allow_unused=True)
@@ -67,49 +77,92 @@ def relaxed(sol: ws.Solution) -> dict[str, Tensor]:
     return inputs | sol.gradients()
 
 
-@law(15)
-@given(webs(), schedules(), st.booleans())
-def test_any_graph_under_any_schedule(web: Any, schedule: ws.Schedule, fuse: bool) -> None:
+@law(25)
+@given(webs(), schedules(), choices)
+def test_any_graph_under_any_schedule(web: Any, schedule: ws.Schedule, choice: str) -> None:
     module, x, target = web
-    chain = ws.Chain(module, spread, fuse=fuse)
+    chain = ws.Chain(module, spread, blocks=CHOICES[choice])
     sol = ws.relax(chain, x, target, schedule=schedule)
-    assert sol.ticks == schedule.settles_after(chain.topology)
+    assert sol.ticks == schedule.settles_after(chain.sites(x).topology)
+    assert sol.outcome.converged
     assert_gradients(relaxed(sol), exact(module, x, target))
 
 
-@law(8)
-@given(webs(), st.integers(0, 3), st.integers(0, 2**20), st.booleans())
-def test_any_delay_from_any_start(web: Any, max_delay: int, seed: int, fuse: bool) -> None:
+@law(12)
+@given(webs(), schedules(), st.integers(0, 2**20), choices)
+def test_any_graph_from_any_start(web: Any, schedule: ws.Schedule, seed: int, choice: str) -> None:
     module, x, target = web
-    chain = ws.Chain(module, spread, fuse=fuse)
+    chain = ws.Chain(module, spread, blocks=CHOICES[choice])
+    start = random_fields(ws.relax(chain, x, target).fields, seed)
+    sol = ws.relax(chain, x, target, schedule=schedule, initial=start)
+    assert_gradients(relaxed(sol), exact(module, x, target))
+
+
+@law(6)
+@given(webs(), st.integers(0, 3), st.integers(0, 2**20), choices)
+def test_any_delay_from_any_start(web: Any, max_delay: int, seed: int, choice: str) -> None:
+    module, x, target = web
+    chain = ws.Chain(module, spread, blocks=CHOICES[choice])
     start = random_fields(ws.relax(chain, x, target).fields, seed)
     sol = ws.relax(chain, x, target, schedule=asynchronous(seed, max_delay), initial=start)
     assert_gradients(relaxed(sol), exact(module, x, target))
 
 
-@law(15)
-@given(webs(), st.sampled_from([ws.Wavefront(), ws.Sweep(), ws.Synchronous()]), st.booleans())
-def test_backward_lets_go_of_nothing_too_early(web: Any, schedule: ws.Schedule, fuse: bool) -> None:
+@law(25)
+@given(webs(), schedules(), choices, st.booleans())
+def test_backward_lets_go_of_nothing_too_early(web: Any, schedule: ws.Schedule, choice: str, recompute: bool) -> None:
     module, x, target = web
     wanted = exact(module, x, target)
-    ws.backward(ws.Chain(module, spread, fuse=fuse), x, target, schedule=schedule)
+    chain = ws.Chain(module, spread, blocks=CHOICES[choice])
+    ws.backward(chain, x, target, schedule=schedule, recompute=recompute and schedule.once)
     leaves = {f"input {k}": leaf for k, leaf in enumerate(x)} | dict(module.named_parameters())
     assert_gradients({name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}, wanted)
 
 
-@law(6)
-@given(webs())
-def test_the_wavefront_of_a_graph_evaluates_and_pulls_every_layer_once(web: Any) -> None:
+@law(10)
+@given(webs(), choices)
+def test_exact_after_twice_the_depth_and_not_before(web: Any, choice: str) -> None:
+    """Which costates a schedule has settled when is told by a simulation without tensors."""
     module, x, target = web
-    chain = ws.Chain(module, spread, fuse=False)
+    chain = ws.Chain(module, spread, blocks=CHOICES[choice])
+    exact_fields = ws.relax(chain, x, target).fields
+    topology = chain.sites(x).topology
+    assert topology.parents == ws.relax(chain, x, target).problem.topology.parents
+    start = random_fields(exact_fields, 3)
+    settled = ws.simulate(ws.Synchronous(), topology)
+    for ticks in (2 * topology.depth, 2 * topology.depth - 1, topology.depth):
+        stop = ws.Stop(max_ticks=ticks)
+        sol = ws.relax(chain, x, target, schedule=ws.Synchronous(), stop=stop, initial=start)
+        assert sol.outcome.converged == (ticks == 2 * topology.depth)
+        for tick, mine, other in zip(settled.states, sol.states, exact_fields.states, strict=True):
+            assert torch.allclose(mine, other, rtol=1e-12, atol=1e-14) or tick > ticks
+        for tick, mine, other in zip(settled.costates, sol.costates, exact_fields.costates, strict=True):
+            assert torch.allclose(mine, other, rtol=1e-10, atol=1e-13) or tick > ticks
+
+
+@law(10)
+@given(webs(), choices)
+def test_a_module_is_called_as_often_as_by_its_own_forward(web: Any, choice: str) -> None:
+    """Once each by a backward pass, a pull-back for each site; once more for each tick where all sites move."""
+    module, x, target = web
+    chain = ws.Chain(module, spread, blocks=CHOICES[choice])
+    ws.backward(chain, x, target)
+    calls: list[str] = []
+    for name, part in module.named_modules():
+        part.register_forward_pre_hook(lambda own, inputs, name=name: calls.append(name))
+    module(*x)
+    once = list(calls)
+    calls.clear()
+    ws.backward(chain, x, target)
+    assert calls == once
+    calls.clear()
     sol = ws.relax(chain, x, target)
-    graph = chain.graph  # a layer below which nothing is trained need not be pulled through
-    below = [
-        any(parents) or any(x[k].requires_grad for k in own)
-        for parents, own in zip(graph.topology.parents, graph.inputs, strict=True)
-    ]
-    trained = [any(True for _ in layer.module.parameters()) for layer in chain.layers]
-    assert sol.evaluations == len(chain)
-    assert sol.pulls == sum(a or b for a, b in zip(below, trained, strict=True))
+    assert calls == once
+    size, depth = len(chain.sites(x)), chain.sites(x).topology.depth
+    assert (sol.evaluations, sol.pulls) == (size, size)
+    calls.clear()
     full = ws.relax(chain, x, target, schedule=ws.Synchronous())
-    assert all(a.equal(b) for a, b in zip(sol.states + sol.costates, full.states + full.costates, strict=True))
+    assert calls.count("") * size == full.evaluations + size  # the first is for the shapes
+    assert full.pulls <= (2 * depth + 1) * size
+    for mine, other in zip(sol.states + sol.costates, full.states + full.costates, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-11, atol=1e-13)

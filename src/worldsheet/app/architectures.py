@@ -276,3 +276,49 @@ class Mixed(nn.Module):
         x = F.dropout(torch.flatten(x, 1), 0.2, self.training)
         out: Tensor = self.head(torch.tanh(self.hidden(x)))
         return out
+
+
+@final
+class Unrolled(nn.Module):
+    """An LSTM cell called once for each row of its input, and a linear layer on its last state.
+
+    Args:
+        features: of a row.
+        width: of the state.
+        classes: outputs.
+    """
+
+    def __init__(self, features: int, width: int, classes: int) -> None:
+        super().__init__()
+        self.cell, self.head = nn.LSTMCell(features, width), nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of sequences (batch, time, features)."""
+        hidden = cell = x.new_zeros(len(x), self.cell.hidden_size)
+        for row in x.unbind(1):
+            hidden, cell = self.cell(row, (hidden, cell))
+        logits: Tensor = self.head(hidden)
+        return logits
+
+
+@final
+class SkipMLP(nn.Module):
+    """A deep narrow network whose every layer is added to what came two layers before, written out in its forward.
+
+    Args:
+        width: of every layer.
+        depth: number of layers.
+        classes: outputs.
+    """
+
+    def __init__(self, width: int, depth: int, classes: int) -> None:
+        super().__init__()
+        self.layers, self.head = nn.ModuleList(nn.Linear(width, width) for _ in range(depth)), nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of rows (batch, width)."""
+        now = before = x
+        for layer in self.layers:
+            now, before = torch.tanh(layer(now)) + before, now
+        logits: Tensor = self.head(now)
+        return logits

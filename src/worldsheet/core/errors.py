@@ -32,6 +32,10 @@ class RelaxationError(WorldsheetError, ArithmeticError):
     """A relaxation whose gradients must not be used, raised where no `Outcome` can be returned."""
 
 
+class SitesChangedError(RelaxationError):
+    """A forward whose sites depend on its states; a relaxation that meets one ends with an `Outcome` that says so."""
+
+
 class DataMissingError(WorldsheetError, FileNotFoundError):
     """A data set that is neither on this machine nor to be had from the network."""
 

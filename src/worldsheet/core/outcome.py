@@ -11,6 +11,7 @@ class Status(Enum):
     BUDGET_SPENT = "budget spent"
     ARRIVED = "credit arrived"
     DIVERGED = "diverged"
+    SITES_CHANGED = "sites changed"
     ENDED = "stream ended"
     STOPPED = "stopped"
 
@@ -20,7 +21,7 @@ class Outcome:
     """How a relaxation ended and, if it fell short, what to try.
 
     Attributes:
-        status: converged, budget spent, stopped at the arrival of credit, or diverged.
+        status: converged, budget spent, stopped at the arrival of credit, diverged, or met other sites than before.
         ticks: ticks of optimisation time that were run.
         residual: largest relative residual of any site when it was last measured; None if it never was
             (an exact schedule needs no measurement).

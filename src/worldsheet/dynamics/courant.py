@@ -36,6 +36,6 @@ def courant_limit(linearised: Linearised, impedances: Sequence[float], matching:
         return 2.0
     angle = (1 - matching) * pi / 2
     gain = (cos(angle) + sin(angle)) * residual_gain(linearised, impedances)
-    stiffness = largest_eigenvalue(lambda v: (linearised.curved(v[0]),), linearised.states[-1:])
-    head = sin(angle) * impedances[-1] * max(stiffness, 0.0)
+    stiffness = largest_eigenvalue(linearised.curved, linearised.at_outputs)
+    head = sin(angle) * max(impedances[index] for index in linearised.outputs) * max(stiffness, 0.0)
     return (sqrt(head**2 + 4 * gain**2) - head) / gain**2 / SAFETY

@@ -36,7 +36,7 @@ def estimated_rate(linearised: Linearised, penalty: float, averaged: bool, nudge
     Raises:
         InputError: a layer whose derivative is not finite.
     """
-    samples = linearised.states[-1].shape[0] if averaged else 1
+    samples = linearised.samples if averaged else 1
     if nudge is None:
         steepest = largest_eigenvalue(lambda v: _curved_open(linearised, v, penalty, samples), linearised.states)
     else:
@@ -46,19 +46,34 @@ def estimated_rate(linearised: Linearised, penalty: float, averaged: bool, nudge
 
 
 def _curved_open(linearised: Linearised, tangents: Sites, penalty: float, samples: int) -> Sites:
-    """The output is no variable: its slot holds zero, and its change under the others bends the cost."""
-    *hidden, output = tangents
-    *ahead, shifted = linearised.ahead((*hidden, 0 * output))
-    credits = [penalty * (v - n) for v, n in zip(hidden, ahead, strict=True)]
-    *back, _ = linearised.back((*credits, -samples * linearised.curved(shifted)))
-    return (*(c - b for c, b in zip(credits, back, strict=True)), 0 * output)
+    """An output that only the cost reads is no variable: its slot holds zero, and its change under the others bends it.
+
+    One that a layer reads too is a variable, and the cost bends it directly.
+    """
+    is_open = [site in linearised.topology.open_ends for site in linearised.topology.sites]
+    still = tuple(0 * v if no_variable else v for v, no_variable in zip(tangents, is_open, strict=True))
+    ahead = linearised.ahead(still)
+    at_cost = [ahead[index] if is_open[index] else still[index] for index in linearised.outputs]
+    bend = dict(zip(linearised.outputs, linearised.curved(at_cost), strict=True))
+    credits = [penalty * (v - n) for v, n in zip(still, ahead, strict=True)]
+    for index, pull in bend.items():
+        if is_open[index]:
+            credits[index] = -samples * pull
+    image = [c - b for c, b in zip(credits, linearised.back(credits), strict=True)]
+    for index, pull in bend.items():
+        image[index] = 0 * pull if is_open[index] else image[index] + samples * pull
+    return tuple(image)
 
 
 def _curved(linearised: Linearised, tangents: Sites, penalty: float, strength: float) -> Sites:
     ahead = linearised.ahead(tangents)
     credits = tuple(penalty * (v - n) for v, n in zip(tangents, ahead, strict=True))
-    *image, top = (c - b for c, b in zip(credits, linearised.back(credits), strict=True))
-    return (*image, top + strength * linearised.curved(tangents[-1]))
+    image = [c - b for c, b in zip(credits, linearised.back(credits), strict=True)]
+    for index, pull in zip(
+        linearised.outputs, linearised.curved([tangents[i] for i in linearised.outputs]), strict=True
+    ):
+        image[index] = image[index] + strength * pull
+    return tuple(image)
 
 
 def refuse_not_positive(name: str, **values: float | None) -> None:

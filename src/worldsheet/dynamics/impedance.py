@@ -56,9 +56,8 @@ class Matched(Impedance):
 
     def profile(self, linearised: Linearised) -> tuple[float, ...]:
         """(W2), from the output down."""
-        output = linearised.states[-1]
-        curvature = largest_eigenvalue(lambda v: (linearised.curved(v[0]),), (output,))
-        top = 1 / curvature if curvature > 0 else float(output.shape[0] if output.dim() else 1)
+        curvature = largest_eigenvalue(linearised.curved, linearised.at_outputs)
+        top = 1 / curvature if curvature > 0 else float(linearised.samples)
         gains = power_gains(linearised)
         depth = len(gains)
         found = [top] * depth

@@ -153,7 +153,7 @@ class Wave(Dynamics):
         """
         if not self.automatic:
             return self
-        samples = float(linearised.states[-1].shape[0]) if self.averaged else 1.0
+        samples = float(linearised.samples) if self.averaged else 1.0
         profile = self._profile(linearised, samples)
         speed = self.speed
         if self.limit == inf and self.courant is not Courant.TRUST:

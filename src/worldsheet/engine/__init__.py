@@ -3,6 +3,7 @@
 from worldsheet.engine.base import Engine, Residual
 from worldsheet.engine.block import Block
 from worldsheet.engine.choice import engine_for
+from worldsheet.engine.forward import ForwardEngine
 from worldsheet.engine.loop import run
 from worldsheet.engine.measure import residual_of
 from worldsheet.engine.motion import Efforts, Motion
@@ -14,6 +15,7 @@ __all__ = [
     "Block",
     "Efforts",
     "Engine",
+    "ForwardEngine",
     "Motion",
     "Part",
     "Residual",

@@ -5,11 +5,10 @@ from math import isnan
 from typing import NamedTuple
 
 from torch import Tensor
-from torch.nn.parameter import Parameter
 
 from worldsheet.core.shapes import Residuals
 from worldsheet.dynamics import Dynamics
-from worldsheet.problem import Caller, Chain, Fields, Topology
+from worldsheet.problem import Chain, Fields, Problem, Topology
 from worldsheet.schedule import Phase, Tick
 
 
@@ -34,14 +33,17 @@ class Engine(ABC):
     Attributes:
         chain: the problem.
         dynamics: how a site moves.
-        caller: the user's functions.
         topology: the sites as the schedule sees them.
     """
 
     chain: Chain
     dynamics: Dynamics
-    caller: Caller
     topology: Topology
+
+    @property
+    @abstractmethod
+    def problem(self) -> Problem:
+        """What was relaxed, drawn as it was drawn."""
 
     @property
     @abstractmethod
@@ -85,16 +87,16 @@ class Engine(ABC):
         return isnan(self.residual().relative)
 
     @abstractmethod
-    def efforts(self) -> list[tuple[Parameter, Tensor | None]]:
+    def efforts(self) -> list[tuple[Tensor, Tensor | None]]:
         """∂𝓛/∂θ (4) of every parameter of every layer, an entry per use; None where it was not used."""
 
     @abstractmethod
-    def input_gradient(self, number: int = 0) -> Tensor | None:
-        """Jᵀλ pulled back to a tensor of the input, which is clamped and has no costate; None unless it requires grad.
+    def input_gradient(self) -> Tensor | None:
+        """Jᵀλ pulled back to the input, which is clamped and has no costate; None unless it requires grad."""
 
-        Args:
-            number: which one, where the input is a pytree of several.
-        """
+    @abstractmethod
+    def close(self) -> None:
+        """The relaxation is over: let statistics move once."""
 
     @abstractmethod
     def credit_at_ends(self) -> tuple[float, float]:
@@ -109,6 +111,11 @@ class Engine(ABC):
     @abstractmethod
     def loss(self) -> Tensor:
         """C at the output as it is now."""
+
+    @property
+    def sees_all_reads(self) -> bool:
+        """Whether its topology has every state that a prediction was made from; else a schedule settles later."""
+        return True
 
     @property
     @abstractmethod

@@ -5,9 +5,7 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
-from torch.nn.parameter import Parameter
 
-from worldsheet.core.errors import InputError
 from worldsheet.core.field import Field
 from worldsheet.core.shapes import Costate, Point, State, Table
 from worldsheet.dynamics import Dynamics
@@ -26,7 +24,7 @@ class Block(Engine):
 
     Args:
         chain: the problem.
-        x: input x_0, or its tensors.
+        x: input x_0.
         target: what the loss compares the output with.
         dynamics: how a site moves.
         schedule: when. It also says how long old messages are remembered.
@@ -38,7 +36,7 @@ class Block(Engine):
     def __init__(  # noqa: PLR0913  what a relaxation is made of
         self,
         chain: Chain,
-        x: Tensor | Sequence[Tensor],
+        x: Tensor,
         target: Any,
         dynamics: Dynamics,
         schedule: Schedule,
@@ -47,29 +45,24 @@ class Block(Engine):
         recompute: bool = False,
         part: Part = WHOLE,
     ) -> None:
-        inputs = (x,) if isinstance(x, Tensor) else tuple(x)
         self.chain = chain
         self.topology = chain.topology
         self.dynamics = dynamics
-        self.caller = Caller(chain, target, len(inputs))
-        first, *others = [each.requires_grad for each in inputs]
-        self.messages = Messages(self.caller, everywhere=keep, to_input=first, to_others=others, recompute=recompute)
-        self.sheet = Sheet(inputs, len(chain), schedule.memory)
+        self.caller = Caller(chain, target)
+        self.messages = Messages(self.caller, everywhere=keep, to_input=x.requires_grad, recompute=recompute)
+        self.sheet = Sheet(x, self.topology.size, schedule.memory)
         self._keep = keep
         self._unit: Tensor | None = None
         self._loss: Tensor | None = None
         self._cut: set[int] = set()  # sites that the cost does not depend on: their layers get no gradient at all
         self.part = part
         self._open = dynamics.character.open_output and not part.passes
-        if self._open and any(self.topology.children[site] for site in self.topology.ends):
-            raise InputError(
-                f"{type(dynamics).__name__} on a graph in which an output is read inside too",
-                "outputs that only the loss reads",
-                "use Dyadic() or Wave(), or give the loss a copy: return output * 1",
-            )
         self._efforts: dict[int, tuple[Tensor | None, ...]] = {}
-        self._last: dict[int, Pull] = {}  # of layers with several parents, until the last of these has read it
-        self._awaited: dict[int, int] = {}
+
+    @property
+    def problem(self) -> Caller:
+        """The user's functions."""
+        return self.caller
 
     def start(self, initial: Fields | None) -> None:
         """Give the fields values before tick 0, by default the dynamics' own.
@@ -84,13 +77,13 @@ class Block(Engine):
     @property
     def precision(self) -> float:
         """Relative rounding of the output's dtype."""
-        return torch.finfo(held(self.sheet.states, self.topology.ends[-1]).dtype).eps
+        return torch.finfo(held(self.sheet.states, self.topology.size).dtype).eps
 
     @property
     def loss(self) -> Tensor:
         """C at the output as it is now, or as it was when the output was let go."""
         head = self.caller.head
-        if self._loss is None or all(self.sheet.states[place] is not None for place in self.caller.parents[head]):
+        if self._loss is None or self.sheet.states[head - 1] is not None:
             self._loss = self.messages.evaluation(head, self.points(head, 0)).output
         return self._loss
 
@@ -124,25 +117,17 @@ class Block(Engine):
         return self.sheet.fields
 
     def points(self, layer: int, age: int) -> list[Point]:
-        """The states that a layer reads, `age` ticks old."""
+        """The state that a layer reads, `age` ticks old."""
         if layer == self.caller.head and self._open:
-            return [self.messages.evaluation(site, self.points(site, age)).output for site in self.topology.ends]
+            return [self.messages.evaluation(layer - 1, self.points(layer - 1, age)).output]
         states = self.sheet.moment(age)[0] if age else self.sheet.states
-        return [state for parent in self.caller.parents[layer] if (state := states[parent]) is not None]
+        return [held(states, layer - 1)]
 
     def pulled(self, site: int, delays: Delays, *, last: bool = False) -> Costate:
-        """The message from above: the credits of all layers that read this site, pulled back and summed."""
-        total: Tensor | None = None
-        for child in self.caller.children[site]:
-            if child in self._cut:
-                continue
-            for parent, part in zip(
-                self.caller.parents[child], self._pull(child, delays, last=last).inputs, strict=True
-            ):
-                if parent == site and part is not None:
-                    total = part if total is None else total + part
-        if total is not None:
-            return total
+        """The message from above: the credit of the layer that reads this site, pulled back."""
+        found = None if site + 1 in self._cut else self._pull(site + 1, delays, last=last).inputs[0]
+        if found is not None:
+            return found
         self._cut.add(site)
         return torch.zeros_like(held(self.sheet.states, site))
 
@@ -152,21 +137,21 @@ class Block(Engine):
 
     def table(self) -> Table:
         """What `residual` is made of."""
-        return table_of([_SiteView(self, site, FRESH) for site in self.chain.topology.sites], norms)
+        return table_of([_SiteView(self, site, FRESH) for site in self.topology.sites], norms)
 
-    def efforts(self, *, keep: bool = False) -> list[tuple[Parameter, Tensor | None]]:
+    def efforts(self, *, keep: bool = False) -> list[tuple[Tensor, Tensor | None]]:
         """∂𝓛/∂θ (4) of every parameter of every layer, an entry per use; None where it was not used.
 
         Args:
             keep: whether these points will be read again, so that what was saved for them must stay.
         """
-        found: list[tuple[Parameter, Tensor | None]] = []
+        found: list[tuple[Tensor, Tensor | None]] = []
         for layer in range(1, self.caller.head + 1):
-            parameters = self.caller.traits[layer - 1].parameters
             if layer in self._cut:
                 continue
-            if parameters and layer not in self._efforts:
+            if layer not in self._efforts and self.caller.has_efforts(layer):
                 self._pull(layer, FRESH, last=True, keep=keep)
+            parameters = self.caller.traits[layer - 1].parameters
             found += zip(parameters, self._efforts.get(layer, ()), strict=bool(parameters))
         return found
 
@@ -175,19 +160,21 @@ class Block(Engine):
         self.messages.renew()
         self._efforts.clear()
 
-    def input_gradient(self, number: int = 0) -> Tensor | None:
+    def input_gradient(self) -> Tensor | None:
         """See `Engine.input_gradient`."""
-        place = number and len(self.chain) + number
-        if not self.messages.wanted[place]:
+        if not self.messages.wanted[0]:
             return None
-        pulled = self.pulled(place, FRESH, last=True)
-        return None if place in self._cut else pulled
+        pulled = self.pulled(0, FRESH, last=True)
+        return None if 0 in self._cut else pulled
 
     def credit_at_ends(self) -> tuple[float, float]:
         """See `Engine.credit_at_ends`."""
-        near = [self.credit(site, 0) for site in self.topology.children[0]]
-        size = len(self.chain)
-        return float(norms(near).norm()), float(norms([self.pulled(size, FRESH)])[0])
+        near = [self.credit(1, 0)]
+        return float(norms(near).norm()), float(norms([self.pulled(self.topology.size, FRESH)])[0])
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self.caller.replay.settle()
 
     def credit(self, layer: int, age: int) -> Costate:
         """What a layer pulled back `age` ticks ago: 1 for the cost, for a site what its dynamics says."""
@@ -202,45 +189,28 @@ class Block(Engine):
         return self.dynamics.state(view) if firing.field is Field.STATE else self.dynamics.costate(view)
 
     def _pull(self, layer: int, delays: Delays, *, last: bool, keep: bool = False) -> Pull:
-        known = self._last.get(layer)
-        if known is not None:
-            return known
         points = self.points(layer, delays.point)
         pull = self.messages.pull(layer, points, self.credit(layer, delays.above), last=last, keep=keep)
         if pull.efforts is not None:
             self._efforts[layer] = pull.efforts
-            if last and not keep and not self._keep and len(self.caller.parents[layer]) > 1:
-                self._last[layer] = pull
         return pull
 
     def _let_go(self, site: int) -> None:
-        children = self.caller.children[site]
-        if self.caller.head in children:
+        above = site + 1
+        if above == self.caller.head:
             self._loss = self.loss
+        else:
+            self.sheet.costates[above] = None
         self.sheet.states[site] = None
-        for child in children:
-            if self._is_awaited(child):
-                continue  # another parent will ask
-            self._last.pop(child, None)
-            self.messages.forget(child)
-            if child != self.caller.head:
-                self.sheet.costates[child] = None
-
-    def _is_awaited(self, layer: int) -> bool:
-        parents = self.caller.parents[layer]
-        if len(parents) == 1:
-            return False
-        others = self._awaited.get(layer, sum(self.messages.wanted[parent] for parent in parents)) - 1
-        self._awaited[layer] = others
-        return others > 0
+        self.messages.forget(above)
 
     @torch.no_grad()
     def forward(self) -> list[Point]:
         """What a forward pass puts at every site."""
-        outputs = list(self.sheet.states)
+        outputs = [held(self.sheet.states, 0)]
         for site in self.topology.sites:
-            outputs[site] = self.caller.function(site)(*(held(outputs, place) for place in self.caller.parents[site]))
-        return [held(outputs, site) for site in self.topology.sites]
+            outputs.append(self.caller.function(site)(outputs[-1]))
+        return outputs[1:]
 
 
 @final
@@ -280,7 +250,7 @@ class _SiteView(View):
 
     @property
     def at_output(self) -> bool:
-        return not self._block.part.passes and self._block.caller.head in self._block.caller.children[self._site]
+        return not self._block.part.passes and self._site == self._block.topology.size
 
     def own(self, values: Sequence[float]) -> float:
         return values[self._block.part.before + self._site - 1]

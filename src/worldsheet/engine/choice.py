@@ -1,13 +1,11 @@
 """Which engine carries a relaxation."""
 
-from collections.abc import Sequence
 from typing import Any
-
-from torch import Tensor
 
 from worldsheet.dynamics import Dynamics
 from worldsheet.engine.base import Engine
 from worldsheet.engine.block import Block
+from worldsheet.engine.forward import ForwardEngine
 from worldsheet.engine.runs import nothing_to_compile
 from worldsheet.engine.stacked import StackedBlock
 from worldsheet.problem import Chain
@@ -16,7 +14,7 @@ from worldsheet.schedule import Schedule
 
 def engine_for(  # noqa: PLR0913  what a verb was given
     chain: Chain,
-    x: Tensor | Sequence[Tensor],
+    x: Any,
     target: Any,
     dynamics: Dynamics,
     schedule: Schedule,
@@ -26,7 +24,7 @@ def engine_for(  # noqa: PLR0913  what a verb was given
     recompute: bool = False,
     compiled: bool = False,
 ) -> Engine:
-    """Equal sites as one where the schedule moves all at once, else site by site.
+    """Of a path, equal sites as one where the schedule moves all at once, else site by site; else run by run.
 
     A dynamics that settles at once moves site by site too: its fields are then the same to the last bit under every
     schedule, which batched products would break.
@@ -34,8 +32,11 @@ def engine_for(  # noqa: PLR0913  what a verb was given
     Raises:
         InputError: compilation asked for where sites move one by one.
     """
-    together = stack and schedule.uniform and not dynamics.settles_at_once
-    if together and isinstance(x, Tensor) and chain.topology.is_path:
+    if not chain.is_path:
+        if compiled:
+            raise nothing_to_compile()
+        return ForwardEngine(chain, x, target, dynamics, schedule)
+    if stack and schedule.uniform and not dynamics.settles_at_once:
         return StackedBlock(chain, x, target, dynamics, compiled=compiled)
     if compiled:
         raise nothing_to_compile()

@@ -4,6 +4,7 @@ from itertools import islice
 from math import isnan, nan
 from typing import final
 
+from worldsheet.core.errors import SitesChangedError
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.record import Record
 from worldsheet.engine.arrival import Arrival
@@ -29,9 +30,32 @@ def run(
 
     A dynamics that settles at once is stopped when its schedule is exact, without measuring anything; otherwise the
     residual is measured as `stop` says, and once at the end if somebody is curious. Where parameters move too nothing
-    ever settles, and the budget ends it.
+    ever settles, and the budget ends it. A forward that calls other sites than before ends it too.
     """
-    topology = engine.chain.topology
+    clock = _Clock()
+    try:
+        return _run(engine, schedule, stop, record, motion, clock, curious=curious)
+    except SitesChangedError as change:
+        return Outcome(Status.SITES_CHANGED, clock.ticks, nan, f"{change.given}; {change.remedy}")
+
+
+class _Clock:
+    """How many ticks have passed."""
+
+    ticks = 0
+
+
+def _run(
+    engine: Engine,
+    schedule: Schedule,
+    stop: Stop,
+    record: Record | None,
+    motion: Motion | None,
+    clock: _Clock,
+    *,
+    curious: bool,
+) -> Outcome:
+    topology = engine.topology
     exact = schedule.settles_after(topology) if engine.dynamics.settles_at_once and motion is None else None
     tol = None if schedule.once else stop.tol  # a site that moves once has no residual before it has moved
     if tol is None and exact is None and stop.max_ticks is None and not stop.arrival:
@@ -44,19 +68,22 @@ def run(
         if motion is not None:
             motion.read()
         engine.move(tick)
-        done += 1
+        done = clock.ticks = done + 1
         if motion is not None and not motion.move():
             return Outcome(Status.DIVERGED, done, nan, "efforts overflowed; lower the rate of the port")
         if record is not None:
             _take(record, engine, done)
-        if done == exact:
+        if exact is not None and done >= exact and (engine.sees_all_reads or judge.settled()):
             return Outcome(Status.CONVERGED, done)
         if tol is not None and done % stop.every == 0 and (outcome := judge.measured(done)).status is not _SPENT:
             return outcome
         if arrival is not None and arrival.passed(*engine.credit_at_ends()):
             return judge.measured(done, Status.ARRIVED)
     if exact is not None:
-        remedy = f"this schedule is exact after {exact} ticks: raise max_ticks"
+        needed = (
+            f"{exact} ticks" if done < exact else f"{exact} ticks, and more where states are read without derivatives"
+        )
+        remedy = f"this schedule is exact after {needed}: raise max_ticks"
         return Outcome(Status.BUDGET_SPENT, done, None, remedy)
     ended = judge.measured if curious or tol is not None else judge.glanced
     return ended(done) if motion is None else Outcome(_SPENT, done)
@@ -71,6 +98,11 @@ class _Judge:
         self._tol = tol
         self._first = 0.0
         self._start = engine.loss if engine.dynamics.character.descends else None
+
+    def settled(self) -> bool:
+        """Whether nothing moves any more, but for rounding."""
+        tolerance = self._engine.dynamics.tolerance(self._engine.precision)
+        return tolerance is not None and self._engine.residual().relative <= tolerance
 
     def measured(self, ticks: int, otherwise: Status = _SPENT) -> Outcome:
         """Converged or diverged, or else what the caller says."""
@@ -114,7 +146,9 @@ class _Judge:
 def _budget(engine: Engine, stop: Stop, exact: int | None) -> int:
     if stop.max_ticks is not None:
         return stop.max_ticks
-    return exact if exact is not None else engine.dynamics.budget(engine.chain.topology.depth)
+    if exact is None:
+        return engine.dynamics.budget(engine.topology.depth)
+    return exact if engine.sees_all_reads else exact * engine.topology.size
 
 
 def _take(record: Record | None, engine: Engine, tick: int) -> None:

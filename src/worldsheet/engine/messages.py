@@ -21,14 +21,12 @@ class Messages:
         caller: the layers and the loss.
         everywhere: whether every site's costate is wanted, or only those that parameters or the input's gradient use.
         to_input: whether the input's gradient is wanted.
-        to_others: the same for each tensor of the input besides the first.
         recompute: keep of each layer what it returned and evaluate it again to pull back, but for the topmost.
 
     Attributes:
         evaluations: forward evaluations so far, the loss not counted.
         pulls: pull-backs so far, the loss not counted.
-        wanted: by site or input tensor, whether anything at or below it uses its costate; an input tensor counts if its
-            gradient is wanted.
+        wanted: by site, whether anything at or below it uses its costate; the input, at 0, if its gradient is wanted.
     """
 
     def __init__(
@@ -37,7 +35,6 @@ class Messages:
         *,
         everywhere: bool,
         to_input: bool,
-        to_others: Sequence[bool] = (),
         recompute: bool = False,
     ) -> None:
         self._recompute = recompute
@@ -45,12 +42,9 @@ class Messages:
         self._autocast = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
         self.evaluations = 0
         self.pulls = 0
-        self.wanted = [to_input, *[everywhere] * (caller.head - 1), *to_others]
+        self.wanted = [to_input]
         for site in range(1, caller.head):
-            wanted = everywhere or bool(caller.traits[site - 1].parameters)
-            for parent in caller.parents[site]:
-                wanted = wanted or self.wanted[parent]
-            self.wanted[site] = wanted
+            self.wanted.append(everywhere or bool(caller.traits[site - 1].parameters) or self.wanted[-1])
         self._evaluations: dict[int, Evaluation] = {}
         self._pulled: dict[int, tuple[Evaluation, Tensor, Pull]] = {}
 
@@ -65,7 +59,7 @@ class Messages:
             return kept
         self.evaluations += layer != self.caller.head
         made = self._evaluate(layer, points)
-        if self._recompute and layer != self.caller.head and self.caller.head not in self.caller.children[layer]:
+        if self._recompute and layer < self.caller.head - 1:
             made = Remembered(made)
         self._evaluations[layer] = made
         return made
@@ -144,15 +138,19 @@ class Messages:
 
     def _evaluate(self, layer: int, points: Sequence[Point]) -> Evaluation:
         traits = self.caller.traits[layer - 1]
-        differentiate = [self.wanted[parent] for parent in self.caller.parents[layer]]
+        differentiate = self.wanted[layer - 1]
         if traits.steps and self.closed(layer, points[0]):
             try:
-                return Stepwise(traits.steps, points, differentiate[0], traits.parameters)
+                return Stepwise(traits.steps, points, differentiate, traits.parameters)
             except RuntimeError:
                 pass  # let the module itself say what is wrong
-        elif layer == self.caller.head and differentiate[0] and (priced := self._price(points[0])):
-            return priced
-        return Recorded(self.caller.function(layer), points, differentiate, traits)
+        elif layer == self.caller.head:
+            if differentiate and (priced := self._price(points[0])):
+                return priced
+            made = Recorded(self.caller.function(layer), points, [differentiate], traits, searched=self.caller.searches)
+            self.caller.traits[-1] = traits._replace(parameters=made.parameters)
+            return made
+        return Recorded(self.caller.function(layer), points, [differentiate], traits)
 
     def _price(self, output: Point) -> Evaluation | None:
         cost, target = self.caller.cost, self.caller.target

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from typing import TypeAlias, final
 
 from torch import Tensor
-from torch.nn.parameter import Parameter
 
 from worldsheet.engine.block import Block
+from worldsheet.engine.forward import ForwardEngine
 
-Efforts: TypeAlias = list[tuple[Parameter, Tensor | None]]
+Efforts: TypeAlias = list[tuple[Tensor, Tensor | None]]
 """Parameters with their efforts, an entry per use; None where it was not used."""
 
 
@@ -21,7 +21,7 @@ class Motion:
         answer: moves the parameters; False, with nothing moved, where an effort is not finite.
     """
 
-    def __init__(self, block: Block, answer: Callable[[Efforts], bool]) -> None:
+    def __init__(self, block: Block | ForwardEngine, answer: Callable[[Efforts], bool]) -> None:
         self._block = block
         self._answer = answer
         self._efforts: Efforts = []

@@ -5,7 +5,6 @@ from typing import final
 
 import torch
 from torch import Tensor
-from torch.nn.parameter import Parameter
 
 from worldsheet.core.errors import InputError
 from worldsheet.core.shapes import Costate, Elsewhere, Point, State
@@ -26,7 +25,7 @@ class Run:
         parameters: of all its layers, those that require grad, each once.
     """
 
-    def __init__(self, first: int, last: int, steps: tuple[Stack, ...], parameters: tuple[Parameter, ...]) -> None:
+    def __init__(self, first: int, last: int, steps: tuple[Stack, ...], parameters: tuple[Tensor, ...]) -> None:
         self.first = first
         self.last = last
         self.parameters = parameters

@@ -20,20 +20,20 @@ class Sheet:
     Tensors are replaced, never written into, so a moment in the past is a list of references.
 
     Args:
-        inputs: the input x_0, clamped; what it has besides its first tensor stands after the sites.
+        x: the input x_0, clamped.
         size: number of sites L.
         memory: how many ticks back messages may come from.
     """
 
-    def __init__(self, inputs: Sequence[Tensor], size: int, memory: int) -> None:
-        self.states: list[Tensor | None] = [inputs[0], *[None] * size, *inputs[1:]]
+    def __init__(self, x: Tensor, size: int, memory: int) -> None:
+        self.states: list[Tensor | None] = [x, *[None] * size]
         self.costates: list[Elsewhere | None] = [None] * (size + 1)
         self._past: deque[Moment] = deque(maxlen=memory)
 
     def start(self, fields: Fields) -> None:
         """Give the fields values before tick 0."""
-        self.states[1 : len(self.costates)] = [state.detach() for state in fields.states]
-        self.costates[1:] = [costate.detach() for costate in fields.costates]
+        self.states[1:] = [_bare(state) for state in fields.states]
+        self.costates[1:] = [_bare(costate) for costate in fields.costates]
         self.close_tick()
 
     def close_tick(self) -> None:
@@ -58,6 +58,11 @@ class Sheet:
         return Fields(
             tuple(held(self.states, site) for site in sites), tuple(held(self.costates, site) for site in sites)
         )
+
+
+def _bare(field: Tensor) -> Tensor:
+    """Without a graph; itself if it has none, so that messages made from it are known to be."""
+    return field.detach() if field.requires_grad else field
 
 
 def held(fields: Sequence[Tensor | None], site: int) -> Tensor:

@@ -5,7 +5,6 @@ from typing import final
 
 import torch
 from torch import Tensor
-from torch.nn.parameter import Parameter
 
 from worldsheet.core.field import Field
 from worldsheet.core.shapes import Costate, Elsewhere, Point, State
@@ -172,7 +171,7 @@ class SlabMessages:
         whole = costate if kept == 1 else torch.mul(costate, kept, out=out)
         return torch.add(whole, self.state_residual(slab, span), alpha=residual, out=out)
 
-    def efforts(self, slab: Slab, run: Run) -> list[tuple[Parameter, Tensor | None]]:
+    def efforts(self, slab: Slab, run: Run) -> list[tuple[Tensor, Tensor | None]]:
         """∂𝓛/∂θ (4) of a run's parameters."""
         if run.alone:
             return list(zip(run.parameters, self.pull(run.first, last=True).efforts or (), strict=True))

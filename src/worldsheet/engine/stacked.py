@@ -5,7 +5,6 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
-from torch.nn.parameter import Parameter
 
 from worldsheet.core.field import Field
 from worldsheet.core.shapes import Residuals
@@ -112,18 +111,28 @@ class StackedBlock(Engine):
         sums = [float(field.sum().abs()) for slab in self._slabs for field in (slab.states, slab.costates)]
         return not all(isfinite(each) for each in sums) and super().overflowed
 
-    def efforts(self) -> list[tuple[Parameter, Tensor | None]]:
+    @property
+    def problem(self) -> Caller:
+        """The user's functions."""
+        return self.caller
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self.caller.replay.settle()
+
+    def efforts(self) -> list[tuple[Tensor, Tensor | None]]:
         """See `Engine.efforts`."""
-        found: list[tuple[Parameter, Tensor | None]] = []
+        found: list[tuple[Tensor, Tensor | None]] = []
         for slab in self._slabs:
             for run in slab.runs:
                 if run.parameters:
                     found += self._between.efforts(slab, run)
-        if loss_parameters := self.caller.traits[-1].parameters:
-            found += zip(loss_parameters, self._between.pull_cost(last=True).efforts or (), strict=True)
+        if self.caller.has_efforts(self.caller.head):
+            efforts = self._between.pull_cost(last=True).efforts or ()
+            found += zip(self.caller.traits[-1].parameters, efforts, strict=True)
         return found
 
-    def input_gradient(self, number: int = 0) -> Tensor | None:
+    def input_gradient(self) -> Tensor | None:
         """See `Engine.input_gradient`."""
         if not self._x.requires_grad:
             return None

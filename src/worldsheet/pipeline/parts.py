@@ -13,11 +13,10 @@ def parts_of(chain: Chain, plan: Plan) -> list[Chain]:
     Raises:
         InputError: a plan for another chain, a chain that is no path, or a parameter that two stages share.
     """
-    if plan.cuts[-1] != len(chain):
-        raise InputError(f"a plan for {plan.cuts[-1]} layers", f"{len(chain)} layers", "make a plan for this chain")
-    if chain.topology.parents != tuple((site - 1,) for site in chain.topology.sites):
-        raise InputError("a graph with skip connections", "layers in a row", "join what a skip spans in one layer")
-    parts = [Chain([chain.layers[i].module for i in plan.layers(s)], chain.loss) for s in range(plan.stages)]
+    layers = chain.layers
+    if plan.cuts[-1] != len(layers):
+        raise InputError(f"a plan for {plan.cuts[-1]} layers", f"{len(layers)} layers", "make a plan for this chain")
+    parts = [Chain([layers[i].module for i in plan.layers(s)], chain.loss) for s in range(plan.stages)]
     owner: dict[int, int] = {}
     for index, part in enumerate(parts):
         modules = [layer.module for layer in part.layers]

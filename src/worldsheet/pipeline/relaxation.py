@@ -130,7 +130,7 @@ def relax(  # noqa: PLR0913  the signature of `worldsheet.relax`, with the stage
             pairs=tuple(pairs),
             input_gradient=row.input_gradient() if good else None,
         )
-        row.settle()
+        row.close()
     return share
 
 

@@ -5,14 +5,13 @@ from typing import Any, TypeAlias, final
 
 import torch
 from torch import Tensor
-from torch.nn.parameter import Parameter
 
 from worldsheet.core.errors import InputError
 from worldsheet.core.shapes import Table
 from worldsheet.dynamics import Dynamics
 from worldsheet.engine import Engine, Residual, residual_of
 from worldsheet.pipeline.segment import Segment
-from worldsheet.problem import Chain, Fields
+from worldsheet.problem import Caller, Chain, Fields
 from worldsheet.schedule import Phase, Schedule
 
 Measure: TypeAlias = Callable[[Segment], float]
@@ -57,8 +56,12 @@ class Row(Engine):
             raise InputError("initial fields", "the dynamics' own start", "leave initial out")
         for segment in self._here:
             segment.start(self._x, self._target, self._schedule)
-        self.caller = self._here[-1].block.caller
         self._precision = float(self._told(lambda segment: segment.block.precision)[-1, 0])
+
+    @property
+    def problem(self) -> Caller:
+        """The functions of the topmost stage here."""
+        return self._here[-1].block.caller
 
     @property
     def evaluations(self) -> int:
@@ -84,15 +87,15 @@ class Row(Engine):
         self._exchange(self._everywhere, frozenset())
         return residual_of(self.dynamics, self._gathered([segment.block.table() for segment in self._here]))
 
-    def efforts(self) -> list[tuple[Parameter, Tensor | None]]:
+    def efforts(self) -> list[tuple[Tensor, Tensor | None]]:
         """See `Engine.efforts`; of the parameters here."""
         self._exchange(self._everywhere, frozenset())
         return [pair for segment in self._here for pair in segment.block.efforts()]
 
-    def input_gradient(self, number: int = 0) -> Tensor | None:
+    def input_gradient(self) -> Tensor | None:
         """See `Engine.input_gradient`; None where the input is elsewhere."""
         lowest = self._here[0]
-        return lowest.block.input_gradient(number) if lowest.first else None
+        return lowest.block.input_gradient() if lowest.first else None
 
     def credit_at_ends(self) -> tuple[float, float]:
         """See `Engine.credit_at_ends`."""
@@ -118,7 +121,7 @@ class Row(Engine):
         """Of the output."""
         return self._precision
 
-    def settle(self) -> None:
+    def close(self) -> None:
         """Move the buffers of repeated layers once, and see to it that what was sent has arrived."""
         for segment in self._here:
             segment.block.caller.replay.settle()

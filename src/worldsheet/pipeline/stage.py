@@ -32,7 +32,7 @@ class _Flight(NamedTuple):
 class _Due(NamedTuple):
     """Efforts of a packet whose credit has been passed on, by layer, and the values that they are made with."""
 
-    efforts: list[tuple[tuple[Parameter, ...], Efforts]]
+    efforts: list[tuple[tuple[Tensor, ...], Efforts]]
     values: list[Tensor] | None
 
 

@@ -76,10 +76,10 @@ class Newton(Port, Observer):
             InputError: a layer of this port's that the chain does not have, or not as a closed form.
         """
         watched = chain.observed(self)
-        closed = {id(p) for layer in watched.layers for p in layer.closed_parameters}
+        shown = watched.shown()
         for group in self.param_groups:
             for name, layer in _named(group):
-                if id(layer.weight) not in closed:
+                if id(layer.weight) not in shown:
                     raise InputError(
                         f"a chain in which {name} is not a layer with known derivatives",
                         "every layer of the port in a site of linear layers, convolutions and plain activations",

@@ -1,5 +1,7 @@
 """The problem: layers in a graph, their loss, and what one site may see of them."""
 
+from worldsheet.core.problem import Problem
+from worldsheet.core.topology import Topology
 from worldsheet.problem.caller import Caller
 from worldsheet.problem.chain import Chain
 from worldsheet.problem.costs import Cost, HalfSquares, OffersCost
@@ -11,10 +13,9 @@ from worldsheet.problem.linearised import Linearised, Sites, linearise
 from worldsheet.problem.observer import Observer
 from worldsheet.problem.proximal import proximal
 from worldsheet.problem.residual import Nonlinearity, ResidualLinear, ScaledLinear, residual_mlp
-from worldsheet.problem.retracing import call_of
+from worldsheet.problem.site_table import SiteRow, SiteTable
 from worldsheet.problem.stacks import Bound, Operation, Places, Stack
 from worldsheet.problem.steps import Factors, OffersStep, Step
-from worldsheet.problem.topology import Topology
 from worldsheet.problem.view import View
 
 __all__ = [
@@ -36,11 +37,14 @@ __all__ = [
     "Operation",
     "Places",
     "Priced",
+    "Problem",
     "Pull",
     "Recorded",
     "Remembered",
     "ResidualLinear",
     "ScaledLinear",
+    "SiteRow",
+    "SiteTable",
     "Sites",
     "Stack",
     "Step",
@@ -48,7 +52,6 @@ __all__ = [
     "Topology",
     "Traits",
     "View",
-    "call_of",
     "linearise",
     "proximal",
     "residual_mlp",

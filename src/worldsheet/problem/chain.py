@@ -1,24 +1,20 @@
-"""The problem: layers in a chain or graph, a loss, and nothing about how it will be relaxed."""
+"""The problem: layers in order, or a module of any kind, a loss, and nothing about how it will be relaxed."""
 
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
-from dataclasses import replace
-from typing import Any, TypeAlias, final
+from typing import Any, final
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 from torch.utils import _pytree as pytree
 
 from worldsheet.core.errors import InputError, LayerError
-from worldsheet.problem.graph import Graph
-from worldsheet.problem.layer import Layer, Survey, is_plain_sequential, layers_of
-from worldsheet.problem.observer import Observer
-from worldsheet.problem.retracing import KEPT, Tracing
-from worldsheet.problem.topology import Topology
-from worldsheet.problem.tracing import IsBlock
-
-Blocks: TypeAlias = type[nn.Module] | tuple[type[nn.Module], ...] | IsBlock
-"""Classes of submodules, or a function that picks them."""
+from worldsheet.core.topology import Topology
+from worldsheet.cut import Blocks, Program, Replayed, describe, grouped, refuse_sharded, shapes_along
+from worldsheet.problem.layer import Layer, Survey, containers_of, is_open, is_plain_sequential, items_of, layers_of
+from worldsheet.problem.observer import Observer, factors_of
+from worldsheet.problem.site_table import SiteRow, SiteTable
 
 
 @final
@@ -26,26 +22,28 @@ class Chain:
     """Layers x_l = f_l(x_{l-1}; θ_l), l = 1..L, and a cost C(x_L, target); each layer may read several sites.
 
     Its Lagrangian C(x_L) + Σ_l λ_lᵀ(f_l(x_{l-1}) − x_l) (1) is what every relaxation makes stationary. The modules stay
-    the user's own: nothing is copied, wrapped, renamed or moved.
+    the user's own: nothing is copied, wrapped, renamed or moved, and what the user changes later counts.
 
-    A Sequential or a list is a path of its children. Any other module is traced to a graph: its forward is followed
-    once for each shape of input, on tensors without data. Its input is what it is called with: a tensor, a tuple of
-    arguments, or a dict of arguments by name. By default operations are joined to sites of about one weight layer, and
-    a fork with its join to one site, so that what is kept is what backpropagation keeps. A submodule whose forward
-    cannot be followed is one site.
+    A Sequential or a list is a path of its children. Of any other module the own forward is run, as it is, and cut
+    where submodules return: what a submodule returned is its site's prediction, and whoever called it is given the
+    site's state in its place. Its input is what it is called with: a tensor, a tuple of arguments, or a dict of
+    arguments by name; its loss is given what it returned.
+
+    By default the sites of such a module are its blocks where it holds lists of blocks, elsewhere its weight layers,
+    and sums and concatenations outside of these. `chain.sites(x)` shows them.
 
     Args:
         module: an `nn.Sequential`, an `nn.ModuleList` or a list of modules, each child one site; or any module.
-        loss: maps (output, target) to a scalar, averaged or summed; a function or a module, whose own parameters are
-            then trained too.
-        flatten: open nested plain Sequentials, so that each innermost module is a site; otherwise a nested Sequential
-            is one block-sized site, which costs fewer messages.
-        blocks: submodules that are to be one site each, by class or by a function that is asked about each; a
-            Sequential is then traced too.
-        fuse: join operations to sites; with False every operation of a traced module is one.
+        loss: maps (output, target) to a scalar, averaged or summed; a function or a module. Whatever it reads is
+            trained too.
+        flatten: open nested plain Sequentials of a path, so that each innermost module is a site; otherwise a nested
+            Sequential is one block-sized site, which costs fewer messages.
+        blocks: submodules that are to be the sites: classes, names with wildcards as in `"layers.*"`, several of these
+            in a tuple, or a function that is asked about each submodule; a Sequential is then no path.
 
     Raises:
-        InputError: no layers, something that is not a module, or a loss that cannot be called.
+        InputError: no layers, something that is not a module, a loss that cannot be called, or blocks that no submodule
+            meets.
     """
 
     def __init__(
@@ -54,8 +52,7 @@ class Chain:
         loss: Callable[[Any, Any], Tensor],
         *,
         flatten: bool = False,
-        blocks: Blocks = (),
-        fuse: bool = True,
+        blocks: Blocks | None = None,
     ) -> None:
         if not callable(loss):
             raise InputError(
@@ -66,86 +63,98 @@ class Chain:
         self.module = module
         self.loss = loss
         self.loss_survey = Survey(loss)
-        self._graph: Graph | None = None
-        self._root: nn.Module | None = None
-        self._tracing: Tracing | None = None
-        self._twins: dict[int, Chain] = {}
-        self._is_twin = False
-        as_it_is = is_plain_sequential(module) and blocks == () and fuse
-        if isinstance(module, nn.Module) and not isinstance(module, nn.ModuleList) and not as_it_is:
-            self._root = module
-            self._tracing = Tracing(module, _picker(blocks), fuse)
+        self._flatten = flatten
+        self._blocks = blocks
+        self._observer: Observer | None = None
+        self._layers: tuple[Layer, ...] = ()
+        self._containers: list[tuple[object, tuple[object, ...]]] = []
+        self._path: Topology | None = None
+        self._program: Program | None = None
+        if self.is_path:
+            self._follow()
         else:
-            layers = layers_of(module, flatten)
-            paths = ((0,), *[()] * (len(layers) - 1))
-            self._graph = Graph(layers, Topology.chain(len(layers)), paths, (), None)
+            self._program = self._opened()
 
     @property
-    def traces(self) -> bool:
-        """Whether the sites depend on the input, and are found out when one is given."""
-        return self._root is not None
+    def is_path(self) -> bool:
+        """Whether its sites are the children of a Sequential or list, each of which reads the one before it."""
+        if self._blocks is not None:
+            return False
+        module = self.module
+        return not isinstance(module, nn.Module) or isinstance(module, nn.ModuleList) or is_plain_sequential(module)
 
     @property
-    def graph(self) -> Graph:
-        """Layers and their places; those of the input that was given last, if they depend on it.
-
-        Raises:
-            InputError: a traced module that no input was given yet.
-        """
-        if self._graph is None:
-            raise InputError(
-                f"a chain of {type(self.module).__name__}, which is traced when it is first given an input",
-                "a chain whose sites are known",
-                "call at(x) with an input, whose shapes decide what the forward does",
-            )
-        return self._graph
-
-    def at(self, x: Any) -> "Chain":
-        """This chain with the sites that it has for an input: itself unless it is traced.
-
-        Raises:
-            InputError: a forward that cannot be followed.
-            LayerError: an operation that fails on what it receives.
-        """
-        if self._tracing is None:
-            return self
-        graph = self._tracing.graph(x)
-        twin = self._twins.get(id(graph))
-        if twin is None:
-            twin = copy(self)
-            twin._graph, twin._is_twin = graph, True
-            if len(self._twins) >= KEPT:
-                self._twins.clear()
-            self._twins[id(graph)] = twin
-        if not self._is_twin:
-            self._graph = graph
-        return twin
-
-    def tensors(self, x: Any) -> list[Any]:
-        """The tensors of an input; of a path, the input itself."""
-        if not self.traces:
-            return [x]
-        found = [leaf for leaf in pytree.tree_leaves(x) if isinstance(leaf, Tensor)]
-        return found or [x]
+    def program(self) -> Program:
+        """A module of any kind with its loss, to be run and cut."""
+        if self._program is None:
+            self._program = self._opened()
+        return self._program
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """f_1..f_L."""
-        return self.graph.layers
+        """f_1..f_L of a path, as the Sequential or list is now.
+
+        Raises:
+            InputError: a chain that is no path.
+        """
+        if not self.is_path:
+            raise InputError(
+                f"the layers of a chain of {type(self.module).__name__}, whose sites are known when its forward runs",
+                "a chain of an nn.Sequential or a list of modules",
+                "chain.sites(x) shows the sites for an input; or list the blocks in order: ws.Chain([stem, *blocks, "
+                "head], loss)",
+            )
+        for container, items in self._containers:
+            if tuple(items_of(container)) != items or not is_open(container):
+                self._follow()
+                break
+        return self._layers
 
     @property
     def topology(self) -> Topology:
-        """Which site reads which."""
-        return self.graph.topology
+        """Which site of a path reads which: each the one before it.
+
+        Raises:
+            InputError: a chain that is no path.
+        """
+        layers = self.layers
+        if self._path is None or self._path.size != len(layers):
+            self._path = Topology.chain(len(layers))
+        return self._path
+
+    def sites(self, x: Any) -> SiteTable:
+        """The sites for an input, from one forward pass, after which generators and modules are as they were.
+
+        Raises:
+            LayerError: a module that fails on this input.
+        """
+        if self.is_path:
+            shapes = shapes_along([layer.module for layer in self.layers], x)
+            rows = tuple(
+                SiteRow(layer.name, type(layer.module).__name__, shape, (site - 1,))
+                for site, (layer, shape) in enumerate(zip(self.layers, shapes, strict=True), start=1)
+            )
+            return SiteTable(rows, self.topology)
+        problem = Replayed(self.program.judged(_sum_of_outputs), x, None)
+        problem.undo()
+        found = zip(problem.names, problem.kinds, problem.first.predictions, problem.topology.parents, strict=True)
+        return SiteTable(
+            tuple(SiteRow(name, kind, tuple(y.shape), read) for name, kind, y, read in found), problem.topology
+        )
 
     def __len__(self) -> int:
         return len(self.layers)
 
+    def __bool__(self) -> bool:
+        return True
+
     def __repr__(self) -> str:
-        if self._graph is None:
-            return f"Chain of {type(self.module).__name__}, to be traced\n  loss: {self.loss_name}"
-        sites = "\n".join(f"  {site}: {layer.label}" for site, layer in enumerate(self.layers, start=1))
-        return f"Chain of {len(self)} sites\n{sites}\n  loss: {self.loss_name}"
+        if self.is_path:
+            sites = "\n".join(f"  {site}: {layer.label}" for site, layer in enumerate(self.layers, start=1))
+            return f"Chain of {len(self)} sites\n{sites}\n  loss: {self.loss_name}"
+        names = grouped(self.program.names())
+        sites = "\n".join(f"  {name}" for name in names)
+        return f"Chain of {type(self.module).__name__}, cut where these return:\n{sites}\n  loss: {self.loss_name}"
 
     @property
     def loss_name(self) -> str:
@@ -155,9 +164,10 @@ class Chain:
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """Every parameter once, under the name it has in the user's module; those of the loss under `loss.`."""
         seen: set[int] = set()
-        parts = [("", self._root)] if self._root is not None else [(layer.name, layer.module) for layer in self.layers]
+        own = self.module if isinstance(self.module, nn.Module) and not self.is_path else None
+        parts = [("", own)] if own is not None else [(layer.name, layer.module) for layer in self.layers]
         if isinstance(self.loss, nn.Module):
-            taken = set(self._root._modules) if self._root is not None else {name.split(".")[0] for name, _ in parts}
+            taken = set(own._modules) if own is not None else {name.split(".")[0] for name, _ in parts}
             parts.append((next(name for name in ("loss", "loss_fn", "the loss") if name not in taken), self.loss))
         for prefix, module in parts:
             for name, parameter in module.named_parameters(prefix):
@@ -173,44 +183,56 @@ class Chain:
     def judged(self, loss: Callable[[Any, Any], Tensor]) -> "Chain":
         """The same chain under another loss."""
         chain = copy(self)
-        chain.loss, chain.loss_survey, chain._twins = loss, Survey(loss), {}
+        chain.loss, chain.loss_survey = loss, Survey(loss)
+        chain._program = None if self._program is None else self._program.judged(loss)
         return chain
 
     def observed(self, observer: Observer) -> "Chain":
-        """The same chain, whose layers with a closed form show the factors of their efforts to an observer."""
+        """The same chain, which shows the factors of the efforts of its linear maps to an observer."""
         chain = copy(self)
-        layers = tuple(replace(layer, survey=Survey(layer.module, observer)) for layer in self.layers)
-        chain._graph, chain._tracing = self.graph._replace(layers=layers), None
+        chain._observer = observer
+        if self.is_path:
+            chain._follow()
+        else:
+            chain._program = self.program.observed(factors_of(self.program.module, observer))
         return chain
 
-    def blame_layer(self, site: int, points: Sequence[Tensor], error: Exception) -> LayerError:
-        """The error of layer `site`, told with both layers of the edge it happened on."""
-        parents = ", ".join(
-            f"{_describe(point)} from {self.layers[parent - 1].label if parent else 'the input'}"
-            for parent, point in zip(self.graph.sources(site), points, strict=True)
-        )
+    def shown(self) -> set[int]:
+        """Identities of the parameters whose factors an observer is shown."""
+        if self.is_path:
+            return {id(p) for layer in self.layers for p in layer.closed_parameters}
+        return {id(p) for module in self.program.watched for p in module.parameters(recurse=False)}
+
+    def blame_layer(self, site: int, point: Tensor, error: Exception) -> LayerError:
+        """The error of layer `site` of a path, told with both layers of the edge it happened on."""
+        below = self.layers[site - 2].label if site > 1 else "the input"
         return LayerError(
-            f"layer {self.layers[site - 1].label} (site {site}) failed on {parents}: {error}",
+            f"layer {self.layers[site - 1].label} (site {site}) failed on {describe(point)} from {below}: {error}",
             "layers whose shapes and dtypes fit each other, one tensor in and one tensor out",
             f"make the output of the layer before fit {self.layers[site - 1].module}",
         )
 
-    def blame_loss(self, outputs: Sequence[Tensor], target: object, error: Exception) -> LayerError:
+    def blame_loss(self, output: Tensor, target: object, error: Exception) -> LayerError:
         """The error of the loss, told with what it was given."""
-        output = ", ".join(_describe(state) for state in outputs)
-        given = _describe(target) if isinstance(target, Tensor) else type(target).__name__
         return LayerError(
-            f"loss {self.loss_name} failed on output {output} and target {given}: {error}",
+            f"loss {self.loss_name} failed on output {describe(output)} and target {describe(target)}: {error}",
             "an output and a target of the shapes and dtypes this loss is written for",
             "class indices must be int64 for cross-entropy; regression targets need the output's dtype and shape",
         )
 
+    def _follow(self) -> None:
+        """Look at what the Sequential or list holds now."""
+        self._layers = layers_of(self.module, self._flatten, self._observer)
+        self._containers = containers_of(self.module, self._flatten)
+        self._path = None
 
-def _describe(tensor: Tensor) -> str:
-    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+    def _opened(self) -> Program:
+        assert isinstance(self.module, nn.Module)
+        refuse_sharded(self.module)
+        return Program(self.module, self.loss, self._blocks)
 
 
-def _picker(blocks: Blocks) -> IsBlock:
-    if isinstance(blocks, (type, tuple)):
-        return lambda module: isinstance(module, blocks)
-    return blocks
+def _sum_of_outputs(output: Any, _: object) -> Tensor:
+    """A loss that reads whatever is differentiable, to look at sites without one."""
+    parts = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
+    return torch.stack([part.abs().sum().double() for part in parts]).sum()

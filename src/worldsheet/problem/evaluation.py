@@ -2,21 +2,28 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias, final
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
-from torch.nn.parameter import Parameter
 
+from worldsheet.core.errors import LayerError
 from worldsheet.core.shapes import Costate, Point, State
+from worldsheet.cut import is_watched, leaves_below, silenced
 from worldsheet.problem.costs import Cost
 from worldsheet.problem.layer import Traits
 from worldsheet.problem.steps import Step
 
 _NOTHING = torch.empty(0)
+_UNHEARD = nullcontext()
 _LARGE = 2**16  # numbers in an output that is worth to be let go while its layer is pulled back through
+
+
+_MARK = "point_of_a_layer"
+"""An attribute of the tensors that layers are given; a loss whose graph leads to one reads a layer's inside."""
 
 
 class Pull(NamedTuple):
@@ -88,9 +95,13 @@ class Recorded(Evaluation):
         points: its inputs.
         differentiate: for each point, whether pull-backs to it will be asked for.
         traits: what is known of the layer.
+        searched: whether it may read leaf tensors that are no parameters of its own; its graph tells.
+
+    Attributes:
+        parameters: what efforts are given for.
     """
 
-    __slots__ = ("_foreign", "_graph", "_leaves", "_parameters")
+    __slots__ = ("_foreign", "_graph", "_leaves", "parameters")
 
     def __init__(
         self,
@@ -98,16 +109,25 @@ class Recorded(Evaluation):
         points: Sequence[Point],
         differentiate: Sequence[bool],
         traits: Traits,
+        *,
+        searched: bool = False,
     ) -> None:
         self.points = points
         self.spent = self.emptied = False
-        self._parameters = traits.parameters
+        self.parameters: tuple[Tensor, ...] = traits.parameters
         self._foreign = traits.foreign
         with torch.enable_grad():
             self._leaves = [
                 point.detach().requires_grad_(wanted) for point, wanted in zip(points, differentiate, strict=True)
             ]
             self._graph = function(*self._leaves)
+        if searched:
+            own = {id(leaf) for leaf in self._leaves}
+            self.parameters = tuple(leaf for leaf in leaves_below(self._graph) if id(leaf) not in own)
+            if any(hasattr(leaf, _MARK) for leaf in self.parameters):
+                raise _reads_inside()
+        for leaf in self._leaves:
+            setattr(leaf, _MARK, True)
         self.output = self._graph.detach()
 
     def pull(self, credit: Costate, *, effort: bool, keep: bool) -> Pull:
@@ -123,13 +143,15 @@ class Recorded(Evaluation):
         wanted = [leaf for leaf in leaves if leaf.requires_grad]
         count = len(wanted)
         if effort:
-            wanted += self._parameters
+            wanted += self.parameters
         if not wanted or not differs:
-            return Pull((None,) * len(leaves), (None,) * len(self._parameters) if effort else None)
+            return Pull((None,) * len(leaves), (None,) * len(self.parameters) if effort else None)
         # torch.autograd.grad, less its checks of what the engine has made itself, which a narrow layer feels
-        pulled: tuple[Tensor | None, ...] = torch.autograd.Variable._execution_engine.run_backward(
-            (root,), (credit,), keep, False, (*wanted,), allow_unreachable=True, accumulate_grad=False
-        )
+        engine = torch.autograd.Variable._execution_engine.run_backward
+        with silenced(self.parameters) if effort and any(map(is_watched, self.parameters)) else _UNHEARD:
+            pulled: tuple[Tensor | None, ...] = engine(
+                (root,), (credit,), keep, False, (*wanted,), allow_unreachable=True, accumulate_grad=False
+            )
         inputs = pulled[:count]
         if count < len(leaves):
             found = iter(inputs)
@@ -153,7 +175,7 @@ class Stepwise(Evaluation):
     __slots__ = ("_differentiate", "_parameters", "_saved", "_steps")
 
     def __init__(
-        self, steps: Sequence[Step], points: Sequence[Point], differentiate: bool, parameters: Sequence[Parameter]
+        self, steps: Sequence[Step], points: Sequence[Point], differentiate: bool, parameters: Sequence[Tensor]
     ) -> None:
         self.points = points
         self.spent = self.emptied = False
@@ -256,6 +278,14 @@ class Priced(Evaluation):
         """∇C, which is known, times the credit of the cost: 1, or the share of one packet in an update."""
         del keep
         return Pull((self._slope * credit,), () if effort else None)
+
+
+def _reads_inside() -> LayerError:
+    return LayerError(
+        "a loss that reads what a layer of a path has left behind, whose derivative by the layers below nobody carries",
+        "a loss of the output, parameters and other leaf tensors",
+        'run the model as it is: ws.Chain(model, loss, blocks="*"); or return the term with the output',
+    )
 
 
 def _owned(gradient: Tensor, foreign: bool) -> Tensor:

@@ -1,19 +1,17 @@
 """One layer of a chain and what must be known about it before it can be evaluated more than once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple, TypeGuard, final
+from typing import Any, NamedTuple, TypeGuard, final
 
-from torch import fx, nn
+from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
-from torch.nn.parameter import Parameter
 
 from worldsheet.core.errors import InputError
 from worldsheet.problem.forms import steps_of
 from worldsheet.problem.mapped import Mapped
 from worldsheet.problem.observer import Observed, Observer
-from worldsheet.problem.section import Section
 from worldsheet.problem.stacks import Stackable
 from worldsheet.problem.steps import Step
 
@@ -40,7 +38,7 @@ class Traits(NamedTuple):
         mapped: itself as one of several equal modules, if it has no closed form and nothing listens to its calls.
     """
 
-    parameters: tuple[Parameter, ...]
+    parameters: tuple[Tensor, ...]
     buffers: bool
     random: bool
     foreign: bool
@@ -67,6 +65,10 @@ class Survey:
         self._function = function
         self._observer = observer
         self._walk()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By what it was made from: what it found may hold functions that cannot be pickled."""
+        return Survey, (self._function, self._observer)
 
     def look(self, watched: bool) -> Traits:
         """The traits as they are now.
@@ -107,7 +109,7 @@ class Survey:
         self._mapped = Mapped(self._function) if isinstance(self._function, nn.Module) and not self._steps else None
         self._foreign = not modules or any(not _is_torchs(module) for module in modules)
         self._holders = [module._parameters for module in modules if module._parameters]
-        self._buffered = [module for module in modules if module._buffers and not _is_container(module)]
+        self._buffered = [module for module in modules if module._buffers]
         self._drawing = [(module, kind) for module, kind in kinds if kind is not _Draws.NEVER]
 
 
@@ -118,20 +120,11 @@ def is_watched(module: nn.Module) -> bool:
     return bool(before or own["_backward_hooks"] or own["_backward_pre_hooks"] or "forward" in own)
 
 
-def _is_container(module: nn.Module) -> bool:
-    """Whether a module only holds what a section looks up."""
-    return type(module) is nn.Module or isinstance(module, fx.GraphModule)
-
-
 def _is_torchs(module: nn.Module) -> bool:
-    if isinstance(module, Section):
-        return not module.foreign
-    return _is_container(module) or type(module).__module__.startswith("torch.nn.modules.")
+    return type(module).__module__.startswith("torch.nn.modules.")
 
 
 def _draws(module: nn.Module) -> _Draws:
-    if isinstance(module, Section):
-        return _Draws.ALWAYS if module.draws else _Draws.NEVER
     if not _is_torchs(module) or isinstance(module, _DRAWS_ALWAYS):
         return _Draws.ALWAYS
     return _Draws.IN_TRAINING if isinstance(module, _DRAWS_IN_TRAINING) else _Draws.NEVER
@@ -155,7 +148,7 @@ class Layer:
     writes_input: dict[bool, bool] = field(default_factory=dict)
 
     @property
-    def closed_parameters(self) -> tuple[Parameter, ...]:
+    def closed_parameters(self) -> tuple[Tensor, ...]:
         """Its trainable parameters if it has a closed form, else none."""
         traits = self.survey.look(False)
         return traits.parameters if traits.steps else ()
@@ -163,11 +156,10 @@ class Layer:
     @property
     def label(self) -> str:
         """Name and class, for messages and tables."""
-        kind = self.module.kind if isinstance(self.module, Section) else type(self.module).__name__
-        return f"'{self.name}' ({kind})"
+        return f"'{self.name}' ({type(self.module).__name__})"
 
 
-def layers_of(module: object, flatten: bool) -> tuple[Layer, ...]:
+def layers_of(module: object, flatten: bool, observer: Observer | None = None) -> tuple[Layer, ...]:
     """The sites of an `nn.Sequential`, an `nn.ModuleList` or a list of modules, nested Sequentials opened on request.
 
     Raises:
@@ -185,7 +177,24 @@ def layers_of(module: object, flatten: bool) -> tuple[Layer, ...]:
         )
     if not found:
         raise InputError("an empty chain", "at least one layer", "put at least one module into the Sequential or list")
-    return tuple(Layer(name, item, Survey(item)) for name, item in found)
+    return tuple(Layer(name, item, Survey(item, observer)) for name, item in found)
+
+
+def containers_of(module: object, flatten: bool) -> list[tuple[object, tuple[object, ...]]]:
+    """The Sequentials and lists that layers were taken from, with what they hold."""
+    items = tuple(items_of(module))
+    nested = [item for item in items if flatten and is_plain_sequential(item)]
+    return [(module, items), *(pair for item in nested for pair in containers_of(item, flatten))]
+
+
+def items_of(container: Any) -> Iterable[object]:
+    """What a Sequential or list holds."""
+    return container._modules.values() if isinstance(container, nn.Module) else container
+
+
+def is_open(container: object) -> bool:
+    """Whether layers may still be taken from it: nobody listens to its call."""
+    return not isinstance(container, nn.Sequential) or is_plain_sequential(container)
 
 
 def is_plain_sequential(module: object) -> TypeGuard[nn.Sequential]:

@@ -1,12 +1,14 @@
 """Showing what meets at a layer's parameters to somebody who wants more of it than the effort."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NoReturn, final
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from worldsheet.core.shapes import Costate, Elsewhere, Point, State
+from worldsheet.problem.forms import steps_of
 from worldsheet.problem.stacks import Stackable
 from worldsheet.problem.steps import Factors, Step
 
@@ -17,6 +19,22 @@ class Observer(ABC):
     @abstractmethod
     def see(self, factors: Factors) -> None:
         """Look at one layer's own inputs and credits: they are local to the layer."""
+
+
+def factors_of(module: nn.Module, observer: Observer) -> dict[nn.Module, Callable[[Tensor, Tensor], None]]:
+    """The linear maps inside of a module of any kind, each with what shows its factors to an observer."""
+    found: dict[nn.Module, Callable[[Tensor, Tensor], None]] = {}
+    for each in module.modules():
+        steps = steps_of(each)
+        if steps is not None and len(steps) == 1 and steps[0].has_parameters and not each._modules:
+            found[each] = partial(_show, steps[0], observer)
+    return found
+
+
+def _show(step: Step, observer: Observer, point: Tensor, credit: Tensor) -> None:
+    factors = step.factors(credit, point)
+    if factors is not None:
+        observer.see(factors)
 
 
 @final

@@ -72,7 +72,7 @@ def awake(topology: Topology) -> tuple[frozenset[int], ...]:
     A layer may carry credit if its own state or one that it reads has moved; its site and those it reads may then move.
     """
     found: list[frozenset[int]] = []
-    credited = frozenset({topology.size})
+    credited = frozenset(topology.ends)
     while True:
         reached = credited | {parent for layer in credited for parent in topology.parents_of(layer)}
         moving = frozenset(reached & set(topology.sites))

@@ -5,16 +5,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from worldsheet.core.errors import InputError, RelaxationError
 from worldsheet.core.outcome import Outcome, Status
+from worldsheet.cut import Itself, pull_by_sites
 from worldsheet.dynamics import Dyadic, Dynamics
 from worldsheet.engine import Stop, engine_for, run
 from worldsheet.problem import Chain
 from worldsheet.schedule import Schedule
 from worldsheet.solve.calibrate import calibrate
-from worldsheet.solve.door import check_finite, default_schedule, is_finite, opened, reads_start
+from worldsheet.solve.door import check_chain, check_finite, default_schedule, inputs_of, is_finite, reads_start
 from worldsheet.solve.gradients import accumulate, sum_uses
 from worldsheet.solve.solution import refuse_diverged
 
@@ -68,7 +69,8 @@ def backward(  # noqa: PLR0913  the public signature, in the order of decreasing
     Warns:
         NotConvergedWarning: a tolerance was asked for and not reached.
     """
-    chain, inputs = opened(chain, x)
+    check_chain(chain, "backward")
+    inputs = inputs_of(chain, x)
     dynamics = calibrate(chain, x, target, dynamics)
     schedule = default_schedule(dynamics, schedule)
     if recompute and not schedule.once:
@@ -77,29 +79,34 @@ def backward(  # noqa: PLR0913  the public signature, in the order of decreasing
             "a schedule that moves each site once: Wavefront() or Sweep()",
             "leave recompute out: other schedules evaluate every layer at every tick anyway",
         )
+    if not chain.is_path and schedule.once and stop.max_ticks is None:
+        return _by_sites(chain, x, target, inputs, recompute=recompute)
     with torch.no_grad():  # layers record their own graphs
-        engine = engine_for(
-            chain,
-            inputs[0] if len(inputs) == 1 else inputs,
-            target,
-            dynamics,
-            schedule,
-            keep=False,
-            recompute=recompute,
-            compiled=compile,
-        )
-        if reads_start(schedule, stop, chain.topology):
+        engine = engine_for(chain, x, target, dynamics, schedule, keep=False, recompute=recompute, compiled=compile)
+        if reads_start(schedule, stop, engine.topology):
             engine.start(None)
         outcome = run(engine, schedule, stop, curious=False)
-        to_inputs = [engine.input_gradient(number) for number in range(len(inputs))]
+        to_input = engine.input_gradient()
         efforts, loss = engine.efforts(), engine.loss
-        engine.caller.replay.settle()
+        engine.close()
         _refuse_unusable(chain, inputs, loss, outcome)
         gradients = sum_uses(efforts)
-        gradients += [(x, part.clone()) for x, part in zip(inputs, to_inputs, strict=True) if part is not None]
+        if to_input is not None:
+            gradients.append((x, to_input.clone()))
         accumulate(gradients)
     if outcome.status is Status.BUDGET_SPENT and stop.tol is not None:
         warnings.warn(f"gradients of a relaxation that did not converge: {outcome}", NotConvergedWarning, stacklevel=2)
+    return loss
+
+
+def _by_sites(chain: Chain, x: Any, target: Any, inputs: Sequence[Tensor], *, recompute: bool) -> Tensor:
+    """One forward of the user's own and one pull-back a site, in the order in which costates become final."""
+    run_, cost = chain.program.run(x, target, Itself(), recompute=recompute)
+    chain.program.settle(run_, cost)
+    loss = cost.detach()
+    _refuse_unusable(chain, inputs, loss, Outcome(Status.CONVERGED, 0))
+    with torch.no_grad():
+        pull_by_sites(run_, cost, once=isinstance(chain.module, nn.parallel.DistributedDataParallel))
     return loss
 
 

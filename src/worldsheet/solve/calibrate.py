@@ -4,10 +4,9 @@ from typing import Any
 
 import torch
 
-from worldsheet.core.errors import InputError
 from worldsheet.dynamics import Dynamics
 from worldsheet.problem import Chain, linearise
-from worldsheet.solve.door import check_finite, opened
+from worldsheet.solve.door import check_finite, inputs_of
 
 
 def calibrate(chain: Chain, x: Any, target: Any, dynamics: Dynamics) -> Dynamics:
@@ -29,13 +28,6 @@ def calibrate(chain: Chain, x: Any, target: Any, dynamics: Dynamics) -> Dynamics
     """
     if not dynamics.automatic:
         return dynamics
-    chain, inputs = opened(chain, x)
-    if len(inputs) > 1 or len(chain.topology.ends) > 1:
-        raise InputError(
-            f"automatic constants of {type(dynamics).__name__} for several inputs or outputs",
-            "numbers for all constants, or a module with one input and one output tensor",
-            "give the constants, or use Dyadic()",
-        )
-    check_finite(chain, *inputs)
-    with torch.no_grad(), linearise(chain, inputs[0], target) as linearised:
+    check_finite(chain, *inputs_of(chain, x))
+    with torch.no_grad(), linearise(chain, x, target) as linearised:
         return dynamics.calibrated(linearised)

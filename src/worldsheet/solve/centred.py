@@ -56,7 +56,7 @@ class Centred:
 
 def centred(
     chain: Chain,
-    x: Tensor,
+    x: Any,
     target: Any,
     dynamics: PredictiveCoding,
     schedule: Schedule | None = None,

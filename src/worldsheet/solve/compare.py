@@ -82,7 +82,7 @@ def compare(chain: Chain, x: Any, target: Any, solution: Solution) -> Comparison
         InputError: a solution of another chain or target.
         RelaxationError: the relaxation diverged.
     """
-    if solution.chain is not chain.at(x) or solution.caller.target is not target:
+    if solution.chain is not chain or solution.problem.target is not target:
         raise InputError(
             "a solution of another chain or target",
             "the chain and target that were relaxed",
@@ -90,7 +90,9 @@ def compare(chain: Chain, x: Any, target: Any, solution: Solution) -> Comparison
         )
     relaxed = solution.gradients()
     names = {id(parameter): name for name, parameter in chain.named_parameters()}
-    exact = {names[id(leaf)]: gradient for leaf, gradient in autograd_gradients(solution.caller, chain.tensors(x))}
+    exact = {
+        names[id(leaf)]: gradient for leaf, gradient in autograd_gradients(solution.problem, x) if id(leaf) in names
+    }
     rows = [
         _fidelity(name, relaxed.get(name, torch.zeros_like(exact[name])), exact[name])
         for name in names.values()

@@ -40,7 +40,7 @@ def curvature(chain: Chain, x: Tensor, target: Any, port: Newton, dynamics: Dyna
         RelaxationError: a relaxation that diverged.
     """
     reduction = _reduction(chain, port)
-    output = relax(chain, x, target, dynamics).states[-1]
+    output = _output(chain, x, target, dynamics)
     columns = _columns(chain.loss, output, 1 if reduction == "sum" else output[0].numel())
     copies = columns.shape[1]
 
@@ -51,6 +51,30 @@ def curvature(chain: Chain, x: Tensor, target: Any, port: Newton, dynamics: Dyna
     batch = x.detach().repeat_interleave(copies, 0)
     solution = relax(port.attach(chain.judged(sent)), batch, columns.flatten(0, 1), dynamics)
     refuse_diverged(solution.outcome)
+
+
+def _output(chain: Chain, x: Tensor, target: Any, dynamics: Dynamics) -> Tensor:
+    """What the loss is given at the end of a relaxation.
+
+    Raises:
+        InputError: a module that returns anything but one tensor.
+    """
+    seen: list[Any] = []
+
+    def look(output: Any, wanted: Any) -> Tensor:
+        """The loss itself."""
+        seen.append(output)
+        return chain.loss(output, wanted)
+
+    relax(chain.judged(look), x, target, dynamics)
+    if not isinstance(seen[-1], Tensor):
+        raise InputError(
+            f"a module that returns {type(seen[-1]).__name__}",
+            "one output tensor, with the batch in front",
+            "let the port see the credits of the loss itself: ws.backward(port.attach(chain), x, target)",
+        )
+    found: Tensor = seen[-1].detach()
+    return found
 
 
 def _reduction(chain: Chain, port: Newton) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from worldsheet.core.errors import InputError
 from worldsheet.dynamics import Dynamics
@@ -56,6 +57,11 @@ def reads_start(schedule: Schedule, stop: Stop, topology: Topology) -> bool:
     return stop.max_ticks < (schedule.settles_after(topology) or 0)
 
 
+def moves_once(schedule: Schedule, stop: Stop, topology: Topology) -> bool:
+    """Whether every site moves just once, on neighbours that have settled."""
+    return schedule.once and not reads_start(schedule, stop, topology)
+
+
 def check_input(x: Any) -> None:
     """Refuse an input that cannot be relaxed.
 
@@ -78,17 +84,35 @@ def check_input(x: Any) -> None:
         )
 
 
-def opened(chain: Chain, x: Any) -> tuple[Chain, tuple[Tensor, ...]]:
-    """The chain with the sites that it has for this input, and the input's tensors.
+def check_chain(chain: object, verb: str) -> None:
+    """Refuse a model in the place of a chain.
 
     Raises:
-        InputError: an input that cannot be relaxed, or a module that cannot be traced on it.
-        LayerError: an operation that fails on what it receives.
+        InputError: anything but a `Chain`.
     """
-    tensors = tuple(chain.tensors(x))
-    for tensor in tensors:
+    if not isinstance(chain, Chain):
+        raise InputError(
+            f"{verb} of {type(chain).__name__}",
+            "a ws.Chain of a model and its loss",
+            f"make one once and keep it: chain = ws.Chain(model, loss); ws.{verb}(chain, x, target)",
+        )
+
+
+def inputs_of(chain: Chain, x: Any) -> tuple[Tensor, ...]:
+    """The tensors of an input: of a path the one, of a module of any kind all that it is called with.
+
+    Raises:
+        InputError: an input that cannot be relaxed.
+    """
+    if chain.is_path:
+        check_input(x)
+        return (x,)
+    found = tuple(leaf for leaf in tree_leaves(x) if isinstance(leaf, Tensor))
+    for tensor in found:
         check_input(tensor)
-    return chain.at(x), tensors
+    if torch.is_inference_mode_enabled():
+        check_input(torch.empty(0))
+    return found
 
 
 def check_finite(chain: Chain, *inputs: Tensor) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from worldsheet.cut import deliver, is_watched
+
 
 def sum_uses(efforts: Iterable[tuple[Tensor, Tensor | None]]) -> list[tuple[Tensor, Tensor]]:
     """One gradient per parameter, tied uses summed; parameters that nothing used are left out."""
@@ -20,9 +22,12 @@ def sum_uses(efforts: Iterable[tuple[Tensor, Tensor | None]]) -> list[tuple[Tens
 def accumulate(gradients: Iterable[tuple[Tensor, Tensor]]) -> None:
     """Add gradients, each in memory of its own, to `.grad`, or set it where there is none, as `loss.backward()` does.
 
-    A new `.grad` has its leaf's layout.
+    A new `.grad` has its leaf's layout. Where hooks of the user's wait for a leaf's gradient, torch accumulates it.
     """
     for leaf, gradient in gradients:
+        if is_watched(leaf):
+            deliver([(leaf, gradient)])
+            continue
         if leaf.grad is not None:
             leaf.grad = _sum(leaf.grad, gradient) if leaf.grad.is_sparse else leaf.grad.add_(gradient)
         elif gradient.is_sparse or gradient.stride() == leaf.stride():

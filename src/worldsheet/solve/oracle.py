@@ -1,30 +1,25 @@
 """The oracle: end-to-end automatic differentiation, for comparison only, in this file and nowhere else."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from worldsheet.problem import Caller, Chain, call_of
+from worldsheet.cut import call_of, leaves_below
+from worldsheet.problem import Chain, Problem
 
 
-def autograd_gradients(caller: Caller, inputs: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Backprop's gradients of the composed layers, with the random numbers that the relaxation drew.
+def autograd_gradients(problem: Problem, x: Any) -> list[tuple[Tensor, Tensor]]:
+    """Backprop's gradients of the whole problem, with the random numbers that the relaxation drew.
 
     Returns:
-        Parameters that require grad and that the loss depends on, each with its gradient.
+        Parameters and inputs that require grad and that the loss depends on, each with its gradient.
     """
-    with torch.enable_grad():
-        first, *others = [x.detach() for x in inputs]
-        states = {0: first, **dict(enumerate(others, start=caller.head))}
-        for layer in range(1, caller.head):
-            states[layer] = caller.function(layer)(*(states[place] for place in caller.parents[layer]))
-        cost = caller.function(caller.head)(*(states[place] for place in caller.parents[caller.head]))
-        leaves = list({id(p): p for traits in caller.traits for p in traits.parameters}.values())
-        found: tuple[Tensor | None, ...] = ()
-        if leaves:
-            found = torch.autograd.grad(cost, leaves, allow_unused=True)
+    cost = problem.whole(x)
+    leaves = leaves_below(cost)
+    found: tuple[Tensor | None, ...] = ()
+    if leaves:
+        found = torch.autograd.grad(cost, leaves, allow_unused=True)
     return [(leaf, gradient) for leaf, gradient in zip(leaves, found, strict=True) if gradient is not None]
 
 
@@ -59,9 +54,9 @@ def autograd_gradient(loss: Tensor, leaf: Tensor) -> Tensor:
 def _output(chain: Chain, x: Any) -> Any:
     """The user's own module where it can be called as a whole, else its layers composed."""
     if isinstance(chain.module, nn.Module) and not isinstance(chain.module, nn.ModuleList):
-        args, kwargs = call_of(x) if chain.traces else ((x,), {})
+        args, kwargs = ((x,), {}) if chain.is_path else call_of(x)
         return chain.module(*args, **kwargs)
-    states = [x]
-    for layer, parents in zip(chain.layers, chain.topology.parents, strict=True):
-        states.append(layer.module(*(states[parent] for parent in parents)))
-    return states[-1]
+    state = x
+    for layer in chain.layers:
+        state = layer.module(state)
+    return state

@@ -1,6 +1,6 @@
 """Relaxing a worldsheet and looking at it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,11 +10,19 @@ from torch.utils._pytree import tree_map
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.record import Record
 from worldsheet.dynamics import Dyadic, Dynamics
-from worldsheet.engine import Stop, engine_for, run
+from worldsheet.engine import ForwardEngine, Stop, engine_for, run
 from worldsheet.problem import Chain, Fields
 from worldsheet.schedule import Schedule
 from worldsheet.solve.calibrate import calibrate
-from worldsheet.solve.door import check_finite, default_schedule, is_finite, opened, reads_start
+from worldsheet.solve.door import (
+    check_chain,
+    check_finite,
+    default_schedule,
+    inputs_of,
+    is_finite,
+    moves_once,
+    reads_start,
+)
 from worldsheet.solve.gradients import sum_uses
 from worldsheet.solve.solution import Solution
 
@@ -59,20 +67,27 @@ def relax(  # noqa: PLR0913  the public signature, in the order of decreasing us
             no compiler.
         LayerError: a layer or loss that fails on what it receives.
     """
-    chain, inputs = opened(chain, x)
+    check_chain(chain, "relax")
+    inputs = inputs_of(chain, x)
     check_finite(chain, *inputs)
     dynamics = calibrate(chain, x, target, dynamics)
     schedule = default_schedule(dynamics, schedule, fresh=initial is None)
-    given = inputs[0] if len(inputs) == 1 else inputs
     with torch.no_grad():  # layers record their own graphs
-        engine = engine_for(chain, given, target, dynamics, schedule, keep=True, stack=stack, compiled=compile)
-        if record is not None or initial is not None or reads_start(schedule, stop, chain.topology):
-            engine.start(initial)
-        outcome = _checked(run(engine, schedule, stop, record), engine.loss)
-        good = outcome.status is not Status.DIVERGED
-        parts = [engine.input_gradient(number) if good else None for number in range(len(inputs))]
+        engine = engine_for(chain, x, target, dynamics, schedule, keep=True, stack=stack, compiled=compile)
+        if isinstance(engine, ForwardEngine) and record is None and moves_once(schedule, stop, engine.topology):
+            engine.settle()
+            outcome = Outcome(Status.CONVERGED, schedule.settles_after(engine.topology) or 0)
+        else:
+            if record is not None or initial is not None or reads_start(schedule, stop, engine.topology):
+                engine.start(initial)
+            outcome = run(engine, schedule, stop, record)
+        outcome = _checked(outcome, engine.loss)
+        good = outcome.status not in (Status.DIVERGED, Status.SITES_CHANGED)
+        to_input = engine.input_gradient() if good else None
         pairs = sum_uses(engine.efforts()) if good else []
-        engine.caller.replay.settle()
+        engine.close()
+        own = {id(tensor) for tensor in inputs}
+        given = {id(leaf): gradient for leaf, gradient in pairs if id(leaf) in own}
         return Solution(
             chain=chain,
             outcome=outcome,
@@ -81,23 +96,22 @@ def relax(  # noqa: PLR0913  the public signature, in the order of decreasing us
             record=record,
             evaluations=engine.evaluations,
             pulls=engine.pulls,
-            caller=engine.caller,
-            pairs=tuple(pairs),
-            input_gradient=_like(x, inputs, [None if part is None else part.clone() for part in parts]),
+            problem=engine.problem,
+            pairs=tuple(pair for pair in pairs if id(pair[0]) not in own),
+            input_gradient=_like(x, given if to_input is None else {id(x): to_input.clone()}),
         )
 
 
-def _like(x: Any, inputs: Sequence[Tensor], parts: Sequence[Tensor | None]) -> Any:
+def _like(x: Any, gradients: Mapping[int, Tensor]) -> Any:
     """The gradients in the places of their tensors."""
     if isinstance(x, Tensor):
-        return parts[0]
-    found = {id(tensor): part for tensor, part in zip(inputs, parts, strict=True)}
-    return tree_map(lambda leaf: found.get(id(leaf)), x)
+        return gradients.get(id(x))
+    return tree_map(lambda leaf: gradients.get(id(leaf)), x)
 
 
 def _checked(outcome: Outcome, loss: Tensor) -> Outcome:
     """An exact schedule measures nothing, so that only its loss tells an overflow."""
-    if outcome.status is Status.DIVERGED or is_finite(loss):
+    if outcome.status in (Status.DIVERGED, Status.SITES_CHANGED) or is_finite(loss):
         return outcome
     remedy = "the loss is not finite though input and parameters are: lower the learning rate, or check its logarithms"
     return Outcome(Status.DIVERGED, outcome.ticks, outcome.residual, remedy)

@@ -9,7 +9,8 @@ from worldsheet.core.errors import RelaxationError
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.record import Record
 from worldsheet.core.shapes import Elsewhere
-from worldsheet.problem import Caller, Chain, Fields
+from worldsheet.cut import answered
+from worldsheet.problem import Chain, Fields, Problem
 from worldsheet.solve.gradients import accumulate
 
 Pairs: TypeAlias = tuple[tuple[Tensor, Tensor], ...]
@@ -29,7 +30,7 @@ class Solution:
         record: the record that was asked for, or None.
         evaluations: forward evaluations of layers, those for the shapes of start values left out.
         pulls: pull-backs through layers.
-        caller: the functions that were relaxed; calling them again draws the same random numbers.
+        problem: the functions that were relaxed; calling them again draws the same random numbers.
         pairs: leaf tensors with their gradients; empty if the relaxation diverged.
         input_gradient: ∂C/∂x_0, or None if the input did not require grad; in the form of the input if it is a pytree.
     """
@@ -41,7 +42,7 @@ class Solution:
     record: Record | None
     evaluations: int
     pulls: int
-    caller: Caller = field(repr=False)
+    problem: Problem = field(repr=False)
     pairs: Pairs = field(repr=False)
     input_gradient: Any = field(repr=False)
 
@@ -63,6 +64,8 @@ class Solution:
     def gradients(self) -> dict[str, Tensor]:
         """∂C/∂θ = (∂f_l/∂θ_l)ᵀλ_l (4) by parameter name; tied uses are summed, unused and frozen parameters left out.
 
+        Other leaf tensors that the loss reads have no name here: `accumulate` fills their `.grad`.
+
         Raises:
             RelaxationError: the relaxation diverged, so there is nothing to use.
         """
@@ -82,7 +85,7 @@ class Solution:
 def named(chain: Chain, pairs: Pairs) -> dict[str, Tensor]:
     """Gradients by the names that their parameters have in a chain."""
     names = {id(parameter): name for name, parameter in chain.named_parameters()}
-    return {names[id(leaf)]: gradient for leaf, gradient in pairs}
+    return {names[id(leaf)]: answered(leaf, gradient) for leaf, gradient in pairs if id(leaf) in names}
 
 
 def owned(pairs: Pairs) -> list[tuple[Tensor, Tensor]]:
@@ -92,7 +95,7 @@ def owned(pairs: Pairs) -> list[tuple[Tensor, Tensor]]:
 
 def refuse_diverged(outcome: Outcome) -> None:
     """Raise where an outcome cannot be returned and its gradients would be wrong."""
-    if outcome.status is Status.DIVERGED:
+    if outcome.status in (Status.DIVERGED, Status.SITES_CHANGED):
         raise RelaxationError(
             f"a relaxation that {outcome}", "one that converges, or spends its budget", outcome.remedy
         )

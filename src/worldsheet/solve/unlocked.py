@@ -12,11 +12,11 @@ from worldsheet.core.errors import InputError
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.record import Record
 from worldsheet.dynamics import Dyadic, Dynamics
-from worldsheet.engine import Block, Efforts, Motion, Stop, run
+from worldsheet.engine import Block, Efforts, ForwardEngine, Motion, Stop, engine_for, run
 from worldsheet.problem import Chain, Fields
 from worldsheet.schedule import Leapfrog, Onset, Schedule, Synchronous
 from worldsheet.solve.calibrate import calibrate
-from worldsheet.solve.door import check_finite, check_input, is_finite
+from worldsheet.solve.door import check_chain, check_finite, inputs_of, is_finite
 from worldsheet.solve.gradients import accumulate, sum_uses
 
 _EXACT = Dyadic()
@@ -47,7 +47,7 @@ class Held:
 
 def unlocked(  # noqa: PLR0913  the public signature, in the order of decreasing use
     chain: Chain,
-    x: Tensor,
+    x: Any,
     target: Any,
     port: torch.optim.Optimizer,
     dynamics: Dynamics = _EXACT,
@@ -85,20 +85,22 @@ def unlocked(  # noqa: PLR0913  the public signature, in the order of decreasing
         InputError: arguments that cannot be right, NaN or infinity in the input or a parameter.
         LayerError: a layer or loss that fails on what it receives.
     """
-    check_input(x)
-    check_finite(chain, x)
+    check_chain(chain, "unlocked")
+    check_finite(chain, *inputs_of(chain, x))
     dynamics = calibrate(chain, x, target, dynamics)
-    ticks = 4 * chain.topology.depth if ticks is None else ticks
     schedule = _schedule_for(dynamics, schedule, initial)
     moved = _moved(chain, port, ticks)
     with torch.no_grad():  # layers record their own graphs
-        block = Block(chain, x, target, dynamics, schedule, keep=True)
-        block.start(initial)
-        outcome = run(block, schedule, Stop(max_ticks=ticks), record, Motion(block, _Answer(port, moved)))
-        block.caller.replay.settle()
+        engine = engine_for(chain, x, target, dynamics, schedule, keep=True, stack=False)
+        assert isinstance(engine, (Block, ForwardEngine))
+        engine.start(initial)
+        depth = engine.topology.depth
+        stop = Stop(max_ticks=4 * depth if ticks is None else ticks)
+        outcome = run(engine, schedule, stop, record, Motion(engine, _Answer(port, moved)))
+        engine.close()
         for parameter in moved:
             parameter.grad = None
-        return Held(_advised(outcome, chain, initial), block.loss, block.fields, record)
+        return Held(_advised(outcome, depth, initial), engine.loss, engine.fields, record)
 
 
 @final
@@ -135,9 +137,9 @@ def _schedule_for(dynamics: Dynamics, schedule: Schedule | None, initial: Fields
     return schedule
 
 
-def _moved(chain: Chain, port: Any, ticks: int) -> list[Parameter]:
+def _moved(chain: Chain, port: Any, ticks: int | None) -> list[Parameter]:
     """The chain's parameters that the port moves."""
-    if ticks < 1:
+    if ticks is not None and ticks < 1:
         raise InputError(f"ticks={ticks}", "1 or more", "leave ticks out to hold the batch for 4 times the depth")
     if not isinstance(port, torch.optim.Optimizer) or isinstance(port, torch.optim.LBFGS):
         raise InputError(
@@ -156,14 +158,14 @@ def _moved(chain: Chain, port: Any, ticks: int) -> list[Parameter]:
     return moved
 
 
-def _advised(outcome: Outcome, chain: Chain, initial: Fields | None) -> Outcome:
+def _advised(outcome: Outcome, depth: int, initial: Fields | None) -> Outcome:
     if outcome.status is Status.DIVERGED:
         advice = (
             "efforts overflowed and parameters stopped before they followed: lower the port's rate, or the dynamics'"
         )
         return replace(outcome, remedy=advice)
-    needed = 2 * chain.topology.depth
-    if initial is None and outcome.ticks < needed:
+    needed = 2 * depth
+    if outcome.status is Status.BUDGET_SPENT and initial is None and outcome.ticks < needed:
         advice = f"costates need {needed} ticks to reach the first layer: raise ticks, or carry fields with initial="
         return replace(outcome, remedy=advice)
     return outcome

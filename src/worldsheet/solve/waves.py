@@ -44,7 +44,7 @@ class WaveReport:
     costate_front: Tensor
 
 
-def wave_report(chain: Chain, x: Tensor, target: Any, wave: Wave, record: Record, rest: Fields) -> WaveReport:
+def wave_report(chain: Chain, x: Any, target: Any, wave: Wave, record: Record, rest: Fields) -> WaveReport:
     """Read the recorded fields as waves; costs an evaluation of every layer and some six pull-backs a tick.
 
     Args:
@@ -69,10 +69,10 @@ def wave_report(chain: Chain, x: Tensor, target: Any, wave: Wave, record: Record
         )
     if not isinstance(settled, Wave):
         raise InputError(f"{wave}", "a Wave", "report the waves of a Wave")
-    samples = rest.states[-1].shape[0] if settled.averaged else 1
-    impedances = [samples * z for z in settled.impedances(len(shapes))]
     angle = (1 - settled.matching) * pi / 2
     with torch.no_grad(), linearise(chain, x, target) as linearised:
+        samples = linearised.samples if settled.averaged else 1
+        impedances = [samples * z for z in settled.impedances(len(shapes))]
         line = _Line(linearised, impedances, settled.speed * sin(angle))
         deviations = [_minus(fields, rest) for fields in moments]
         works = [line.works(*pair) for pair in pairwise(deviations)]
@@ -115,7 +115,8 @@ class _Line:
         """
         pulled = _difference(self._jacobians.back(before.costates), before.costates)
         residuals = _difference(self._jacobians.ahead(after.states), after.states)
-        bend = self._jacobians.curved(before.states[-1])
+        ends = self._jacobians.outputs
+        bends = self._jacobians.curved([before.states[index] for index in ends])
         found = []
         for site, z in enumerate(self._z):
             x, moved_x = before.states[site], after.states[site]
@@ -123,15 +124,21 @@ class _Line:
             force = moved_x - x + self._crossing * z * pulled[site]
             push = moved - costate - self._crossing / z * residuals[site]
             found.append(-(_dot(force, x + moved_x) / z + z * _dot(push, costate + moved)) / 2)
-        output = self._crossing * _dot(bend, before.states[-1] + after.states[-1]) / 2
-        found[-1] -= output
-        return output, torch.tensor(found, dtype=torch.float64)
+        taken = [
+            self._crossing * _dot(bend, before.states[index] + after.states[index]) / 2
+            for index, bend in zip(ends, bends, strict=True)
+        ]
+        for index, output in zip(ends, taken, strict=True):
+            found[index] -= output
+        return sum(taken), torch.tensor(found, dtype=torch.float64)
 
     def reflected(self, deviation: Fields) -> Tensor:
         """What rising waves of the states send back at the layers above them."""
         inverse = [image / z for image, z in zip(self._jacobians.ahead(deviation.states), self._z, strict=True)]
         loads = list(self._jacobians.back(inverse))
-        loads[-1] = loads[-1] + self._jacobians.curved(deviation.states[-1])
+        ends = self._jacobians.outputs
+        for index, bend in zip(ends, self._jacobians.curved([deviation.states[i] for i in ends]), strict=True):
+            loads[index] = loads[index] + bend
         rows = zip(self._z, deviation.states, loads, strict=True)
         sizes = [float(torch.linalg.vector_norm(x - z * load)) ** 2 / (4 * z) for z, x, load in rows]
         return torch.tensor(sizes, dtype=torch.float64)

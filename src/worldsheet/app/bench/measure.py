@@ -7,7 +7,7 @@ from functools import partial
 from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from worldsheet.app.bench.memory import peak_bytes
 from worldsheet.app.bench.methods import AUTOGRAD, WAVEFRONT, Method
@@ -72,7 +72,7 @@ def measure(case: Case, settings: Settings, tell: Callable[[str], object]) -> Re
     return Result(
         case=case.name,
         group=case.group,
-        layers=len(built.chain),
+        layers=len(built.chain.sites(built.x)),
         parameters=sum(parameter.numel() for parameter in built.chain.parameters()),
         batch=batch,
         time_goal=case.goal,
@@ -127,14 +127,13 @@ def work(method: Method, built: Instance) -> Work:
         raise LookupError(f"{method.name} relaxes nothing")
     few = slice(_COUNTED_BATCH)
     solution = relax(built.chain, built.x[few], built.target[few], method.rules.dynamics, method.rules.schedule)
-    layers = len(built.chain)
+    layers = len(solution.states)
     return Work(method.name, solution.evaluations / layers, solution.pulls / layers)
 
 
 def fidelities(built: Instance) -> Iterator[Fidelity]:
     """Each method's worst gradient against autograd's in float64 from the same numbers."""
-    modules = nn.ModuleList(layer.module for layer in built.chain.layers)
-    twin = Instance(Chain(deepcopy(modules).double(), built.chain.loss), built.x.double(), built.target)
+    twin = Instance(Chain(deepcopy(built.module).double(), built.chain.loss), built.x.double(), built.target)
     exact = _gradients(AUTOGRAD, twin)
     names = [name for name, _ in built.chain.named_parameters()]
     for method in FAST:

@@ -8,7 +8,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor, nn
 
-from worldsheet.app.architectures import GPT, ResNet
+from worldsheet.app.architectures import GPT, ResNet, SkipMLP, Unrolled
 from worldsheet.app.bench.methods import LITERAL, SYNCHRONOUS, Method
 from worldsheet.app.networks import Blueprint, cnn, mlp
 from worldsheet.app.streams import drawing, seed_of
@@ -16,12 +16,14 @@ from worldsheet.problem import Chain
 
 NETWORKS = "networks"
 DEPTH = "depth"
+CALLS = "calls"
 MEMORY_GOAL = 1.10
 
 _CLASSES = 10
 _BATCH = 64
 _TANH_MLP_GOAL = 1.25
 _CNN_GOAL = 1.10
+_NARROW_GOAL = 1.50
 
 
 @final
@@ -31,13 +33,14 @@ class Case:
 
     Attributes:
         name: how it is called in tables and files.
-        make: builds the network; every child of a Sequential is a site, other modules are traced.
+        make: builds the network; every child of a Sequential is a site, other modules have the sites of their forward.
         shape: of one input.
         goal: the time ratio to autograd that is aimed at; None for none.
         group: the table it is in.
         repeats: rounds of autograd and wavefront.
         slow: methods that cost a multiple of autograd, measured in a few rounds of their own.
         slow_repeats: how many rounds that is.
+        full_batch: batch size.
         quick_batch: batch size of a quick run.
         fidelity: whether gradients are compared with those in float64.
         tokens: how many kinds of token the inputs and labels are drawn from, one label for each; 0 for normal inputs
@@ -52,13 +55,14 @@ class Case:
     group: str = NETWORKS
     slow: tuple[Method, ...] = (SYNCHRONOUS, LITERAL)
     slow_repeats: int = 5
+    full_batch: int = _BATCH
     quick_batch: int = _BATCH
     fidelity: bool = False
     tokens: int = 0
 
     def batch(self, quick: bool) -> int:
         """Inputs per gradient."""
-        return self.quick_batch if quick else _BATCH
+        return min(self.quick_batch, self.full_batch) if quick else self.full_batch
 
 
 class Instance(NamedTuple):
@@ -67,6 +71,12 @@ class Instance(NamedTuple):
     chain: Chain
     x: Tensor
     target: Tensor
+
+    @property
+    def module(self) -> nn.Module:
+        """The network."""
+        module = self.chain.module
+        return module if isinstance(module, nn.Module) else nn.ModuleList(module)
 
 
 def instance(case: Case, batch: int, seed: int, device: torch.device) -> Instance:
@@ -103,6 +113,15 @@ def vgg9() -> nn.Sequential:
     return cnn(Blueprint((3, 32, 32), _CLASSES, 9, 64, "relu", 0.0))
 
 
+def _narrow(name: str, make: Callable[[], nn.Module], shape: tuple[int, ...], batch: int) -> Case:
+    """A network of many small sites in a forward of its own, where bookkeeping shows."""
+    return Case(name, make, shape, goal=_NARROW_GOAL, repeats=60, slow=(), full_batch=batch)
+
+
+def _unrolled(steps: int) -> Case:
+    return replace(_narrow(f"lstm-{steps}", partial(Unrolled, 16, 32, _CLASSES), (steps, 16), 8), repeats=6000 // steps)
+
+
 def _uniform(name: str, depth: int) -> Case:
     return Case(name, partial(tanh_mlp, 128, 128, depth), (1, 1, 128))
 
@@ -123,8 +142,25 @@ _NETWORKS = (
     Case("cnn-vgg9", vgg9, (3, 32, 32), goal=_CNN_GOAL, repeats=12, slow_repeats=1, quick_batch=4),
 )
 
+_PROGRAMS = (
+    Case(
+        "gpt-12x256",
+        partial(GPT, 512, 128, 256, 12, 8),
+        (128,),
+        goal=_CNN_GOAL,
+        repeats=12,
+        slow=(),
+        full_batch=2,
+        tokens=512,
+    ),
+    _unrolled(100),
+    _unrolled(200),
+    _narrow("skip-100", partial(SkipMLP, 64, 100, _CLASSES), (64,), 64),
+)
+
 CASES: Mapping[str, tuple[Case, ...]] = {
-    **{case.name: (case,) for case in _NETWORKS},
+    **{case.name: (case,) for case in (*_NETWORKS, *_PROGRAMS)},
+    CALLS: tuple(replace(_unrolled(steps), group=CALLS, goal=None) for steps in (250, 500, 1000, 2000)),
     DEPTH: tuple(_of_depth(depth) for depth in (4, 8, 16, 32, 64, 128)),
 }
-"""What `--case` can name; cost against depth is one name for six networks."""
+"""What `--case` can name; cost against depth, and against the number of calls, is one name for several networks."""

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from worldsheet.app.bench.measure import FAST
 from worldsheet.app.bench.methods import AUTOGRAD, LITERAL, SYNCHRONOUS, WAVEFRONT
-from worldsheet.app.bench.models import DEPTH, NETWORKS
+from worldsheet.app.bench.models import CALLS, DEPTH, NETWORKS
 from worldsheet.app.bench.results import Memory, Result, Timing
 from worldsheet.app.bench.timing import Spread
 
@@ -19,7 +19,7 @@ _RELAXATIONS = (WAVEFRONT, SYNCHRONOUS, LITERAL)
 def tables(results: Sequence[Result]) -> list[RenderableType]:
     """One table for each group of which there is anything to show."""
     networks = [result for result in results if result.group == NETWORKS]
-    ladder = [result for result in results if result.group == DEPTH]
+    ladder = [result for result in results if result.group in (DEPTH, CALLS)]
     precise = [result for result in results if result.fidelity]
     found: list[RenderableType] = []
     if networks:

@@ -71,6 +71,11 @@ class Topology:
         return self.outputs or (self.size,)
 
     @cached_property
+    def open_ends(self) -> frozenset[int]:
+        """The sites that the cost reads and no layer."""
+        return frozenset(site for site in self.ends if not self.children[site])
+
+    @cached_property
     def readers(self) -> tuple[tuple[int, ...], ...]:
         """`readers[l]` are the layers that read x_l; what no layer reads is read by the cost."""
         cost = (self.size + 1,)

@@ -1,0 +1,32 @@
+"""Sites of any module: the user's own forward runs as it is, and is cut where chosen submodules return."""
+
+from worldsheet.cut.leaves import answered, deliver, is_watched, silenced
+from worldsheet.cut.program import Program, call_of, describe
+from worldsheet.cut.pull import pull_by_sites
+from worldsheet.cut.replayed import Moment, Replayed, shapes_along
+from worldsheet.cut.run import Itself, Run
+from worldsheet.cut.sites import Blocks, IsBlock, grouped, refuse_sharded
+from worldsheet.cut.state import Site
+from worldsheet.cut.walk import leaves_below
+
+__all__ = [
+    "Blocks",
+    "IsBlock",
+    "Itself",
+    "Moment",
+    "Program",
+    "Replayed",
+    "Run",
+    "Site",
+    "answered",
+    "call_of",
+    "deliver",
+    "describe",
+    "grouped",
+    "is_watched",
+    "leaves_below",
+    "pull_by_sites",
+    "refuse_sharded",
+    "shapes_along",
+    "silenced",
+]
