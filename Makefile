@@ -9,7 +9,7 @@ STAMP := .venv/.installed
 PIP   := -m pip install -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types imports blocks docs docs-serve notebooks release experiments lock clean
+.PHONY: help demo test zoo check lint types imports blocks docs docs-serve notebooks release experiments lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ demo: $(STAMP) ## train a small network without a backward pass, offline
 # Two worker processes of one thread each: torch would start a thread per core in both.
 test: $(STAMP) ## run the tests (ARGS='-k wave' for some of them)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+
+zoo: $(STAMP) .venv/.zoo ## run the tests on models that others wrote (installs transformers and others into .venv)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/zoo $(ARGS)
 
 check: lint types imports docs blocks notebooks ## lint, types, import direction, documentation
 
@@ -62,6 +65,11 @@ $(STAMP): requirements.lock pyproject.toml
 	else \
 	    $(BIN)/python $(PIP) -e '.[app,dev,docs,control-bench]'; \
 	fi
+	@touch $@
+
+.venv/.zoo: requirements-zoo.lock
+	@echo "installing the models of tests/zoo into .venv (once)"
+	@$(BIN)/python $(PIP) --no-deps -r requirements-zoo.lock
 	@touch $@
 
 lock: ## rewrite requirements.lock from pyproject.toml (TORCH=2.13.0 names the torch)
