@@ -24,6 +24,55 @@ class Defect(NamedTuple):
 
 
 DEFECTS = {
+    "a-reader-of-a-state-is-not-heard": Defect(
+        "cut/state.py",
+        "credits[index] = credit if known is None else known + credit",
+        "credits[index] = credit if known is None else known",
+        "laws/test_graphs.py",
+        "backward_lets_go",
+    ),
+    "sites-are-pulled-in-the-order-of-calls": Defect(
+        "cut/pull.py",
+        "        for site in reversed(run.sites):\n            edges, credits = _whole(run.predictions.pop(), site)",
+        "        for site in run.sites:\n            edges, credits = _whole(run.predictions.pop(0), site)",
+        "laws/test_graphs.py",
+        "backward_lets_go",
+    ),
+    "a-mask-is-drawn-twice": Defect(
+        "cut/world.py",
+        "        torch.set_rng_state(look.cpu)\n",
+        "",
+        "parity/test_strangers.py",
+        "generators_are_where",
+    ),
+    "a-state-keeps-the-graph-of-its-prediction": Defect(
+        "cut/run.py",
+        "        self.sites.append(site)\n",
+        "        self.sites.append(site)\n        states = tuple(predictions)\n",
+        "laws/test_graphs.py",
+        "backward_lets_go",
+    ),
+    "a-hook-hears-every-part": Defect(
+        "cut/leaves.py",
+        "    for each in hooks:\n        each.clear()\n",
+        "",
+        "parity/test_strangers.py",
+        "hook",
+    ),
+    "a-changed-path-is-not-noticed": Defect(
+        "cut/replayed.py",
+        "if known != (site.name, len(predictions)) or not fits:",
+        "if not fits:",
+        "refusals/test_module_refusals.py",
+        "sites_change",
+    ),
+    "statistics-move-at-every-run": Defect(
+        "cut/world.py",
+        "module._buffers[name] = copies[id(buffer)]",
+        "pass",
+        "parity/test_any_module.py",
+        "trees_in_and_out",
+    ),
     "echoes-between-scatterers-are-dropped": Defect(
         "control/scattering.py",
         "torch.baddbmm(eye, left.far, near)",

@@ -131,8 +131,16 @@ class Overwriting(nn.Module):
         return self.head(x)
 
 
-@pytest.mark.parametrize("blocks", [None, everywhere, ("stem", "blocks.*", "head")], ids=["default", "all", "names"])
-def test_sites_that_overwrite_their_input_are_given_it_again(blocks: Any) -> None:
+@pytest.mark.parametrize("blocks", [everywhere, ("stem", "blocks.*", "head")], ids=["all", "names"])
+def test_sites_that_overwrite_their_input_are_refused(blocks: Any) -> None:
+    chain = ws.Chain(Overwriting().to(DOUBLE), nn.CrossEntropyLoss(), blocks=blocks)
+    x, target = torch.randn(5, 6, dtype=DOUBLE), torch.randint(4, (5,))
+    with pytest.raises(ws.LayerError, match="a site that writes into its input"):
+        ws.backward(chain, x, target, recompute=True)
+
+
+@pytest.mark.parametrize("blocks", [None, nn.Linear], ids=["default", "layers"])
+def test_what_is_overwritten_between_sites_is_kept(blocks: Any) -> None:
     module = Overwriting().to(DOUBLE)
     twin = copy.deepcopy(module)
     x, target = torch.randn(5, 6, dtype=DOUBLE), torch.randint(4, (5,))

@@ -76,6 +76,15 @@ class Topology:
         return frozenset(site for site in self.ends if not self.children[site])
 
     @cached_property
+    def alive(self) -> frozenset[int]:
+        """The sites that the cost depends on, through whatever reads them."""
+        found = set(self.ends)
+        for site in reversed(self.sites):
+            if site in found:
+                found.update(self.parents_of(site))
+        return frozenset(found)
+
+    @cached_property
     def readers(self) -> tuple[tuple[int, ...], ...]:
         """`readers[l]` are the layers that read x_l; what no layer reads is read by the cost."""
         cost = (self.size + 1,)

@@ -4,7 +4,6 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from functools import partial
 from typing import Any, TypeAlias, final
 from weakref import ref
 
@@ -138,7 +137,7 @@ class Run(Watcher):
         name = self._names.get(module)
         self._inside += 1
         if self._recompute and self._inside == 1 and name is not None and self._cuts:
-            own = partial(checkpoint, _Again(module, own), use_reentrant=False)
+            own = _Again(module, own).checkpointed
         try:
             returned = own(*args, **kwargs)
         except Exception:
@@ -262,6 +261,23 @@ class _Again:
         with self._world.again() if self._called else nullcontext():
             self._called = True
             return self._own(*args, **kwargs)
+
+    def checkpointed(self, *args: Any, **kwargs: Any) -> Any:
+        """The first call, of which nothing is kept but what it was given.
+
+        Raises:
+            LayerError: it writes into that.
+        """
+        given = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        versions = [each._version for each in given]
+        returned = checkpoint(self, *args, use_reentrant=False, **kwargs)
+        if versions != [each._version for each in given]:
+            raise LayerError(
+                "recompute=True with a site that writes into its input, which then cannot be given to it again",
+                "sites that leave their input as it is",
+                "use inplace=False there, choose larger sites with blocks=, or leave recompute out",
+            )
+        return returned
 
 
 JOIN = "join"

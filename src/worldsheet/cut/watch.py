@@ -45,7 +45,8 @@ class Watch(TorchFunctionMode):
 
     def pause(self) -> bool:
         """Look away, if nobody else looks in between; `resume` ends it."""
-        if torch._C._get_function_stack_at(torch._C._len_torch_function_stack() - 1) is not self:
+        depth = torch._C._len_torch_function_stack()
+        if depth == 0 or torch._C._get_function_stack_at(depth - 1) is not self:
             return False
         torch._C._pop_torch_function_stack()
         return True

@@ -190,9 +190,9 @@ class ForwardEngine(Engine):
         return known
 
     def _read(self, credits: list[Tensor]) -> list[Tensor | None]:
-        """The credits of the sites that anybody reads: what the others were made from has no gradient at all."""
-        children, ends = self.topology.children, self.topology.ends
-        return [credit if children[site] or site in ends else None for site, credit in enumerate(credits, start=1)]
+        """The credits of the sites that the cost depends on: what the others were made from has no gradient at all."""
+        alive = self.topology.alive
+        return [credit if site in alive else None for site, credit in enumerate(credits, start=1)]
 
     def _slope(self, age: int) -> list[Tensor | None]:
         known = self._pulled.get((age, -1))

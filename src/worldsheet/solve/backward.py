@@ -17,7 +17,7 @@ from worldsheet.schedule import Schedule
 from worldsheet.solve.calibrate import calibrate
 from worldsheet.solve.door import check_chain, check_finite, default_schedule, inputs_of, is_finite, reads_start
 from worldsheet.solve.gradients import accumulate, sum_uses
-from worldsheet.solve.solution import refuse_diverged
+from worldsheet.solve.solution import refuse_diverged, refuse_other_sites
 
 _EXACT = Dyadic()
 _UNTIL_SETTLED = Stop()
@@ -111,6 +111,7 @@ def _by_sites(chain: Chain, x: Any, target: Any, inputs: Sequence[Tensor], *, re
 
 
 def _refuse_unusable(chain: Chain, inputs: Sequence[Tensor], loss: Tensor, outcome: Outcome) -> None:
+    refuse_other_sites(outcome)
     if is_finite(loss) and all(is_finite(x) for x in inputs) and outcome.status is not Status.DIVERGED:
         return
     check_finite(chain, *inputs)

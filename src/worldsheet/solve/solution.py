@@ -5,7 +5,7 @@ from typing import Any, TypeAlias, final
 
 from torch import Tensor
 
-from worldsheet.core.errors import RelaxationError
+from worldsheet.core.errors import RelaxationError, SitesChangedError
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.record import Record
 from worldsheet.core.shapes import Elsewhere
@@ -93,9 +93,16 @@ def owned(pairs: Pairs) -> list[tuple[Tensor, Tensor]]:
     return [(leaf, gradient.clone()) for leaf, gradient in pairs]
 
 
+def refuse_other_sites(outcome: Outcome) -> None:
+    """Raise where a relaxation met other sites than it began with."""
+    if outcome.status is Status.SITES_CHANGED:
+        raise SitesChangedError(f"a relaxation that {outcome}", "a forward that calls the same sites", outcome.remedy)
+
+
 def refuse_diverged(outcome: Outcome) -> None:
     """Raise where an outcome cannot be returned and its gradients would be wrong."""
-    if outcome.status in (Status.DIVERGED, Status.SITES_CHANGED):
+    refuse_other_sites(outcome)
+    if outcome.status is Status.DIVERGED:
         raise RelaxationError(
             f"a relaxation that {outcome}", "one that converges, or spends its budget", outcome.remedy
         )
