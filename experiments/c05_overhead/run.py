@@ -120,8 +120,8 @@ def cell(model: Model, batch: int, rounds: int, device: torch.device) -> dict[st
             "flops": work[name] / work["autograd"],
         }
     sol = ws.relax(chain, x[:2], target[:2])
-    found["evaluations per site"] = sol.evaluations / len(chain)
-    found["pull-backs per site"] = sol.pulls / len(chain)
+    found["evaluations per site"] = sol.evaluations / len(sol.states)
+    found["pull-backs per site"] = sol.pulls / len(sol.states)
     return found
 
 

@@ -262,6 +262,8 @@ def tolerance(name: str) -> float:
 
     What comes back from there and what comes back through the block are then added behind float32 and not before it.
     """
+    if name.startswith("t5"):
+        return 1e-7  # its normalisation works in float32, and is pulled back through once for each of its readers
     return 1e-5 if name.startswith("mixtral") else 1e-10
 
 

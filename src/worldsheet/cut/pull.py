@@ -42,6 +42,8 @@ def pull_by_sites(run: Run, cost: Tensor, *, once: bool) -> None:
     shared = shares([*([edge.node for edge in edges] for edges in run.predictions), [head.node]])
     if any(node in shared.nodes for node in run.hooked_nodes) or any(map(_is_hook, shared.nodes)):
         raise hook_between_sites()
+    if any(map(_is_checkpoint, shared.nodes)) or (shared.nodes and run.uncut):
+        raise _backward_between_sites()
     held = {key for key, leaf in shared.leaves.items() if once or is_watched(leaf)}
     kept = shared.kept
     del shared
@@ -49,7 +51,10 @@ def pull_by_sites(run: Run, cost: Tensor, *, once: bool) -> None:
     run.nodes.clear()
     pull = _Gathering(held) if held else _accumulate
     with run.gate:
-        pull((head,), (torch.ones_like(cost),), kept.pop())
+        try:
+            pull((head,), (torch.ones_like(cost),), kept.pop())
+        except RuntimeError as error:
+            raise refused("the loss", error) from error
         del head
         for site in reversed(run.sites):
             edges, credits = _whole(run.predictions.pop(), site)
@@ -145,6 +150,19 @@ def refused(label: str, error: Exception) -> LayerError:
 def _is_hook(node: Node) -> bool:
     """Whether a node calls a module's full backward hooks."""
     return type(node).__name__ == "BackwardHookFunctionBackward"
+
+
+def _is_checkpoint(node: Node) -> bool:
+    """Whether a node runs a region of the forward again."""
+    return type(node).__name__ == "CheckpointFunctionBackward"
+
+
+def _backward_between_sites() -> LayerError:
+    return LayerError(
+        "an activation checkpoint outside of all sites that several sites read: each of them would run it again",
+        "checkpoints inside of a site, or read by one site",
+        "put it into a submodule with the weights around it, or name such a module in blocks=",
+    )
 
 
 def _whole(ends: Edges, site: Site) -> tuple[Edges, Credits]:

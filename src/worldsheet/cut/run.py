@@ -65,6 +65,7 @@ class Run(Watcher):
         predictions: by site, where the graphs of its tensors end.
         nodes: by site, its states in torch's graph.
         gate: whether credits may arrive.
+        uncut: whether an activation checkpoint or its like stands outside of all sites.
         hooked_nodes: where tensors that are no states have hooks of the user's.
         failing: name of the innermost site that raised.
     """
@@ -84,6 +85,7 @@ class Run(Watcher):
         self.gate = Gate()
         self.hooked_nodes: list[Any] = []
         self.failing = ""
+        self.uncut = False
         self._names = names
         self._feed = feed
         self._joins = joins
@@ -193,6 +195,10 @@ class Run(Watcher):
             "return a copy (.clone()), write out of place, or name the module around both in blocks=",
         )
 
+    def surrounded(self) -> None:
+        """See `Watcher.surrounded`."""
+        self.uncut = self.uncut or not self._inside
+
     def hooked(self, tensor: Tensor) -> None:
         """See `Watcher.hooked`."""
         if tensor.grad_fn is not None:
@@ -230,17 +236,20 @@ class Run(Watcher):
     def _cut(self, name: str, kind: str, predictions: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         count = self._calls[name] = self._calls.get(name, 0) + 1
         site = Site(name, count, kind, self._size, predictions, self.gate)
-        ends, shared = [], None
+        ends: list[GradientEdge] = []
+        shared: list[int] = []
         for prediction, handed in zip(predictions, site.handed):  # noqa: B905  one for each
             self._handed[id(prediction)] = handed
             storage = prediction.untyped_storage()
             if _is_shared(prediction, storage):
-                shared = self._shared[storage._cdata] = storage
+                self._shared[storage._cdata] = storage
+                shared.append(len(ends))
             node: Any = prediction.grad_fn
             ends.append(GradientEdge(node, prediction.output_nr))
         states = states_of(self._feed.give(site, predictions), site)
-        if shared is not None:
-            self._shared.update({(storage := state.untyped_storage())._cdata: storage for state in states})
+        for index in shared:
+            storage = states[index].untyped_storage()
+            self._shared[storage._cdata] = storage
         self.sites.append(site)
         self.predictions.append(tuple(ends))
         self.nodes.append(states[0].grad_fn)
@@ -286,17 +295,19 @@ JOIN = "join"
 _OWNERS = 2
 """Who holds the memory of a fresh prediction: the prediction, and the storage that is asked."""
 
-_NAMES = 2
-"""How often Python names a base that nobody else knows: here, and in the call that counts."""
-
 
 def _is_shared(prediction: Tensor, storage: torch.UntypedStorage) -> bool:
     """Whether anybody besides a prediction holds its memory; a view's base counts if Python knows of it."""
     count = torch._C._storage_Use_Count(storage._cdata)
     if not prediction._is_view():
         return count > _OWNERS
-    base = prediction._base
-    return count > _OWNERS + 1 or sys.getrefcount(base) > _NAMES
+    return count > _OWNERS + 1 or _names_of_base(prediction) > _NAMES
+
+
+def _names_of_base(view: Tensor) -> int:
+    """How many references Python counts to the tensor that a view is of."""
+    base = view._base
+    return sys.getrefcount(base)
 
 
 def _has_past(tensor: Tensor) -> bool:
@@ -309,3 +320,7 @@ def _surroundings() -> Any:
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return object()
     return torch._C._autograd._top_saved_tensors_default_hooks(True)
+
+
+_NAMES = _names_of_base(torch.zeros(1).view(1, 1))
+"""References to a base that nobody else knows of."""

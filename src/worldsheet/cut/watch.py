@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from worldsheet.cut.state import hook_between_sites, site_of
 
 _Arguments: TypeAlias = tuple[Any, ...]
+_saved_hooks: Callable[[bool], Any] = torch._C._autograd._top_saved_tensors_default_hooks
 
 
 class Watcher(ABC):
@@ -25,6 +26,10 @@ class Watcher(ABC):
     @abstractmethod
     def written(self, target: Tensor) -> None:
         """A tensor is about to be written into."""
+
+    @abstractmethod
+    def surrounded(self) -> None:
+        """Something else decides what graphs save: an activation checkpoint, for example."""
 
     @abstractmethod
     def hooked(self, tensor: Tensor) -> None:
@@ -42,6 +47,7 @@ class Watch(TorchFunctionMode):
     def __init__(self, watcher: Watcher) -> None:
         super().__init__()
         self._watcher = watcher
+        self._hooks = _saved_hooks(True)
 
     def pause(self) -> bool:
         """Look away, if nobody else looks in between; `resume` ends it."""
@@ -60,6 +66,9 @@ class Watch(TorchFunctionMode):
     ) -> Any:
         if is_dynamo_compiling():  # what is compiled is never cut
             return func(*args, **kwargs or {})
+        hooks = _saved_hooks(True)
+        if hooks is not None and hooks != self._hooks:
+            self._watcher.surrounded()
         act = _SPECIAL.get(func)
         if act is None:
             return func(*args, **kwargs) if kwargs else func(*args)
@@ -128,13 +137,16 @@ _MAY_WRITE = frozenset(
     if "inplace" in getattr(getattr(function := getattr(F, name), "__code__", None), "co_varnames", ())
 )
 
+_ASSIGNED = ("add", "sub", "mul", "matmul", "div", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")
+_ASSIGNING = frozenset(f"__i{operation}__" for operation in (*_ASSIGNED, "lshift", "rshift"))
+
 _NO_WRITES = frozenset(("requires_grad_", "share_memory_", "rename_", "detach_", "retain_grad"))
 
 _WRITES = [
     getattr(owner, name)
     for owner in (Tensor, torch)
     for name in dir(owner)
-    if name.endswith("_") and not name.startswith("_") and name not in _NO_WRITES
+    if name in _ASSIGNING or (name.endswith("_") and not name.startswith("_") and name not in _NO_WRITES)
 ]
 
 _SPECIAL: dict[Any, _Act] = {

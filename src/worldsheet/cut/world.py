@@ -21,7 +21,7 @@ class World:
 
     It covers torch's global generators, those of Python and numpy, and those that a module holds; attributes of
     modules, with the items of lists, dictionaries and sets among them, hooks included; and buffers. A repetition works
-    on copies of the buffers, since graphs may hold the buffers themselves. Parameters are left alone.
+    on copies of the buffers, since graphs may hold the buffers themselves. Parameters keep their values.
 
     Args:
         modules: the model's, each once.
@@ -90,10 +90,11 @@ class World:
 
 
 class _Module(NamedTuple):
-    """One module's attributes, which buffers it has, and the items of the attributes that are containers."""
+    """One module's attributes, which buffers and parameters it has, and the items of attributes that are containers."""
 
     attributes: _Contents
     buffers: Mapping[str, Tensor | None]
+    parameters: Mapping[str, Tensor | None]
     items: list[tuple[Any, Any]]
 
 
@@ -110,7 +111,8 @@ class _Look(NamedTuple):
 
 def _seen(module: nn.Module) -> _Module:
     own = {name: value for name, value in vars(module).items() if name not in _LEFT_ALONE}
-    return _Module(own, dict(module._buffers), [(v, v.copy()) for v in own.values() if type(v) in _CONTAINERS])
+    items = [(value, value.copy()) for value in own.values() if type(value) in _CONTAINERS]
+    return _Module(own, dict(module._buffers), dict(module._parameters), items)
 
 
 def _show(module: nn.Module, seen: _Module) -> None:
@@ -118,8 +120,10 @@ def _show(module: nn.Module, seen: _Module) -> None:
     for name in [name for name in own if name not in seen.attributes and name not in _LEFT_ALONE]:
         del own[name]
     own.update(seen.attributes)
-    module._buffers.clear()
-    module._buffers.update(seen.buffers)
+    for registered, before in ((module._buffers, seen.buffers), (module._parameters, seen.parameters)):
+        if not _same(registered, before):
+            registered.clear()
+            registered.update(before)  # type: ignore[arg-type]
     for container, items in seen.items:
         if not _same(container, items):
             container.clear()

@@ -80,10 +80,9 @@ def _run(
         if arrival is not None and arrival.passed(*engine.credit_at_ends()):
             return judge.measured(done, Status.ARRIVED)
     if exact is not None:
-        needed = (
-            f"{exact} ticks" if done < exact else f"{exact} ticks, and more where states are read without derivatives"
-        )
-        remedy = f"this schedule is exact after {needed}: raise max_ticks"
+        remedy = f"this schedule is exact after {exact} ticks: raise max_ticks"
+        if done >= exact:
+            remedy += "; states that are read without derivatives take longer"
         return Outcome(Status.BUDGET_SPENT, done, None, remedy)
     ended = judge.measured if curious or tol is not None else judge.glanced
     return ended(done) if motion is None else Outcome(_SPENT, done)
