@@ -522,14 +522,16 @@ class Machine(nn.Module):
         if isinstance(part, (nn.GRUCell, nn.Bilinear)):
             return [part(a, b)]
         if isinstance(part, Machine):
-            return [filled(each) for each in leaves(part(a, y=b))]
+            told = leaves(part(a, y=b))
+            came_back(told)
+            return [filled(each) for each in told]
         if isinstance(part, nn.MultiheadAttention):
             return [part(a[None], b[None], b[None], need_weights=self.training)[0].squeeze(0)]
         if isinstance(part, nn.LSTM):
             return [part(a[None])[0].squeeze(0)]
         if isinstance(part, Report):
-            told = part(x=a)
-            return [told["y"], a * told["penalty"]]
+            report = part(x=a)
+            return [report["y"], a * report["penalty"]]
         if isinstance(part, Caller):
             inner = self.parts[0]
             return [part(lambda x: inner(x) if isinstance(inner, nn.Linear) else torch.sin(x) * b, a)]
@@ -686,8 +688,8 @@ class Price:
 
     def __call__(self, output: Any, target: Tensor) -> Tensor:
         found = leaves(output)
+        came_back(found)
         if self.kind == 5:
-            came_back(found)
             wrote(found[0])
             found[0].sub_(0.1)
         cost = sum(
