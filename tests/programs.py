@@ -864,7 +864,7 @@ _LEAVES = (*_INNER, "call", "call", "join", "chance", "detach", "buffer", "keep"
 def _body(draw: st.DrawFn, longest: int, depth: int, *, steady: bool, inside: bool = False) -> tuple[Step, ...]:
     kinds = _INNER if inside else _LEAVES
     if depth:
-        kinds = (*kinds, "branch", "loop", "scope", *(() if inside else ("checkpoint",)))
+        kinds = (*kinds, "branch", "loop", "scope", *(() if inside or steady else ("checkpoint",)))
     steps = []
     for _ in range(draw(st.integers(0 if depth < 2 else 1, longest))):
         kind = draw(st.sampled_from(kinds))

@@ -820,3 +820,19 @@ def test_the_ways_out_of_sites_that_change_work(make: type[nn.Module]) -> None:
     if make is not Selecting:  # nothing to select makes no site of the choice itself
         chain = ws.Chain(module, MSE, blocks=("stem", "inner", "head"))
         assert_gradients(ws.relax(chain, x, target, schedule=ws.Synchronous()).gradients(), filled(twin))
+
+
+def test_a_later_backward_through_what_a_module_has_kept() -> None:
+    """The states of a call are closed when it is over: nothing may be added to credits that are gone."""
+
+    class Keeping(Pair):
+        def between(self, h: Tensor) -> Tensor:
+            self.kept = h.square().sum()
+            return h.tanh()
+
+    module = Keeping()
+    ws.backward(ws.Chain(module, MSE), data(3, 4), data(3, 4))
+    before = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+    with pytest.raises(ws.LayerError, match="derivatives through more than one site"):
+        module.kept.backward()
+    assert all(p.grad is not None and p.grad.equal(before[name]) for name, p in module.named_parameters())

@@ -66,7 +66,7 @@ class Program:
             LayerError: a module or loss that fails on what it receives, or a loss that is no scalar.
         """
         names = self.names()
-        run = Run(names, feed, joins=self._choice.joins, watched=self.watched, recompute=recompute)
+        run = Run(names, feed, joins=self._choice.joins, watched=self.watched, root=self.module if recompute else None)
         args, kwargs = call_of(x)
         with torch.enable_grad(), tapped({**names, **dict.fromkeys(self.watched, "")}, run.called), run.watch:
             output = self._called(run, args, kwargs)

@@ -9,6 +9,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from worldsheet.core.errors import LayerError
 from worldsheet.cut.leaves import deliver, is_watched, silenced
+from worldsheet.cut.linearity import Parts
 from worldsheet.cut.run import Run
 from worldsheet.cut.state import Site, hook_between_sites
 from worldsheet.cut.walk import Node, below, leaves_of, shares, states_among
@@ -46,10 +47,11 @@ def pull_by_sites(run: Run, cost: Tensor, *, once: bool) -> None:
         raise _backward_between_sites()
     held = {key for key, leaf in shared.leaves.items() if once or is_watched(leaf)}
     kept = shared.kept
+    parts = Parts(shared.nodes)
     del shared
     run.hooked_nodes.clear()
     run.nodes.clear()
-    pull = _Gathering(held) if held else _accumulate
+    pull = _Gathering(None if parts else held) if parts or held else _accumulate
     with run.gate:
         try:
             pull((head,), (torch.ones_like(cost),), kept.pop())
@@ -65,6 +67,7 @@ def pull_by_sites(run: Run, cost: Tensor, *, once: bool) -> None:
                 except RuntimeError as error:
                     raise refused(site.label, error) from error
             del edges, credits
+        parts.check()
         if isinstance(pull, _Gathering):
             deliver(pull.totals())
 
@@ -88,8 +91,10 @@ def pull_in_order(run: Run, cost: Tensor, *, keep: bool) -> tuple[list[Tensor | 
     with run.gate:
         head = get_gradient_edge(cost)
         parts = [*([edge.node for edge in edges] for edges in run.predictions), [head.node]]
-        kept = [keep or shared for shared in shares(parts).kept]
-        del parts
+        shared = shares(parts)
+        kept = [keep or part for part in shared.kept]
+        users = Parts(shared.nodes)
+        del parts, shared
         pull((head,), (torch.ones_like(cost),), kept.pop())
         for site, ends in zip(reversed(run.sites), reversed(run.predictions), strict=True):
             stays = kept.pop()
@@ -100,6 +105,7 @@ def pull_in_order(run: Run, cost: Tensor, *, keep: bool) -> tuple[list[Tensor | 
                     pull(edges, credits, stays)
                 except RuntimeError as error:
                     raise refused(site.label, error) from error
+        users.check()
     return [costate for found in reversed(costates) for costate in found], pull.totals()
 
 

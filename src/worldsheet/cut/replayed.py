@@ -1,6 +1,7 @@
 """Running a program again on states of one's own: the predictions and pull-backs that a tick needs."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, TypeAlias, TypeGuard, TypeVar, final
 
 import torch
@@ -64,6 +65,13 @@ class Moment:
         return self._pulled(lambda keep: pull_in_order(self._run, self._cost, keep=keep))
 
     def _pulled(self, pull: Callable[[bool], Pulled]) -> Pulled:
+        """Pull back; where a checkpoint runs a part of the forward again for that, as if it were the first time."""
+        if not self._run.surrounded_anywhere:
+            return self._tried(pull)
+        with self._problem.again():
+            return self._tried(pull)
+
+    def _tried(self, pull: Callable[[bool], Pulled]) -> Pulled:
         """Pull back so that it can be done again; where compiled code allows it but once, on a run of its own."""
         if self._spent:
             self._run, self._cost, _ = self._problem.ran(self.states)
@@ -147,6 +155,10 @@ class Replayed(Problem):
         self.topology = Topology(parents, tuple(number + 1 for number in found.ends))
         self.leaves = found.leaves
         self.samples = _samples(x, self.first.predictions)
+
+    def again(self) -> AbstractContextManager[None]:
+        """A time in which modules and generators are what they were before the first run."""
+        return self._world.again()
 
     def undo(self) -> None:
         """Make modules, generators and inputs what they were before the first run."""

@@ -57,7 +57,7 @@ class Run(Watcher):
         feed: what readers are given.
         joins: whether sums and concatenations outside of all sites are sites.
         watched: modules whose input and credit somebody wants to see.
-        recompute: whether the insides of sites are not kept.
+        root: the whole module, if the insides of sites are not to be kept.
 
     Attributes:
         watch: looks at torch's functions for this run.
@@ -65,7 +65,8 @@ class Run(Watcher):
         predictions: by site, where the graphs of its tensors end.
         nodes: by site, its states in torch's graph.
         gate: whether credits may arrive.
-        uncut: whether an activation checkpoint or its like stands outside of all sites.
+        surrounded_anywhere: whether an activation checkpoint or its like stands in the forward.
+        uncut: whether one stands outside of all sites.
         hooked_nodes: where tensors that are no states have hooks of the user's.
         failing: name of the innermost site that raised.
     """
@@ -77,7 +78,7 @@ class Run(Watcher):
         *,
         joins: bool,
         watched: Mapping[nn.Module, Seen],
-        recompute: bool,
+        root: nn.Module | None,
     ) -> None:
         self.sites: list[Site] = []
         self.predictions: list[tuple[GradientEdge, ...]] = []
@@ -86,11 +87,13 @@ class Run(Watcher):
         self.hooked_nodes: list[Any] = []
         self.failing = ""
         self.uncut = False
+        self.surrounded_anywhere = False
         self._names = names
         self._feed = feed
         self._joins = joins
         self._watched = watched
-        self._recompute = recompute
+        self._recompute = root is not None
+        self._buffers = [] if root is None else list(root.buffers())
         self.watch = Watch(self)
         self._torchs = {module for module in names if is_torchs_own(module)}
         self._calls: dict[str, int] = {}
@@ -139,7 +142,7 @@ class Run(Watcher):
         name = self._names.get(module)
         self._inside += 1
         if self._recompute and self._inside == 1 and name is not None and self._cuts:
-            own = _Again(module, own).checkpointed
+            own = _Again(module, own, self._buffers).checkpointed
         try:
             returned = own(*args, **kwargs)
         except Exception:
@@ -197,6 +200,7 @@ class Run(Watcher):
 
     def surrounded(self) -> None:
         """See `Watcher.surrounded`."""
+        self.surrounded_anywhere = True
         self.uncut = self.uncut or not self._inside
 
     def hooked(self, tensor: Tensor) -> None:
@@ -261,8 +265,10 @@ class Run(Watcher):
 class _Again:
     """A module's call, which the second time finds the module as the first did, and leaves it as it finds it."""
 
-    def __init__(self, module: nn.Module, own: Call) -> None:
+    def __init__(self, module: nn.Module, own: Call, buffers: Sequence[Tensor]) -> None:
         self._world = World(list(module.modules()), set())
+        inside = {id(buffer) for buffer in module.buffers()}
+        self._outside = [buffer for buffer in buffers if id(buffer) not in inside]
         self._own = own
         self._called = False
 
@@ -279,7 +285,14 @@ class _Again:
         """
         given = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         versions = [each._version for each in given]
+        elsewhere = [buffer._version for buffer in self._outside]
         returned = checkpoint(self, *args, use_reentrant=False, **kwargs)
+        if elsewhere != [buffer._version for buffer in self._outside]:
+            raise LayerError(
+                "recompute=True with a site that calls a submodule of another, whose statistics would move twice",
+                "sites that call their own submodules",
+                "choose larger sites with blocks=, or leave recompute out",
+            )
         if versions != [each._version for each in given]:
             raise LayerError(
                 "recompute=True with a site that writes into its input, which then cannot be given to it again",

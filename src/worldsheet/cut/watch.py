@@ -88,9 +88,15 @@ def _join(watcher: Watcher, func: Any, args: _Arguments, kwargs: dict[str, Any])
 
 def _write(watcher: Watcher, func: Any, args: _Arguments, kwargs: dict[str, Any]) -> Any:
     target = args[0] if args else kwargs.get("input")
-    if isinstance(target, Tensor) and (func not in _MAY_WRITE or kwargs.get("inplace")):
+    if isinstance(target, Tensor) and (func not in _MAY_WRITE or _writes(func, kwargs)):
         watcher.written(target)
     return func(*args, **kwargs)
+
+
+def _writes(func: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether a function that may work in place does; dropout that is off returns its input as it is."""
+    is_off = "dropout" in func.__name__ and kwargs.get("training") is False
+    return bool(kwargs.get("inplace")) and not is_off
 
 
 def _register_hook(watcher: Watcher, func: Any, args: _Arguments, kwargs: dict[str, Any]) -> Any:

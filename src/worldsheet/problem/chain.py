@@ -235,4 +235,10 @@ class Chain:
 def _sum_of_outputs(output: Any, _: object) -> Tensor:
     """A loss that reads whatever is differentiable, to look at sites without one."""
     parts = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
+    if not parts:
+        raise LayerError(
+            "sites of a module that returns nothing that requires grad",
+            "an output that depends on a parameter or input that requires grad",
+            "unfreeze a parameter, and check for .detach() and no_grad in the forward",
+        )
     return torch.stack([part.abs().sum().double() for part in parts]).sum()
