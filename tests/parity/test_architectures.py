@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import worldsheet as ws
 from nets import DOUBLE, random_fields
-from worldsheet.app.architectures import GPT, DenseBlock, Mixed, Recurrent, ResNet, UNet
+from worldsheet.app.architectures import GPT, Bottleneck, DenseBlock, Mixed, Recurrent, ResNet, UNet
 
 
 def next_token(output: Tensor, target: Tensor) -> Tensor:
@@ -33,6 +33,9 @@ def classes(count: int, batch: int) -> Callable[[], Tensor]:
 MODELS = {
     "resnet": Model(
         lambda: ResNet(5, 4, (1, 2)), lambda: torch.randn(3, 3, 8, 8), nn.CrossEntropyLoss(), classes(5, 3)
+    ),
+    "bottlenecks": Model(
+        lambda: ResNet(5, 4, (1, 2), Bottleneck), lambda: torch.randn(3, 3, 8, 8), nn.CrossEntropyLoss(), classes(5, 3)
     ),
     "dense": Model(DenseBlock, lambda: torch.randn(3, 4, 5, 5), nn.CrossEntropyLoss(), classes(5, 3)),
     "u-net": Model(

@@ -12,6 +12,8 @@ from torch.nn import functional as F
 class BasicBlock(nn.Module):
     """Two convolutions with a skip connection, projected where the shape changes."""
 
+    expansion = 1
+
     def __init__(self, channels: int, wide: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, wide, 3, stride, 1, bias=False)
@@ -32,25 +34,61 @@ class BasicBlock(nn.Module):
 
 
 @final
+class Bottleneck(nn.Module):
+    """A 3 x 3 convolution between two of 1 x 1, at a quarter of the channels, with a skip connection around them."""
+
+    expansion = 4
+
+    def __init__(self, channels: int, wide: int, stride: int) -> None:
+        super().__init__()
+        narrow = wide // self.expansion
+        self.conv1 = nn.Conv2d(channels, narrow, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(narrow)
+        self.conv2 = nn.Conv2d(narrow, narrow, 3, stride, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(narrow)
+        self.conv3 = nn.Conv2d(narrow, wide, 1, bias=False)
+        self.norm3 = nn.BatchNorm2d(wide)
+        self.relu = nn.ReLU(inplace=True)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or channels != wide:
+            self.shortcut = nn.Sequential(nn.Conv2d(channels, wide, 1, stride, bias=False), nn.BatchNorm2d(wide))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Relu(f(x) + x)."""
+        out = self.relu(self.norm1(self.conv1(x)))
+        out = self.relu(self.norm2(self.conv2(out)))
+        out = self.norm3(self.conv3(out))
+        out += self.shortcut(x)
+        return cast(Tensor, self.relu(out))
+
+
+@final
 class ResNet(nn.Module):
-    """A residual network with the stem for small images: ResNet-18 at its defaults.
+    """A residual network with the stem for small images: ResNet-18 at its defaults, ResNet-50 by `resnet50`.
 
     Args:
         classes: outputs.
-        width: channels of the first stage.
+        width: channels of the stem.
         blocks: blocks of each stage.
+        block: their class.
     """
 
-    def __init__(self, classes: int = 10, width: int = 64, blocks: tuple[int, ...] = (2, 2, 2, 2)) -> None:
+    def __init__(
+        self,
+        classes: int = 10,
+        width: int = 64,
+        blocks: tuple[int, ...] = (2, 2, 2, 2),
+        block: type[BasicBlock] | type[Bottleneck] = BasicBlock,
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
         self.norm1 = nn.BatchNorm2d(width)
         stages: list[nn.Module] = []
         channels = width
         for number, count in enumerate(blocks):
-            wide = width * 2**number
+            wide = width * 2**number * block.expansion
             strides = [1 if number == 0 else 2] + [1] * (count - 1)
-            stage = [BasicBlock(channels if k == 0 else wide, wide, stride) for k, stride in enumerate(strides)]
+            stage = [block(channels if k == 0 else wide, wide, stride) for k, stride in enumerate(strides)]
             stages.append(nn.Sequential(*stage))
             channels = wide
         self.stages = nn.Sequential(*stages)
@@ -62,6 +100,11 @@ class ResNet(nn.Module):
         x = self.stages(x)
         out: Tensor = self.head(F.adaptive_avg_pool2d(x, 1).flatten(1))
         return out
+
+
+def resnet50(classes: int = 10, width: int = 64) -> ResNet:
+    """Fifty weight layers, in stages of 3, 4, 6 and 3 bottlenecks."""
+    return ResNet(classes, width, (3, 4, 6, 3), Bottleneck)
 
 
 @final

@@ -8,7 +8,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor, nn
 
-from worldsheet.app.architectures import GPT, ResNet, SkipMLP, Unrolled
+from worldsheet.app.architectures import GPT, ResNet, SkipMLP, Unrolled, resnet50
 from worldsheet.app.bench.methods import LITERAL, SYNCHRONOUS, Method
 from worldsheet.app.networks import Blueprint, cnn, mlp
 from worldsheet.app.streams import drawing, seed_of
@@ -138,6 +138,7 @@ _NETWORKS = (
     _uniform("w128-l10", 10),
     replace(_uniform("w128-l30", 30), repeats=100, slow_repeats=3, fidelity=True),
     Case("resnet18", ResNet, (3, 32, 32), goal=_CNN_GOAL, repeats=8, slow=(), quick_batch=4),
+    Case("resnet50", resnet50, (3, 32, 32), goal=_CNN_GOAL, repeats=4, slow=(), full_batch=16, quick_batch=2),
     Case("gpt-small", GPT, (64,), goal=_CNN_GOAL, repeats=20, slow=(), quick_batch=4, tokens=65),
     Case("cnn-vgg9", vgg9, (3, 32, 32), goal=_CNN_GOAL, repeats=12, slow_repeats=1, quick_batch=4),
 )
