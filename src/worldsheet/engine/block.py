@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from worldsheet.core.field import Field
+from worldsheet.core.reading import read
 from worldsheet.core.shapes import Costate, Point, State, Table
 from worldsheet.dynamics import Dynamics
 from worldsheet.engine.base import Engine, Residual
@@ -170,7 +171,8 @@ class Block(Engine):
     def credit_at_ends(self) -> tuple[float, float]:
         """See `Engine.credit_at_ends`."""
         near = [self.credit(1, 0)]
-        return float(norms(near).norm()), float(norms([self.pulled(self.topology.size, FRESH)])[0])
+        below, above = read([norms(near).norm(), self.pulled(self.topology.size, FRESH).norm()])
+        return below, above
 
     def close(self) -> None:
         """See `Engine.close`."""

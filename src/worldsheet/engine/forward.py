@@ -8,6 +8,7 @@ from torch import Tensor
 
 from worldsheet.core.errors import RelaxationError, SitesChangedError
 from worldsheet.core.field import Field
+from worldsheet.core.reading import read
 from worldsheet.core.shapes import Costate, State, Table
 from worldsheet.cut import Moment, Replayed
 from worldsheet.dynamics import Dynamics
@@ -139,7 +140,8 @@ class ForwardEngine(Engine):
         credits = self.credits(0)
         near = [credits[site - 1] for site in self.topology.children[0]]
         ends = [self.pulled(site, FRESH) for site in self.topology.ends]
-        return float(norms(near).norm()) if near else 0.0, float(norms(ends).norm())
+        below, above = read([norms(near or [ends[0].new_zeros(())]).norm(), norms(ends).norm()])
+        return below, above
 
     @property
     def fields(self) -> Fields:

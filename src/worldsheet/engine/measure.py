@@ -22,7 +22,7 @@ def table_of(views: Sequence[View], norms: Callable[[list[Tensor]], Residuals]) 
         [view.prediction for view in views],
         [view.pulled for view in views],
     )
-    return torch.stack([norms(column) for column in columns], 1)
+    return torch.stack([norms(column) for column in columns], 1).cpu().double()
 
 
 def residual_of(dynamics: Dynamics, table: Table) -> Residual:
@@ -42,8 +42,8 @@ def _relative(sizes: Residuals, scales: Residuals) -> Residuals:
 
 
 def norms(tensors: list[Tensor]) -> Residuals:
-    """One norm per tensor."""
-    return torch.stack([torch.linalg.vector_norm(tensor.detach()) for tensor in tensors]).double().cpu()
+    """One norm per tensor, where the tensors are."""
+    return torch.stack([torch.linalg.vector_norm(tensor.detach()) for tensor in tensors])
 
 
 def start_fields(dynamics: Dynamics, outputs: Sequence[Elsewhere], initial: Fields | None) -> Fields:

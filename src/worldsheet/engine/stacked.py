@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from worldsheet.core.field import Field
+from worldsheet.core.reading import read
 from worldsheet.core.shapes import Residuals
 from worldsheet.dynamics import Dynamics
 from worldsheet.engine.base import Engine, Residual
@@ -108,8 +109,8 @@ class StackedBlock(Engine):
     @property
     def overflowed(self) -> bool:
         """See `Engine.overflowed`; a sum over each field, which NaN and infinity survive."""
-        sums = [float(field.sum().abs()) for slab in self._slabs for field in (slab.states, slab.costates)]
-        return not all(isfinite(each) for each in sums) and super().overflowed
+        sums = read([field.sum().abs() for slab in self._slabs for field in (slab.states, slab.costates)])
+        return not all(map(isfinite, sums)) and super().overflowed
 
     @property
     def problem(self) -> Caller:
@@ -146,7 +147,8 @@ class StackedBlock(Engine):
         size = len(self.chain)
         near = self._between.credit(*self._moving()[0])[0]
         slope = self._between.pulled(self._slabs[-1], Span(size, size))
-        return float(near.norm()), float(slope.norm())
+        below, above = read([near.norm(), slope.norm()])
+        return below, above
 
     @property
     def fields(self) -> Fields:
@@ -203,6 +205,6 @@ class StackedBlock(Engine):
 
 
 def _norms(tensors: list[Tensor]) -> Residuals:
-    """One norm per site."""
+    """One norm per site, where the tensors are."""
     parts = [torch.linalg.vector_norm(tensor.reshape(tensor.shape[0], -1), dim=1) for tensor in tensors]
-    return torch.cat(parts).double().cpu()
+    return torch.cat(parts)

@@ -88,7 +88,7 @@ class Header:
         """Put it at the beginning of a buffer."""
         codes = FLOATING.index(self.dtype), FLOATING.index(self.kept)
         integers = [self.packet, *codes, len(self.shape), *self.shape, *[0] * (_DIMS - len(self.shape))]
-        buffer[:HEADER].view(torch.int64).copy_(torch.tensor(integers))
+        buffer[:HEADER].view(torch.int64).copy_(torch.tensor(integers), non_blocking=True)
 
     @property
     def bytes(self) -> int:

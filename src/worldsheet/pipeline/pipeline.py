@@ -1,10 +1,11 @@
 """A chain cut into stages that never wait for a global pass."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, final
 
 import torch
+from torch import Tensor
 
 from worldsheet.core.errors import InputError
 from worldsheet.pipeline.drive import Done, Packets, drive
@@ -117,11 +118,11 @@ class Pipeline:
         if not len(packets):
             raise InputError("no packets", "at least one (x, target)", "cut a batch: x.split(8), target.split(8)")
         count = len(self.stages)
-        losses: list[float] = []
+        losses: list[Tensor] = []
         runs = [self._run(index, links, packets, losses) for index, links in enumerate(queues(count, self.messages))]
         while runs:
             runs = [run for run in runs if next(run, _ENDED) is not _ENDED]
-        return Traversal(tuple(losses), tuple(stage.updates for stage in self.stages))
+        return Traversal(_numbers(losses), tuple(stage.updates for stage in self.stages))
 
     def run_stage(self, index: int, links: Links, packets: Packets, watch: Watch | None = None) -> Traversal:
         """Let packets pass through one stage, whose neighbours are elsewhere; every process gives the same packets.
@@ -141,7 +142,7 @@ class Pipeline:
                 "the same for both",
                 "make the links with messages=pipeline.messages",
             )
-        count, losses, stage = len(packets), list[float](), self.stages[index]
+        count, losses, stage = len(packets), list[Tensor](), self.stages[index]
         links.open(count, self.order.under_way(len(self.stages)))
         if self.free_running:
             links = Arrivals(links, 0 if stage.first else count, 0 if stage.last else count)
@@ -152,9 +153,9 @@ class Pipeline:
             elif watch is not None:
                 watch(done)
         links.close()
-        return Traversal(tuple(losses), (self.stages[index].updates,))
+        return Traversal(_numbers(losses), (self.stages[index].updates,))
 
-    def _run(self, index: int, links: Links, packets: Packets, losses: list[float]) -> Iterator[bool]:
+    def _run(self, index: int, links: Links, packets: Packets, losses: list[Tensor]) -> Iterator[bool]:
         stage = self.stages[index]
         for done in drive(stage, self._deeds(index, links, len(packets)), links, packets):
             _note(stage, done, losses)
@@ -169,6 +170,11 @@ class Pipeline:
 _ENDED = object()
 
 
-def _note(stage: Stage, done: Done | None, losses: list[float]) -> None:
+def _note(stage: Stage, done: Done | None, losses: list[Tensor]) -> None:
     if stage.last and done is not None and done.deed.act is Act.FORWARD and stage.loss is not None:
-        losses.append(stage.loss.item())
+        losses.append(stage.loss)
+
+
+def _numbers(losses: Sequence[Tensor]) -> tuple[float, ...]:
+    """All at once when the last packet has passed, so that no packet waits for the device."""
+    return tuple(torch.stack(tuple(losses)).tolist()) if losses else ()

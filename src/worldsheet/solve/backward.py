@@ -15,7 +15,7 @@ from worldsheet.engine import Stop, engine_for, run
 from worldsheet.problem import Chain
 from worldsheet.schedule import Schedule
 from worldsheet.solve.calibrate import calibrate
-from worldsheet.solve.door import check_chain, check_finite, default_schedule, inputs_of, is_finite, reads_start
+from worldsheet.solve.door import are_finite, check_chain, check_finite, default_schedule, inputs_of, reads_start
 from worldsheet.solve.gradients import accumulate, sum_uses
 from worldsheet.solve.solution import refuse_diverged, refuse_other_sites
 
@@ -43,6 +43,9 @@ def backward(  # noqa: PLR0913  the public signature, in the order of decreasing
     With the defaults each layer is evaluated once and pulled back once, gradients are backprop's to rounding, and what
     everyone has read is let go at once, so that time and memory are those of backpropagation. Only costates that a
     parameter needs are computed: frozen layers at the bottom cost a forward pass. Use `relax` to look at the fields.
+
+    The loss and the sum of the input are read once, after the forward pass, so that nothing is added to `.grad` where
+    they are not finite: on a GPU that is the one moment at which the host waits for the device.
 
     Args:
         chain: the layers and the loss.
@@ -112,7 +115,7 @@ def _by_sites(chain: Chain, x: Any, target: Any, inputs: Sequence[Tensor], *, re
 
 def _refuse_unusable(chain: Chain, inputs: Sequence[Tensor], loss: Tensor, outcome: Outcome) -> None:
     refuse_other_sites(outcome)
-    if is_finite(loss) and all(is_finite(x) for x in inputs) and outcome.status is not Status.DIVERGED:
+    if are_finite([loss, *inputs]) and outcome.status is not Status.DIVERGED:
         return
     check_finite(chain, *inputs)
     refuse_diverged(outcome)

@@ -1,5 +1,6 @@
 """What every verb checks before anything moves."""
 
+from collections.abc import Sequence
 from math import isfinite
 from typing import Any
 
@@ -8,6 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from worldsheet.core.errors import InputError
+from worldsheet.core.reading import read
 from worldsheet.dynamics import Dynamics
 from worldsheet.engine import Stop
 from worldsheet.problem import Chain, Topology
@@ -122,8 +124,11 @@ def check_finite(chain: Chain, *inputs: Tensor) -> None:
         InputError: the first tensor found to hold any.
     """
     given = [("the input", tensor) for tensor in inputs]
-    for name, tensor in [*given, *((f"parameter {name}", p) for name, p in chain.named_parameters())]:
-        if not is_finite(tensor):
+    given += [(f"parameter {name}", p) for name, p in chain.named_parameters()]
+    if are_finite([tensor for _, tensor in given]):
+        return
+    for name, tensor in given:
+        if not are_finite([tensor]):
             bad = int((~torch.isfinite(tensor)).sum())
             raise InputError(
                 f"{name}: {bad} of {tensor.numel()} entries are NaN or infinite",
@@ -132,9 +137,12 @@ def check_finite(chain: Chain, *inputs: Tensor) -> None:
             )
 
 
-def is_finite(tensor: Tensor) -> bool:
-    """Whether every entry is finite: one sum decides nearly always, since NaN and infinity survive it."""
-    if not (tensor.is_floating_point() or tensor.is_complex()):
+def are_finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether every entry is finite: sums decide nearly always, since NaN and infinity survive them.
+
+    A device is read once for all tensors on it; a read waits until the device has done what it was asked to do.
+    """
+    numbers = [tensor.detach() for tensor in tensors if tensor.is_floating_point() or tensor.is_complex()]
+    if all(map(isfinite, read([tensor.sum().abs() for tensor in numbers]))):
         return True
-    total = tensor.detach().sum().item()
-    return isfinite(abs(total)) or bool(torch.isfinite(tensor).all())
+    return all(bool(torch.isfinite(tensor).all()) for tensor in numbers)

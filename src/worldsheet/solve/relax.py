@@ -15,11 +15,11 @@ from worldsheet.problem import Chain, Fields
 from worldsheet.schedule import Schedule
 from worldsheet.solve.calibrate import calibrate
 from worldsheet.solve.door import (
+    are_finite,
     check_chain,
     check_finite,
     default_schedule,
     inputs_of,
-    is_finite,
     moves_once,
     reads_start,
 )
@@ -111,7 +111,7 @@ def _like(x: Any, gradients: Mapping[int, Tensor]) -> Any:
 
 def _checked(outcome: Outcome, loss: Tensor) -> Outcome:
     """An exact schedule measures nothing, so that only its loss tells an overflow."""
-    if outcome.status in (Status.DIVERGED, Status.SITES_CHANGED) or is_finite(loss):
+    if outcome.status in (Status.DIVERGED, Status.SITES_CHANGED) or are_finite([loss]):
         return outcome
     remedy = "the loss is not finite though input and parameters are: lower the learning rate, or check its logarithms"
     return Outcome(Status.DIVERGED, outcome.ticks, outcome.residual, remedy)

@@ -1,7 +1,8 @@
 """Training that never waits: parameters move at every tick, while the fields still move."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Any, final
 
 import torch
@@ -10,13 +11,14 @@ from torch.nn.parameter import Parameter
 
 from worldsheet.core.errors import InputError
 from worldsheet.core.outcome import Outcome, Status
+from worldsheet.core.reading import read
 from worldsheet.core.record import Record
 from worldsheet.dynamics import Dyadic, Dynamics
 from worldsheet.engine import Block, Efforts, ForwardEngine, Motion, Stop, engine_for, run
 from worldsheet.problem import Chain, Fields
 from worldsheet.schedule import Leapfrog, Onset, Schedule, Synchronous
 from worldsheet.solve.calibrate import calibrate
-from worldsheet.solve.door import check_chain, check_finite, inputs_of, is_finite
+from worldsheet.solve.door import check_chain, check_finite, inputs_of
 from worldsheet.solve.gradients import accumulate, sum_uses
 
 _EXACT = Dyadic()
@@ -114,13 +116,22 @@ class _Answer:
     def __call__(self, efforts: Efforts) -> bool:
         """Let the port step, unless an effort is not finite."""
         gradients = [pair for pair in sum_uses(efforts) if id(pair[0]) in self._moved]
-        if not all(is_finite(gradient) for _, gradient in gradients):
+        largest = _largest([gradient for _, gradient in gradients])
+        if not all(map(isfinite, largest)):
             return False
         for parameter in self._moved.values():
             parameter.grad = None
-        accumulate(pair for pair in gradients if bool(pair[1].any()))  # no credit has come yet: nothing to answer
+        answered = [pair for pair, size in zip(gradients, largest, strict=True) if size]
+        accumulate(answered)  # where no credit has come yet there is nothing to answer
         self._port.step()
         return True
+
+
+def _largest(gradients: Sequence[Tensor]) -> list[float]:
+    """The size of the largest entry of each, which NaN survives: one read of a device, however many there are."""
+    filled = [gradient for gradient in gradients if gradient.numel()]
+    sizes = iter(read([torch.linalg.vector_norm(gradient, float("inf")) for gradient in filled]))
+    return [next(sizes) if gradient.numel() else 0.0 for gradient in gradients]
 
 
 def _schedule_for(dynamics: Dynamics, schedule: Schedule | None, initial: Fields | None) -> Schedule:

@@ -10,7 +10,7 @@ from worldsheet.core.errors import InputError
 from worldsheet.streaming.connectivity import Connectivity
 from worldsheet.streaming.functional import Medium
 from worldsheet.streaming.potential import Potential
-from worldsheet.streaming.shapes import Signal, Target
+from worldsheet.streaming.shapes import Target
 
 
 def check_places(graph: Connectivity, inputs: Sequence[int], outputs: Sequence[int]) -> None:
@@ -110,7 +110,8 @@ def like(given: Tensor, state: Tensor, *, kept: bool = False) -> Tensor:
     """The given tensor where the states are and, unless its own dtype is kept, of their dtype."""
     if given.device == state.device and (kept or given.dtype == state.dtype) and not given.requires_grad:
         return given
-    return given.detach().to(state.device if kept else state)
+    dtype = given.dtype if kept else state.dtype
+    return given.detach().to(state.device, dtype, non_blocking=given.device.type == "cpu")
 
 
 def unknown_streams(target: Target) -> Tensor | None:
@@ -121,11 +122,9 @@ def unknown_streams(target: Target) -> Tensor | None:
     return ~known.flatten(1).all(1) if target.dim() > 1 else ~known
 
 
-def without_holes(given: Signal, held: Signal) -> Signal | None:
-    """The input, its NaN and infinities replaced by what was held before; None if it has none."""
-    return None if all_finite(given) else torch.where(torch.isfinite(given), given, held)
-
-
 def all_finite(values: Tensor) -> bool:
-    """Whether there is no NaN and no infinity; the sum tells, if it does not overflow."""
+    """Whether there is no NaN and no infinity; the sum tells, if it does not overflow.
+
+    Asked of a signal as it comes, which is the host's own most of the time: then no device has to be waited for.
+    """
     return isfinite(float(values.sum())) or bool(torch.isfinite(values).all())

@@ -99,11 +99,10 @@ class Ears:
         if input is None:
             return state
         given = door.like(input, state)
-        patched = door.without_holes(given, state.index_select(1, self._inputs))
-        if patched is None:
-            return state.index_copy_(1, self._inputs, given)
-        self._refuse_holes("input")
-        return state.index_copy_(1, self._inputs, patched)
+        if not door.all_finite(input):
+            self._refuse_holes("input")
+            given = torch.where(torch.isfinite(given), given, state.index_select(1, self._inputs))
+        return state.index_copy_(1, self._inputs, given)
 
     def hear(self, state: Neurons, target: Tensor | None) -> Lesson:
         """The lesson of a target.
@@ -115,9 +114,10 @@ class Ears:
             return Lesson(None, None, self._outputs, self._potential)
         door.check_target(target, self._streams.count, self._counts[1], self._potential)
         given = door.like(target, state, kept=self._potential.classes)
-        unknown = door.unknown_streams(given)
+        unknown = door.unknown_streams(target)
         if unknown is not None:
             self._refuse_holes("target")
+            unknown = unknown.to(given.device)
             given = given.masked_fill(unknown if given.dim() == 1 else unknown[:, None], 0)
         return Lesson(given, unknown, self._outputs, self._potential)
 
