@@ -9,7 +9,7 @@ STAMP := .venv/.installed
 PIP   := -m pip install -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test zoo check lint types imports blocks docs docs-serve notebooks release experiments lock clean
+.PHONY: help demo test zoo check lint types imports blocks docs docs-serve notebooks release experiments bench gpu lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,8 +51,14 @@ notebooks: $(STAMP) ## run the notebooks at small size
 release: $(STAMP) ## build wheel and sdist into dist/ and use them in an empty environment
 	@$(BIN)/python tools/smoke_release.py --keep dist
 
+bench: $(STAMP) ## what a gradient costs beside autograd (ARGS='--case lstm-100')
+	@$(BIN)/python -m benchmarks gradient $(ARGS)
+
 experiments: $(STAMP) ## run every claim's small size, two at a time, against what it expects
-	@$(BIN)/worldsheet experiments run --size small --jobs 2 --out build/experiments
+	@$(BIN)/python -m experiments run --size small --jobs 2 --out build/experiments
+
+gpu: $(STAMP) ## parity, time, memory and training on a GPU; on the CPU at toy size where there is none
+	@rm -rf build/gpu && $(BIN)/python -m benchmarks.gpu --out build/gpu
 
 # The pins need Python 3.11; on 3.10 the ranges of pyproject.toml are resolved instead.
 $(STAMP): requirements.lock pyproject.toml

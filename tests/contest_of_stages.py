@@ -7,9 +7,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from worldsheet.app.bench.models import tanh_mlp
-from worldsheet.app.bench.pipeline_cases import Case, images
-from worldsheet.app.bench.pipeline_contenders import RANKS, Bench, field
+from benchmarks.models import tanh_mlp
+from benchmarks.pipeline_cases import Case, images
+from benchmarks.pipeline_contenders import RANKS, Bench, field
 from worldsheet.pipeline.distributed import joined
 
 WIDTH, PIECES, UPDATES = 8, 4, 3

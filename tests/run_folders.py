@@ -6,14 +6,14 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from worldsheet.app.cli import app
-from worldsheet.app.control import saved
-from worldsheet.app.control.problems import KNOWN
-from worldsheet.app.recipes import recipe_for
-from worldsheet.app.run_folder import RunFolder
-from worldsheet.app.staged.setup import Setup
 from worldsheet.control import History, solve
 from worldsheet.dynamics import Riccati, Wave
+from worldsheet_lab.cli import app
+from worldsheet_lab.control import saved
+from worldsheet_lab.control.problems import KNOWN
+from worldsheet_lab.recipes import recipe_for
+from worldsheet_lab.run_folder import RunFolder
+from worldsheet_lab.staged.setup import Setup
 
 NETWORK = ["--train-size", "96", "--test-size", "40", "--depth", "3", "--width", "10", "--batch-size", "32"]
 COMMANDS: Mapping[str, list[str]] = {

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import worldsheet as ws
-from worldsheet.app.experiments import Cells, Findings, Record, Size, experiment
+from experiments.harness import Cells, Findings, Record, Size, experiment
 
 DEPTHS = {Size.SMALL: (1, 3, 9, 18), Size.FULL: (1, 3, 9, 18, 36, 72)}
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "identity": nn.Identity}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import worldsheet as ws
-from worldsheet.app.experiments import Cells, Findings, Record, Size, experiment
+from experiments.harness import Cells, Findings, Record, Size, experiment
 
 RATES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}

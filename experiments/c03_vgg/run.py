@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 import worldsheet as ws
-from worldsheet.app.architectures import ResNet
-from worldsheet.app.data import DataSet, load
-from worldsheet.app.experiments import Cells, Findings, Record, Size, experiment
-from worldsheet.app.networks import Blueprint, cnn
+from benchmarks.architectures import ResNet
+from experiments.harness import Cells, Findings, Record, Size, experiment
+from worldsheet_lab.augmentation import shifted
+from worldsheet_lab.data import DataSet, load
+from worldsheet_lab.networks import Blueprint, cnn
 
 
 class Scale(NamedTuple):
@@ -38,18 +39,6 @@ DECAY, MOMENTUM = 5e-4, 0.9
 def network(name: str, width: int) -> nn.Module:
     """The nine-layer VGG, 64 64 M 128 128 M 256 256 M 256 256 M and a linear layer at full width; or ResNet-18."""
     return cnn(Blueprint((3, 32, 32), 10, 9, width, "relu", 0.0)) if name == "VGG-9" else ResNet(10, width)
-
-
-def shifted(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image moved by up to four pixels and mirrored or not, the usual augmentation."""
-    count, _, height, breadth = images.shape
-    padded = nn.functional.pad(images, (4, 4, 4, 4))
-    down, right = (torch.randint(9, (count, 1), generator=generator).to(images.device) for _ in range(2))
-    mirrored = torch.randint(2, (count, 1), generator=generator).bool().to(images.device)
-    rows, columns = (torch.arange(size, device=images.device) for size in (height, breadth))
-    across = torch.where(mirrored, columns.flip(0), columns) + right
-    samples = torch.arange(count, device=images.device)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[samples, (rows + down)[:, :, None], across[:, None, :]].permute(0, 3, 1, 2)
 
 
 def fidelity(chain: ws.Chain, x: Tensor, target: Tensor) -> dict[str, float]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import worldsheet as ws
-from worldsheet.app.experiments import Cells, Findings, Record, Size, experiment
+from experiments.harness import Cells, Findings, Record, Size, experiment
 
 DEPTHS = {Size.SMALL: (3, 9), Size.FULL: (3, 9, 27)}
 SCALES = (0.0, 1.0, 100.0)  # of the difference between the copies at the start

@@ -13,11 +13,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 import worldsheet as ws
-from worldsheet.app.architectures import GPT, ResNet
-from worldsheet.app.bench.memory import peak_bytes
-from worldsheet.app.bench.models import tanh_mlp, vgg9
-from worldsheet.app.bench.timing import Stopwatch, in_turns, paired_ratios
-from worldsheet.app.experiments import Cells, Findings, Record, Size, experiment
+from benchmarks.architectures import GPT, ResNet
+from benchmarks.memory import peak_bytes
+from benchmarks.models import tanh_mlp, vgg9
+from benchmarks.timing import Stopwatch, in_turns, paired_ratios
+from experiments.harness import Cells, Findings, Record, Size, experiment
 from worldsheet.solve.oracle import autograd_backward
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import worldsheet as ws
-from worldsheet.app.architectures import GPT, DenseBlock, Mixed, Recurrent, ResNet, UNet
-from worldsheet.app.experiments import Cells, Findings, Record, Size, experiment
+from benchmarks.architectures import GPT, DenseBlock, Mixed, Recurrent, ResNet, UNet
+from experiments.harness import Cells, Findings, Record, Size, experiment
 
 
 class Model(NamedTuple):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import worldsheet as ws
-from worldsheet.app.experiments import Cells, Findings, Record, Size, experiment
+from experiments.harness import Cells, Findings, Record, Size, experiment
 
 WIDTH, BATCH = 32, 16
 DEPTHS = {Size.SMALL: (3, 9, 18), Size.FULL: (3, 9, 18, 36)}

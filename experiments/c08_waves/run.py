@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import worldsheet as ws
-from worldsheet.app.experiments import Cells, Findings, Record, Size, experiment
+from experiments.harness import Cells, Findings, Record, Size, experiment
 from worldsheet.dynamics.impedance import power_gains
 from worldsheet.problem import linearise
 

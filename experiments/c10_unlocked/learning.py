@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import worldsheet as ws
-from worldsheet.app.data import DataSet, load
-from worldsheet.app.networks import Blueprint, mlp
+from worldsheet_lab.data import DataSet, load
+from worldsheet_lab.networks import Blueprint, mlp
 
 Port = torch.optim.Optimizer
 PORTS: dict[str, tuple[Callable[..., Port], tuple[float, ...]]] = {

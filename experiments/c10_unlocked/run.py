@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from learning import PORTS, Case, Course, Mode, at_rest, unlocked
 
-from worldsheet.app.experiments import Cells, Findings, Record, Size, experiment
+from experiments.harness import Cells, Findings, Record, Size, experiment
 
 DIGITS, DEEP_DIGITS = Course("digits", 4, "tanh", 5, 32), Course("digits", 8, "tanh", 5, 32)
 FASHION, DEEP_FASHION = Course("fashion-mnist", 4, "relu", 1, 128), Course("fashion-mnist", 8, "relu", 1, 128)

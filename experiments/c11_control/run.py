@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import worldsheet as ws
-from worldsheet.app.control.problems import KNOWN
-from worldsheet.app.experiments import Cells, Findings, Record, Size, experiment
+from experiments.harness import Cells, Findings, Record, Size, experiment
+from worldsheet_lab.control.problems import KNOWN
 
 C = ws.control
 DOUBLE = torch.float64

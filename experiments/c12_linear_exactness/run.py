@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 from torch import Tensor, nn
 
 import worldsheet as ws
-from worldsheet.app.experiments import Cells, Findings, Record, Size, experiment
+from experiments.harness import Cells, Findings, Record, Size, experiment
 
 WIDTH = 6
 DEPTHS = {Size.SMALL: (2, 4, 8), Size.FULL: (2, 4, 8, 16)}

@@ -13,8 +13,8 @@ from matplotlib import pyplot as plt
 from torch import Tensor, nn
 
 import worldsheet as ws
-from worldsheet.app.data import DataSet, load
-from worldsheet.app.experiments import Cells, Findings, Record, Size, experiment
+from experiments.harness import Cells, Findings, Record, Size, experiment
+from worldsheet_lab.data import DataSet, load
 
 BATCH = 64
 METHODS: Mapping[str, ws.Dynamics] = {

@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt
 from torch import Tensor, nn
 
 import worldsheet as ws
-from worldsheet.app.experiments import Cells, Findings, Record, Size, experiment
+from experiments.harness import Cells, Findings, Record, Size, experiment
 
 RATE = 0.25
 DEPTHS = {Size.SMALL: (8, 16, 32), Size.FULL: (8, 16, 32, 64, 128)}

@@ -11,8 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from experiments.harness import Cells, Findings, Record, Size, experiment
 from worldsheet import streaming
-from worldsheet.app.experiments import Cells, Findings, Record, Size, experiment
 
 WIDTHS = [4, 16, 16, 3]
 STREAMS = 8

@@ -12,8 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from experiments.harness import Cells, Findings, Record, Size, experiment
 from worldsheet import streaming
-from worldsheet.app.experiments import Cells, Findings, Record, Size, experiment
 from worldsheet.streaming import CostateNetwork
 
 PLANTS, HORIZON, COARSE = [-1.0, -0.5, 0.5], 8.0, 0.01

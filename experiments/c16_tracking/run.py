@@ -9,8 +9,8 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from experiments.harness import Cells, Findings, Record, Size, experiment
 from worldsheet import streaming
-from worldsheet.app.experiments import Cells, Findings, Record, Size, experiment
 from worldsheet.streaming import Functional, PeriodicFlip, Plain, Quadratic, Squared, TrackFlip
 
 sys.path.insert(0, str(Path(__file__).parent))  # the parts of this experiment

@@ -10,8 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from experiments.harness import Cells, Findings, Record, Size, experiment
 from worldsheet import streaming
-from worldsheet.app.experiments import Cells, Findings, Record, Size, experiment
 from worldsheet.streaming import HamiltonianNetwork, Medium, PhasePoint
 
 KINDS = ["dense", "layered", "small world", "random"]

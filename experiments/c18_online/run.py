@@ -14,8 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
-from worldsheet.app.bench.timing import Stopwatch, in_turns
-from worldsheet.app.experiments import Cells, Findings, Record, Size, experiment
+from benchmarks.timing import Stopwatch, in_turns
+from experiments.harness import Cells, Findings, Record, Size, experiment
 
 sys.path.insert(0, str(Path(__file__).parent))  # the parts of this experiment
 

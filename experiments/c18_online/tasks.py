@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from worldsheet.app.data import load
+from worldsheet_lab.data import load
 
 
 class Task(NamedTuple):

@@ -4,14 +4,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from worldsheet.app import plots
-from worldsheet.app.contest.cell import trained
-from worldsheet.app.contest.contest import Contest, contest_for
-from worldsheet.app.contest.report import result_of
-from worldsheet.app.contest.rivals import BACKPROP, RIVALS
-from worldsheet.app.data import load
-from worldsheet.app.experiments import Cells, Findings, Record, Size, experiment
-from worldsheet.app.running import threads
+from experiments.harness import Cells, Findings, Record, Size, experiment
+from worldsheet_lab import plots
+from worldsheet_lab.contest.cell import trained
+from worldsheet_lab.contest.contest import Contest, contest_for
+from worldsheet_lab.contest.report import result_of
+from worldsheet_lab.contest.rivals import BACKPROP, RIVALS
+from worldsheet_lab.data import load
+from worldsheet_lab.running import threads
 
 CONTESTS: dict[Size, dict[str, Any]] = {
     Size.SMALL: {"data": "digits", "depth": 4, "width": 32, "epochs": 5, "train_size": 800, "compare_every": 20},

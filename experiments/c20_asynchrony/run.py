@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Generator, Tensor, nn
 
 import worldsheet as ws
-from worldsheet.app.experiments import Cells, Findings, Record, Size, experiment
+from experiments.harness import Cells, Findings, Record, Size, experiment
 
 DOUBLE = torch.float64
 

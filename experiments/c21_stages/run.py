@@ -13,9 +13,9 @@ from simulator import BATCH, Net, accuracies, layers_of, simulate
 from torch import Tensor, nn
 
 import worldsheet as ws
-from worldsheet.app.data import DataSet, load
-from worldsheet.app.experiments import Cells, Findings, Record, Size, experiment
+from experiments.harness import Cells, Findings, Record, Size, experiment
 from worldsheet.pipeline import Locked, Order, Unlocked
+from worldsheet_lab.data import DataSet, load
 
 SEEDS = (0, 1, 2)
 BACKPROP, GROUNDED = Rule(), Rule(prompt=-1)

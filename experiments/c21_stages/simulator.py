@@ -14,8 +14,8 @@ import torch
 from rules import Answer, Rule
 from torch import Tensor, nn
 
-from worldsheet.app.data import DataSet
 from worldsheet.pipeline import Order
+from worldsheet_lab.data import DataSet
 
 BATCH, WIDTH = 64, 128
 

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 import worldsheet as ws
-from worldsheet.app.data import DataSet, load
-from worldsheet.app.experiments import Cells, Findings, Record, Size, experiment
-from worldsheet.app.networks import Blueprint, mlp
+from experiments.harness import Cells, Findings, Record, Size, experiment
+from worldsheet_lab.data import DataSet, load
+from worldsheet_lab.networks import Blueprint, mlp
 
 DTYPES: dict[str, torch.dtype | None] = {"exact": None, "bfloat16": torch.bfloat16}
 BATCH, WIDTH, PACKETS = 64, 128, 4

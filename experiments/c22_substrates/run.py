@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 import worldsheet as ws
-from worldsheet.app.contest.cell import trained
-from worldsheet.app.contest.rivals import Rival
-from worldsheet.app.data import load
-from worldsheet.app.experiments import Cells, Findings, Record, Size, experiment
-from worldsheet.app.recipes import Recipe, recipe_for
-from worldsheet.app.running import threads
+from experiments.harness import Cells, Findings, Record, Size, experiment
+from worldsheet_lab.contest.cell import trained
+from worldsheet_lab.contest.rivals import Rival
+from worldsheet_lab.data import load
+from worldsheet_lab.recipes import Recipe, recipe_for
+from worldsheet_lab.running import threads
 
 on = ws.substrates
 

@@ -316,9 +316,7 @@ def run_tests(library: Path, *selection: str) -> subprocess.CompletedProcess[str
 @pytest.fixture
 def library(tmp_path: Path) -> Path:
     """A folder with a copy of the library in it."""
-    shutil.copytree(
-        Path(ws.__file__).parent, tmp_path / "worldsheet", ignore=shutil.ignore_patterns("__pycache__", "app")
-    )
+    shutil.copytree(Path(ws.__file__).parent, tmp_path / "worldsheet", ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path
 
 

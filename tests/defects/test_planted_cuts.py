@@ -71,7 +71,7 @@ DEFECTS = {
 @pytest.fixture
 def library(tmp_path: Path) -> Path:
     """A folder with a copy of the library in it."""
-    left_out = shutil.ignore_patterns("__pycache__", "app")
+    left_out = shutil.ignore_patterns("__pycache__")
     shutil.copytree(Path(ws.__file__).parent, tmp_path / "worldsheet", ignore=left_out)
     return tmp_path
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import worldsheet as ws
-from worldsheet.app.architectures import GPT, ResNet
+from benchmarks.architectures import GPT, ResNet
 from worldsheet.pipeline import Pipeline
 from worldsheet.streaming import Dense, HamiltonianNetwork
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import worldsheet as ws
+from benchmarks.architectures import GPT, Bottleneck, DenseBlock, Mixed, Recurrent, ResNet, UNet
 from nets import DOUBLE, random_fields
-from worldsheet.app.architectures import GPT, Bottleneck, DenseBlock, Mixed, Recurrent, ResNet, UNet
 
 
 def next_token(output: Tensor, target: Tensor) -> Tensor:

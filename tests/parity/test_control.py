@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 import worldsheet as ws
 from plants import DOUBLE, bounded, close, double_integrator, linear, pendulum
-from worldsheet.app.control.problems import KNOWN
 from worldsheet.control.expansion import expand_stages
 from worldsheet.control.stage import Discretised
+from worldsheet_lab.control.problems import KNOWN
 
 C = ws.control
 INTEGRATORS = [C.ExplicitEuler(), C.RK4(), C.ImplicitMidpoint()]
@@ -209,7 +209,7 @@ def test_parameters_per_problem_are_problems_of_their_own() -> None:
 @pytest.mark.parametrize("name", ["pendulum", "bangbang", "obstacle"])  # the others take CasADi seconds to build
 def test_known_problems_cost_what_ipopt_finds(name: str) -> None:
     pytest.importorskip("casadi")
-    other: Any = importlib.import_module("worldsheet.app.bench.ipopt")
+    other: Any = importlib.import_module("benchmarks.ipopt")
     answer = other.Ipopt(other.MODELS[name](), tol=1e-9).solve(KNOWN[name].initial)
     problem = KNOWN[name].problem()
     sol = C.solve(problem, initial_guess=KNOWN[name].guess(problem))

@@ -11,12 +11,12 @@ from torch import Tensor
 import worldsheet as ws
 from nets import law
 from plants import DOUBLE, bounded, close, double_integrator, pendulum
-from worldsheet.app.control.problems import KNOWN
 from worldsheet.control import places
 from worldsheet.control.native import Climb, Recursion
 from worldsheet.control.quadratic import Quadratic
 from worldsheet.control.records import put_together, taken_apart
 from worldsheet.control.riccati import matched_by_recursion, ride
+from worldsheet_lab.control.problems import KNOWN
 
 C = ws.control
 STARTS = torch.tensor(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import worldsheet as ws
-from worldsheet.app.architectures import GPT, ResNet
+from benchmarks.architectures import GPT, ResNet
 
 
 def perceptron() -> nn.Module:

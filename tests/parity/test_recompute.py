@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 import worldsheet as ws
+from benchmarks.architectures import GPT, Mixed, ResNet
+from benchmarks.memory import peak_bytes
 from nets import DOUBLE, assert_gradients
-from worldsheet.app.architectures import GPT, Mixed, ResNet
-from worldsheet.app.bench.memory import peak_bytes
 
 
 def chain_with_memory() -> nn.Sequential:

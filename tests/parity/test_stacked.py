@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import worldsheet as ws
+from benchmarks.forgetful import Forgetful
 from nets import law
-from worldsheet.app.bench.forgetful import Forgetful
 
 DYNAMICS = [ws.Dyadic(0.7), ws.Dyadic(), ws.Wave(0.5), ws.PredictiveCoding(), ws.AugmentedLagrangian()]
 

@@ -18,7 +18,8 @@ from worldsheet.core.outcome import Status
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("**/*.md"))
-SOURCES = sorted((ROOT / "src" / "worldsheet").rglob("*.py"))
+LIBRARY = sorted((ROOT / "src" / "worldsheet").rglob("*.py"))
+SOURCES = [*LIBRARY, *sorted((ROOT / "src" / "worldsheet_lab").rglob("*.py"))]
 SPACES = {"": ws, "control": ws.control, "streaming": ws.streaming, "ports": ws.ports, "substrates": ws.substrates}
 SPACES |= {"pipeline": pipeline}
 ADVISED = {"remedy", "advice", "told", "CURE", "_STATUS"}  # names that a remedy has on its way to an outcome
@@ -118,11 +119,10 @@ def advice(node: ast.AST) -> Iterator[ast.expr]:
 
 def remedies() -> Iterator[str]:
     """What outcomes advise: handed to an Outcome, or given the name of a remedy first."""
-    for path in SOURCES:
-        if "app" not in path.relative_to(ROOT / "src" / "worldsheet").parts:
-            for node in nodes(path):
-                for expression in advice(node):
-                    yield from pieces(expression)
+    for path in LIBRARY:
+        for node in nodes(path):
+            for expression in advice(node):
+                yield from pieces(expression)
 
 
 def test_every_way_to_end_has_a_section_and_every_remedy_a_word() -> None:
@@ -159,7 +159,7 @@ def test_every_page_is_in_the_navigation() -> None:
 
 def test_the_files_that_the_architecture_names_are_there() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    there = {str(path) for place in ("src/worldsheet", "tools", "docs") for path in (ROOT / place).rglob("*.*")}
+    there = {str(path) for place in ("src", "benchmarks", "tools", "docs") for path in (ROOT / place).rglob("*.*")}
     named = set(re.findall(r"`([\w/]+\.(?:py|c|css|js|html))`", text))
     assert len(named) > 50
     assert [name for name in sorted(named) if not any(path.endswith(f"/{name}") for path in there)] == []

@@ -240,7 +240,7 @@ def test_every_public_name_says_where_it_lives() -> None:
 
 
 def test_importing_the_library_loads_no_shell() -> None:
-    heavy = ["matplotlib", "typer", "rich", "sklearn", "pooch", "safetensors", "worldsheet.app"]
+    heavy = ["matplotlib", "typer", "rich", "sklearn", "pooch", "safetensors", "worldsheet_lab"]
     code = f"import json, sys, worldsheet; print(json.dumps([name for name in {heavy} if name in sys.modules]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []

@@ -24,11 +24,23 @@ Meeting: TypeAlias = Store
 """Where processes find each other."""
 
 
-def backend_of(device: torch.device) -> str:
-    """What carries a stage's messages: gloo between CPUs; NCCL between GPUs, beside gloo for what stages agree on."""
+def backend_of(device: torch.device, *, shared: bool = False) -> str:
+    """What carries a stage's messages: gloo between CPUs; NCCL between GPUs, beside gloo for what stages agree on.
+
+    Args:
+        device: where the stage's tensors are.
+        shared: whether several stages are on it, which NCCL refuses: gloo carries them then, through the host's memory.
+    """
     host = dist.get_default_backend_for_device("cpu")
     own = dist.get_default_backend_for_device(device)
-    return host if device.type == "cpu" else f"cpu:{host},{device.type}:{own}"
+    return host if device.type == "cpu" or shared else f"cpu:{host},{device.type}:{own}"
+
+
+def carrier_of(device: torch.device) -> torch.device:
+    """Where messages must be to be sent: in the host's memory if gloo carries them, else on the device."""
+    config = dist.get_backend_config()  # "cpu:gloo,cuda:nccl"
+    carriers = dict(pair.split(":") for pair in config.split(","))
+    return _CPU if carriers.get(device.type) in (None, "gloo") else device
 
 
 @contextmanager
@@ -46,13 +58,18 @@ def joined(rank: int, stages: int, store: str | Meeting, timeout: float, device:
     if device.type != "cpu" and device.index is None:
         module = torch.get_device_module(device)
         module.set_device(rank % module.device_count())
-    backend = backend_of(device)
+    backend = backend_of(device, shared=_is_shared(device, stages, store))
     place = {"init_method": store} if isinstance(store, str) else {"store": store}
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout), world_size=stages, rank=rank, **place)
     try:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def _is_shared(device: torch.device, stages: int, store: str | Meeting) -> bool:
+    """Whether one machine has more stages than devices; agents of several machines are taken at their word."""
+    return device.type != "cpu" and isinstance(store, str) and stages > torch.get_device_module(device).device_count()
 
 
 def all_agree(yes: bool) -> bool:
@@ -104,7 +121,8 @@ class Wires(Links):
         stage: this process's stage, which is its rank.
         stages: how many there are.
         device: where tensors are. Where that is no CPU, states and credits travel in groups of their own, so that
-            neither waits for the other; all stages must make their wires then.
+            neither waits for the other; all stages must make their wires then. Under gloo, which knows no device but
+            the CPU, they travel through the host's memory.
         window: messages under way per edge; more where the order has more.
         messages: what numbers travel as; None for what they are.
 
@@ -116,11 +134,12 @@ class Wires(Links):
         self, stage: int, stages: int, device: torch.device, window: int = 4, messages: torch.dtype | None = None
     ) -> None:
         self._messages = floating(messages)
-        up, down = (None, None) if device.type == "cpu" else (dist.new_group(), dist.new_group())
+        carrier = carrier_of(device)
+        up, down = (None, None) if carrier.type == "cpu" else (dist.new_group(), dist.new_group())
         below = Agreement(f"stage {stage - 1} below", messages)
         above = Agreement(f"stage {stage + 1} above", messages)
-        self._below = _Edge(stage - 1, below, device, window, down, up) if stage else None
-        self._above = _Edge(stage + 1, above, device, window, up, down) if stage < stages - 1 else None
+        self._below = _Edge(stage - 1, below, device, carrier, window, down, up) if stage else None
+        self._above = _Edge(stage + 1, above, device, carrier, window, up, down) if stage < stages - 1 else None
 
     @property
     def messages(self) -> torch.dtype | None:
@@ -198,6 +217,7 @@ class _Edge:
     rank: int
     agreement: Agreement
     device: torch.device
+    carrier: torch.device
     window: int
     outward: Any
     inward: Any
@@ -231,7 +251,7 @@ class _Edge:
             header.numbers(buffer).copy_(tensor)
             parts: tuple[Tensor, ...] = (buffer,)
         else:
-            parts = (buffer, tensor.to(header.dtype).contiguous())
+            parts = (buffer, tensor.to(self.carrier, header.dtype).contiguous())
             self.room_there = self.room_there or (header.bytes if self.ahead else 0)
         try:
             works = tuple(dist.isend(part, self.rank, self.outward) for part in parts)
@@ -250,7 +270,7 @@ class _Edge:
             if header.bytes <= self.room:
                 found = header.numbers(buffer)
             else:
-                found = torch.empty(header.shape, dtype=header.dtype, device=self.device)
+                found = torch.empty(header.shape, dtype=header.dtype, device=self.carrier)
                 self._receive(found).work.wait()
                 self.room = self.room or (header.bytes if self.ahead else 0)
             self.left -= self.ahead
@@ -258,10 +278,10 @@ class _Edge:
         except RuntimeError as error:
             raise self._gone(packet, error) from error
         self.waited += perf_counter() - begun
-        return found.to(header.kept)
+        return found.to(self.device, header.kept)
 
     def _buffer(self, room: int) -> Tensor:
-        return torch.empty(HEADER + room, dtype=torch.uint8, device=self.device)
+        return torch.empty(HEADER + room, dtype=torch.uint8, device=self.carrier)
 
     def _receive(self, place: Tensor) -> _Coming:
         return _Coming(dist.irecv(place, self.rank, self.inward), place)

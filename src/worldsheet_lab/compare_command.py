@@ -1,0 +1,167 @@
+"""`worldsheet compare`: learning dynamics side by side, over several seeds."""
+
+import json
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from math import ceil
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from worldsheet.core.errors import InputError
+from worldsheet_lab import options, plots
+from worldsheet_lab.cells import Cells
+from worldsheet_lab.contest.cell import trained
+from worldsheet_lab.contest.contest import Contest, contest_for
+from worldsheet_lab.contest.report import result_of, result_tables
+from worldsheet_lab.contest.rivals import BACKPROP, RIVALS
+from worldsheet_lab.data import DataSet, load
+from worldsheet_lab.recipes import FIELDS
+from worldsheet_lab.run_folder import RESULT, Row, RunFolder
+from worldsheet_lab.running import threads
+
+EXAMPLE = "Example: worldsheet compare --dynamics dyadic,pc-alm --seeds 3 --epochs 5 --run runs/rivals"
+PICTURE = "compare.png"
+CELLS = "cells.json"
+SHEET = "worldsheet-{}.safetensors"
+"""The recorded relaxation of a dynamics, by its name, after training from the first seed."""
+
+_NAMES = ",".join(name for name in RIVALS if name != BACKPROP)
+
+Names = Annotated[str, typer.Option(help=f"any of {_NAMES}; backprop is always beside them")]
+Seeds = Annotated[int, typer.Option(help="how many seeds, counted up from --seed; 3 or more for an interval")]
+Ticks = Annotated[
+    int | None, typer.Option(help="budget of dynamics that do not settle at once; each its own if left out")
+]
+
+
+def compare(  # noqa: PLR0913, PLR0917  an argument per option
+    dynamics: Names = _NAMES,
+    seeds: Seeds = 3,
+    ticks: Ticks = None,
+    data: options.Data = None,
+    train_size: options.TrainSize = None,
+    test_size: options.TestSize = None,
+    seed: options.Seed = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    threads: options.Threads = None,
+    architecture: options.Architecture = None,
+    activation: options.Activation = None,
+    depth: options.Depth = None,
+    width: options.Width = None,
+    dropout: options.Dropout = None,
+    batch_size: options.BatchSize = None,
+    epochs: options.Epochs = None,
+    optimizer: options.Optimizer = None,
+    lr: options.LearningRate = None,
+    compare_every: options.CompareEvery = None,
+    data_dir: options.DataDir = None,
+    run: options.Run = None,
+    resume: options.Resume = None,
+    as_json: options.Json = False,
+) -> None:
+    """Train one network by several learning dynamics and by backprop.
+
+    Start weights and batches are the same for all dynamics of a seed. Shows
+    accuracy, the difference to backprop paired over seeds, the cosine of every
+    layer's gradient with backprop's, ticks, evaluations and time per step.
+
+    Ctrl-C stops; --resume goes on with the first network not yet finished.
+    """
+    given = locals()
+    console = Console(stderr=True)
+    if resume is None:
+        changes = {name: given[name] for name in FIELDS if given.get(name) is not None and name != "data"}
+        contest = contest_for(data or "digits", dynamics, seeds, ticks, changes)
+        images = load(contest.recipe.data, data_dir).subset(contest.recipe.train_size, contest.recipe.test_size)
+        folder = RunFolder.create(contest.recipe, run)
+        contest.save(folder)
+    else:
+        _refuse_beside_resume(given)
+        folder = RunFolder.open(resume)
+        contest = Contest.load(folder)
+        images = load(contest.recipe.data, data_dir).subset(contest.recipe.train_size, contest.recipe.test_size)
+    if not folder.finished:
+        _say(console, f"{', '.join(contest.names)} on {contest.recipe.data}, in {folder.path}")
+        try:
+            _carry_out(contest, folder, images, console)
+        except KeyboardInterrupt:
+            words = ["worldsheet", "compare", "--resume", str(folder.path)]
+            words += ["--data-dir", str(data_dir)] if data_dir else []
+            _say(console, f"interrupted; go on with\n  {shlex.join(words)}")
+            raise typer.Exit(130) from None
+    _show(folder, console, as_json)
+
+
+def _carry_out(contest: Contest, folder: RunFolder, images: DataSet, console: Console) -> None:
+    """Every cell that is not known yet, then the result and its picture."""
+    cells = Cells(folder.path / CELLS, torch.device(contest.recipe.device), lambda key: None)
+    found: dict[tuple[str, int], Row] = {}
+    per_epoch = ceil(len(images.train_labels) / contest.recipe.batch_size)
+    with threads(contest.recipe.threads), _progress(contest, per_epoch, console) as begin:
+        for name, seed in contest.cells:
+            begun = begin(f"{name}, seed {seed}")
+            recipe, rival = contest.recipe_of(seed), contest.rival(name)
+            keep = partial(folder.write_tensors, SHEET.format(name)) if seed == contest.recipe.seed else None
+            found[name, seed] = cells.get(f"{name} seed={seed}", partial(trained, recipe, images, rival, begun, keep))
+    result = result_of(contest, found)
+    folder.write(PICTURE, plots.rivals(result["dynamics"], f"{contest.recipe.data}, {contest.recipe.depth} sites"))
+    folder.write(RESULT, json.dumps(result, indent=2, allow_nan=False).encode() + b"\n")
+
+
+@contextmanager
+def _progress(contest: Contest, per_epoch: int, console: Console) -> Iterator[Callable[[str], Callable[[], None]]]:
+    """Told the name of each cell, gives what is to be called after each of its steps."""
+    if not console.is_terminal:
+        yield partial(_line, console)
+        return
+    columns = TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True) as bars:
+        overall = bars.add_task("networks", total=len(contest.cells), completed=-1)
+        steps = bars.add_task("", total=contest.recipe.epochs * per_epoch)
+
+        def begin(name: str) -> Callable[[], None]:
+            bars.advance(overall)
+            bars.reset(steps, description=name)
+            return lambda: bars.advance(steps)
+
+        yield begin
+
+
+def _line(console: Console, name: str) -> Callable[[], None]:
+    """A line a network, for logs."""
+    _say(console, name)
+    return lambda: None
+
+
+def _refuse_beside_resume(given: Mapping[str, Any]) -> None:
+    kept = {"resume", "data_dir", "as_json", "dynamics", "seeds"}
+    others = [name for name, value in given.items() if value is not None and name not in kept]
+    others += [name for name, default in (("dynamics", _NAMES), ("seeds", 3)) if given[name] != default]
+    if others:
+        raise InputError(
+            "--resume together with " + ", ".join(f"--{name.replace('_', '-')}" for name in others),
+            "--resume alone, or with --data-dir and --json: the plan is in the run folder",
+            "leave out the other options, or start a new comparison with them",
+        )
+
+
+def _show(folder: RunFolder, console: Console, as_json: bool) -> None:
+    result = folder.result()
+    if as_json:
+        typer.echo(json.dumps({"run": str(folder.path), **result}, allow_nan=False))
+        return
+    Console().print(result_tables(result))
+    _say(console, f"{folder.path / PICTURE}")
+
+
+def _say(console: Console, text: str) -> None:
+    """Plain text, unbroken: a path must stay one word."""
+    console.print(Text(text), soft_wrap=True)

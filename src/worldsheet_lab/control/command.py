@@ -1,0 +1,186 @@
+"""`worldsheet control`: a known problem solved by waves, with trajectories, costates and the waves themselves."""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from worldsheet.control import MPC, ForwardBackwardSweep, History, Problem, Solution, solve
+from worldsheet.core.errors import InputError
+from worldsheet.core.outcome import Status
+from worldsheet.dynamics import Riccati, Wave
+from worldsheet_lab import plots_control
+from worldsheet_lab.choices import choose
+from worldsheet_lab.control import saved
+from worldsheet_lab.control.problems import KNOWN, Known
+from worldsheet_lab.run_folder import RESULT, RunFolder
+
+EXAMPLE = "Example: worldsheet control cartpole --run runs/cartpole"
+
+_METHODS = ("matched", "wave", "sweep")
+_KICK, _KICK_TICKS, _IMPEDANCE, _SPEED = 0.05, 400, 0.3, 0.5
+
+
+def control(  # noqa: PLR0913, PLR0917  an argument per option
+    problem: Annotated[str, typer.Argument(help=", ".join(KNOWN))] = "pendulum",
+    method: Annotated[str, typer.Option(help=f"{', '.join(_METHODS)}")] = "matched",
+    impedance: Annotated[float, typer.Option(help="z of the scalar wave")] = _IMPEDANCE,
+    speed: Annotated[float, typer.Option(help="ν of the scalar wave")] = _SPEED,
+    relaxation: Annotated[float, typer.Option(help="ω of the sweep")] = 0.5,
+    tol: Annotated[float, typer.Option(help="largest residual at rest")] = 1e-8,
+    max_ticks: Annotated[int, typer.Option(help="budget; 0 for the method's own")] = 0,
+    mpc: Annotated[int, typer.Option(help="steps of a disturbed closed loop afterwards; 0 for none")] = 0,
+    seed: Annotated[int, typer.Option(help="disturbances of the closed loop")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1")] = "cpu",
+    run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="folder; runs/control-<problem>")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the result as one JSON object on stdout")] = False,
+) -> None:
+    """Solve a known optimal control problem and draw what happened.
+
+    The folder gets trajectories with costates, the waves of a kick over time
+    and tick, a film of the search, their numbers, and the result as JSON.
+    """
+    known = choose("problem", problem, KNOWN)
+    console = Console(stderr=True)
+    posed = _posed(known, device)
+    history = History()
+    console.print(f"{known.title}: {posed.steps} stages, {posed.state_size} states, {posed.control_size} controls")
+    begun = time.perf_counter()
+    guess = known.guess(posed)
+    solution = solve(posed, _method(method, impedance, speed, relaxation), guess, tol, max_ticks or None, history)
+    seconds = time.perf_counter() - begun
+    for line in _progress(history):
+        console.print(line, highlight=False)
+    console.print(f"{solution.outcome}; cost {float(solution.cost):.6g}, {1e3 * seconds:.0f} ms", highlight=False)
+    folder = RunFolder.at(run or Path("runs") / f"control-{problem}")
+    result = _result(problem, method, solution, seconds)
+    if mpc:
+        result["closed_loop"] = _closed_loop(posed, mpc, seed)
+    waves = _kicked(known, solution)
+    _draw(folder, known, solution, history, waves)
+    saved.save(folder, known, solution, history, waves)
+    console.print(f"figures in {folder.path}", highlight=False)
+    folder.write(RESULT, json.dumps(result, indent=2).encode() + b"\n")
+    if as_json:
+        typer.echo(json.dumps(result))
+    else:
+        Console().print(_table(result, folder.path))
+
+
+def _posed(known: Known, device: str) -> Problem:
+    try:
+        return known.build(torch.tensor(known.initial, dtype=torch.float64, device=device))
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"device {device!r}: {error}", "a device that this torch can use", "use --device cpu"
+        ) from error
+
+
+def _method(name: str, impedance: float, speed: float, relaxation: float) -> Wave | ForwardBackwardSweep:
+    table: dict[str, Wave | ForwardBackwardSweep] = {
+        "matched": Wave(impedance=Riccati()),
+        "wave": Wave(impedance=impedance, speed=speed),
+        "sweep": ForwardBackwardSweep(relaxation),
+    }
+    return choose("method", name, table)
+
+
+def _progress(history: History) -> list[str]:
+    """A line for each of at most a dozen ticks."""
+    worst = torch.stack((history.state_residuals.abs().amax((1, 2)), history.costate_residuals.abs().amax((1, 2))), -1)
+    step = max(1, len(worst) // 12)
+    return [
+        f"tick {history.ticks[row]:>6}   dynamics {float(worst[row, 0]):.1e}   costates {float(worst[row, 1]):.1e}"
+        for row in [*range(0, len(worst), step)]
+    ]
+
+
+def _result(problem: str, method: str, solution: Solution, seconds: float) -> dict[str, Any]:
+    """What `--json` prints."""
+    outcome = solution.outcome
+    return {
+        "problem": problem,
+        "method": method,
+        "status": outcome.status.value,
+        "remedy": outcome.remedy,
+        "ticks": outcome.ticks,
+        "seconds": seconds,
+        "cost": _number(solution.cost),
+        "duration": _number(solution.duration),
+        "residuals": {name: _number(value) for name, value in vars(solution.residuals).items()},
+    }
+
+
+def _number(value: Tensor) -> float | None:
+    return float(value) if bool(value.isfinite()) else None
+
+
+def _closed_loop(problem: Problem, steps: int, seed: int) -> dict[str, Any]:
+    """The plant is the model, pushed by noise at every step."""
+    if problem.duration is not None:
+        raise InputError("--mpc with a free duration", "a problem of fixed length", "leave --mpc out")
+    generator = torch.Generator().manual_seed(seed)
+    controller = MPC(problem)
+    model = MPC(problem)
+
+    def plant(state: Tensor, control: Tensor, now: float) -> Tensor:
+        noise = torch.randn(state.shape, dtype=state.dtype, generator=generator).to(state.device)
+        return model.model(state, control, now) + 0.01 * noise
+
+    begun = time.perf_counter()
+    loop = controller.run(problem.initial_state, steps, plant)
+    return {
+        "steps": steps,
+        "ticks": loop.ticks.tolist(),
+        "converged": int(loop.converged.sum()),
+        "seconds_per_step": (time.perf_counter() - begun) / steps,
+        "last_state": loop.states[-1].tolist(),
+    }
+
+
+def _draw(folder: RunFolder, known: Known, solution: Solution, history: History, kicked: History | None) -> None:
+    labels = plots_control.Labels(known.states, known.controls, known.title)
+    times = solution.times.cpu()
+    size = solution.problem.state_size
+    fields = (solution.states.cpu(), solution.costates.cpu(), solution.controls.cpu())
+    folder.write("trajectory.png", plots_control.trajectories(times, *fields, labels))
+    shown = history if kicked is None else kicked
+    title = f"{known.title}: " + (
+        "the search" if kicked is None else f"waves after a kick of {_KICK:g}, scalar impedance"
+    )
+    residuals = (shown.state_residuals.norm(dim=-1), shown.costate_residuals.norm(dim=-1))
+    picture = plots_control.worldsheet(shown.ticks, residuals, float(times[-1] - times[0]), title)
+    folder.write("worldsheet.png", picture)
+    film = (history.states[..., :size], history.costates[..., :size], history.controls)
+    folder.write("search.gif", plots_control.film(times, *film, labels))
+
+
+def _kicked(known: Known, solution: Solution) -> History | None:
+    """The scalar wave from the solution of a slightly different initial state; None where it cannot be used."""
+    problem = solution.problem
+    constrained = (problem.path_constraint, problem.terminal_constraint, problem.duration)
+    if any(part is not None for part in constrained) or not solution.outcome.converged:
+        return None
+    history = History()
+    kicked = problem.at(problem.initial_state + _KICK)
+    outcome = solve(kicked, Wave(impedance=_IMPEDANCE, speed=_SPEED), solution, 1e-12, _KICK_TICKS, history).outcome
+    return None if outcome.status is Status.DIVERGED else history
+
+
+def _table(result: dict[str, Any], folder: Path) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2))
+    for name in ("problem", "method", "status", "ticks", "cost", "duration"):
+        table.add_row(name, str(result[name]))
+    for name, value in result["residuals"].items():
+        table.add_row(f"{name} residual", str(value))
+    if "closed_loop" in result:
+        loop = result["closed_loop"]
+        table.add_row("closed loop", f"{loop['converged']} of {loop['steps']} steps converged, {loop['ticks']} ticks")
+    table.add_row("folder", str(folder))
+    return table

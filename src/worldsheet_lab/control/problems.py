@@ -1,0 +1,106 @@
+"""The known problems by name, with what they are called and where their searches start."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from worldsheet.control import Guess, Problem
+from worldsheet_lab.control.plants import (
+    bangbang,
+    cartpole,
+    coasting,
+    hovering,
+    obstacle,
+    pendulum,
+    quadrotor,
+    rocket,
+    rolled_out,
+    straight,
+    vanderpol,
+)
+
+DTYPE = torch.float64
+
+
+@final
+@dataclass(frozen=True)
+class Known:
+    """A problem by name.
+
+    Attributes:
+        title: what it is, in a line.
+        build: the problem for initial states (..., n).
+        initial: the initial state that is solved if none is given.
+        states: names of the states.
+        controls: names of the controls.
+        guess: where a search starts, for a problem.
+        spread: how far the initial states of a batch lie apart, per state.
+    """
+
+    title: str
+    build: Callable[[Tensor], Problem]
+    initial: tuple[float, ...]
+    states: tuple[str, ...]
+    controls: tuple[str, ...]
+    guess: Callable[[Problem], Guess]
+    spread: tuple[float, ...]
+
+    def problem(self) -> Problem:
+        """From the initial state of the textbook."""
+        return self.build(torch.tensor(self.initial, dtype=DTYPE))
+
+    def batch(self, count: int, generator: torch.Generator) -> Problem:
+        """From `count` initial states around it, uniformly drawn."""
+        middle, spread = (torch.tensor(values, dtype=DTYPE) for values in (self.initial, self.spread))
+        drawn = 2 * torch.rand((count, len(self.initial)), dtype=DTYPE, generator=generator) - 1
+        return self.build(middle + spread * drawn)
+
+
+KNOWN = {
+    "pendulum": Known(
+        "swing-up of a pendulum", pendulum, (0.0, 0.0), ("angle", "speed"), ("torque",), rolled_out, (0.5, 0.5)
+    ),
+    "cartpole": Known(
+        "swing-up of a pole on a cart",
+        cartpole,
+        (0.0, 0.0, 0.0, 0.0),
+        ("position", "angle", "speed", "turning rate"),
+        ("force",),
+        rolled_out,
+        (0.2, 0.2, 0.2, 0.2),
+    ),
+    "bangbang": Known(
+        "least time for a mass", bangbang, (1.0, 0.0), ("position", "speed"), ("force",), rolled_out, (0.3, 0.3)
+    ),
+    "vanderpol": Known("van der Pol oscillator", vanderpol, (0.0, 1.0), ("x_1", "x_2"), ("u",), rolled_out, (0.3, 0.3)),
+    "rocket": Known(
+        "Goddard's rocket",
+        rocket,
+        (1.0, 0.0, 1.0),
+        ("height", "speed", "mass"),
+        ("thrust",),
+        coasting,
+        (0.0, 0.01, 0.0),
+    ),
+    "quadrotor": Known(
+        "quadrotor to hover",
+        quadrotor,
+        (1.5, -1.0, -1.0, 0.2, -0.2, 0.3, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+        ("x", "y", "z", "roll", "pitch", "yaw", "v_x", "v_y", "v_z", "p", "q", "r"),
+        ("rotor 1", "rotor 2", "rotor 3", "rotor 4"),
+        hovering,
+        (0.5,) * 3 + (0.2,) * 3 + (0.1,) * 6,
+    ),
+    "obstacle": Known(
+        "around a disc",
+        obstacle,
+        (0.0, 0.0, 0.0, 0.0),
+        ("x", "y", "v_x", "v_y"),
+        ("a_x", "a_y"),
+        straight,
+        (0.1, 0.1, 0.1, 0.1),
+    ),
+}

@@ -1,0 +1,142 @@
+"""The options of the command line, each with its help."""
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from worldsheet_lab.data import NAMES
+from worldsheet_lab.networks import ACTIVATIONS, ARCHITECTURES
+from worldsheet_lab.recipes import DTYPES, OPTIMIZERS, SCHEDULES, recipe_for
+
+_DIGITS = recipe_for("digits")
+_RECIPE, _NETWORK, _OPTIMISATION, _STAGES = "The run", "The network", "Optimisation", "Training in stages"
+
+
+def _help(text: str, name: str) -> str:
+    return f"{text} [dim]({getattr(_DIGITS, name)} for digits)[/dim]"
+
+
+Data: TypeAlias = Annotated[
+    str | None, typer.Option(help=f"{', '.join(NAMES)} [dim](default: digits)[/dim]", rich_help_panel=_RECIPE)
+]
+TrainSize: TypeAlias = Annotated[
+    int | None, typer.Option(help="training images used; all if left out", rich_help_panel=_RECIPE)
+]
+TestSize: TypeAlias = Annotated[
+    int | None, typer.Option(help="test images used; all if left out", rich_help_panel=_RECIPE)
+]
+Seed: TypeAlias = Annotated[
+    int | None, typer.Option(help=_help("start weights, order of images, dropout", "seed"), rich_help_panel=_RECIPE)
+]
+Device: TypeAlias = Annotated[
+    str | None, typer.Option(help=_help("cpu, cuda, cuda:1, mps", "device"), rich_help_panel=_RECIPE)
+]
+Dtype: TypeAlias = Annotated[str | None, typer.Option(help=_help(", ".join(DTYPES), "dtype"), rich_help_panel=_RECIPE)]
+Threads: TypeAlias = Annotated[
+    int | None, typer.Option(help=_help("CPU threads; 0 leaves it to torch", "threads"), rich_help_panel=_RECIPE)
+]
+
+Architecture: TypeAlias = Annotated[
+    str | None, typer.Option(help=_help(", ".join(ARCHITECTURES), "architecture"), rich_help_panel=_NETWORK)
+]
+Activation: TypeAlias = Annotated[
+    str | None, typer.Option(help=_help(", ".join(ACTIVATIONS), "activation"), rich_help_panel=_NETWORK)
+]
+Depth: TypeAlias = Annotated[int | None, typer.Option(help=_help("number of sites", "depth"), rich_help_panel=_NETWORK)]
+Width: TypeAlias = Annotated[
+    int | None, typer.Option(help=_help("units of a layer, or first channels", "width"), rich_help_panel=_NETWORK)
+]
+Dropout: TypeAlias = Annotated[
+    float | None, typer.Option(help=_help("probability of dropping a unit", "dropout"), rich_help_panel=_NETWORK)
+]
+
+BatchSize: TypeAlias = Annotated[
+    int | None, typer.Option(help=_help("images per step", "batch_size"), rich_help_panel=_OPTIMISATION)
+]
+Epochs: TypeAlias = Annotated[
+    int | None, typer.Option(help=_help("passes over the training images", "epochs"), rich_help_panel=_OPTIMISATION)
+]
+Optimizer: TypeAlias = Annotated[
+    str | None, typer.Option(help=_help(", ".join(OPTIMIZERS), "optimizer"), rich_help_panel=_OPTIMISATION)
+]
+LearningRate: TypeAlias = Annotated[
+    float | None, typer.Option("--lr", help=_help("learning rate", "lr"), rich_help_panel=_OPTIMISATION)
+]
+Rate: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        help=_help("rate of the relaxation, between 0 and 2; 1 is exact", "rate"), rich_help_panel=_OPTIMISATION
+    ),
+]
+Schedule: TypeAlias = Annotated[
+    str | None, typer.Option(help=_help(", ".join(SCHEDULES), "schedule"), rich_help_panel=_OPTIMISATION)
+]
+CompareEvery: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        help=_help("steps between comparisons with autograd's gradients; 0 for none", "compare_every"),
+        rich_help_panel=_OPTIMISATION,
+    ),
+]
+
+Engine: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help="block for one process, pipeline for a process per stage: --stages starts them, or torchrun has",
+        rich_help_panel=_STAGES,
+    ),
+]
+Stages: TypeAlias = Annotated[
+    int | None, typer.Option(help="train in that many processes, one per stage of layers", rich_help_panel=_STAGES)
+]
+Cuts: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N,N,…",
+        help="last layer of each stage but the topmost; by default layers are timed, so that stages take equally long",
+        rich_help_panel=_STAGES,
+    ),
+]
+PacketsPerUpdate: TypeAlias = Annotated[
+    int, typer.Option(help="packets into which a batch is cut; fewer are staler", rich_help_panel=_STAGES)
+]
+Weights: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        help="what packets see of the parameters: passive, predicted, stashed, current", rich_help_panel=_STAGES
+    ),
+]
+Messages: TypeAlias = Annotated[
+    str, typer.Option(help="how stages round what they send: exact, bfloat16, float16", rich_help_panel=_STAGES)
+]
+Locked: TypeAlias = Annotated[
+    bool, typer.Option("--locked", help="flush before every update, as one process would", rich_help_panel=_STAGES)
+]
+FreeRunning: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--free-running",
+        help="each stage takes messages as they come; no two runs are then the same",
+        rich_help_panel=_STAGES,
+    ),
+]
+Segment: TypeAlias = Annotated[
+    int, typer.Option("--checkpoint-every", help="updates between checkpoints of all stages", rich_help_panel=_STAGES)
+]
+
+DataDir: TypeAlias = Annotated[Path | None, typer.Option(metavar="DIR", help="where the files of the data set are")]
+Run: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--run",
+        "--run-dir",  # torchrun reads options of the program too, and takes --run for an abbreviation of its own
+        metavar="DIR",
+        help="folder of the run; runs/<data>-<date-time> if left out. Under torchrun --run-dir",
+    ),
+]
+Resume: TypeAlias = Annotated[Path | None, typer.Option(metavar="DIR", help="continue the run of this folder")]
+TensorBoard: TypeAlias = Annotated[
+    bool, typer.Option("--tensorboard", help="write for TensorBoard into the folder of the run too")
+]
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="print the result as one JSON object on stdout")]

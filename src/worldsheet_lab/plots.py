@@ -1,0 +1,183 @@
+"""Figures drawn from what a run has saved; the only file that knows matplotlib."""
+
+import io
+from collections.abc import Mapping, Sequence
+from math import nan
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogFormatterMathtext, MaxNLocator, PercentFormatter
+from torch import Tensor
+
+from worldsheet.streaming import Trace
+from worldsheet_lab.run_folder import Row
+
+_TRAIN, _TEST = "tab:orange", "tab:blue"
+_STYLES: tuple[dict[str, Any], ...] = ({"lw": 5, "alpha": 0.4}, {"lw": 1.3, "ls": (0, (4, 2))})
+_DARK = "0.12"
+_AT_REST = 1e-6  # of the largest residual; below it lies the rounding of float32
+
+
+def learning_curves(rows: Sequence[Row], title: str) -> bytes:
+    """Loss and accuracy of every contender over the epochs, as PNG.
+
+    Curves of equal contenders lie on each other, so the first is drawn broad and pale and the second thin and dashed.
+    """
+    figure = _figure(title)
+    loss, accuracy = figure.subplots(1, 2)
+    names = list(dict.fromkeys(row["contender"] for row in rows))
+    for name, style in zip(names, _STYLES, strict=True):
+        own = [row for row in rows if row["contender"] == name]
+        epochs = [row["epoch"] for row in own]
+        for key, color in (("train_loss", _TRAIN), ("test_loss", _TEST)):
+            loss.plot(epochs, [_number(row[key]) for row in own], color=color, **style)
+        accuracy.plot(epochs, [row["test_accuracy"] for row in own], color=_TEST, label=name, **style)
+    loss.set(xlabel="epoch", ylabel="cross-entropy per image (nats)", yscale="log", title="loss")
+    accuracy.set(xlabel="epoch", ylabel="test images classified correctly", title="accuracy")
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    for axes in (loss, accuracy):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.25)
+    pale, dashed = accuracy.get_legend_handles_labels()[0]
+    colors = [Line2D([], [], color=_TRAIN, label="training images"), Line2D([], [], color=_TEST, label="test images")]
+    loss.legend(handles=colors, frameon=False)
+    accuracy.legend(handles=[pale, dashed], frameon=False, loc="lower right")
+    return _png(figure)
+
+
+def rivals(dynamics: Mapping[str, Mapping[str, Any]], title: str) -> bytes:
+    """Accuracy by epoch and cosine with backprop's gradient by layer, a colour a dynamics, as PNG.
+
+    Args:
+        dynamics: by name, `curves` of accuracies by seed and `cosine` by layer.
+        title: what was trained.
+    """
+    figure = _figure(title)
+    accuracy, cosine = figure.subplots(1, 2)
+    for name, row in dynamics.items():
+        curves = row["curves"]
+        length = min(map(len, curves))
+        mean = [sum(curve[k] for curve in curves) / len(curves) for k in range(length)]
+        style: dict[str, Any] = {"lw": 1.5} if row["cosine"] else {"lw": 5, "alpha": 0.4}  # backprop, under the others
+        (line,) = accuracy.plot(range(1, length + 1), mean, marker=".", label=name, **style)
+        if length > 1:
+            low, high = ([pick(c[k] for c in curves) for k in range(length)] for pick in (min, max))
+            accuracy.fill_between(range(1, length + 1), low, high, color=line.get_color(), alpha=0.15, lw=0)
+        if row["cosine"]:
+            layers = range(1, len(row["cosine"]) + 1)
+            cosine.plot(layers, list(row["cosine"].values()), marker="o", color=line.get_color(), label=name)
+    accuracy.set(xlabel="epoch", ylabel="test images classified correctly", title="accuracy, mean and range over seeds")
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    cosine.set(
+        xlabel="layer  (input left, output right)", ylabel="cosine", title="gradient against backprop's, by layer"
+    )
+    for axes in (accuracy, cosine):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False)
+    return _png(figure)
+
+
+def worldsheet(sheet: Mapping[str, Tensor], depth: int, title: str) -> bytes:
+    """The residuals of every site at every tick, states on the left and costates on the right, as PNG.
+
+    Args:
+        sheet: `ticks` (T,), and `state_residuals` and `costate_residuals` (T, L) in float64.
+        depth: D, the ticks of one front; thin lines mark D and 2D.
+        title: what was relaxed.
+    """
+    figure = _figure(title)
+    left, right = figure.subplots(1, 2, sharey=True)
+    panels = (
+        (left, "state_residuals", "state residual  $\\Vert f_l(x_{l-1}) - x_l\\Vert$"),
+        (right, "costate_residuals", "costate residual  $\\Vert J_{l+1}^T\\lambda_{l+1} - \\lambda_l\\Vert$"),
+    )
+    for axes, key, caption in panels:
+        _panel(axes, sheet["ticks"], sheet[key])
+        _mark(axes, depth)
+        axes.set_title(caption, fontsize=11, pad=22)
+        axes.set_xlabel("tick")
+    left.set_ylabel("site $l$  (input below, output above)")
+    figure.supxlabel(
+        "dark: at rest, the residual is zero to rounding; either settled or not reached yet", fontsize=9, color="0.35"
+    )
+    return _png(figure)
+
+
+def tracking(trace: Trace, wanted: Sequence[float], title: str) -> bytes:
+    """A signal and the output neuron that tracks it, with their energies below, as PNG.
+
+    Args:
+        trace: of a network with one output; its first stream is drawn.
+        wanted: the signal at the rows of the trace.
+        title: what was run.
+    """
+    figure = _figure(title)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    above.plot(trace.times, wanted, color=_TRAIN, label="signal", **_STYLES[0])
+    above.plot(trace.times, trace.outputs[:, 0, 0].nan_to_num(nan), color=_TEST, lw=1.2, label="output neuron")
+    above.set(ylim=(-1.1, 1.1), ylabel="state")
+    below.plot(trace.times, trace.lagrangians[:, 0], lw=1, color=_TRAIN, label="Lagrangian / φ")
+    below.plot(trace.times, trace.hamiltonians[:, 0], lw=1, color=_TEST, label="Hamiltonian / φ")
+    below.set_yscale("symlog", linthresh=0.1)
+    below.tick_params(axis="y", labelsize=8)
+    below.set(xlabel="time (s)", ylabel="energy")
+    for axes in (above, below):
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False, loc="upper right", fontsize=9)
+    return _png(figure)
+
+
+def _panel(axes: Axes, ticks: Tensor, residuals: Tensor) -> None:
+    """One field: sites upward, ticks to the right; what is at rest stays dark."""
+    values = residuals.T
+    top = float(values[values.isfinite()].max()) or 1.0
+    values = values.nan_to_num(top, top)  # what overflowed is as bright as can be
+    moving = values > _AT_REST * top
+    floor = min(float(values.where(moving, top).min()), top / 10)
+    step = int(ticks[1] - ticks[0]) if len(ticks) > 1 else 1
+    extent = (float(ticks[0]) - step / 2, float(ticks[-1]) + step / 2, 0.5, len(values) + 0.5)
+    axes.set_facecolor(_DARK)
+    image = axes.imshow(
+        values.where(moving, nan).numpy(),
+        norm=LogNorm(floor, top),
+        cmap="plasma",
+        origin="lower",
+        aspect="auto",
+        extent=extent,
+        interpolation="nearest",
+    )
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure = axes.get_figure()
+    if figure is not None:
+        figure.colorbar(image, ax=axes, format=LogFormatterMathtext(), pad=0.02, label="norm over the batch")
+
+
+def _mark(axes: Axes, depth: int) -> None:
+    """The ticks at which the fronts arrive: D at the output, 2D back at the input."""
+    for tick, name in ((depth, "$L$"), (2 * depth, "$2L$")):
+        axes.axvline(tick, color="white", lw=0.8, ls=(0, (4, 3)))
+        axes.text(tick, 1.02, f"{name} = {tick}", transform=axes.get_xaxis_transform(), ha="center", fontsize=9)
+
+
+def _figure(title: str) -> Figure:
+    figure = Figure(figsize=(10, 4.2), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=12)
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _number(value: float | None) -> float:
+    """A loss that overflowed leaves a gap in its curve."""
+    return nan if value is None else value

@@ -1,0 +1,204 @@
+"""`worldsheet train --stages N`, or under `torchrun`: the same recipe, a process for each stage."""
+
+import json
+import shlex
+import signal
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, final
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from worldsheet.core.errors import InputError
+from worldsheet_lab import plots_stages
+from worldsheet_lab.data import load
+from worldsheet_lab.run_folder import METRICS, RESULT, RunFolder
+from worldsheet_lab.staged.checkpoints import Checkpoints
+from worldsheet_lab.staged.display import watching
+from worldsheet_lab.staged.elastic import Torchrun
+from worldsheet_lab.staged.launch import NEIGHBOUR_GONE, Where, be_stage, start_here, stay_here
+from worldsheet_lab.staged.reports import Reports
+from worldsheet_lab.staged.setup import Setup
+from worldsheet_lab.staged.worker import CHECKPOINTS, SETUP, TIMELINE, plan_of
+
+TIMEOUT = 60.0
+WEIGHTS_FILE = "weights.safetensors"
+PICTURE = "timeline.png"
+
+
+@final
+@dataclass(frozen=True)
+class Manner:
+    """What does not change a run's result.
+
+    Attributes:
+        data_dir: where the data set is.
+        as_json: whether the result is printed as JSON.
+        board: whether stages write for TensorBoard.
+    """
+
+    data_dir: Path | None
+    as_json: bool
+    board: bool
+
+
+def train_in_stages(setup: Setup, place: Path | None, manner: Manner) -> None:
+    """Begin a run, or have a part in one that `torchrun` has begun, and show its result.
+
+    Raises:
+        Exit: with the status of the first stage that failed.
+        RunFolderError: a place that cannot be used.
+    """
+    torchrun = Torchrun.around()
+    if torchrun is None:
+        _carry_out(begin(setup, manner.data_dir, place), manner)
+    else:
+        _take_part(torchrun, lambda: str(_begun(setup, place, manner).path), manner)
+
+
+def go_on(place: Path, manner: Manner) -> None:
+    """Train from the newest checkpoint to the end, or show the result of a run that is finished.
+
+    Raises:
+        Exit: with the status of the first stage that failed.
+    """
+    torchrun = Torchrun.around()
+    if torchrun is not None:
+        _take_part(torchrun, lambda: str(place), manner)
+        return
+    folder = RunFolder.open(place)
+    if folder.finished:
+        _show(folder, manner)
+    else:
+        _carry_out(folder, manner)
+
+
+def begin(setup: Setup, data_dir: Path | None, place: Path | None) -> RunFolder:
+    """Measure, plan, and make the run folder.
+
+    Raises:
+        DataMissingError: no data.
+        RunFolderError: a place that cannot be used.
+    """
+    recipe = setup.recipe
+    plan = plan_of(setup, load(recipe.data, data_dir).subset(recipe.train_size, recipe.test_size))
+    folder = RunFolder.create(recipe, place)
+    folder.write(SETUP, replace(setup, cuts=plan.cuts).to_json().encode())
+    _say(f"training {recipe.data} in {plan.stages} stages, in {folder.path}\n{plan}")
+    return folder
+
+
+def _begun(setup: Setup, place: Path | None, manner: Manner) -> RunFolder:
+    """A new run, or the one that the same command has begun before."""
+    if place is None or not (place / SETUP).is_file():
+        return begin(setup, manner.data_dir, place)
+    folder = RunFolder.open(place)
+    known = Setup.from_json(folder.read(SETUP).decode())
+    if (known if setup.cuts else replace(known, cuts=())) != setup:
+        raise InputError(
+            f"{place}, which holds a run of another setup",
+            "the same options, which go on with that run, or a new folder",
+            f"name another folder with --run, or go on with --resume {place}",
+        )
+    return folder
+
+
+def _carry_out(folder: RunFolder, manner: Manner) -> None:
+    setup = _setup_of(folder)
+    where = _where(folder, setup, manner)
+    with watching(folder, setup.recipe.epochs, Console(stderr=True)):
+        statuses = start_here(where)
+    if any(statuses):
+        _tell_failures(statuses, folder, manner)
+        raise typer.Exit(130 if 130 in statuses or -signal.SIGINT in statuses else NEIGHBOUR_GONE)
+    _finish(folder)
+    _show(folder, manner)
+
+
+def _take_part(torchrun: Torchrun, make: Any, manner: Manner) -> None:
+    folder = RunFolder(Path(torchrun.agree(make, TIMEOUT)))
+    first = torchrun.rank == 0
+    if not folder.finished:
+        setup = _setup_of(folder)
+        if torchrun.size != setup.stages:
+            raise wrong_size(torchrun.size, setup.stages)
+        if torchrun.here:
+            stay_here()
+        where = replace(_where(folder, setup, manner), store=torchrun.meeting(TIMEOUT))
+        if first:
+            with watching(folder, setup.recipe.epochs, Console(stderr=True, force_terminal=False)):
+                be_stage(torchrun.rank, where)  # others write to this terminal too, so it gets lines
+            _finish(folder)
+        else:
+            be_stage(torchrun.rank, where)
+    if first:
+        _show(folder, manner)
+
+
+def wrong_size(processes: int, stages: int) -> InputError:
+    """What to do about another number of processes than stages."""
+    return InputError(
+        f"{processes} processes of torchrun for {stages} stages",
+        "as many processes as stages",
+        f"torchrun --nproc-per-node {stages} -m worldsheet train --engine pipeline",
+    )
+
+
+def _setup_of(folder: RunFolder) -> Setup:
+    return Setup.from_json(folder.read(SETUP).decode())
+
+
+def _where(folder: RunFolder, setup: Setup, manner: Manner) -> Where:
+    threads = setup.recipe.threads or 1
+    how = (manner.board, setup.recipe.device)
+    return Where(folder.path, manner.data_dir, setup.stages, "", TIMEOUT, threads, *how)
+
+
+def _finish(folder: RunFolder) -> None:
+    """Write the whole network's weights, the picture, and last the result, which makes the run a finished one."""
+    rows, setup = folder.rows(), _setup_of(folder)
+    epochs = {row["epoch"]: row["test_accuracy"] for row in rows if row["kind"] == "epoch"}
+    speeds = [row["samples_per_s"] for row in rows if row["kind"] == "segment"]
+    result: dict[str, Any] = {
+        "status": "finished",
+        "stages": setup.stages,
+        "cuts": list(setup.cuts),
+        "test_accuracy": [epochs[epoch] for epoch in sorted(epochs)],
+        "samples_per_s": max(speeds, default=None),
+    }
+    folder.write_tensors(WEIGHTS_FILE, Checkpoints.weights(folder.path / CHECKPOINTS, setup.cuts))
+    deeds = [json.loads(folder.read(f"{TIMELINE}-{stage}.json")) for stage in range(setup.stages)]
+    title = f"{setup.recipe.data}, {setup.recipe.architecture} of {setup.cuts[-1]} layers in {setup.stages} stages"
+    folder.write(PICTURE, plots_stages.timeline(deeds, title))
+    Reports(folder.path).clear()
+    folder.write(RESULT, json.dumps(result, indent=2).encode() + b"\n")
+
+
+def _show(folder: RunFolder, manner: Manner) -> None:
+    """The result of a finished run, on stdout."""
+    result = folder.result()
+    if manner.as_json:
+        typer.echo(json.dumps({"run": str(folder.path), **result}))
+        return
+    for epoch, accuracy in enumerate(result["test_accuracy"], start=1):
+        typer.echo(f"epoch {epoch}: {accuracy:.2%} of the test images right")
+    typer.echo(f"{result['samples_per_s']:.0f} samples/s")
+    for name in (METRICS, PICTURE):
+        _say(str(folder.path / name))
+
+
+def _tell_failures(statuses: list[int], folder: RunFolder, manner: Manner) -> None:
+    for stage, status in enumerate(statuses):
+        if status < 0:
+            _say(f"stage {stage} was ended by signal {-status} ({signal.Signals(-status).name})")
+        elif status:
+            _say(f"stage {stage} ended with status {status}")
+    words = ["worldsheet", "train", "--resume", str(folder.path)]
+    words += ["--data-dir", str(manner.data_dir)] if manner.data_dir else []
+    _say(f"go on with the next command, the result will be the same:\n  {shlex.join(words)}")
+
+
+def _say(text: str) -> None:
+    Console(stderr=True).print(Text(text), soft_wrap=True)

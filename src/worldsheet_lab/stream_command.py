@@ -1,0 +1,194 @@
+"""`worldsheet stream`: a small network learns to track a signal while you watch."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from worldsheet.core.errors import InputError
+from worldsheet.core.outcome import Outcome
+from worldsheet.streaming import (
+    ConstantFlip,
+    Dense,
+    Functional,
+    HamiltonianNetwork,
+    Medium,
+    PeriodicFlip,
+    Plain,
+    SignPolicy,
+    Squared,
+    Start,
+    Step,
+    Trace,
+    TrackFlip,
+    costate_within,
+)
+from worldsheet_lab import plots
+from worldsheet_lab.atomic import replace_file
+from worldsheet_lab.choices import choose
+from worldsheet_lab.signals import SIGNALS, Signal, column
+from worldsheet_lab.stream_folder import save
+
+EXAMPLE = "Example: worldsheet stream --signal patched --speed 200 --figure stream.png"
+
+_ROWS, _COLUMNS = 15, 72
+_CURVE_POINTS = 3000
+
+
+SIGNS: Mapping[str, SignPolicy] = {
+    "flip": ConstantFlip(),
+    "plain": Plain(),
+    "periodic": PeriodicFlip(0.1),
+    "track": TrackFlip(costate_within(0.05)),
+}
+
+
+def stream(  # noqa: PLR0913, PLR0917  an argument per option
+    signal: Annotated[str, typer.Option(help=", ".join(SIGNALS))] = "sine",
+    csv: Annotated[
+        Path | None, typer.Option(help="track the first column of this file instead, scaled; - is standard input")
+    ] = None,
+    spacing: Annotated[float, typer.Option(help="seconds from row to row of --csv")] = 0.1,
+    seconds: Annotated[
+        float, typer.Option(help="how long the stream lasts, in its own time; at most all of --csv")
+    ] = 30.0,
+    neurons: Annotated[int, typer.Option(help="fully connected; the first is the output")] = 5,
+    speed: Annotated[float, typer.Option(help="c, in 1/seconds")] = 50.0,
+    dissipation: Annotated[float, typer.Option(help="θ, in 1/seconds")] = 20.0,
+    mass: Annotated[float, typer.Option(help="m, the inertia of a weight")] = 0.005,
+    weight: Annotated[float, typer.Option(help="q of the potential q/2 (output − signal)²")] = 1.0,
+    sign: Annotated[str, typer.Option(help=f"sign of time for the costates: {', '.join(SIGNS)}")] = "flip",
+    dt: Annotated[float, typer.Option(help="seconds of the stream per step")] = 0.004,
+    seed: Annotated[int, typer.Option(help="initial weights and states")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1")] = "cpu",
+    figure: Annotated[Path, typer.Option(help="where the picture of the run is saved")] = Path("stream.png"),
+    run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="folder for the run's numbers")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the result as one JSON object on stdout")] = False,
+) -> None:
+    """Let a few neurons learn to track a signal while it happens, forward in time only.
+
+    Nothing is unrolled and no past is kept: neurons, weights and costates
+    move together, each reading its neighbours at this instant.
+    """
+    wanted, longest = (choose("signal", signal, SIGNALS), math.inf) if csv is None else column(csv, spacing)
+    steps = _steps(min(seconds, longest), dt)
+    network = HamiltonianNetwork(
+        Dense(neurons, self_loops=True),
+        [0],
+        medium=Medium(speed),
+        functional=Functional(Squared(weight), mass=mass, dissipation=dissipation),
+        sign=choose("sign policy", sign, SIGNS),
+        start=Start(generator=torch.Generator().manual_seed(seed)),
+        device=device,
+    )
+    trace = Trace(max(1, steps // _CURVE_POINTS))
+    console = Console(stderr=True)
+    begun = time.perf_counter()
+    with _watching(console, steps, dt, wanted) as watch:
+        moments = ((None, torch.full((1, 1), wanted((step + 1) * dt))) for step in range(steps))
+        outcome = network.run(moments, dt, trace, watch)
+    took = time.perf_counter() - begun
+    heard = [wanted(at + dt) for at in trace.times]
+    replace_file(figure, plots.tracking(trace, heard, f"{neurons} neurons, c = {speed:g}/s: {outcome.status.value}"))
+    result = _result(outcome, trace, heard, took) | {"figure": str(figure)}
+    if run is not None:
+        title = f"{neurons} neurons track {signal if csv is None else csv}, c = {speed:g}/s, {sign}"
+        save(run, trace, heard, {"title": title, "device": device, **result})
+    if as_json:
+        typer.echo(json.dumps(result, allow_nan=False))
+    else:
+        _tell(result, outcome)
+
+
+def _steps(seconds: float, dt: float) -> int:
+    if not (math.isfinite(seconds) and math.isfinite(dt) and 0 < dt <= seconds):
+        raise InputError(f"--seconds {seconds} --dt {dt}", "0 < dt ≤ seconds", "try --seconds 30 --dt 0.004")
+    return round(seconds / dt)
+
+
+def _result(outcome: Outcome, trace: Trace, wanted: list[float], took: float) -> dict[str, Any]:
+    """Errors of the two halves where the signal is known, energies at the end; null for what is infinite."""
+    heard = list(zip(trace.outputs[:, 0, 0].tolist(), wanted, strict=True))
+    half = len(heard) // 2
+
+    def root_mean(part: list[tuple[float, float]]) -> float | None:
+        squares = [(value - target) ** 2 for value, target in part if not math.isnan(target)]
+        value = math.sqrt(sum(squares) / len(squares)) if squares else math.nan
+        return value if math.isfinite(value) else None
+
+    def last(values: torch.Tensor) -> float | None:
+        return float(values[-1, 0]) if math.isfinite(float(values[-1, 0])) else None
+
+    return {
+        "status": outcome.status.value,
+        "steps": outcome.ticks,
+        "steps_per_second": outcome.ticks / took,
+        "error_first_half": root_mean(heard[:half]),
+        "error_second_half": root_mean(heard[half:]),
+        "hamiltonian": last(trace.hamiltonians),
+        "lagrangian": last(trace.lagrangians),
+        "flips": len(trace.flips),
+    }
+
+
+def _tell(result: Mapping[str, Any], outcome: Outcome) -> None:
+    console = Console()
+    console.print(Text(str(outcome)))
+    for name in ("error_first_half", "error_second_half", "hamiltonian", "lagrangian", "flips", "steps_per_second"):
+        value = result[name]
+        console.print(Text(f"  {name.replace('_', ' '):<20}{'infinite' if value is None else f'{value:.4g}':>10}"))
+    console.print(Text(str(result["figure"])), soft_wrap=True)
+
+
+@contextmanager
+def _watching(console: Console, steps: int, dt: float, wanted: Signal) -> Iterator[Callable[[Step], None] | None]:
+    """A picture that scrolls on a terminal; nothing elsewhere."""
+    if not console.is_terminal:
+        yield None
+        return
+    scope = _Scope(steps, dt, wanted)
+    with Live(get_renderable=scope.picture, console=console, refresh_per_second=12, transient=True):
+        yield scope.look
+
+
+class _Scope:
+    """The last stretch of the signal, drawn in letters: the reference in dots, the output in circles."""
+
+    def __init__(self, steps: int, dt: float, wanted: Signal) -> None:
+        self._steps, self._dt, self._wanted = steps, dt, wanted
+        self._seen = 0
+        self._every = max(1, round(12.0 / dt / _COLUMNS))  # twelve seconds across
+        self._points: list[tuple[float, float]] = []
+
+    def look(self, step: Step) -> None:
+        """Note a step."""
+        self._seen += 1
+        if self._seen % self._every == 0:
+            point = (self._wanted(step.moment.time + self._dt), float(step.output[0, 0]))
+            self._points = [*self._points[-_COLUMNS + 1 :], point]
+
+    def picture(self) -> RenderableType:
+        """The picture of what has been noted."""
+        rows = [[" "] * _COLUMNS for _ in range(_ROWS)]
+        for place, (target, output) in enumerate(self._points):
+            rows[_row(target)][place] = "·"
+            rows[_row(output)][place] = "o"
+        lines = "\n".join("".join(row) for row in rows)
+        at = self._seen * self._dt
+        caption = f"{at:6.1f} s of {self._steps * self._dt:g}   · signal   o output neuron"
+        return Group(Text(lines, style="cyan"), Text(caption))
+
+
+def _row(value: float) -> int:
+    """From −1 at the bottom to 1 at the top; what lies beyond, or is no number, sticks to the edge."""
+    inside = max(-1.0, min(1.0, value)) if math.isfinite(value) else -1.0
+    return round((1 - inside) / 2 * (_ROWS - 1))
