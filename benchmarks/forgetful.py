@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import final
 
-from worldsheet.core.field import Field
-from worldsheet.core.shapes import Elsewhere
+from worldsheet.core.types import Elsewhere, Field
 from worldsheet.problem import View
-from worldsheet.substrate import Substrate
+from worldsheet.substrates import Substrate
 
 
 @final

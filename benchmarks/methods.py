@@ -8,11 +8,11 @@ from typing import Any, NamedTuple, TypeAlias, final
 from torch import Tensor
 
 from benchmarks.forgetful import Forgetful
+from worldsheet.diagnostics.autograd import autograd_backward
 from worldsheet.dynamics import Dyadic, Dynamics
 from worldsheet.problem import Chain
-from worldsheet.schedule import Schedule, Synchronous, Wavefront
+from worldsheet.schedules import Schedule, Synchronous, Wavefront
 from worldsheet.solve import backward
-from worldsheet.solve.oracle import autograd_backward
 
 Gradient: TypeAlias = Callable[[Chain, Tensor, Any], Tensor]
 """Adds the gradients of one batch to `.grad` and returns the loss."""

@@ -21,12 +21,12 @@ from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining.schedules import Schedule1F1B, ScheduleGPipe
 
 from benchmarks.pipeline_processes import in_processes
-from worldsheet.core.shapes import Costate, Point, State
+from worldsheet.core.types import Costate, Point, State
+from worldsheet.layers.stacked_steps import Stackable
+from worldsheet.layers.steps import OffersStep, Step
 from worldsheet.pipeline import Current, Locked, Pipeline, Unlocked, timeline
-from worldsheet.pipeline.distributed import Wires, joined
+from worldsheet.pipeline.transport.distributed import Wires, joined
 from worldsheet.problem import Chain
-from worldsheet.problem.stacks import Stackable
-from worldsheet.problem.steps import OffersStep, Step
 from worldsheet_lab.atomic import replace_file
 from worldsheet_lab.streams import seed_of
 

@@ -28,9 +28,9 @@ from torch.nn.parameter import Parameter
 
 from benchmarks.pipeline_cases import MICRO_BATCHES, OPTIMIZER, Case, Instance, instance
 from benchmarks.timing import threads
+from worldsheet.diagnostics.autograd import autograd_accumulate
 from worldsheet.pipeline import Act, Current, Done, Locked, Order, Passive, Pipeline, Predicted, Unlocked, Weights
-from worldsheet.pipeline.distributed import Wires
-from worldsheet.solve.oracle import autograd_accumulate
+from worldsheet.pipeline.transport.distributed import Wires
 
 RANKS = 2
 """Processes."""

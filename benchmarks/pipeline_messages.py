@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from benchmarks.pipeline_contenders import RANKS, Stages
-from worldsheet.pipeline.distributed import Wires
+from worldsheet.pipeline.transport.distributed import Wires
 
 _ALONE = 32  # packets that travel alone
 

@@ -19,7 +19,7 @@ from benchmarks.pipeline_messages import Post, posts
 from benchmarks.pipeline_processes import in_processes
 from benchmarks.timing import Spread, paired_ratios, spread
 from worldsheet.pipeline import Predicted, Unlocked
-from worldsheet.pipeline.distributed import joined
+from worldsheet.pipeline.transport.distributed import joined
 from worldsheet_lab.atomic import replace_file
 
 _PATIENCE = 300.0

@@ -10,11 +10,13 @@ from torch import nn
 
 from benchmarks.methods import AUTOGRAD, Method, Rules
 from benchmarks.models import Instance, tanh_mlp
-from worldsheet.core.field import Field
+from worldsheet.core.types import Field
 from worldsheet.dynamics import AugmentedLagrangian, Dyadic, Dynamics, PredictiveCoding, Wave
 from worldsheet.engine import Stop
-from worldsheet.problem import Chain, HalfSquares, residual_mlp
-from worldsheet.schedule import CreditFront, Leapfrog, Schedule, Synchronous
+from worldsheet.layers import HalfSquares
+from worldsheet.nn import residual_mlp
+from worldsheet.problem import Chain
+from worldsheet.schedules import CreditFront, Leapfrog, Schedule, Synchronous
 from worldsheet.solve import backward
 from worldsheet_lab.streams import drawing, seed_of
 

@@ -5,7 +5,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from worldsheet.solve.oracle import autograd_gradient
+from worldsheet.diagnostics.autograd import autograd_gradient
 from worldsheet.streaming import Connectivity
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from benchmarks.models import tanh_mlp
 from benchmarks.pipeline_cases import Case, images
 from benchmarks.pipeline_contenders import RANKS, Bench, field
-from worldsheet.pipeline.distributed import joined
+from worldsheet.pipeline.transport.distributed import joined
 
 WIDTH, PIECES, UPDATES = 8, 4, 3
 SMALL = Case(

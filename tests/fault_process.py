@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import worldsheet as ws
 from worldsheet.pipeline import Act, Done, Pipeline
-from worldsheet.pipeline.distributed import NeighbourError, Wires, joined
+from worldsheet.pipeline.transport.distributed import NeighbourError, Wires, joined
 
 PACKETS, SENT, WINDOW = 12, 40, 2
 CPU = torch.device("cpu")

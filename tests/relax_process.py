@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import worldsheet as ws
 from worldsheet.pipeline import relax
-from worldsheet.pipeline.distributed import joined, place_of
+from worldsheet.pipeline.transport.distributed import joined, place_of
 
 STOP = ws.Stop(max_ticks=24, tol=1e-2, every=4)
 Make = Callable[[ws.Chain, Tensor, Tensor], ws.Dynamics]

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import worldsheet as ws
 from worldsheet.pipeline import Pipeline, Unlocked
-from worldsheet.pipeline.distributed import Wires
-from worldsheet.pipeline.message import NeighbourError
+from worldsheet.pipeline.transport.distributed import Wires
+from worldsheet.pipeline.transport.message import NeighbourError
 
 PACKETS = 24
 FAR = 10

@@ -13,7 +13,7 @@ from benchmarks.gpu.plan import Figures, Item, Part, Plan
 from benchmarks.models import tanh_mlp
 from benchmarks.timing import Stopwatch, in_turns, paired_ratios, spread
 from worldsheet.control import solve
-from worldsheet.solve.oracle import autograd_backward
+from worldsheet.diagnostics.autograd import autograd_backward
 from worldsheet_lab.control.problems import KNOWN
 
 

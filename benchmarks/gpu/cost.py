@@ -16,7 +16,7 @@ from benchmarks.gpu.plan import Figures, Item, Part, Plan
 from benchmarks.memory import peak_bytes
 from benchmarks.models import tanh_mlp, vgg9
 from benchmarks.timing import Stopwatch, in_turns, paired_ratios, spread
-from worldsheet.solve.oracle import autograd_backward
+from worldsheet.diagnostics.autograd import autograd_backward
 
 _LEAST, _MOST = 3, 60  # rounds
 

@@ -20,7 +20,7 @@ from benchmarks.architectures import GPT, ResNet
 from benchmarks.gpu.plan import Figures, Item, NotHereError, Part, Plan, judged
 from benchmarks.gpu.stages import trained
 from worldsheet.control import solve
-from worldsheet.solve.oracle import autograd_backward
+from worldsheet.diagnostics.autograd import autograd_backward
 from worldsheet.streaming import Dense, HamiltonianNetwork, random
 from worldsheet_lab.control.problems import KNOWN
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import worldsheet as ws
 from worldsheet.pipeline import Pipeline
-from worldsheet.pipeline.distributed import Wires
+from worldsheet.pipeline.transport.distributed import Wires
 
 PACKETS = 12
 

@@ -13,7 +13,7 @@ import worldsheet as ws
 from benchmarks.gpu.images import Images, found
 from benchmarks.gpu.ledger import FOUND, Ledger
 from benchmarks.gpu.plan import Figures, Item, NotHereError, Part, Plan, UnfinishedError
-from worldsheet.solve.oracle import autograd_backward
+from worldsheet.diagnostics.autograd import autograd_backward
 from worldsheet_lab.augmentation import shifted
 from worldsheet_lab.networks import Blueprint, cnn
 

@@ -18,7 +18,7 @@ from benchmarks.memory import peak_bytes
 from benchmarks.models import tanh_mlp, vgg9
 from benchmarks.timing import Stopwatch, in_turns, paired_ratios
 from experiments.harness import Cells, Findings, Record, Size, experiment
-from worldsheet.solve.oracle import autograd_backward
+from worldsheet.diagnostics.autograd import autograd_backward
 
 
 class Model(NamedTuple):

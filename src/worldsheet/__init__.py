@@ -1,8 +1,6 @@
 """worldsheet: train networks and solve control problems with local waves instead of a backward pass."""
 
-from worldsheet import control, streaming
-from worldsheet import port as ports
-from worldsheet import substrate as substrates
+from worldsheet import control, ports, streaming, substrates
 from worldsheet.core.errors import (
     DataMissingError,
     InputError,
@@ -12,9 +10,12 @@ from worldsheet.core.errors import (
     SitesChangedError,
     WorldsheetError,
 )
-from worldsheet.core.field import Field
+from worldsheet.core.fields import Fields
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.record import Record
+from worldsheet.core.topology import Topology
+from worldsheet.core.types import Field
+from worldsheet.diagnostics import Comparison, Fidelity, WaveReport, compare, wave_report
 from worldsheet.dynamics import (
     AugmentedLagrangian,
     Character,
@@ -32,27 +33,11 @@ from worldsheet.dynamics import (
     Wave,
 )
 from worldsheet.engine import Stop
+from worldsheet.layers import Cost, HalfSquares, OffersCost, OffersStep, Stack, Step
+from worldsheet.nn import Equilibrium, Nonlinearity, ResidualLinear, ScaledLinear, residual_mlp
 from worldsheet.pipeline import Current, Passive, Pipeline, Plan, Predicted, Stashed
-from worldsheet.problem import (
-    Chain,
-    Cost,
-    Equilibrium,
-    Fields,
-    HalfSquares,
-    Nonlinearity,
-    OffersCost,
-    OffersStep,
-    ResidualLinear,
-    ScaledLinear,
-    SiteRow,
-    SiteTable,
-    Stack,
-    Step,
-    Topology,
-    View,
-    residual_mlp,
-)
-from worldsheet.schedule import (
+from worldsheet.problem import Chain, SiteRow, SiteTable, View
+from worldsheet.schedules import (
     Asynchronous,
     CreditFront,
     Delays,
@@ -68,20 +53,15 @@ from worldsheet.schedule import (
 )
 from worldsheet.solve import (
     Centred,
-    Comparison,
-    Fidelity,
     Held,
     NotConvergedWarning,
     Solution,
-    WaveReport,
     backward,
     calibrate,
     centred,
-    compare,
     curvature,
     relax,
     unlocked,
-    wave_report,
 )
 from worldsheet.version import __version__
 

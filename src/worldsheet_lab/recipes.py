@@ -14,7 +14,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from worldsheet.core.errors import InputError
 from worldsheet.dynamics import Dyadic
-from worldsheet.schedule import Schedule, Sweep, Synchronous, Wavefront
+from worldsheet.schedules import Schedule, Sweep, Synchronous, Wavefront
 from worldsheet_lab.choices import choose
 from worldsheet_lab.data import NAMES, DataSet
 from worldsheet_lab.networks import ACTIVATIONS, ARCHITECTURES, Blueprint

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from worldsheet.core.errors import RelaxationError
+from worldsheet.core.fields import Fields
 from worldsheet.core.record import Record
+from worldsheet.diagnostics import compare, wave_report
+from worldsheet.diagnostics.compare import Comparison
 from worldsheet.dynamics import Dyadic, Wave
 from worldsheet.engine import Stop
-from worldsheet.problem import Chain, Fields
-from worldsheet.schedule import Synchronous
-from worldsheet.solve import compare, relax, wave_report
-from worldsheet.solve.compare import Comparison
+from worldsheet.problem import Chain
+from worldsheet.schedules import Synchronous
+from worldsheet.solve import relax
 from worldsheet_lab.contest.rivals import Rival
 
 Sheet: TypeAlias = Mapping[str, Tensor]

@@ -12,11 +12,12 @@ from typing import final
 import torch
 from torch import Tensor
 
+from worldsheet.diagnostics import compare
+from worldsheet.diagnostics.autograd import autograd_backward
+from worldsheet.diagnostics.compare import Fidelity
 from worldsheet.problem import Chain
-from worldsheet.schedule import Synchronous
-from worldsheet.solve import backward, compare, relax
-from worldsheet.solve.compare import Fidelity
-from worldsheet.solve.oracle import autograd_backward
+from worldsheet.schedules import Synchronous
+from worldsheet.solve import backward, relax
 from worldsheet_lab.contenders import Contender
 from worldsheet_lab.contest.rivals import Rival
 from worldsheet_lab.data import DataSet

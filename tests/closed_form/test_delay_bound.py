@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import worldsheet as ws
-from worldsheet.core.field import Field
+from worldsheet.core.types import Field
 
 ONE = torch.ones(1, 1, dtype=torch.float64)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import worldsheet as ws
 from nets import DOUBLE, distance, exact, tanh_net
-from worldsheet.problem import proximal
+from worldsheet.layers import proximal
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import worldsheet as ws
 from nets import DOUBLE, Net, distance, exact, law, nets, tanh_net
-from worldsheet.core.field import Field
+from worldsheet.core.types import Field
 
 on = ws.substrates
 

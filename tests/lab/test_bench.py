@@ -21,7 +21,7 @@ from benchmarks.models import CASES, Case, Instance, instance, tanh_mlp, vgg9
 from benchmarks.results import Result
 from benchmarks.tables import tables
 from benchmarks.timing import Spread, Stopwatch, in_turns, paired_ratios, spread, threads
-from worldsheet.solve.oracle import autograd_backward
+from worldsheet.diagnostics.autograd import autograd_backward
 from worldsheet_lab.machine import this_machine
 
 CPU = torch.device("cpu")

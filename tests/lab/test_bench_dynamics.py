@@ -20,7 +20,7 @@ from benchmarks.relaxations import STUDIES, Study, instance_of
 from benchmarks.results import Timing
 from benchmarks.rivals import SCRIPTS, Task, running
 from benchmarks.timing import spread
-from worldsheet.solve.oracle import autograd_backward
+from worldsheet.diagnostics.autograd import autograd_backward
 
 CPU = torch.device("cpu")
 SETTINGS = Settings(threads=(1,), rounds=1, quick=True, device=CPU, seed=0)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from worldsheet.core.errors import InputError
-from worldsheet.schedule import Sweep, Synchronous, Wavefront
+from worldsheet.schedules import Sweep, Synchronous, Wavefront
 from worldsheet_lab.data import DataSet
 from worldsheet_lab.recipes import Recipe, recipe_for
 from worldsheet_lab.streams import drawing, order, seed_of

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 import worldsheet as ws
 from nets import DOUBLE, Net, asynchronous, distance, law, nets, tanh_net
-from worldsheet.core.field import Field
-from worldsheet.schedule import Delays
+from worldsheet.core.types import Field
+from worldsheet.schedules import Delays
 
 RESTLESS = [ws.Synchronous(), ws.Leapfrog(), ws.Leapfrog(Field.COSTATE), ws.Sweep(count=None)]
 

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from nets import law
 from plants import DOUBLE, close
-from worldsheet.control.quadratic import Quadratic
-from worldsheet.control.riccati import matched_by_recursion, ride
-from worldsheet.control.scattering import Scatterer, joined, matched_by_scattering, rollout_by_scattering
+from worldsheet.control.lqr.parallel_scan import Scatterer, joined, matched_by_scattering, rollout_by_scattering
+from worldsheet.control.lqr.riccati import matched_by_recursion, ride
+from worldsheet.control.lqr.subproblem import Quadratic
 
 SIZES = st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 9), st.integers(1, 3), st.integers(0, 2**16))
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import worldsheet as ws
 from nets import Net, law, nets, tanh_net
-from worldsheet.schedule.front import awake
+from worldsheet.schedules.front import awake
 
 KINDS = [(ws.AugmentedLagrangian(rate=0.2), ws.Field.COSTATE), (ws.PredictiveCoding(rate=0.2), ws.Field.STATE)]
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import worldsheet as ws
 from nets import Net, asynchronous, law, random_fields, tanh_net
-from worldsheet.core.field import Field
-from worldsheet.schedule import Delays, Firing, Tick
+from worldsheet.core.types import Field
+from worldsheet.schedules import Delays, Firing, Tick
 
 X, COSTATE = Field.STATE, Field.COSTATE
 

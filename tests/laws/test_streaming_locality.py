@@ -23,7 +23,7 @@ from worldsheet.streaming import (
     Sparse,
     laws,
 )
-from worldsheet.streaming.laws import Sight
+from worldsheet.streaming.equations import Sight
 
 SPREAD = 1.7
 

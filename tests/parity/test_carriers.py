@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from worldsheet.pipeline.distributed import backend_of, carrier_of
+from worldsheet.pipeline.transport.distributed import backend_of, carrier_of
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 

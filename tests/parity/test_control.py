@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 import worldsheet as ws
 from plants import DOUBLE, bounded, close, double_integrator, linear, pendulum
+from worldsheet.control.discretized import Discretised
 from worldsheet.control.expansion import expand_stages
-from worldsheet.control.stage import Discretised
 from worldsheet_lab.control.problems import KNOWN
 
 C = ws.control

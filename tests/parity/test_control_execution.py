@@ -12,10 +12,10 @@ import worldsheet as ws
 from nets import law
 from plants import DOUBLE, bounded, close, double_integrator, pendulum
 from worldsheet.control import places
-from worldsheet.control.native import Climb, Recursion
-from worldsheet.control.quadratic import Quadratic
-from worldsheet.control.records import put_together, taken_apart
-from worldsheet.control.riccati import matched_by_recursion, ride
+from worldsheet.control.compiled.execution import put_together, taken_apart
+from worldsheet.control.compiled.native import Climb, Recursion
+from worldsheet.control.lqr.riccati import matched_by_recursion, ride
+from worldsheet.control.lqr.subproblem import Quadratic
 from worldsheet_lab.control.problems import KNOWN
 
 C = ws.control

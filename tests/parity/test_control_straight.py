@@ -9,11 +9,11 @@ from torch import Tensor
 
 import worldsheet as ws
 from plants import DOUBLE, close, pendulum
+from worldsheet.control.compiled.codegen import Straight, straight
+from worldsheet.control.compiled.scalar_ir import UnknownError, scalars
+from worldsheet.control.discretized import Discretised
 from worldsheet.control.expansion import expand_stages
-from worldsheet.control.scalars import UnknownError, scalars
-from worldsheet.control.stage import Discretised
-from worldsheet.control.stagewise import expanded, valued
-from worldsheet.control.straight import Straight, straight
+from worldsheet.control.methods.stagewise import expanded, valued
 
 C = ws.control
 pytestmark = pytest.mark.skipif(

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import worldsheet as ws
-from worldsheet.problem import Cost
-from worldsheet.problem.costs import cost_of
+from worldsheet.layers import Cost
+from worldsheet.layers.losses import cost_of
 
 LOSSES: dict[str, Callable[[Any, Any], Tensor]] = {
     "half squares": ws.HalfSquares(),

@@ -15,9 +15,9 @@ import worldsheet as ws
 from nets import law
 from worldsheet.core.errors import InputError
 from worldsheet.pipeline import Act, Done, Locked, Pipeline, Predicted, Stashed, Unlocked, Weights
-from worldsheet.pipeline.drive import drive
-from worldsheet.pipeline.free import Arrivals, as_they_come
-from worldsheet.pipeline.links import Links, queues
+from worldsheet.pipeline.stage import drive
+from worldsheet.pipeline.transport.base import Links, queues
+from worldsheet.pipeline.transport.threads import Arrivals, as_they_come
 
 MAKE = partial(torch.optim.Adam, lr=1e-2)
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 import worldsheet as ws
 from nets import DOUBLE, assert_gradients, assert_tells, autograd
-from worldsheet.engine.runs import runs
+from worldsheet.engine.batched.runs import runs
 from worldsheet.problem import Caller
 
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 import worldsheet as ws
 from nets import law
 from worldsheet.core.errors import InputError
-from worldsheet.engine.messages import Messages
+from worldsheet.engine.sitewise.messages import Messages
 from worldsheet.pipeline import Locked, Pipeline, Unlocked
-from worldsheet.pipeline.distributed import backend_of
-from worldsheet.pipeline.links import Queues, queues
-from worldsheet.pipeline.message import FLOATING, HEADER, Header
+from worldsheet.pipeline.transport.base import Queues, queues
+from worldsheet.pipeline.transport.distributed import backend_of
+from worldsheet.pipeline.transport.message import FLOATING, HEADER, Header
 from worldsheet.problem import Caller
 
 

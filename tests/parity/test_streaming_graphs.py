@@ -26,7 +26,7 @@ from worldsheet.streaming import (
     Trace,
     TrackFlip,
 )
-from worldsheet.streaming.phase import Moment
+from worldsheet.streaming.state import Moment
 
 
 def pairs(graph: Connectivity) -> set[tuple[int, int]]:

@@ -79,11 +79,11 @@ def test_autograd_is_asked_for_one_layer_at_a_time_and_end_to_end_only_by_the_or
         "cut/pull.py": {"run_backward"},
         "cut/replayed.py": {"grad"},
         "cut/watch.py": {"grad", "backward"},
-        "problem/evaluation.py": {"run_backward"},
-        "problem/linearised.py": {"grad"},
-        "problem/mapped.py": {"grad"},
-        "problem/slope.py": {"grad"},
-        "solve/oracle.py": {"grad", "backward"},
+        "layers/evaluation.py": {"run_backward"},
+        "problem/linearization.py": {"grad"},
+        "layers/vmapped.py": {"grad"},
+        "layers/proximal.py": {"grad"},
+        "diagnostics/autograd.py": {"grad", "backward"},
         "streaming/derivatives.py": {"grad", "jacrev"},
     }
 
@@ -134,7 +134,7 @@ def test_processes_are_known_in_one_file_only() -> None:
         if "distributed" in module.split(".")
     }
     assert users == {
-        "pipeline/distributed.py",
+        "pipeline/transport/distributed.py",
         "benchmarks/gpu/parity.py",
         "benchmarks/gpu/stages.py",
         "benchmarks/pipeline_asleep.py",
@@ -165,11 +165,11 @@ def test_a_dynamics_knows_nothing_but_a_view(name: str) -> None:
             assert allowed or (module == "worldsheet.problem" and set(names) <= known), f"{module} {names}"
 
 
-@pytest.mark.parametrize("name", [name for name in SOURCES if name.startswith("substrate/")])
+@pytest.mark.parametrize("name", [name for name in SOURCES if name.startswith("substrates/")])
 def test_a_substrate_knows_nothing_but_views_and_what_it_wraps(name: str) -> None:
     for module, names in imports(TREES[name]):
         if module.startswith("worldsheet"):
-            allowed = module.startswith(("worldsheet.core.", "worldsheet.dynamics", "worldsheet.substrate"))
+            allowed = module.startswith(("worldsheet.core.", "worldsheet.dynamics", "worldsheet.substrates"))
             seen = set(names) <= {"View", "Fields", "Linearised"}
             assert allowed or (module == "worldsheet.problem" and seen), f"{module} {names}"
 

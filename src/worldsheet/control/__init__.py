@@ -1,15 +1,15 @@
 """Optimal control: states and costates over time instead of depth, relaxed by counter-propagating waves."""
 
-from worldsheet.control.execution import Compiled, Eager, Execution
-from worldsheet.control.history import History
+from worldsheet.control.compiled.execution import Compiled, Eager, Execution
 from worldsheet.control.integrator import RK4, Discrete, ExplicitEuler, ImplicitMidpoint, Integrator
-from worldsheet.control.iterate import Residuals
+from worldsheet.control.methods.forward_backward import ForwardBackwardSweep
+from worldsheet.control.methods.history import History
+from worldsheet.control.methods.initial_guess import Guess
+from worldsheet.control.methods.iterate import Residuals
 from worldsheet.control.mpc import MPC, Loop
 from worldsheet.control.problem import FreeDuration, Problem
 from worldsheet.control.solution import Solution
 from worldsheet.control.solve import solve
-from worldsheet.control.start import Guess
-from worldsheet.control.sweep import ForwardBackwardSweep
 
 __all__ = [
     "MPC",

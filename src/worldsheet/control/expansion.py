@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from worldsheet.control.derivatives import Expansion, Local, expand, expand_one
+from worldsheet.control.discretized import Discretised
 from worldsheet.control.integrator import Tableau, mixed
-from worldsheet.control.stage import Discretised
 
 
 def expand_stages(problem: Discretised, points: Tensor, weights: Tensor) -> Expansion:

@@ -7,11 +7,11 @@ from typing import final
 import torch
 from torch import Tensor
 
+from worldsheet.control.discretized import Discretised
+from worldsheet.control.methods.forward_backward import ForwardBackwardSweep
 from worldsheet.control.problem import Problem
 from worldsheet.control.solution import Solution
 from worldsheet.control.solve import solve
-from worldsheet.control.stage import Discretised
-from worldsheet.control.sweep import ForwardBackwardSweep
 from worldsheet.core.errors import InputError
 from worldsheet.dynamics import Riccati, Wave
 

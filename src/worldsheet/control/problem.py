@@ -9,10 +9,9 @@ from typing import TypeAlias, final
 import torch
 from torch import Tensor
 
-from worldsheet.control.door import Called, check_call, check_numbers
-from worldsheet.control.execution import Eager, Execution
+from worldsheet.control.checks import Called, check_call, check_numbers
+from worldsheet.control.compiled.execution import Eager, Execution, Whole
 from worldsheet.control.integrator import RK4, Discrete, Integrator
-from worldsheet.control.records import Whole
 from worldsheet.core.errors import InputError
 
 Bound: TypeAlias = Tensor | float | Sequence[float]

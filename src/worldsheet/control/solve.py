@@ -4,14 +4,14 @@ from math import isfinite
 
 from torch import Tensor
 
-from worldsheet.control.history import History
-from worldsheet.control.newton import BARRIER, Matched, relax_matched
+from worldsheet.control.discretized import Discretised
+from worldsheet.control.methods.first_order import Scattered, relax_scattered
+from worldsheet.control.methods.forward_backward import ForwardBackwardSweep, Sweeping, relax_by_sweeps
+from worldsheet.control.methods.history import History
+from worldsheet.control.methods.initial_guess import Guess, start_of
+from worldsheet.control.methods.newton import BARRIER, Matched, relax_matched
 from worldsheet.control.problem import Problem
-from worldsheet.control.scattered import Scattered, relax_scattered
 from worldsheet.control.solution import Solution, solution_of
-from worldsheet.control.stage import Discretised
-from worldsheet.control.start import Guess, start_of
-from worldsheet.control.sweep import ForwardBackwardSweep, Sweeping, relax_by_sweeps
 from worldsheet.core.errors import InputError
 from worldsheet.dynamics import Riccati, Wave
 

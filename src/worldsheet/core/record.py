@@ -3,7 +3,7 @@
 import torch
 
 from worldsheet.core.errors import InputError
-from worldsheet.core.shapes import Elsewhere, Residuals, Worldsheet
+from worldsheet.core.types import Elsewhere, Residuals, Worldsheet
 
 
 class Record:

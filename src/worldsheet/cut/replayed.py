@@ -12,8 +12,8 @@ from torch.utils import _pytree as pytree
 
 from worldsheet.core.errors import LayerError, SitesChangedError
 from worldsheet.core.problem import Problem
-from worldsheet.core.shapes import Elsewhere
 from worldsheet.core.topology import Topology
+from worldsheet.core.types import Elsewhere
 from worldsheet.cut.inputs import Inputs
 from worldsheet.cut.program import Program
 from worldsheet.cut.pull import pull_all, pull_in_order

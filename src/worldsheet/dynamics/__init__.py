@@ -2,12 +2,11 @@
 
 from worldsheet.dynamics.base import Character, Dynamics
 from worldsheet.dynamics.coefficients import Coefficients, Mix
-from worldsheet.dynamics.courant import Courant
 from worldsheet.dynamics.dyadic import Dyadic
 from worldsheet.dynamics.impedance import Impedance, Matched, Riccati
 from worldsheet.dynamics.lagrangian import AugmentedLagrangian
 from worldsheet.dynamics.predictive import Prediction, PredictiveCoding
-from worldsheet.dynamics.wave import Output, Wave
+from worldsheet.dynamics.wave import Courant, Output, Wave
 
 __all__ = [
     "AugmentedLagrangian",

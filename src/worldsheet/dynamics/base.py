@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from worldsheet.core.field import Field
-from worldsheet.core.shapes import Costate, Elsewhere, State
+from worldsheet.core.fields import Fields
+from worldsheet.core.types import Costate, Elsewhere, Field, State
 from worldsheet.dynamics.coefficients import Coefficients
-from worldsheet.problem import Fields, Linearised, View
+from worldsheet.problem import Linearised, View
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ from math import ceil, isfinite
 from typing import final
 
 from worldsheet.core.errors import InputError
-from worldsheet.core.shapes import Costate, Elsewhere, State
+from worldsheet.core.fields import Fields
+from worldsheet.core.types import Costate, Elsewhere, State
 from worldsheet.dynamics.base import Character, Dynamics, zeros_like
 from worldsheet.dynamics.coefficients import Coefficients, Mix
-from worldsheet.problem import Fields, Linearised, View
+from worldsheet.problem import Linearised, View
 
 
 @final

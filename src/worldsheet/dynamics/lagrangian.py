@@ -6,12 +6,12 @@ from math import pi, sin
 from typing import final
 
 from worldsheet.core.errors import InputError
-from worldsheet.core.field import Field
-from worldsheet.core.shapes import Costate, Elsewhere, State
+from worldsheet.core.fields import Fields
+from worldsheet.core.types import Costate, Elsewhere, Field, State
 from worldsheet.dynamics.base import Character, Dynamics, zeros_like
 from worldsheet.dynamics.coefficients import Coefficients, Mix
 from worldsheet.dynamics.descent import CURE, estimated_rate, number, refuse_not_positive, samples_of
-from worldsheet.problem import Fields, Linearised, View
+from worldsheet.problem import Linearised, View
 
 
 @final

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from worldsheet.core.errors import InputError
-from worldsheet.core.shapes import Elsewhere
+from worldsheet.core.types import Elsewhere
 from worldsheet.problem import Linearised, Sites
 
 SAFETY = 1.05

@@ -3,19 +3,53 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from math import ceil, cos, inf, isfinite, pi, sin
+from math import ceil, cos, inf, isfinite, pi, sin, sqrt
 from typing import final
 
 import torch
 from torch import Tensor
 
 from worldsheet.core.errors import InputError
-from worldsheet.core.field import Field
-from worldsheet.core.shapes import Costate, Elsewhere, State
+from worldsheet.core.fields import Fields
+from worldsheet.core.types import Costate, Elsewhere, Field, State
 from worldsheet.dynamics.base import Character, Dynamics, zeros_like
-from worldsheet.dynamics.courant import Courant, courant_limit
 from worldsheet.dynamics.impedance import Impedance, Matched
-from worldsheet.problem import Fields, Linearised, View
+from worldsheet.dynamics.spectrum import SAFETY, largest_eigenvalue, residual_gain
+from worldsheet.problem import Linearised, View
+
+
+class Courant(Enum):
+    """What happens to a speed beyond the Courant limit."""
+
+    SHRINK = "shrink"
+    """It is lowered to the limit."""
+    REFUSE = "refuse"
+    """An `InputError` names the limit."""
+    TRUST = "trust"
+    """The limit is not estimated."""
+
+
+def courant_limit(linearised: Linearised, impedances: Sequence[float], matching: float) -> float:
+    """The speed c at which a wave of these impedances stops being stable, times 1/`SAFETY`.
+
+        (γ + ν)²‖K‖² + 2 ν z_L k = 4,     K = Z^{-½}(1 − N)Z^{½},  γ = c cos φ,  ν = c sin φ           (W4)
+
+    k is the cost's largest curvature. Exact for the lossless wave, ν‖K‖ < 2; sufficient with matching, where K is as if
+    it were normal. Perfectly matched, K is triangular and the limit is 2.
+
+    Args:
+        linearised: the layers' Jacobians.
+        impedances: z_l in units of state per costate.
+        matching: φ = (1 − matching) π/2.
+    """
+    if matching == 1:
+        return 2.0
+    angle = (1 - matching) * pi / 2
+    gain = (cos(angle) + sin(angle)) * residual_gain(linearised, impedances)
+    stiffness = largest_eigenvalue(linearised.curved, linearised.at_outputs)
+    head = sin(angle) * max(impedances[index] for index in linearised.outputs) * max(stiffness, 0.0)
+    return (sqrt(head**2 + 4 * gain**2) - head) / gain**2 / SAFETY
+
 
 _MATCHED = Matched()
 

@@ -1,14 +1,13 @@
 """The engine: one loop over ticks, one body for a block of sites."""
 
-from worldsheet.engine.base import Engine, Residual
-from worldsheet.engine.block import Block
+from worldsheet.engine.base import Engine, Part, Residual
+from worldsheet.engine.batched.engine import StackedBlock
 from worldsheet.engine.choice import engine_for
 from worldsheet.engine.forward import ForwardEngine
 from worldsheet.engine.loop import run
 from worldsheet.engine.measure import residual_of
 from worldsheet.engine.motion import Efforts, Motion
-from worldsheet.engine.part import Part
-from worldsheet.engine.stacked import StackedBlock
+from worldsheet.engine.sitewise.block import Block
 from worldsheet.engine.stopping import Stop
 
 __all__ = [

@@ -1,15 +1,19 @@
 """What the loop and the verbs need of an engine."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from math import isnan
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 from torch import Tensor
 
-from worldsheet.core.shapes import Residuals
+from worldsheet.core.fields import Fields
+from worldsheet.core.problem import Problem
+from worldsheet.core.topology import Topology
+from worldsheet.core.types import Residuals
 from worldsheet.dynamics import Dynamics
-from worldsheet.problem import Chain, Fields, Problem, Topology
-from worldsheet.schedule import Phase, Tick
+from worldsheet.problem import Chain
+from worldsheet.schedules import Phase, Tick
 
 
 class Residual(NamedTuple):
@@ -121,3 +125,22 @@ class Engine(ABC):
     @abstractmethod
     def precision(self) -> float:
         """Relative rounding of the output's dtype."""
+
+
+@final
+@dataclass(frozen=True)
+class Part:
+    """Sites of a chain that has others below and above.
+
+    Attributes:
+        before: how many sites are below them.
+        passes: whether sites, not the cost, are above them. Then what stands for the cost in the block's chain is the
+            message from above: its slope.
+    """
+
+    before: int = 0
+    passes: bool = False
+
+
+WHOLE = Part()
+"""All of them."""

@@ -4,12 +4,12 @@ from typing import Any
 
 from worldsheet.dynamics import Dynamics
 from worldsheet.engine.base import Engine
-from worldsheet.engine.block import Block
+from worldsheet.engine.batched.engine import StackedBlock
+from worldsheet.engine.batched.runs import nothing_to_compile
 from worldsheet.engine.forward import ForwardEngine
-from worldsheet.engine.runs import nothing_to_compile
-from worldsheet.engine.stacked import StackedBlock
+from worldsheet.engine.sitewise.block import Block
 from worldsheet.problem import Chain
-from worldsheet.schedule import Schedule
+from worldsheet.schedules import Schedule
 
 
 def engine_for(  # noqa: PLR0913  what a verb was given

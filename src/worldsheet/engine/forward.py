@@ -7,16 +7,16 @@ import torch
 from torch import Tensor
 
 from worldsheet.core.errors import RelaxationError, SitesChangedError
-from worldsheet.core.field import Field
+from worldsheet.core.fields import Fields
 from worldsheet.core.reading import read
-from worldsheet.core.shapes import Costate, State, Table
+from worldsheet.core.types import Costate, Field, State, Table
 from worldsheet.cut import Moment, Replayed
 from worldsheet.dynamics import Dynamics
 from worldsheet.engine.base import Engine, Residual
 from worldsheet.engine.measure import norms, residual_of, start_fields, table_of
-from worldsheet.engine.sheet import Sheet, held
-from worldsheet.problem import Chain, Fields, View
-from worldsheet.schedule import FRESH, Delays, Firing, Phase, Schedule
+from worldsheet.engine.sitewise.history import Sheet, held
+from worldsheet.problem import Chain, View
+from worldsheet.schedules import FRESH, Delays, Firing, Phase, Schedule
 
 _RUNS = 2
 """How many runs are remembered, each with its graph."""

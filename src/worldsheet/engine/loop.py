@@ -7,11 +7,10 @@ from typing import final
 from worldsheet.core.errors import SitesChangedError
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.record import Record
-from worldsheet.engine.arrival import Arrival
 from worldsheet.engine.base import Engine, Residual
 from worldsheet.engine.motion import Motion
-from worldsheet.engine.stopping import Stop
-from worldsheet.schedule import Schedule
+from worldsheet.engine.stopping import Arrival, Stop
+from worldsheet.schedules import Schedule
 
 _SPENT = Status.BUDGET_SPENT
 _EXCURSION = 100.0  # a descent never goes up; with multipliers it may, by about as much as it went down

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from worldsheet.core.errors import InputError
-from worldsheet.core.field import Field
-from worldsheet.core.shapes import Elsewhere, Residuals, Table
+from worldsheet.core.fields import Fields
+from worldsheet.core.types import Elsewhere, Field, Residuals, Table
 from worldsheet.dynamics import Dynamics
 from worldsheet.engine.base import Residual
-from worldsheet.problem import Fields, View
+from worldsheet.problem import View
 
 
 def table_of(views: Sequence[View], norms: Callable[[list[Tensor]], Residuals]) -> Table:

@@ -5,8 +5,8 @@ from typing import TypeAlias, final
 
 from torch import Tensor
 
-from worldsheet.engine.block import Block
 from worldsheet.engine.forward import ForwardEngine
+from worldsheet.engine.sitewise.block import Block
 
 Efforts: TypeAlias = list[tuple[Tensor, Tensor | None]]
 """Parameters with their efforts, an entry per use; None where it was not used."""

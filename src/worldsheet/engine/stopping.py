@@ -1,6 +1,7 @@
 """When to stop."""
 
 from dataclasses import dataclass
+from math import sqrt
 from typing import final
 
 from worldsheet.core.errors import InputError
@@ -37,3 +38,26 @@ class Stop:
             raise InputError(f"tol={self.tol}", "0 or more", "try tol=1e-6 in float32, 1e-12 in float64")
         if self.every < 1:
             raise InputError(f"every={self.every}", "1 or more ticks", "use every=1")
+
+
+@final
+class Arrival:
+    """Tells the front of a wave of credit by its slope, from the credits of the sites that read the input.
+
+    A front that dispersion has smoothed has no edge; it is where it is steepest, so it has passed when credit has begun
+    to rise more slowly than in the tick before. Credit below rounding's share of ∇C is no front.
+
+    Args:
+        precision: relative rounding of the fields.
+    """
+
+    def __init__(self, precision: float) -> None:
+        self._floor = sqrt(precision)
+        self._last = self._rise = 0.0
+
+    def passed(self, credit: float, slope: float) -> bool:
+        """Whether the front has passed, from ‖credit‖ at the input side and ‖∇C‖ after a tick."""
+        rise = credit - self._last
+        slows = rise < self._rise and credit > self._floor * slope
+        self._last, self._rise = credit, rise
+        return slows

@@ -1,13 +1,12 @@
 """Unlocked training: stages that talk to their neighbours and never wait for a global pass."""
 
-from worldsheet.pipeline.drive import Done
-from worldsheet.pipeline.links import Links
-from worldsheet.pipeline.order import Act, Deed, Locked, Order, Span, Unlocked, timeline
 from worldsheet.pipeline.partition import Plan, balanced, measured_costs
 from worldsheet.pipeline.pipeline import Pipeline, Traversal
 from worldsheet.pipeline.relaxation import Share, relax
+from worldsheet.pipeline.schedule import Act, Deed, Locked, Order, Span, Unlocked, timeline
 from worldsheet.pipeline.segment import Place
-from worldsheet.pipeline.stage import Stage
+from worldsheet.pipeline.stage import Done, Stage
+from worldsheet.pipeline.transport.base import Links
 from worldsheet.pipeline.weights import Current, Passive, Predicted, Stashed, Weights
 
 __all__ = [

@@ -7,10 +7,10 @@ from itertools import accumulate, pairwise
 from typing import Any, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from worldsheet.core.errors import InputError
-from worldsheet.engine.messages import Messages
+from worldsheet.engine.sitewise.messages import Messages
 from worldsheet.problem import Caller, Chain
 
 
@@ -122,3 +122,29 @@ def _once(caller: Caller, x: Tensor, clock: Callable[[], float]) -> list[float]:
             break
         credit = pulled
     return seconds
+
+
+def parts_of(chain: Chain, plan: Plan) -> list[Chain]:
+    """The chain's layers cut by the plan, each with the loss, which only the last uses.
+
+    Raises:
+        InputError: a plan for another chain, a chain that is no path, or a parameter that two stages share.
+    """
+    layers = chain.layers
+    if plan.cuts[-1] != len(layers):
+        raise InputError(f"a plan for {plan.cuts[-1]} layers", f"{len(layers)} layers", "make a plan for this chain")
+    parts = [Chain([layers[i].module for i in plan.layers(s)], chain.loss) for s in range(plan.stages)]
+    owner: dict[int, int] = {}
+    for index, part in enumerate(parts):
+        modules = [layer.module for layer in part.layers]
+        held = [p for module in modules for p in module.parameters()]
+        if index == plan.stages - 1 and isinstance(chain.loss, nn.Module):
+            held += chain.loss.parameters()
+        for parameter in held:
+            if owner.setdefault(id(parameter), index) != index:
+                raise InputError(
+                    f"a parameter of shape {tuple(parameter.shape)} in stages {owner[id(parameter)]} and {index}",
+                    "parameters that one stage owns",
+                    "cut so that its uses are in one stage, or untie it",
+                )
+    return parts

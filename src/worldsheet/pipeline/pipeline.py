@@ -8,14 +8,12 @@ import torch
 from torch import Tensor
 
 from worldsheet.core.errors import InputError
-from worldsheet.pipeline.drive import Done, Packets, drive
-from worldsheet.pipeline.free import Arrivals, as_they_come
-from worldsheet.pipeline.links import Links, queues
-from worldsheet.pipeline.message import floating
-from worldsheet.pipeline.order import Act, Deed, Locked, Order, Unlocked
-from worldsheet.pipeline.partition import Plan, balanced
-from worldsheet.pipeline.parts import parts_of
-from worldsheet.pipeline.stage import MakeOptimizer, Stage
+from worldsheet.pipeline.partition import Plan, balanced, parts_of
+from worldsheet.pipeline.schedule import Act, Deed, Locked, Order, Unlocked
+from worldsheet.pipeline.stage import Done, MakeOptimizer, Packets, Stage, drive
+from worldsheet.pipeline.transport.base import Links, queues
+from worldsheet.pipeline.transport.message import floating
+from worldsheet.pipeline.transport.threads import Arrivals, as_they_come
 from worldsheet.pipeline.weights import Passive, Weights
 from worldsheet.problem import Chain
 

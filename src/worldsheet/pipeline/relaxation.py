@@ -7,18 +7,18 @@ import torch
 from torch import Tensor
 
 from worldsheet.core.errors import InputError
+from worldsheet.core.fields import Fields
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.record import Record
 from worldsheet.dynamics import Dyadic, Dynamics
 from worldsheet.engine import Stop, run
-from worldsheet.pipeline.links import queues
-from worldsheet.pipeline.partition import Plan, balanced
-from worldsheet.pipeline.parts import parts_of
+from worldsheet.pipeline.partition import Plan, balanced, parts_of
 from worldsheet.pipeline.row import Row
 from worldsheet.pipeline.segment import Place, Segment
-from worldsheet.problem import Chain, Fields
-from worldsheet.schedule import Schedule
-from worldsheet.solve.door import check_finite, check_input, default_schedule
+from worldsheet.pipeline.transport.base import queues
+from worldsheet.problem import Chain
+from worldsheet.schedules import Schedule
+from worldsheet.solve.checks import check_finite, check_input, default_schedule
 from worldsheet.solve.gradients import accumulate, sum_uses
 from worldsheet.solve.solution import Pairs, named, owned, refuse_diverged
 

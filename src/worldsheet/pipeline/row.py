@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from worldsheet.core.errors import InputError
-from worldsheet.core.shapes import Table
+from worldsheet.core.fields import Fields
+from worldsheet.core.types import Table
 from worldsheet.dynamics import Dynamics
 from worldsheet.engine import Engine, Residual, residual_of
 from worldsheet.pipeline.segment import Segment
-from worldsheet.problem import Caller, Chain, Fields
-from worldsheet.schedule import Phase, Schedule
+from worldsheet.problem import Caller, Chain
+from worldsheet.schedules import Phase, Schedule
 
 Measure: TypeAlias = Callable[[Segment], float]
 """A number of one segment."""

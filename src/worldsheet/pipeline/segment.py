@@ -7,13 +7,13 @@ from typing import Any, cast, final
 import torch
 from torch import Tensor, nn
 
-from worldsheet.core.field import Field
-from worldsheet.core.shapes import Costate, State, Table
+from worldsheet.core.types import Costate, Field, State, Table
 from worldsheet.dynamics import Dynamics
 from worldsheet.engine import Block, Part
-from worldsheet.pipeline.links import Links
-from worldsheet.problem import Chain, Cost, OffersCost
-from worldsheet.schedule import FRESH, Phase, Schedule
+from worldsheet.layers import Cost, OffersCost
+from worldsheet.pipeline.transport.base import Links
+from worldsheet.problem import Chain
+from worldsheet.schedules import FRESH, Phase, Schedule
 
 
 @final

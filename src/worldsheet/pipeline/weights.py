@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from worldsheet.core.errors import InputError
-from worldsheet.port import Grounded, delayed
+from worldsheet.ports import Grounded, delayed
 
 
 class Weights(ABC):

@@ -12,8 +12,8 @@ from torch.utils import _pytree as pytree
 from worldsheet.core.errors import InputError, LayerError
 from worldsheet.core.topology import Topology
 from worldsheet.cut import Blocks, Program, Replayed, describe, grouped, refuse_sharded, shapes_along
-from worldsheet.problem.layer import Layer, Survey, containers_of, is_open, is_plain_sequential, items_of, layers_of
-from worldsheet.problem.observer import Observer, factors_of
+from worldsheet.layers.layer import Layer, Survey, containers_of, is_open, is_plain_sequential, items_of, layers_of
+from worldsheet.layers.observer import Observer, factors_of
 from worldsheet.problem.site_table import SiteRow, SiteTable
 
 

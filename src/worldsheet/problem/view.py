@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from worldsheet.core.shapes import Costate, State
+from worldsheet.core.types import Costate, State
 
 
 class View(ABC):

@@ -13,9 +13,9 @@ from worldsheet.cut import Itself, pull_by_sites
 from worldsheet.dynamics import Dyadic, Dynamics
 from worldsheet.engine import Stop, engine_for, run
 from worldsheet.problem import Chain
-from worldsheet.schedule import Schedule
+from worldsheet.schedules import Schedule
 from worldsheet.solve.calibrate import calibrate
-from worldsheet.solve.door import are_finite, check_chain, check_finite, default_schedule, inputs_of, reads_start
+from worldsheet.solve.checks import are_finite, check_chain, check_finite, default_schedule, inputs_of, reads_start
 from worldsheet.solve.gradients import accumulate, sum_uses
 from worldsheet.solve.solution import refuse_diverged, refuse_other_sites
 

@@ -6,7 +6,7 @@ import torch
 
 from worldsheet.dynamics import Dynamics
 from worldsheet.problem import Chain, linearise
-from worldsheet.solve.door import check_finite, inputs_of
+from worldsheet.solve.checks import check_finite, inputs_of
 
 
 def calibrate(chain: Chain, x: Any, target: Any, dynamics: Dynamics) -> Dynamics:

@@ -9,7 +9,7 @@ from worldsheet.core.errors import InputError
 from worldsheet.dynamics import PredictiveCoding
 from worldsheet.engine import Stop
 from worldsheet.problem import Chain
-from worldsheet.schedule import Schedule
+from worldsheet.schedules import Schedule
 from worldsheet.solve.gradients import accumulate
 from worldsheet.solve.relax import relax
 from worldsheet.solve.solution import Solution

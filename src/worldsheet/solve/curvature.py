@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from worldsheet.core.errors import InputError
-from worldsheet.core.shapes import Elsewhere
+from worldsheet.core.types import Elsewhere
 from worldsheet.dynamics import Dyadic, Dynamics
-from worldsheet.port import Newton
+from worldsheet.ports import Newton
 from worldsheet.problem import Chain
 from worldsheet.solve.relax import relax
 from worldsheet.solve.solution import refuse_diverged

@@ -7,14 +7,15 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from worldsheet.core.fields import Fields
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.record import Record
 from worldsheet.dynamics import Dyadic, Dynamics
 from worldsheet.engine import ForwardEngine, Stop, engine_for, run
-from worldsheet.problem import Chain, Fields
-from worldsheet.schedule import Schedule
+from worldsheet.problem import Chain
+from worldsheet.schedules import Schedule
 from worldsheet.solve.calibrate import calibrate
-from worldsheet.solve.door import (
+from worldsheet.solve.checks import (
     are_finite,
     check_chain,
     check_finite,

@@ -6,11 +6,13 @@ from typing import Any, TypeAlias, final
 from torch import Tensor
 
 from worldsheet.core.errors import RelaxationError, SitesChangedError
+from worldsheet.core.fields import Fields
 from worldsheet.core.outcome import Outcome, Status
+from worldsheet.core.problem import Problem
 from worldsheet.core.record import Record
-from worldsheet.core.shapes import Elsewhere
+from worldsheet.core.types import Elsewhere
 from worldsheet.cut import answered
-from worldsheet.problem import Chain, Fields, Problem
+from worldsheet.problem import Chain
 from worldsheet.solve.gradients import accumulate
 
 Pairs: TypeAlias = tuple[tuple[Tensor, Tensor], ...]

@@ -10,15 +10,16 @@ from torch import Tensor
 from torch.nn.parameter import Parameter
 
 from worldsheet.core.errors import InputError
+from worldsheet.core.fields import Fields
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.reading import read
 from worldsheet.core.record import Record
 from worldsheet.dynamics import Dyadic, Dynamics
 from worldsheet.engine import Block, Efforts, ForwardEngine, Motion, Stop, engine_for, run
-from worldsheet.problem import Chain, Fields
-from worldsheet.schedule import Leapfrog, Onset, Schedule, Synchronous
+from worldsheet.problem import Chain
+from worldsheet.schedules import Leapfrog, Onset, Schedule, Synchronous
 from worldsheet.solve.calibrate import calibrate
-from worldsheet.solve.door import check_chain, check_finite, inputs_of
+from worldsheet.solve.checks import check_chain, check_finite, inputs_of
 from worldsheet.solve.gradients import accumulate, sum_uses
 
 _EXACT = Dyadic()

@@ -1,14 +1,15 @@
 """Networks that learn in real time: nature-inspired local propagation on any directed graph."""
 
 from worldsheet.streaming.activation import Activation, Identity, Logistic, Rectifier, Tanh
-from worldsheet.streaming.builders import from_matrix, from_networkx, layered, random, small_world
-from worldsheet.streaming.connectivity import Connectivity, Dense
+from worldsheet.streaming.config import Missing, Start, Streams
+from worldsheet.streaming.costate_network import CostateNetwork, LinearQuadratic
 from worldsheet.streaming.functional import Functional, Medium, Quadratic, Regulariser
+from worldsheet.streaming.graphs.builders import from_matrix, from_networkx, layered, random, small_world
+from worldsheet.streaming.graphs.connectivity import Connectivity, Dense
+from worldsheet.streaming.graphs.sparse import Sparse
 from worldsheet.streaming.integrator import ExplicitEuler, Exponential, Integrator
 from worldsheet.streaming.network import HamiltonianNetwork
-from worldsheet.streaming.phase import Moment, PhasePoint
 from worldsheet.streaming.potential import CrossEntropy, Custom, Potential, Squared
-from worldsheet.streaming.riccati import CostateNetwork, LinearQuadratic
 from worldsheet.streaming.sign import (
     ConstantFlip,
     PeriodicFlip,
@@ -18,8 +19,7 @@ from worldsheet.streaming.sign import (
     costate_within,
     hamiltonian_within,
 )
-from worldsheet.streaming.sparse import Sparse
-from worldsheet.streaming.streams import Missing, Start, Streams
+from worldsheet.streaming.state import Moment, PhasePoint
 from worldsheet.streaming.trace import Step, Trace
 
 __all__ = [

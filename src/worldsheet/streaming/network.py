@@ -10,16 +10,15 @@ from torch import Tensor
 
 from worldsheet.core.errors import InputError
 from worldsheet.core.outcome import Outcome, Status
-from worldsheet.streaming import door
-from worldsheet.streaming.connectivity import Connectivity
-from worldsheet.streaming.ears import Ears, has_holes
+from worldsheet.streaming.config import Missing, Start, Streams
+from worldsheet.streaming.equations import Credit, Laws, Pace
 from worldsheet.streaming.functional import Functional, Medium
+from worldsheet.streaming.graphs.connectivity import Connectivity
 from worldsheet.streaming.integrator import Exponential, Integrator
-from worldsheet.streaming.laws import Credit, Laws, Pace
-from worldsheet.streaming.phase import Moment, PhasePoint, as_tensors, is_finite
+from worldsheet.streaming.io import Ears, check_places, has_holes, speeds
 from worldsheet.streaming.shapes import Edges, Signal
 from worldsheet.streaming.sign import ConstantFlip, Plain, Sign, SignPolicy
-from worldsheet.streaming.streams import Missing, Start, Streams
+from worldsheet.streaming.state import Moment, PhasePoint, as_tensors, is_finite
 from worldsheet.streaming.trace import Step, Trace
 
 Stream: TypeAlias = Iterable[tuple[Tensor | None, Tensor | None]]
@@ -74,10 +73,10 @@ class HamiltonianNetwork:
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        door.check_places(graph, inputs, outputs)
+        check_places(graph, inputs, outputs)
         medium = medium or Medium()
         like = torch.empty(0, dtype=dtype, device=device if device is not None else graph.sources.device)
-        speed = door.speeds(medium, graph.neurons, like)
+        speed = speeds(medium, graph.neurons, like)
         speed[list(inputs)] = 0  # held by the input
         if medium.bias:
             graph, speed = graph.with_source(), torch.cat([speed, speed.new_zeros(1)])

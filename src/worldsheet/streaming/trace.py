@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from worldsheet.core.errors import InputError
-from worldsheet.streaming.phase import Moment
 from worldsheet.streaming.shapes import PerStream, Signal
 from worldsheet.streaming.sign import Sign
+from worldsheet.streaming.state import Moment
 
 
 class Step(NamedTuple):

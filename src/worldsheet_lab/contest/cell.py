@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from worldsheet.core.errors import RelaxationError
-from worldsheet.solve import compare
+from worldsheet.diagnostics import compare
 from worldsheet_lab.contenders import Contender
 from worldsheet_lab.contest.rivals import Rival
 from worldsheet_lab.data import DataSet

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from worldsheet.core.errors import InputError
 from worldsheet.core.record import Record
+from worldsheet.diagnostics.autograd import autograd_backward
 from worldsheet.dynamics import AugmentedLagrangian, Dyadic, Dynamics, PredictiveCoding, Wave
 from worldsheet.engine import Stop
 from worldsheet.problem import Chain
-from worldsheet.schedule import Schedule
+from worldsheet.schedules import Schedule
 from worldsheet.solve import Centred, Solution, backward, calibrate, centred, relax
-from worldsheet.solve.oracle import autograd_backward
 
 BACKPROP = "backprop"
 _UNTIL_SETTLED = Stop()

@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from worldsheet.pipeline.distributed import all_agree
+from worldsheet.pipeline.transport.distributed import all_agree
 from worldsheet_lab.atomic import SUFFIX
 
 _KEPT = 2  # a torn one and the one before

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
-from worldsheet.pipeline.distributed import Meeting, agents_store, agreed
+from worldsheet.pipeline.transport.distributed import Meeting, agents_store, agreed
 
 
 @final

@@ -14,8 +14,8 @@ import torch
 from torch.multiprocessing.spawn import start_processes
 
 from worldsheet.core.errors import WorldsheetError
-from worldsheet.pipeline.distributed import Meeting, joined
-from worldsheet.pipeline.message import NeighbourError
+from worldsheet.pipeline.transport.distributed import Meeting, joined
+from worldsheet.pipeline.transport.message import NeighbourError
 from worldsheet_lab.run_folder import RunFolder
 from worldsheet_lab.staged.worker import Worker
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from worldsheet.pipeline import Plan
-from worldsheet.pipeline.distributed import Wires
+from worldsheet.pipeline.transport.distributed import Wires
 from worldsheet.problem import Chain
 from worldsheet_lab.data import DataSet, load
 from worldsheet_lab.recipes import DTYPES

@@ -1,0 +1,1 @@
+"""Machine code for the functions of a tick."""

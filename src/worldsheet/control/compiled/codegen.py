@@ -1,0 +1,115 @@
+"""Straight-line machine code for a function of one stage, run over all stages of all problems, a few in step."""
+
+import ctypes
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, final
+
+from torch import Tensor
+
+from worldsheet.control.compiled.native import loaded
+from worldsheet.control.compiled.scalar_ir import Scalars, UnknownError, scalars
+
+_SOURCE = Path(__file__).with_name("simd.c")
+_LARGEST = 12_000  # operations; a C compiler takes minutes for more
+
+
+@final
+class Straight:
+    """A function of fields at one stage, (1, 1, ·) each, for fields (B, N, ·) of one dtype.
+
+    Code has neither loops nor the operations that zeros and ones make void, and does as many stages at once as fit a
+    register. So an infinity times a zero of the function's own is zero here.
+
+    Args:
+        function: of tensors (1, 1, ·), to tensors (1, 1, ...).
+        fields: one stage of each.
+
+    Raises:
+        UnknownError: an operation without a scalar form, or too many of them.
+        InputError: no C compiler, or a dtype that C has not.
+    """
+
+    def __init__(self, function: Callable[..., tuple[Tensor, ...]], fields: list[Tensor]) -> None:
+        like = fields[0]
+        found, outputs = scalars(function, fields)
+        self._shapes = [part.shape[2:] for part in outputs]
+        lines = list(_lines(found, outputs))
+        if len(lines) > _LARGEST:
+            raise UnknownError(f"{len(lines)} operations")
+        self._code = loaded("\n".join([_SOURCE.read_text(), *lines]), like.dtype, "-O2")
+        self._field: Any = type("Field", (ctypes.Structure,), {"_fields_": _FIELD})
+
+    def __call__(self, *fields: Tensor) -> list[Tensor]:
+        """The function at every stage; fields may be expanded views with entries one after the other."""
+        batch, stages = fields[0].shape[:2]
+        held = [field if field.stride(-1) == 1 else field.contiguous() for field in fields]
+        found = [held[0].new_empty((batch, stages, *shape)) for shape in self._shapes]
+        rows: Any = self._field * len(held)
+        given = rows(*((part.data_ptr(), part.stride(0), part.stride(1)) for part in held))
+        made = (ctypes.c_void_p * len(found))(*(part.data_ptr() for part in found))
+        self._code.straight(ctypes.c_long(batch * stages), ctypes.c_long(stages), given, made)
+        return found
+
+
+def straight(function: Callable[..., tuple[Tensor, ...]], fields: list[Tensor]) -> Straight | None:
+    """The code, or None where a function has no scalar form or too large a one.
+
+    Raises:
+        InputError: no C compiler, or a dtype that C has not.
+    """
+    try:
+        return Straight(function, fields)
+    except UnknownError:
+        return None
+
+
+_FIELD: list[tuple[str, Any]] = [("at", ctypes.c_void_p), ("problem", ctypes.c_ssize_t), ("stage", ctypes.c_ssize_t)]
+
+_HEAD = """
+void straight(long count, long stages, const Field *given, REAL *const *made) {
+    for (long first = 0; first < count; first += LANES) {
+        ptrdiff_t p[LANES], b[LANES], k[LANES];
+        for (int i = 0; i < LANES; i++) {
+            p[i] = first + i < count ? first + i : count - 1;
+            b[i] = p[i] / stages;
+            k[i] = p[i] % stages;
+        }"""
+
+
+def _lines(found: Scalars, outputs: list[Tensor]) -> Iterator[str]:
+    """The function's text: what is needed of the table in its order, then what is returned."""
+    yield _HEAD
+    for number in _needed(found, [number for part in outputs for number in part.flatten().tolist()]):
+        yield f"V t{number} = {_text(found.table[number])};"
+    for place, part in enumerate(outputs):
+        numbers = part.flatten().tolist()
+        yield f"for (int i = 0; i < LANES; i++) {{ REAL *to = made[{place}] + p[i] * {len(numbers)};"
+        yield from (f"to[{entry}] = t{number}[i];" for entry, number in enumerate(numbers))
+        yield "}"
+    yield "}}"
+
+
+def _text(row: tuple[Any, ...]) -> str:
+    operation, *parts = row
+    if operation == "constant":
+        return f"(V){{}} + (REAL){parts[0]!r}".replace("inf", "INFINITY").replace("nan", "NAN")
+    if operation == "given":
+        field, entry = parts
+        return f"LOAD({field}, {entry})"
+    names = [f"t{part}" for part in parts]
+    if operation in {"+", "-", "*", "/"}:
+        return f"{names[0]} {operation} {names[1]}"
+    return f"l_{operation}({', '.join(names)})"
+
+
+def _needed(found: Scalars, wanted: list[int]) -> list[int]:
+    seen, open_ = set(wanted), list(set(wanted))
+    while open_:
+        operation, *parts = found.table[open_.pop()]
+        if operation in {"constant", "given"}:
+            continue
+        fresh = set(parts) - seen
+        seen |= fresh
+        open_ += fresh
+    return sorted(seen)

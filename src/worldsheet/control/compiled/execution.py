@@ -1,0 +1,229 @@
+"""How the functions of a tick are executed: as they are written, or as machine code."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from typing import Any, TypeAlias, TypeVar, final
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from worldsheet.control.compiled.codegen import Straight, straight
+from worldsheet.control.compiled.native import Recursion
+from worldsheet.core.errors import InputError
+
+R = TypeVar("R")
+
+
+def mapped(change: Callable[..., Tensor], first: R, *others: R) -> R:
+    """A record whose fields are `change` of the same fields of the given records."""
+    names = [field.name for field in fields(first)]  # type: ignore[arg-type]  # records are dataclasses
+    made: Any = type(first)
+    return made(*(change(*(getattr(record, name) for record in (first, *others))) for name in names))  # type: ignore[no-any-return]
+
+
+class Whole(ABC):
+    """A part of a record that is not taken apart; two with the same signature can stand for each other."""
+
+    @abstractmethod
+    def signature(self) -> Hashable:
+        """All that matters of it."""
+
+
+@final
+@dataclass(frozen=True)
+class _Kept:
+    """A part that is no tensor."""
+
+    key: Hashable
+
+
+Form: TypeAlias = _Kept | tuple[Any, ...] | None
+"""What a record is without its tensors: None for a tensor, its type and forms for a record."""
+
+
+@cache
+def _names(record: type) -> tuple[str, ...]:
+    """The fields of a record; none of what is not taken apart."""
+    return (
+        tuple(field.name for field in fields(record)) if is_dataclass(record) and not issubclass(record, Whole) else ()
+    )
+
+
+def taken_apart(record: Any, leaves: list[Tensor], kept: list[Any]) -> Form:
+    """Append the tensors of nested records and tuples to `leaves`, what is none to `kept`, and return the form."""
+    if isinstance(record, Tensor):
+        leaves.append(record)
+        return None
+    made: Any = type(record)
+    if made is tuple:
+        return (made, *[taken_apart(part, leaves, kept) for part in record])
+    names = _names(made)
+    if names:
+        return (made, *[taken_apart(getattr(record, name), leaves, kept) for name in names])
+    kept.append(record)
+    return _Kept(record.signature() if isinstance(record, Whole) else record)
+
+
+def put_together(form: Form, leaves: Iterator[Tensor], kept: Iterator[Any]) -> Any:
+    """The record again, with other tensors."""
+    if form is None:
+        return next(leaves)
+    if isinstance(form, _Kept):
+        return next(kept)
+    made, *forms = form
+    parts = [put_together(part, leaves, kept) for part in forms]
+    return tuple(parts) if made is tuple else made(*parts)
+
+
+class Execution(ABC):
+    """Runs functions from records of tensors to records of tensors.
+
+    Such a function reads nothing but its arguments, branches on no value of a tensor, and changes none.
+    """
+
+    @property
+    @abstractmethod
+    def fixed(self) -> bool:
+        """Whether a new number of problems costs something, so that it should stay the same while some of them end."""
+
+    @abstractmethod
+    def run(self, function: Callable[..., R], *given: Any) -> R:
+        """function(*given)."""
+
+    @abstractmethod
+    def recursion(self, like: Tensor, sizes: tuple[int, int]) -> Recursion | None:
+        """Machine code for the Riccati recursion of (n, m) states and controls, where there is any."""
+
+    @abstractmethod
+    def straight(
+        self, key: Hashable, function: Callable[..., tuple[Tensor, ...]], fields: list[Tensor]
+    ) -> Straight | None:
+        """Straight-line code for a function of one stage (1, 1, ·), the same for the same key, where there is any."""
+
+
+@final
+class Eager(Execution):
+    """One operation after the other, as torch does."""
+
+    @property
+    def fixed(self) -> bool:
+        """Any number of problems is as good as another."""
+        return False
+
+    def run(self, function: Callable[..., R], *given: Any) -> R:
+        """Call it."""
+        return function(*given)
+
+    def recursion(self, like: Tensor, sizes: tuple[int, int]) -> None:
+        """None: torch does it."""
+
+    def straight(self, key: Hashable, function: Callable[..., tuple[Tensor, ...]], fields: list[Tensor]) -> None:
+        """None: torch does it."""
+
+
+@final
+class Compiled(Execution):
+    """Machine code: stages and the Riccati recursion in C, the rest by the generator behind `torch.compile`.
+
+    Stages that are too large for C or have an operation without a scalar form go by that generator, too. Making it
+    takes tens of seconds, once for a number of problems and all that `Problem.at` and `MPC` make of them. Dynamics,
+    costs and constraints are read at that moment: a number or tensor that they close over must not change afterwards.
+    What differs from solve to solve belongs into `Problem.parameters`.
+
+    Attributes:
+        seconds: wall-clock time spent on making code so far.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._made: dict[Any, tuple[Callable[..., list[Tensor]], Form]] = {}
+        self._recursions: dict[tuple[torch.dtype, tuple[int, int]], Recursion] = {}
+        self._straight: dict[Hashable, Straight | None] = {}
+
+    @property
+    def fixed(self) -> bool:
+        """A new shape is new code."""
+        return True
+
+    def run(self, function: Callable[..., R], *given: Any) -> R:
+        """Look up the code for these shapes, or make it.
+
+        Raises:
+            InputError: a function that cannot be traced, or no working C++ compiler.
+        """
+        leaves: list[Tensor] = []
+        kept: list[Any] = []
+        form = taken_apart(given, leaves, kept)
+        leaves = [leaf.contiguous() for leaf in leaves]
+        key = (function, form, leaves[0].dtype, leaves[0].device, *[leaf.shape for leaf in leaves])
+        if key not in self._made:
+            begun = time.perf_counter()
+            self._made[key] = _code(function, form, leaves, kept)
+            self.seconds += time.perf_counter() - begun
+        code, out = self._made[key]
+        found: R = put_together(out, iter(code(*leaves)), iter(()))
+        return found
+
+    def recursion(self, like: Tensor, sizes: tuple[int, int]) -> Recursion | None:
+        """C on a processor, None elsewhere.
+
+        Raises:
+            InputError: no C compiler, or a dtype that C has not.
+        """
+        if like.device.type != "cpu":
+            return None
+        key = (like.dtype, sizes)
+        if key not in self._recursions:
+            begun = time.perf_counter()
+            self._recursions[key] = Recursion(like.dtype, sizes)
+            self.seconds += time.perf_counter() - begun
+        return self._recursions[key]
+
+    def straight(
+        self, key: Hashable, function: Callable[..., tuple[Tensor, ...]], fields: list[Tensor]
+    ) -> Straight | None:
+        """C on a processor; None elsewhere and for what has no scalar form or is too large.
+
+        Raises:
+            InputError: no C compiler, or a dtype that C has not.
+        """
+        like = fields[0]
+        if like.device.type != "cpu":
+            return None
+        key = (key, like.dtype, *[field.shape[-1] for field in fields])
+        if key not in self._straight:
+            begun = time.perf_counter()
+            self._straight[key] = straight(function, fields)
+            self.seconds += time.perf_counter() - begun
+        return self._straight[key]
+
+
+def _code(
+    function: Callable[..., Any], form: Form, leaves: list[Tensor], kept: list[Any]
+) -> tuple[Callable[..., list[Tensor]], Form]:
+    """The function on bare tensors, and the form of what it returns."""
+    forms: list[Form] = []
+
+    def bare(*tensors: Tensor) -> list[Tensor]:
+        found: list[Tensor] = []
+        forms.append(taken_apart(function(*put_together(form, iter(tensors), iter(kept))), found, []))
+        return [leaf.contiguous() for leaf in found]
+
+    try:
+        graph = make_fx(bare)(*leaves)
+        graph.graph.eliminate_dead_code()
+        graph.recompile()
+        with torch.no_grad():
+            code = torch._inductor.compile(graph, [*leaves])
+            code(*leaves)
+    except Exception as error:
+        raise InputError(
+            f"functions that cannot be compiled: {type(error).__name__}: {str(error).splitlines()[0]}",
+            "functions of tensors without branches on their values, and a C++ compiler",
+            "use torch.where instead of if, install g++, or leave Compiled() out",
+        ) from error
+    return code, forms[-1]

@@ -1,0 +1,122 @@
+"""The Riccati recursion in C, for `Compiled()` on a processor: one problem after the other, a stage in the cache."""
+
+import ctypes
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from worldsheet.control.lqr.subproblem import Quadratic, Step
+from worldsheet.core.errors import InputError
+
+_TYPES = {torch.float64: "double", torch.float32: "float"}
+_COMPILERS = ("cc", "gcc", "clang")
+_GIVEN = ("hessian", "slope", "transition", "gap", "end_hessian", "end_slope", "costate", "wanted")
+_MADE = ("shift", "states", "costates", "controls", "gains", "push", "fine")
+
+_SOURCE = Path(__file__).with_name("riccati.c")
+
+
+@final
+@dataclass(frozen=True)
+class Climb:
+    """Which shifts of the Hessians are tried: none or a third of the last, then, if wanted, smallest · ratio^i.
+
+    Attributes:
+        first: λ_0, (B, n); its last entry is to vanish if the last of x_0 is free.
+        shift: the last ones, (B,).
+        wanted: who climbs, (B,).
+        smallest: the lowest rung; the last shift, where that is larger.
+        ratio: from rung to rung.
+        rungs: how many.
+    """
+
+    first: Tensor
+    shift: Tensor
+    wanted: Tensor
+    smallest: float
+    ratio: float
+    rungs: int
+
+
+@final
+class Recursion:
+    """Machine code for (24), (23) and the ladder of shifts, made by the C compiler of this machine in about a second.
+
+    Args:
+        dtype: float64 or float32.
+        sizes: (n, m) that it is made for; any if left out, which is slower.
+
+    Raises:
+        InputError: another dtype, or no C compiler.
+    """
+
+    def __init__(self, dtype: torch.dtype, sizes: tuple[int, int] | None = None) -> None:
+        self._real = ctypes.c_double if dtype is torch.float64 else ctypes.c_float
+        known = "" if sizes is None else f"#define SIZE {sizes[0]}\n#define CONTROLS {sizes[1]}\n"
+        self._code = loaded(known + _SOURCE.read_text(), dtype)
+        self._task = _task(self._real)
+
+    def direction(self, local: Quadratic, climb: Climb, *, free: bool) -> tuple[Step, Tensor, Tensor]:
+        """Solve (22): the step, its shift and whether it is fine; if `free`, the last entry of δx_0 is chosen too."""
+        stages, batch, n = local.gap.shape
+        m = local.slope.shape[-1] - n
+        shift = climb.shift
+        made = {
+            "shift": shift.clone(),
+            "states": shift.new_empty(stages + 1, batch, n),
+            "costates": shift.new_empty(stages + 1, batch, n),
+            "controls": shift.new_empty(stages, batch, m),
+            "gains": shift.new_zeros(stages, batch, m, n),
+            "push": shift.new_empty(stages, batch, m),
+            "fine": torch.empty_like(climb.wanted),
+        }
+        given = (local.hessian, local.slope, local.transition, local.gap, local.end_hessian, local.end_slope)
+        held = [part.contiguous() for part in (*given, climb.first, climb.wanted)]
+        pointers = (part.data_ptr() for part in (*held, *made.values()))
+        task = self._task(stages, batch, n, m, int(free), climb.rungs, climb.smallest, climb.ratio, *pointers)
+        self._code.direction(ctypes.byref(task))
+        step = Step(made["states"], made["costates"], made["controls"], made["gains"])
+        return step, made["shift"], made["fine"]
+
+
+def _task(real: Any) -> Any:
+    """The C structure of that name."""
+    numbers = [(name, ctypes.c_int) for name in ("stages", "batch", "n", "m", "free", "rungs")]
+    reals = [(name, real) for name in ("first", "ratio")]
+    pointers = [(name, ctypes.c_void_p) for name in (*_GIVEN, *_MADE)]
+    return type("Task", (ctypes.Structure,), {"_fields_": numbers + reals + pointers})
+
+
+def compiler(dtype: torch.dtype) -> str:
+    """The C compiler of this machine.
+
+    Raises:
+        InputError: none, or a dtype that C has not.
+    """
+    found = next((found for name in _COMPILERS if (found := shutil.which(name))), None)
+    if dtype not in _TYPES or found is None:
+        raise InputError(
+            f"Compiled() with {dtype} and {found or 'no C compiler'}",
+            "float64 or float32, and one of " + ", ".join(_COMPILERS),
+            "install gcc, or leave Compiled() out",
+        )
+    return found
+
+
+def loaded(source: str, dtype: torch.dtype, effort: str = "-O3") -> Any:
+    """C source, compiled for this machine; the library's file goes, what is loaded stays."""
+    with TemporaryDirectory() as folder:
+        file, library = Path(folder) / "source.c", Path(folder) / "source.so"
+        file.write_text(source)
+        flags = [effort, "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-w", "-fPIC", "-shared"]
+        command = [compiler(dtype), *flags, f"-DREAL={_TYPES[dtype]}", str(file), "-o", str(library), "-lm"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise InputError(f"{command[0]} fails: {done.stderr.strip()[:300]}", "a C compiler that works", "try gcc")
+        return ctypes.CDLL(str(library))

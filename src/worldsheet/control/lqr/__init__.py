@@ -1,0 +1,1 @@
+"""Linear-quadratic subproblems over a horizon, by recursion or by a scan."""

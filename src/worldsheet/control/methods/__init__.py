@@ -1,0 +1,1 @@
+"""Relaxations of an optimal control problem, from an initial guess to a result."""

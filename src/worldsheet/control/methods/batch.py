@@ -1,0 +1,112 @@
+"""The problems of a batch that move at present, and those that wait for a place."""
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from worldsheet.control.discretized import Discretised
+from worldsheet.control.methods.initial_guess import Start
+from worldsheet.control.methods.iterate import Iterate
+from worldsheet.control.methods.line_search import MEMORY
+
+_NUMBERS = 2**20  # in the Hessians of the problems that move at once, so that they stay near the processor
+_POINTS = 8192  # stages that move at once where their number is fixed, so that few places stay empty in the end
+
+
+@final
+class Places:
+    """Places for some problems of a batch; who ends goes, the next comes in.
+
+    Attributes:
+        problem: those that have a place.
+        at: where they are.
+        ticks: how many each has done, (W,).
+        moving: which problem of the batch is in each place, (W,); −1 where a place is kept but empty.
+        restarted: which of them have started twice, (W,).
+    """
+
+    def __init__(self, problem: Discretised, start: Start, barrier: float) -> None:
+        self._all, self._barrier = problem, barrier
+        self._waiting = _started(problem, start, barrier)
+        stages, controls = start.controls.shape[1:]
+        room = _NUMBERS // (stages * (problem.size + controls) ** 2)
+        if problem.problem.execution.fixed:
+            room = min(room, _POINTS // stages)
+        self._next = min(max(1, room), len(problem.start))
+        self.moving = torch.arange(self._next, device=problem.start.device)
+        self.ticks = torch.zeros_like(self.moving)
+        self.restarted = torch.zeros_like(self.moving, dtype=torch.bool)
+        self.problem, self.at = self._entered(self.moving)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any problem is left."""
+        return bool(self.taken.any())
+
+    @property
+    def taken(self) -> Tensor:
+        """Which places have a problem, (W,)."""
+        return self.moving >= 0
+
+    def go_on(self, at: Iterate, ended: Tensor, again: Tensor) -> None:
+        """Everybody moves to `at`; those that have ended (W,) leave, those that are to try again start at rest."""
+        self.at, self.ticks = at, self.ticks + 1
+        if bool(again.any()):
+            self._restart(again.nonzero().flatten())
+        places = ended.nonzero().flatten()
+        if not len(places):
+            return
+        entering = min(len(places), len(self._all.start) - self._next)
+        if entering:
+            self._enter(places[:entering])
+        self.moving[places[entering:]] = -1
+        taken = self.taken.nonzero().flatten()
+        if len(taken) < len(self.moving) and not self.problem.problem.execution.fixed:
+            self.problem, self.at = self.problem.select(taken), self.at.select(taken)
+            self.moving, self.ticks, self.restarted = self.moving[taken], self.ticks[taken], self.restarted[taken]
+
+    def _enter(self, places: Tensor) -> None:
+        coming = torch.arange(self._next, self._next + len(places), device=places.device)
+        problem, at = self._entered(coming)
+        self._next += len(places)
+        self.at.put(places, at)
+        self.problem = self.problem.put(places, problem)
+        self.moving[places], self.ticks[places], self.restarted[places] = coming, 0, False
+
+    def _restart(self, places: Tensor) -> None:
+        """All states where the first is, controls in the middle of what is allowed, nothing worth anything."""
+        problem = self.problem.select(places)
+        stages, controls = self.at.controls.shape[1:]
+        states = problem.start[:, None].repeat(1, stages + 1, 1)
+        low, high = problem.problem.limits()
+        middle = torch.where((high - low).isfinite(), (low + high) / 2, torch.zeros_like(low).clamp(low, high))
+        start = Start(states, torch.zeros_like(states), middle.expand(len(places), stages, controls).clone())
+        self.at.put(places, _started(problem, start, self._barrier))
+        self.restarted[places] = True
+
+    def _entered(self, which: Tensor) -> tuple[Discretised, Iterate]:
+        return self._all.select(which), self._waiting.select(which)
+
+
+def _started(problem: Discretised, start: Start, barrier: float) -> Iterate:
+    """Slacks and forces that fit a start."""
+    count, size = len(start.states), problem.size
+    with torch.no_grad():
+        inequality = problem.stages(torch.cat((start.states[:, :-1], start.controls), -1))[..., 1 + size :]
+        targets = problem.end(start.states[:, -1])[..., 1:]
+    slacks = (-inequality).clamp(min=0.1 * min(1.0, barrier**0.5)).nan_to_num(1.0)
+    each = start.states.new_zeros(count)
+    return Iterate(
+        states=start.states,
+        costates=start.costates,
+        controls=start.controls,
+        slacks=slacks,
+        forces=barrier / slacks,
+        pulls=torch.zeros_like(targets),
+        barrier=each + (barrier if slacks.shape[-1] else 0.0),
+        shift=each.clone(),
+        weight=each.clone(),
+        failures=each.clone(),
+        past=each.new_full((count, MEMORY, 2), torch.inf),
+    )

@@ -1,0 +1,94 @@
+"""Where a search starts."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from worldsheet.control.discretized import Discretised
+from worldsheet.core.errors import InputError
+
+_FAR = 1e8  # a rollout that leaves this box says nothing about the solution
+
+
+@final
+@dataclass(frozen=True)
+class Guess:
+    """A first idea of a solution; what is left out is made up.
+
+    Args:
+        controls: (..., N, m); zero, or the nearest allowed value, if left out.
+        states: (..., N + 1, n); if left out, what the controls lead to, or x_0 throughout where that overflows.
+        costates: (..., N + 1, n); zero if left out.
+        duration: (...), for a free final time; the problem's guess if left out.
+    """
+
+    controls: Tensor | None = None
+    states: Tensor | None = None
+    costates: Tensor | None = None
+    duration: Tensor | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Start:
+    """Fields before tick 0, (B, N + 1, nz) and (B, N, m)."""
+
+    states: Tensor
+    costates: Tensor
+    controls: Tensor
+
+
+def start_of(problem: Discretised, guess: Guess) -> Start:
+    """Fields of the right shapes from a guess.
+
+    Raises:
+        InputError: a guess of the wrong shape.
+    """
+    given, steps, size = problem.problem, problem.problem.steps, problem.problem.state_size
+    low, high = given.limits()
+    controls = _flat(problem, "controls", guess.controls, (steps, given.control_size))
+    if controls is None:
+        controls = problem.start.new_zeros((len(problem.start), steps, given.control_size))
+    controls = controls.clamp(low, high)
+    first = problem.start.clone()
+    if given.duration is not None and guess.duration is not None:
+        first[:, -1] = (guess.duration.reshape(-1) / given.duration.guess).log()
+    states = _flat(problem, "states", guess.states, (steps + 1, size))
+    if states is None:
+        states = rollout(problem, first, controls)
+        wild = ~(states.abs().amax((1, 2)) < _FAR)
+        states = torch.where(wild[:, None, None], first[:, None], states)
+    else:
+        states = torch.cat((states, first[:, None, size:].expand(-1, steps + 1, -1)), -1)
+        states[:, 0] = first
+    costates = _flat(problem, "costates", guess.costates, (steps + 1, size))
+    costates = torch.zeros_like(states) if costates is None else torch.nn.functional.pad(costates, (0, problem.free))
+    return Start(states, costates, controls)
+
+
+def rollout(problem: Discretised, first: Tensor, controls: Tensor) -> Tensor:
+    """Where controls (B, N, m) lead from z_0 (B, nz), stage after stage: (B, N + 1, nz)."""
+    states, run = [first], problem.problem.execution.run
+    with torch.no_grad():
+        for stage, control in zip(torch.arange(controls.shape[1]).to(first), controls.unbind(1), strict=True):
+            states.append(run(_followed, problem, states[-1], control.contiguous(), stage.clone()))
+    return torch.stack(states, 1)
+
+
+def _followed(problem: Discretised, state: Tensor, control: Tensor, stage: Tensor) -> Tensor:
+    return problem.following(state, control, stage)
+
+
+def _flat(problem: Discretised, name: str, field: Tensor | None, shape: tuple[int, int]) -> Tensor | None:
+    if field is None:
+        return None
+    wanted = (*problem.problem.batch, *shape)
+    try:
+        whole = field.detach().to(problem.start).expand(wanted)
+    except RuntimeError as error:
+        raise InputError(
+            f"initial {name} of shape {tuple(field.shape)}", f"{wanted}, or what expands to it", "check the horizon"
+        ) from error
+    return whole.reshape(-1, *shape).clone()

@@ -1,0 +1,164 @@
+"""One Newton step on the optimality conditions, barrier for what is not allowed, all stages and problems at once."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from worldsheet.control.compiled.execution import mapped
+from worldsheet.control.compiled.native import Climb
+from worldsheet.control.discretized import Discretised
+from worldsheet.control.lqr.parallel_scan import matched_by_scattering
+from worldsheet.control.lqr.riccati import FEW_PROBLEMS, matched_by_recursion, ride
+from worldsheet.control.lqr.subproblem import Matched, Quadratic, Step
+from worldsheet.control.methods.iterate import Conditions, Iterate
+
+_YIELD = 1e-6  # a terminal constraint gives way by this much per unit of multiplier within one step, and not at rest
+_FIRST, _RATIO, _RUNGS = 1e-4, 8.0, 9  # what is tried on Hessians that are not convex, all at once
+
+
+@final
+@dataclass(frozen=True)
+class Direction:
+    """Where a step would go, leading dimension B, with the impedance that it came from.
+
+    Attributes:
+        states: δz, (B, N + 1, nz).
+        costates: δλ.
+        controls: δu, (B, N, m).
+        slacks: δs, (B, N, p).
+        forces: δforce.
+        pulls: δpull, (B, k).
+        shift: what was added to the Hessians, (B,).
+        fine: whether the step leads to a minimum of the local problem and is finite, (B,).
+        gains: K, (B, N, m, nz).
+    """
+
+    states: Tensor
+    costates: Tensor
+    controls: Tensor
+    slacks: Tensor
+    forces: Tensor
+    pulls: Tensor
+    shift: Tensor
+    fine: Tensor
+    gains: Tensor
+
+    def select(self, index: Tensor) -> "Direction":
+        """Some of the problems."""
+        return mapped(lambda part: part[index], self)
+
+
+def direction(problem: Discretised, at: Iterate, local: Quadratic, wanted: Tensor) -> tuple[Step, Tensor, Tensor]:
+    """Solve (22), with the smallest shift of the Hessians that makes the step lead downhill: step, shift and whether.
+
+    A problem that has needed no shift tries none first; another one tries a third of the last. Only those that are
+    wanted (B,) try others.
+    """
+    first = at.costates[:, 0]
+    native = problem.problem.execution.recursion(at.shift, (at.states.shape[-1], at.controls.shape[-1]))
+    if native is not None:
+        climb = Climb(first, at.shift, wanted, _FIRST, _RATIO, _RUNGS)
+        return native.direction(local, climb, free=bool(problem.free))
+    shift = torch.where(at.shift > 3 * _FIRST, at.shift / 3, 0.0)
+    step, fine = _solved(problem, local, first, shift, wanted)
+    bad = (wanted & ~fine).nonzero().flatten()
+    if len(bad):
+        ladder = at.shift[bad].clamp(min=_FIRST) * _rungs(at.shift)
+        other, lifted, helped = _smallest_fine(problem.select(bad), local.select(bad), first[bad], ladder)
+        step = mapped(lambda one, new: one.index_copy(1, bad, new), step, other)
+        shift, fine = shift.index_copy(0, bad, lifted), fine.index_copy(0, bad, helped)
+    return step, shift, fine
+
+
+def _rungs(like: Tensor) -> Tensor:
+    return (_RATIO ** torch.arange(_RUNGS, dtype=like.dtype, device=like.device))[:, None]
+
+
+def _smallest_fine(
+    problem: Discretised, local: Quadratic, first: Tensor, ladder: Tensor
+) -> tuple[Step, Tensor, Tensor]:
+    """Try all shifts of (J, B) at once and keep each problem's smallest that works, else the largest."""
+    rungs, count = ladder.shape
+    column = torch.arange(count, device=ladder.device)
+    many = column.repeat(rungs)
+    every = torch.ones_like(many, dtype=torch.bool)
+    step, fine = _solved(problem.select(many), local.select(many), first[many], ladder.flatten(), every)
+    table = fine.reshape(rungs, count)
+    rung = torch.where(table.any(0), table.to(torch.int8).argmax(0), rungs - 1)
+    chosen = rung * count + column
+    return mapped(lambda part: part[:, chosen], step), ladder.flatten()[chosen], fine[chosen]
+
+
+def _solved(
+    problem: Discretised, local: Quadratic, first: Tensor, shift: Tensor, wanted: Tensor
+) -> tuple[Step, Tensor]:
+    """Match and ride: by products of scatterers for few problems, or where those meet a singular R by recursion."""
+    if len(shift) < FEW_PROBLEMS:
+        step, fine, reached = problem.problem.execution.run(_by_products, problem, local, first, shift)
+        if bool((reached | ~wanted).all()):
+            return step, fine
+    lifted = local.lifted(shift)
+    return _ridden(problem, lifted, matched_by_recursion(lifted), first)
+
+
+def _by_products(problem: Discretised, local: Quadratic, first: Tensor, shift: Tensor) -> tuple[Step, Tensor, Tensor]:
+    """A step, whether it is fine, and whether its impedance is finite."""
+    lifted = local.lifted(shift)
+    matched = matched_by_scattering(lifted)
+    return *_ridden(problem, lifted, matched, first), matched.impedance.isfinite().flatten(2).all(-1).all(0)
+
+
+def _ridden(problem: Discretised, local: Quadratic, matched: Matched, first: Tensor) -> tuple[Step, Tensor]:
+    """The wave up; a free entry of z_0 moves to where its costate, `first` (B, nz) before, vanishes."""
+    start = torch.zeros_like(problem.start)
+    fine = matched.convex
+    if problem.free:
+        curve = matched.impedance[0, :, -1, -1]
+        fine = fine & (curve > 0)
+        moved = -(matched.source[0, :, -1] + first[:, -1]) / curve
+        start = torch.cat((start[:, :-1], moved[:, None]), -1)
+    step = ride(local, matched, start)
+    finite = step.states.isfinite().all(-1).all(0) & step.costates.isfinite().all(-1).all(0)
+    return step, fine & finite
+
+
+def condensed(problem: Discretised, at: Iterate, found: Conditions) -> Quadratic:
+    """(22) with slacks, forces and pulls eliminated: they stiffen the Hessians and push on the slopes."""
+    size = problem.size
+    hessian, slope = found.stage.hessian, found.slope
+    if at.slacks.shape[-1]:
+        jacobian = found.stage.jacobian[..., 1 + size :, :]
+        ratio = at.forces / at.slacks
+        push = at.barrier[:, None, None] / at.slacks + ratio * found.inequality()
+        hessian = hessian + jacobian.mT @ (ratio[..., None] * jacobian)
+        slope = slope + (jacobian.mT @ push[..., None])[..., 0]
+    end_hessian, end_slope = found.end.hessian, found.end_slope
+    if at.pulls.shape[-1]:
+        jacobian = found.end.jacobian[..., 1:, :]
+        end_hessian = end_hessian + jacobian.mT @ jacobian / _YIELD
+        end_slope = end_slope + (jacobian.mT @ found.target()[..., None])[..., 0] / _YIELD
+    return Quadratic(
+        hessian.transpose(0, 1).contiguous(),
+        slope.transpose(0, 1).contiguous(),
+        found.stage.jacobian[..., 1 : 1 + size, :].transpose(0, 1).contiguous(),
+        found.gap.transpose(0, 1).contiguous(),
+        end_hessian,
+        end_slope,
+    )
+
+
+def expanded(at: Iterate, found: Conditions, step: Step, shift: Tensor, fine: Tensor) -> Direction:
+    """A step with the slacks, forces and pulls that were eliminated."""
+    size = at.states.shape[-1]
+    states, costates, controls = (part.transpose(0, 1) for part in (step.states, step.costates, step.controls))
+    slacks, forces, pulls = at.slacks, at.forces, at.pulls
+    if slacks.shape[-1]:
+        moved = torch.cat((states[:, :-1], controls), -1)
+        change = (found.stage.jacobian[..., 1 + size :, :] @ moved[..., None])[..., 0]
+        forces = (at.barrier[:, None, None] + at.forces * (found.inequality() + change)) / at.slacks
+        slacks = -found.misfit - change
+    if pulls.shape[-1]:
+        pulls = (found.target() + (found.end.jacobian[..., 1:, :] @ states[:, -1, :, None])[..., 0]) / _YIELD
+    return Direction(states, costates, controls, slacks, forces, pulls, shift, fine, step.gains.transpose(0, 1))

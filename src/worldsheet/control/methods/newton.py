@@ -1,0 +1,168 @@
+"""The matched wave: Newton's method on Pontryagin's conditions, every problem of a batch at its own pace."""
+
+from dataclasses import dataclass, replace
+from typing import final
+
+import torch
+from torch import Tensor
+
+from worldsheet.control.compiled.execution import mapped
+from worldsheet.control.derivatives import Expansion
+from worldsheet.control.discretized import Discretised
+from worldsheet.control.lqr.subproblem import Quadratic
+from worldsheet.control.methods.batch import Places
+from worldsheet.control.methods.history import History
+from worldsheet.control.methods.initial_guess import Start
+from worldsheet.control.methods.iterate import Conditions, Iterate, Residuals, complementarity, conditions, residuals
+from worldsheet.control.methods.kkt import condensed, direction
+from worldsheet.control.methods.line_search import search
+from worldsheet.control.methods.result import Ending, Rest
+from worldsheet.control.methods.stagewise import expanded
+
+BARRIER = 0.1
+
+_PATIENCE = 12  # ticks without progress
+_CLOSE = 10.0  # residuals within this many barriers let the barrier fall
+
+
+@final
+@dataclass(frozen=True)
+class Matched:
+    """Settings of the matched relaxation.
+
+    Attributes:
+        tol: largest residual at rest, relative to the size of states and costates where that is above 1.
+        max_ticks: budget.
+        barrier: μ at the start.
+    """
+
+    tol: float
+    max_ticks: int
+    barrier: float = BARRIER
+
+
+@final
+@dataclass(frozen=True)
+class _Seen:
+    """What a look at all stages says.
+
+    Attributes:
+        at: the iterate, its barrier lowered where that is due.
+        found: the optimality conditions.
+        now: their residuals.
+        endings: which problems have come to an end, and why.
+        local: Newton's equations.
+    """
+
+    at: Iterate
+    found: Conditions
+    now: Residuals
+    endings: Tensor
+    local: Quadratic
+
+
+def relax_matched(problem: Discretised, start: Start, settings: Matched, history: History | None) -> Rest:
+    """Tick until every problem is at rest: all stages move at once, by the impedance that reflects nothing.
+
+    A tick expands all stages to second order, finds the matched impedance (24) and rides its wave (23). Linear dynamics
+    with quadratic cost are solved in one tick; elsewhere convergence is quadratic near a solution. Cost per tick: one
+    evaluation of all stages with derivatives, 2 log N products of n × n scatterers for few problems or N small steps
+    for many, and one or two evaluations of the merit. Of a large batch as many as fit a processor's cache move at once;
+    a problem that ends makes room for the next. One that gets lost starts a second time, waiting where it is.
+    """
+    places = Places(problem, start, settings.barrier)
+    ledger = _Ledger(problem, start)
+    while places.busy:
+        part, at, ticks = places.problem, places.at, places.ticks
+        spent = ticks >= settings.max_ticks
+        stage = expanded(part, at.points(), at.weights())
+        seen = problem.problem.execution.run(_look, part, at, stage, spent, settings.tol)
+        if history is not None:
+            _tell(history, ticks, places.moving, seen)
+        running = places.taken & (seen.endings == Ending.RUNNING)
+        moved = direction(part, seen.at, seen.local, running | places.taken & (seen.endings == Ending.CONVERGED))
+        again = places.taken & ~spent & ~places.restarted & _lost(seen.endings)
+        ended = places.taken & ~running & ~again
+        ledger.put(places.moving, ended, seen, moved[0].gains, ticks)
+        after = search(part, seen.at, seen.found, moved, running) if bool(running.any()) else seen.at
+        places.go_on(after, ended, again)
+    return ledger.rest()
+
+
+def _lost(endings: Tensor) -> Tensor:
+    return (endings == Ending.STUCK) | (endings == Ending.INFEASIBLE) | (endings == Ending.OVERFLOWED)
+
+
+def _look(problem: Discretised, at: Iterate, stage: Expansion, spent: Tensor, tol: float) -> _Seen:
+    found = conditions(problem, at, stage)
+    now = residuals(problem, at, found)
+    endings = _endings(problem, at, now, tol, spent)
+    calm = _calmer(at, now, tol)
+    return _Seen(calm, found, now, endings, condensed(problem, calm, found))
+
+
+def _endings(problem: Discretised, at: Iterate, now: Residuals, tol: float, spent: Tensor) -> Tensor:
+    """Which problems have come to an end, and why."""
+    worst = now.relative(at.states, at.costates)
+    stuck = at.failures >= _PATIENCE
+    met = now.constraint <= 1e3 * tol
+    ending = torch.where(stuck, torch.where(met, Ending.STUCK.value, Ending.INFEASIBLE.value), Ending.RUNNING.value)
+    ending = torch.where(spent, torch.where(met, Ending.SPENT.value, Ending.INFEASIBLE.value), ending)
+    ending = torch.where(worst.isfinite(), ending, Ending.OVERFLOWED.value)
+    ending = torch.where(worst <= tol, Ending.CONVERGED.value, ending)
+    return torch.where(problem.start.isfinite().all(-1), ending, Ending.NO_START.value)
+
+
+def _calmer(at: Iterate, now: Residuals, tol: float) -> Iterate:
+    """Lower the barrier where the conditions hold to within it."""
+    if not at.slacks.shape[-1]:
+        return at
+    floor, barrier = tol / 10, at.barrier
+    for _ in range(4):
+        product = complementarity(at, barrier)
+        worst = replace(now, complementarity=product).relative(at.states, at.costates)
+        lower = torch.minimum(0.2 * barrier, barrier**1.5).clamp(min=floor)
+        barrier = torch.where(worst <= _CLOSE * barrier, lower, barrier)
+    changed = (barrier < at.barrier)[:, None, None]
+    return replace(at, barrier=barrier, past=torch.where(changed, torch.inf, at.past))
+
+
+def _tell(history: History, ticks: Tensor, moving: Tensor, seen: _Seen) -> None:
+    place = (moving == history.element).nonzero().flatten()
+    if not len(place):
+        return
+    found, at, size = seen.found, seen.at, seen.at.states.shape[-1]
+    costate = torch.cat((found.slope[:, 1:, :size], found.end_slope[:, None]), 1)
+    history.add(int(ticks[place[0]]), moving, at.states, at.costates, at.controls, found.gap, costate)
+
+
+@final
+class _Ledger:
+    """The last fields of every problem of the batch."""
+
+    def __init__(self, problem: Discretised, start: Start) -> None:
+        self._fields = Start(*(part.clone() for part in (start.states, start.costates, start.controls)))
+        each = start.states.new_zeros(len(start.states))
+        stages, controls = start.controls.shape[1:]
+        self._gains = each.new_zeros((len(each), stages, controls, problem.size))
+        self._residuals = Residuals(*(torch.full_like(each, torch.inf) for _ in range(5)))
+        self._endings = torch.full(each.shape, Ending.RUNNING.value, device=each.device)
+        self._ticks = torch.zeros_like(self._endings)
+
+    def put(self, moving: Tensor, ended: Tensor, seen: _Seen, gains: Tensor, ticks: Tensor) -> None:
+        """Write down those that have ended; gains stage first."""
+        done = ended.nonzero().flatten()
+        if not len(done):
+            return
+        places, at = moving[done], seen.at
+        self._fields.states[places] = at.states[done]
+        self._fields.costates[places] = at.costates[done]
+        self._fields.controls[places] = at.controls[done]
+        self._gains[places] = gains[:, done].transpose(0, 1)
+        mapped(lambda all_, some: all_.index_copy_(0, places, some[done]), self._residuals, seen.now)
+        self._endings[places] = seen.endings[done]
+        self._ticks[places] = ticks[done]
+
+    def rest(self) -> Rest:
+        at = self._fields
+        return Rest(at.states, at.costates, at.controls, self._gains, self._residuals, self._endings, self._ticks)

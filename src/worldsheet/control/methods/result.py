@@ -1,0 +1,80 @@
+"""How a search over a batch ended, problem by problem."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import final
+
+from torch import Tensor
+
+from worldsheet.control.methods.iterate import Residuals
+from worldsheet.core.outcome import Outcome, Status
+
+
+class Ending(IntEnum):
+    """Why a problem of a batch does not move any more."""
+
+    RUNNING = 0
+    CONVERGED = 1
+    SPENT = 2
+    STUCK = 3
+    INFEASIBLE = 4
+    OVERFLOWED = 5
+    NO_START = 6
+
+
+_STATUS = {
+    Ending.CONVERGED: (Status.CONVERGED, ""),
+    Ending.SPENT: (Status.BUDGET_SPENT, "raise max_ticks, start from a better initial_guess, or loosen tol"),
+    Ending.STUCK: (
+        Status.BUDGET_SPENT,
+        "no step leads downhill: scale states, controls and costs to about 1, give every control a cost, "
+        "or start from another initial_guess",
+    ),
+    Ending.INFEASIBLE: (
+        Status.BUDGET_SPENT,
+        "constraints cannot be met from here: check that the initial state satisfies them and that the horizon is "
+        "long enough, or start from another initial_guess",
+    ),
+    Ending.OVERFLOWED: (
+        Status.DIVERGED,
+        "a field overflowed: use a smaller dt or step, or Wave(impedance=Riccati())",
+    ),
+    Ending.NO_START: (
+        Status.DIVERGED,
+        "the initial state or parameters are NaN or infinite: check where they come from",
+    ),
+}
+
+
+@final
+@dataclass(frozen=True)
+class Rest:
+    """Fields of all problems when they stopped, batch flattened.
+
+    Attributes:
+        states: (B, N + 1, nz).
+        costates: (B, N + 1, nz).
+        controls: (B, N, m).
+        gains: (B, N, m, nz), or None where the method has none.
+        residuals: one number per condition and problem.
+        endings: (B,) of `Ending`.
+        ticks: (B,).
+    """
+
+    states: Tensor
+    costates: Tensor
+    controls: Tensor
+    gains: Tensor | None
+    residuals: Residuals
+    endings: Tensor
+    ticks: Tensor
+
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """One outcome per problem."""
+        worst = self.residuals.worst().tolist()
+        return tuple(
+            Outcome(status, ticks, residual, remedy)
+            for (status, remedy), ticks, residual in zip(
+                (_STATUS[Ending(code)] for code in self.endings.tolist()), self.ticks.tolist(), worst, strict=True
+            )
+        )

@@ -1,0 +1,78 @@
+"""What is found at every stage by itself: by straight-line code where the execution has it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from worldsheet.control.derivatives import Expansion
+from worldsheet.control.discretized import Discretised
+from worldsheet.control.expansion import expand_stages
+
+_FEW = 64  # stages below which a call costs more than it saves
+
+
+def expanded(problem: Discretised, points: Tensor, weights: Tensor) -> Expansion:
+    """(L, F, G) at points (B, N, nz + m) to second order, by weights (B, N, 1 + nz + p)."""
+    found = _straight(problem, _expansion, points, weights)
+    if found is not None:
+        return Expansion(*found)
+    return problem.problem.execution.run(expand_stages, problem, points, weights)
+
+
+def valued(problem: Discretised, points: Tensor) -> Tensor | None:
+    """(L, F, G) at points (..., B, N, nz + m), or None where there is no straight-line code for it."""
+    if not problem.problem.execution.fixed:
+        return None
+    if problem.parameters is not None:
+        many = problem.parameters.expand(*points.shape[:-2], 1, -1)
+        problem = replace(problem, parameters=many.reshape(-1, *many.shape[-2:]))
+    found = _straight(problem, _values, points.reshape(-1, *points.shape[-2:]))
+    return None if found is None else found[0].reshape(*points.shape[:-1], -1)
+
+
+def _values(problem: Discretised, points: Tensor) -> tuple[Tensor, ...]:
+    return (problem.stages(points),)
+
+
+def _expansion(problem: Discretised, points: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
+    found = expand_stages(problem, points, weights)
+    return found.values, found.jacobian, found.gradient, found.hessian.expand(*points.shape, points.shape[-1])
+
+
+def _straight(
+    problem: Discretised, function: Callable[..., tuple[Tensor, ...]], *fields: Tensor
+) -> list[Tensor] | None:
+    """A function of a problem and fields (B, N, ·), one stage at a time; all that is a tensor goes in as a field.
+
+    None where there is no such code, for few stages, and where the duration is free: then a stage's time depends on
+    which it is.
+    """
+    if not problem.problem.execution.fixed or problem.free or fields[0].shape[:2].numel() < _FEW:
+        return None
+    whole, lead, limits = problem.problem, fields[0].shape[:2], problem.limits
+    count = torch.arange(lead[1], dtype=problem.time.dtype, device=problem.time.device)
+    given = [
+        *fields,
+        (problem.time + whole.dt * count)[:, None].expand(*lead, 1),
+        limits.top.expand(*lead, -1),
+        limits.bottom.expand(*lead, -1),
+    ]
+    if problem.parameters is not None:
+        given.append(problem.parameters.expand(*lead, -1))
+
+    def of_one(*parts: Tensor) -> tuple[Tensor, ...]:
+        own, (time, top, bottom, *extra) = parts[: len(fields)], parts[len(fields) :]
+        here = Discretised(
+            whole,
+            own[0][:, 0, : problem.size],
+            extra[0] if extra else None,
+            replace(limits, top=top[0, 0], bottom=bottom[0, 0]),
+            time[0, 0, 0],
+        )
+        return function(here, *own)
+
+    key = (function, whole.signature(), limits.high, limits.low)
+    code = whole.execution.straight(key, of_one, [part[:1, :1] for part in given])
+    return None if code is None else code(*given)

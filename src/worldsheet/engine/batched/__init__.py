@@ -1,0 +1,1 @@
+"""Groups of equal layers that move as one batched operation."""

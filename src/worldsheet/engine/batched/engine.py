@@ -1,0 +1,209 @@
+"""The same loop body for many sites at once: fields of one shape in one tensor, equal layers as one batched map."""
+
+from math import isfinite
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from worldsheet.core.fields import Fields
+from worldsheet.core.reading import read
+from worldsheet.core.types import Field, Residuals
+from worldsheet.dynamics import Dynamics
+from worldsheet.engine.base import Engine, Residual
+from worldsheet.engine.batched.messages import SlabMessages
+from worldsheet.engine.batched.plan import Program, Programs, programs_for
+from worldsheet.engine.batched.runs import runs
+from worldsheet.engine.batched.slab import Move, Shift, Slab, Span, Spans, cut, slabs
+from worldsheet.engine.measure import residual_of, start_fields, table_of
+from worldsheet.engine.sitewise.messages import Messages
+from worldsheet.problem import Caller, Chain
+from worldsheet.schedules import Phase, Tick
+
+
+@final
+class StackedBlock(Engine):
+    """A chain whose consecutive sites of one shape move as one tensor, for schedules that move many sites at once.
+
+    The same numbers as `Block` to rounding. A tick of S equal layers is a few batched kernels instead of S small ones.
+    Sites of one shape whose layers differ move together too; their layers are evaluated one by one.
+
+    Args:
+        chain: the problem; the output always moves alone.
+        x: input x_0.
+        target: what the loss compares the output with.
+        dynamics: how a site moves; it sees many sites at once and must treat them alike.
+        compiled: whether equal layers without a closed form are compiled.
+    """
+
+    def __init__(self, chain: Chain, x: Tensor, target: Any, dynamics: Dynamics, *, compiled: bool = False) -> None:
+        self._compiled = compiled
+        self.chain = chain
+        self.topology = chain.topology
+        self.dynamics = dynamics
+        self.caller = Caller(chain, target)
+        self._messages = Messages(self.caller, everywhere=True, to_input=x.requires_grad)
+        self._x = x
+        self._slabs: list[Slab] = []
+        self._spans = Spans()
+        self._programs: Programs | None = None
+        self._program_evaluations = self._program_pulls = 0
+        self._unseen: Program | None = None
+        self._seen = False
+
+    @property
+    def evaluations(self) -> int:
+        """Forward evaluations of layers, a run of S layers counted S times."""
+        return self._messages.evaluations + self._made.evaluations + self._program_evaluations
+
+    @property
+    def pulls(self) -> int:
+        """Pull-backs through layers, likewise."""
+        return self._messages.pulls + self._made.pulls + self._program_pulls
+
+    @torch.no_grad()
+    def start(self, initial: Fields | None) -> None:
+        """See `Engine.start`; evaluates every layer once in order."""
+        outputs = [self._x, self._messages.evaluation(1, [self._x]).output]  # kept, since the input never moves
+        for site in range(2, len(self.chain) + 1):
+            outputs.append(self._messages.forward(site, outputs[-1]))
+        fields = start_fields(self.dynamics, outputs[1:], initial)
+        found = runs(self.caller.traits[:-1], outputs, compiled=self._compiled)
+        self._slabs = slabs(self._x, fields, found)
+        self._made = SlabMessages(self._messages, self.dynamics, self._slabs, self._x)
+        self._programs = programs_for(self.dynamics, self._messages, self._slabs, outputs)
+
+    def move(self, tick: Tick) -> None:
+        """See `Engine.move`; by a program, unless somebody has just looked, whose messages serve the tick as well."""
+        program = None if self._programs is None or self._seen else self._programs.of(tick)
+        if program is None:
+            super().move(tick)
+            self._seen = False
+            return
+        for operation in program.operations:
+            operation()
+        self._program_evaluations += program.evaluations
+        self._program_pulls += program.pulls
+        self._unseen = program
+
+    def fire(self, phase: Phase) -> None:
+        """Move the sites of a phase: all read before any writes."""
+        moves = self._spans.of(phase, self._slabs)
+        ready = [self._ready(move) for move in moves]
+        for (field, slab, span), value in zip(moves, ready, strict=True):
+            if isinstance(value, Tensor):
+                slab.move(field, span, value)
+            else:
+                slab.shift(field, span, value)
+
+    def close_tick(self) -> None:
+        """Nothing to remember: these schedules read the newest messages."""
+
+    def residual(self) -> Residual:
+        """See `Engine.residual`; one norm per site."""
+        self._seen = True
+        views = [self._between.view(slab, span) for slab, span in self._moving()]
+        return residual_of(self.dynamics, table_of(views, _norms))
+
+    @property
+    def overflowed(self) -> bool:
+        """See `Engine.overflowed`; a sum over each field, which NaN and infinity survive."""
+        sums = read([field.sum().abs() for slab in self._slabs for field in (slab.states, slab.costates)])
+        return not all(map(isfinite, sums)) and super().overflowed
+
+    @property
+    def problem(self) -> Caller:
+        """The user's functions."""
+        return self.caller
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self.caller.replay.settle()
+
+    def efforts(self) -> list[tuple[Tensor, Tensor | None]]:
+        """See `Engine.efforts`."""
+        found: list[tuple[Tensor, Tensor | None]] = []
+        for slab in self._slabs:
+            for run in slab.runs:
+                if run.parameters:
+                    found += self._between.efforts(slab, run)
+        if self.caller.has_efforts(self.caller.head):
+            efforts = self._between.pull_cost(last=True).efforts or ()
+            found += zip(self.caller.traits[-1].parameters, efforts, strict=True)
+        return found
+
+    def input_gradient(self) -> Tensor | None:
+        """See `Engine.input_gradient`."""
+        if not self._x.requires_grad:
+            return None
+        if self._slabs[0].span.last > 0:
+            return self._between.pulled(self._slabs[0], Span(0, 0))[0]
+        return self._between.pull(1, last=True).inputs[0]
+
+    def credit_at_ends(self) -> tuple[float, float]:
+        """See `Engine.credit_at_ends`."""
+        self._seen = True
+        size = len(self.chain)
+        near = self._between.credit(*self._moving()[0])[0]
+        slope = self._between.pulled(self._slabs[-1], Span(size, size))
+        below, above = read([near.norm(), slope.norm()])
+        return below, above
+
+    @property
+    def fields(self) -> Fields:
+        """See `Engine.fields`."""
+        self._look()
+        states = [row for slab, span in self._moving() for row in cut(slab.states, slab.span, span)]
+        costates = [row for slab, span in self._moving() for row in cut(slab.costates, slab.span, span)]
+        return Fields(tuple(states), tuple(costates))
+
+    @property
+    def loss(self) -> Tensor:
+        """See `Engine.loss`."""
+        return self._between.loss
+
+    @property
+    def precision(self) -> float:
+        """See `Engine.precision`."""
+        return torch.finfo(self._slabs[-1].states.dtype).eps
+
+    def _ready(self, move: Move) -> Tensor | Shift:
+        """The new values of a move; or what is to be added to the old ones, if the dynamics has coefficients."""
+        field, slab, span = move
+        if slab.table is None:
+            view = self._between.view(slab, span)
+            return self.dynamics.state(view) if field is Field.STATE else self.dynamics.costate(view)
+        mix = slab.table.state if field is Field.STATE else slab.table.costate
+        terms = [(mix.residual, self._between.state_residual(slab, span))] if mix.residual else []
+        terms += [(mix.credit, self._between.credit(slab, span))] if mix.credit else []
+        terms += [(mix.pulled, self._between.pulled(slab, span))] if mix.pulled else []
+        if field is Field.COSTATE:
+            return Shift(1 + mix.costate, terms)
+        return Shift(1.0, [*terms, (mix.costate, slab.rows(Field.COSTATE, span))] if mix.costate else terms)
+
+    @property
+    def _between(self) -> SlabMessages:
+        """The messages of this moment."""
+        self._look()
+        return self._made
+
+    def _look(self) -> None:
+        """After programmed ticks: let go of older messages, and fire what was left for an onlooker."""
+        program, self._unseen = self._unseen, None
+        if program is None:
+            return
+        for slab in self._slabs:
+            slab.renew()
+        if program.left is not None:
+            self.fire(program.left)
+
+    def _moving(self) -> list[tuple[Slab, Span]]:
+        """Slabs with their sites, the input left out."""
+        pairs = [(slab, Span(max(slab.span.first, 1), slab.span.last)) for slab in self._slabs]
+        return [(slab, span) for slab, span in pairs if span.first <= span.last]
+
+
+def _norms(tensors: list[Tensor]) -> Residuals:
+    """One norm per site, where the tensors are."""
+    parts = [torch.linalg.vector_norm(tensor.reshape(tensor.shape[0], -1), dim=1) for tensor in tensors]
+    return torch.cat(parts)

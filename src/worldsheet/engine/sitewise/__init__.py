@@ -1,0 +1,1 @@
+"""Sites that move one by one."""

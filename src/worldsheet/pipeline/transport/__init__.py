@@ -1,0 +1,1 @@
+"""How states and credits get from stage to stage."""

@@ -1,0 +1,122 @@
+"""Free running: a stage does what it has messages for, in the order in which they come."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from threading import Condition, Thread
+from typing import final
+
+import torch
+from torch import Tensor
+
+from worldsheet.core.types import Costate, State
+from worldsheet.pipeline.schedule import Act, Deed, Order
+from worldsheet.pipeline.transport.base import Links
+
+
+def as_they_come(order: Order, stage: int, stages: int, packets: int, links: Links) -> Iterator[Deed | None]:
+    """A stage's deeds as messages arrive: a credit if one is here, else a packet if one is; None where it must wait.
+
+    At most `order.lead` + 1 packets are in flight, as under the order itself, so that a credit is never staler than
+    `order.delay` says, and nobody waits for ever: the last stage always has something to do.
+    """
+    most, many = order.lead(stage, stages) + 1, order.packets_per_update
+    first, last = stage == 0, stage == stages - 1
+    carried = answered = 0
+    while answered < packets:
+        if answered < carried and (last or links.credit_here(answered)):
+            yield Deed(Act.PULL, answered)
+            answered += 1
+            if answered % many == 0 or answered == packets:
+                yield Deed(Act.UPDATE, answered - 1)
+        elif carried < min(packets, answered + most) and (first or links.state_here(carried)):
+            yield Deed(Act.FORWARD, carried)
+            carried += 1
+        else:
+            yield None
+
+
+@final
+class Arrivals(Links):
+    """Links whose messages a thread for each side receives as they come, so that a stage sees what is here.
+
+    Args:
+        inner: the links that carry them.
+        states: how many come from below.
+        credits: how many come from above.
+    """
+
+    def __init__(self, inner: Links, states: int, credits: int) -> None:
+        self._inner = inner
+        self._states: deque[Tensor] = deque()
+        self._credits: deque[Tensor] = deque()
+        self._news = Condition()
+        self._fresh = False
+        self._failure: Exception | None = None
+        self._listeners = [
+            Thread(target=self._listen, args=(inner.take_state, states, self._states), daemon=True),
+            Thread(target=self._listen, args=(inner.take_credit, credits, self._credits), daemon=True),
+        ]
+        for listener in self._listeners:
+            listener.start()
+
+    @property
+    def messages(self) -> torch.dtype | None:
+        """As those of the inner links."""
+        return self._inner.messages
+
+    def state_here(self, packet: int) -> bool:
+        """Whether one has come."""
+        return bool(self._states)
+
+    def credit_here(self, packet: int) -> bool:
+        """Whether one has come."""
+        return bool(self._credits)
+
+    def take_state(self, packet: int) -> State:
+        """The one that came first."""
+        return self._states.popleft()
+
+    def take_credit(self, packet: int) -> Costate:
+        """The one that came first."""
+        return self._credits.popleft()
+
+    def send_state(self, packet: int, state: State) -> None:
+        """Through the inner links."""
+        self._inner.send_state(packet, state)
+
+    def send_credit(self, packet: int, credit: Costate) -> None:
+        """Through the inner links."""
+        self._inner.send_credit(packet, credit)
+
+    def wait(self) -> None:
+        """Until a message has come since the last time.
+
+        Raises:
+            NeighbourError: a neighbour that is gone, silent, or sends what was not agreed.
+        """
+        with self._news:
+            self._news.wait_for(lambda: self._fresh or self._failure is not None)
+            fresh, self._fresh = self._fresh, False
+        if self._failure is not None and not fresh:
+            raise self._failure
+
+    def close(self) -> None:
+        """See to it that what was sent has arrived."""
+        for listener in self._listeners:
+            listener.join()
+        self._inner.close()
+
+    def _listen(self, take: Callable[[int], Tensor], count: int, here: deque[Tensor]) -> None:
+        try:
+            for packet in range(count):
+                here.append(take(packet))
+                self._tell()
+        except Exception as error:  # whatever it is, the stage must know
+            with self._news:
+                self._failure = error
+                self._news.notify()
+
+    def _tell(self) -> None:
+        with self._news:
+            self._fresh = True
+            self._news.notify()

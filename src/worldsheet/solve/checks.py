@@ -1,0 +1,149 @@
+"""What every verb checks before anything moves."""
+
+from collections.abc import Sequence
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from worldsheet.core.errors import InputError
+from worldsheet.core.reading import read
+from worldsheet.core.topology import Topology
+from worldsheet.dynamics import Dynamics
+from worldsheet.engine import Stop
+from worldsheet.problem import Chain
+from worldsheet.schedules import CreditFront, Late, Leapfrog, Schedule, Synchronous, Wavefront
+
+
+def default_schedule(dynamics: Dynamics, schedule: Schedule | None, *, fresh: bool = True) -> Schedule:
+    """The schedule asked for, else the wavefront for a dynamics that settles at once, else one that moves all at once.
+
+    A descent from a forward pass leaves out the sites ahead of its credit, unless it starts elsewhere. The delays that
+    a dynamics brings along are added to either.
+
+    Raises:
+        InputError: a schedule that moves each site once, for a dynamics that needs many moves, or one under which it
+            must diverge.
+    """
+    character = dynamics.character
+    schedule = _natural(dynamics, fresh) if schedule is None else schedule
+    if schedule.once and not dynamics.settles_at_once:
+        raise InputError(
+            f"{schedule} with {dynamics}",
+            "a schedule that moves each site many times, for a dynamics that does not settle in one move",
+            "use Synchronous(), Sweep(count=None) or Asynchronous(generator), or Dyadic(rate=1)",
+        )
+    if character.patience is not None and schedule.own_delay > character.patience:
+        raise InputError(
+            f"{dynamics} under {schedule}, where a site's own costate is {schedule.own_delay} ticks late for its state",
+            f"a delay of at most {character.patience} ticks at these rates: α/ρ < 2 sin(π/(2(2·delay + 1)))",
+            "let each site read its own costate fresh, Delays(own=0), or make dual_rate smaller",
+        )
+    return Late(schedule, character.delay) if character.delay else schedule
+
+
+def _natural(dynamics: Dynamics, fresh: bool) -> Schedule:
+    character = dynamics.character
+    if dynamics.settles_at_once and not character.delay:
+        return Wavefront()
+    if character.leads is None:
+        return Synchronous()
+    return CreditFront(character.leads) if fresh and character.descends else Leapfrog(character.leads)
+
+
+def reads_start(schedule: Schedule, stop: Stop, topology: Topology) -> bool:
+    """Whether fields are read before they have moved: always, unless each site moves once and all of them get to."""
+    if not schedule.once or stop.max_ticks is None:
+        return not schedule.once
+    return stop.max_ticks < (schedule.settles_after(topology) or 0)
+
+
+def moves_once(schedule: Schedule, stop: Stop, topology: Topology) -> bool:
+    """Whether every site moves just once, on neighbours that have settled."""
+    return schedule.once and not reads_start(schedule, stop, topology)
+
+
+def check_input(x: Any) -> None:
+    """Refuse an input that cannot be relaxed.
+
+    Raises:
+        InputError: no tensor, inference mode, or an input that is itself the result of a recorded computation.
+    """
+    if not isinstance(x, Tensor):
+        raise InputError(f"input of type {type(x).__name__}", "a torch.Tensor", "convert it: torch.as_tensor(x)")
+    if torch.is_inference_mode_enabled() or x.is_inference():
+        raise InputError(
+            "a call under torch.inference_mode, or on a tensor made there",
+            "grad mode or torch.no_grad, which are both fine",
+            "leave inference_mode, and clone the input outside it",
+        )
+    if x.requires_grad and not x.is_leaf:
+        raise InputError(
+            "an input that is the output of another computation and requires grad",
+            "a leaf tensor",
+            "h = x.detach().requires_grad_(); ws.backward(chain, h, target); x.backward(h.grad)",
+        )
+
+
+def check_chain(chain: object, verb: str) -> None:
+    """Refuse a model in the place of a chain.
+
+    Raises:
+        InputError: anything but a `Chain`.
+    """
+    if not isinstance(chain, Chain):
+        raise InputError(
+            f"{verb} of {type(chain).__name__}",
+            "a ws.Chain of a model and its loss",
+            f"make one once and keep it: chain = ws.Chain(model, loss); ws.{verb}(chain, x, target)",
+        )
+
+
+def inputs_of(chain: Chain, x: Any) -> tuple[Tensor, ...]:
+    """The tensors of an input: of a path the one, of a module of any kind all that it is called with.
+
+    Raises:
+        InputError: an input that cannot be relaxed.
+    """
+    if chain.is_path:
+        check_input(x)
+        return (x,)
+    found = tuple(leaf for leaf in tree_leaves(x) if isinstance(leaf, Tensor))
+    for tensor in found:
+        check_input(tensor)
+    if torch.is_inference_mode_enabled():
+        check_input(torch.empty(0))
+    return found
+
+
+def check_finite(chain: Chain, *inputs: Tensor) -> None:
+    """Refuse NaN and infinity in the input or a parameter, and name it.
+
+    Raises:
+        InputError: the first tensor found to hold any.
+    """
+    given = [("the input", tensor) for tensor in inputs]
+    given += [(f"parameter {name}", p) for name, p in chain.named_parameters()]
+    if are_finite([tensor for _, tensor in given]):
+        return
+    for name, tensor in given:
+        if not are_finite([tensor]):
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise InputError(
+                f"{name}: {bad} of {tensor.numel()} entries are NaN or infinite",
+                "finite numbers",
+                "clean the data, or lower the learning rate if a parameter overflowed in training",
+            )
+
+
+def are_finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether every entry is finite: sums decide nearly always, since NaN and infinity survive them.
+
+    A device is read once for all tensors on it; a read waits until the device has done what it was asked to do.
+    """
+    numbers = [tensor.detach() for tensor in tensors if tensor.is_floating_point() or tensor.is_complex()]
+    if all(map(isfinite, read([tensor.sum().abs() for tensor in numbers]))):
+        return True
+    return all(bool(torch.isfinite(tensor).all()) for tensor in numbers)

@@ -1,0 +1,152 @@
+"""The equations of motion (6): every quantity of a neuron moves by its own, its parents' and its children's.
+
+No line of this file adds over neurons, picks one out or counts them: neurons meet only in the three sums over edges of
+a `Connectivity`.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from worldsheet.streaming.functional import Functional, Medium
+from worldsheet.streaming.graphs.connectivity import Connectivity
+from worldsheet.streaming.integrator import Factors, Integrator
+from worldsheet.streaming.shapes import Edges, Neurons
+from worldsheet.streaming.sign import Sign
+from worldsheet.streaming.state import PhasePoint
+
+
+class Sight(NamedTuple):
+    """What the neurons see of their parents at an instant.
+
+    Attributes:
+        drive: a_i = Σ_j w_ij x_j.
+        activity: σ(a).
+    """
+
+    drive: Neurons
+    activity: Neurons
+
+
+class Pace(NamedTuple):
+    """How far the fields move in one step: decay and gain of x, π and π_w; the sign of time is in the gains.
+
+    Attributes:
+        reach: the part of the way to σ(a) that x goes.
+        costate: of π.
+        momentum_keep: decay of π_w, the same for all edges.
+        momentum_gain: gain of π_w; 1 if signs differ, each system's gain being in `credit_gain` then.
+        credit_gain: what the credit of each system is multiplied by; None for 1.
+        momentum_gain_on_edges: the whole gain, in a shape that multiplies edges if signs differ.
+        flow: −dt/m.
+    """
+
+    reach: Tensor
+    costate: Factors
+    momentum_keep: float
+    momentum_gain: float
+    credit_gain: Tensor | None
+    momentum_gain_on_edges: float | Tensor
+    flow: float
+
+
+class Credit(NamedTuple):
+    """What a step leaves on the neurons for their edges to answer.
+
+    Attributes:
+        sensitivity: δ_i = c_i σ′(a_i) π_i.
+        state: x_j, what went along the edges.
+        pace: how far they move.
+    """
+
+    sensitivity: Neurons
+    state: Neurons
+    pace: Pace
+
+
+@final
+@dataclass(frozen=True)
+class Laws:
+    """Equations (6) on a graph, s being the sign of time.
+
+        ẋ_i   = c_i (σ(a_i) − x_i),                                  a_i = Σ_j w_ij x_j
+        π̇_i   = −(θ − s c_i) π_i − s [ Σ_k w_ki c_k σ′(a_k) π_k + ∂(V + R)/∂x_i ]
+        π̇_ij  = −θ π_ij − s [ c_i σ′(a_i) π_i x_j + ∂R/∂w_ij ],       ẇ_ij = −π_ij/m
+
+    Neurons that are held at an input have the speed 0: they keep what they are given and their edges feel no force.
+    """
+
+    graph: Connectivity
+    speed: Tensor
+    medium: Medium
+    functional: Functional
+    integrator: Integrator
+
+    def see(self, weights: Edges, state: Neurons) -> Sight:
+        """Listen to the parents."""
+        drive = self.graph.drive(weights, state)
+        return Sight(drive, self.medium.activation.value(drive))
+
+    def velocity(self, state: Neurons, sight: Sight) -> Neurons:
+        """ẋ."""
+        return self.speed * (sight.activity - state)
+
+    def state(self, state: Neurons, sight: Sight, pace: Pace) -> Neurons:
+        """X a step later."""
+        return torch.lerp(state, sight.activity, pace.reach)
+
+    def conductance(self, sight: Sight) -> Neurons:
+        """c_i σ′(a_i), which turns a costate into what the parents and edges of i feel of it."""
+        return self.medium.activation.slope(self.speed, sight.drive, sight.activity)
+
+    def pull(self, point: PhasePoint, sensitivity: Neurons) -> Neurons:
+        """Σ_k w_ki c_k σ′(a_k) π_k + ∂R/∂x_i, in memory of its own."""
+        pulled = self.graph.pull(point.weights, sensitivity)
+        return self.functional.regulariser.pull_states(pulled, point.state)
+
+    def costate(self, point: PhasePoint, force: Neurons, pace: Pace) -> Neurons:
+        """π a step later, in the memory of all that pulls at it."""
+        return force.mul_(pace.costate.gain).addcmul_(pace.costate.keep, point.costate)
+
+    def sensitivity(self, costate: Neurons, conductance: Neurons) -> Neurons:
+        """δ_i = c_i σ′(a_i) π_i, which the edges of i feel."""
+        return conductance * costate
+
+    def credit(self, sensitivity: Neurons, state: Neurons, pace: Pace) -> Credit:
+        """What the edges are told; the gain is in it where it is not the same for all."""
+        return Credit(sensitivity if pace.credit_gain is None else sensitivity * pace.credit_gain, state, pace)
+
+    def learn(self, weights: Edges, momentum: Edges, credit: Credit) -> Edges:
+        """π_w a step later in its own memory, under the effort c_i σ′(a_i) π_i x_j; then the weights, returned."""
+        pace, staggered = credit.pace, self.integrator.staggered
+        moved = weights if staggered else weights.add(momentum, alpha=pace.flow)
+        self.graph.add_effort(
+            momentum, credit.sensitivity, credit.state, keep=pace.momentum_keep, gain=pace.momentum_gain
+        )
+        self.functional.regulariser.pull_weights(momentum, weights, pace.momentum_gain_on_edges)
+        return weights.add_(momentum, alpha=pace.flow) if staggered else moved
+
+    def pace(self, sign: Sign, dt: float, shared: bool) -> Pace:
+        """Decays and gains of a step under a sign, one for each system if it is a tensor."""
+        advance, functional = self.integrator.factors, self.functional
+        theta = torch.tensor(functional.dissipation, dtype=torch.float64)
+        long = self.integrator.every * dt
+        momentum = advance(theta, long)
+        per_neuron = sign.to(self.speed)[:, None] if isinstance(sign, Tensor) else sign
+        costate = advance(functional.dissipation - per_neuron * self.speed, dt)
+        gain = -per_neuron * float(momentum.gain)
+        return Pace(
+            reach=1 - advance(self.speed, dt).keep,
+            costate=Factors(costate.keep, -per_neuron * costate.gain),
+            momentum_keep=float(momentum.keep),
+            momentum_gain=1.0 if isinstance(gain, Tensor) else gain,
+            credit_gain=gain if isinstance(gain, Tensor) else None,
+            momentum_gain_on_edges=_beside_edges(gain, self.graph, shared) if isinstance(gain, Tensor) else gain,
+            flow=-long / functional.mass,
+        )
+
+
+def _beside_edges(gain: Tensor, graph: Connectivity, shared: bool) -> Tensor:
+    return gain.view(()) if shared else gain.view(-1, *[1] * len(graph.edge_shape))

@@ -1,0 +1,1 @@
+"""Directed graphs: who is connected to whom."""

@@ -1,0 +1,255 @@
+"""How a network hears its stream: inputs that are held, targets that are compared, and what is unknown of both."""
+
+from collections.abc import Sequence
+from math import isfinite
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from worldsheet.core.errors import InputError
+from worldsheet.streaming.config import Missing, Streams
+from worldsheet.streaming.functional import Medium
+from worldsheet.streaming.graphs.connectivity import Connectivity
+from worldsheet.streaming.potential import Potential
+from worldsheet.streaming.shapes import Neurons, PerStream, Signal, Target
+
+
+def check_places(graph: Connectivity, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+    """Inputs and outputs are different neurons of the graph, and every output can learn and hears the inputs.
+
+    Raises:
+        InputError: otherwise.
+    """
+    places = [*inputs, *outputs]
+    strange = [place for place in places if not 0 <= place < graph.neurons]
+    if strange or not outputs or len(set(places)) < len(places):
+        raise InputError(
+            f"inputs {list(inputs)} and outputs {list(outputs)} of {graph.neurons} neurons",
+            f"at least one output, no neuron named twice, all from 0 to {graph.neurons - 1}",
+            f"neuron {strange[0]} is not there" if strange else "name each input and output once",
+        )
+    degrees = graph.in_degrees()
+    deaf = [place for place in outputs if not degrees[place]]
+    if deaf:
+        raise InputError(
+            f"output {deaf[0]} has no parents",
+            "outputs that listen to some neuron: only edges can learn",
+            f"add an edge into neuron {deaf[0]}",
+        )
+    if inputs:
+        reached = graph.reached_from(torch.tensor(list(inputs), device=degrees.device))
+        cut_off = [place for place in outputs if not reached[place]]
+        if cut_off:
+            raise InputError(
+                f"no path leads from an input to output {cut_off[0]}",
+                "outputs that some input can reach",
+                "add edges on the way, or leave the inputs out if the output is to move by itself",
+            )
+
+
+def speeds(medium: Medium, neurons: int, like: Tensor) -> Tensor:
+    """C for every neuron.
+
+    Raises:
+        InputError: a tensor of another length.
+    """
+    if isinstance(medium.speed, Tensor):
+        if medium.speed.shape != (neurons,):
+            raise InputError(
+                f"speeds of shape {tuple(medium.speed.shape)}", f"one for each of {neurons} neurons", "or one number"
+            )
+        return medium.speed.to(like)
+    return torch.full((neurons,), medium.speed, dtype=like.dtype, device=like.device)
+
+
+def check_input(given: Tensor | None, streams: int, inputs: int) -> None:
+    """One number per stream and input neuron.
+
+    Raises:
+        InputError: another shape, or no tensor where there are input neurons.
+    """
+    if given is not None:
+        refuse_no_tensor("an input", given)
+    shape = None if given is None else given.shape
+    if shape != (streams, inputs) and not (shape is None and not inputs):
+        wanted = f"a tensor of shape ({streams}, {inputs}), one row per stream" if inputs else "None: no input neurons"
+        told = None if given is None else tuple(given.shape)
+        raise InputError(f"an input of shape {told}", wanted, "for one stream try input[None]")
+
+
+def refuse_no_tensor(name: str, given: object) -> None:
+    """Lists, arrays and plain numbers.
+
+    Raises:
+        InputError: anything but a tensor.
+    """
+    if not isinstance(given, Tensor):
+        raise InputError(f"{name} of type {type(given).__name__}", "a torch.Tensor", "try torch.as_tensor(…)[None]")
+
+
+def check_target(given: Tensor, streams: int, outputs: int, potential: Potential) -> None:
+    """One class per stream, or numbers in the shape of the outputs.
+
+    Raises:
+        InputError: another shape or kind, or a class that no output stands for.
+    """
+    refuse_no_tensor("a target", given)
+    whole = not given.is_floating_point()
+    shape = (streams,) if potential.classes else (streams, outputs)
+    if given.shape != shape or whole != potential.classes:
+        kind = "whole numbers, one class per stream" if potential.classes else "floating-point numbers, one per output"
+        raise InputError(
+            f"a target of shape {tuple(given.shape)} and {given.dtype}",
+            f"{kind}, shape {shape}",
+            "for one stream try [None]",
+        )
+    if whole and len(given) and int(given.max()) >= outputs:
+        raise InputError(f"class {int(given.max())}", f"classes 0 to {outputs - 1}, −1 for unknown", "add outputs")
+
+
+def like(given: Tensor, state: Tensor, *, kept: bool = False) -> Tensor:
+    """The given tensor where the states are and, unless its own dtype is kept, of their dtype."""
+    if given.device == state.device and (kept or given.dtype == state.dtype) and not given.requires_grad:
+        return given
+    dtype = given.dtype if kept else state.dtype
+    return given.detach().to(state.device, dtype, non_blocking=given.device.type == "cpu")
+
+
+def unknown_streams(target: Target) -> Tensor | None:
+    """Which streams have a NaN, an infinity or a negative class in their target; None if no stream."""
+    if all_finite(target) and (target.is_floating_point() or int(target.min()) >= 0):
+        return None
+    known = torch.isfinite(target) if target.is_floating_point() else target >= 0
+    return ~known.flatten(1).all(1) if target.dim() > 1 else ~known
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether there is no NaN and no infinity; the sum tells, if it does not overflow.
+
+    Asked of a signal as it comes, which is the host's own most of the time: then no device has to be waited for.
+    """
+    return isfinite(float(values.sum())) or bool(torch.isfinite(values).all())
+
+
+class Reading(NamedTuple):
+    """Outputs compared with a target.
+
+    Attributes:
+        output: of the output neurons.
+        loss: V per stream; None without a target.
+        gradient: ∂V/∂output; None without a target.
+    """
+
+    output: Signal
+    loss: PerStream | None
+    gradient: Signal | None
+
+
+@final
+class Lesson:
+    """A target at an instant, from which a network learns what it is told and no more.
+
+    Args:
+        target: None for no lesson.
+        unknown: streams whose target is not known, where it holds harmless numbers; None for no stream.
+        outputs: which neurons are compared.
+        potential: how.
+    """
+
+    def __init__(self, target: Target | None, unknown: Tensor | None, outputs: Tensor, potential: Potential) -> None:
+        self._target = target
+        self._unknown = unknown
+        self._outputs = outputs
+        self._potential = potential
+
+    def read(self, state: Neurons) -> Reading:
+        """Compare the outputs with the target."""
+        output = state.index_select(1, self._outputs)
+        if self._target is None:
+            return Reading(output, None, None)
+        loss, gradient = self._potential.value_and_gradient(output, self._target)
+        if self._unknown is not None:
+            loss, gradient = loss.masked_fill(self._unknown, 0), gradient.masked_fill(self._unknown[:, None], 0)
+        return Reading(output, loss, gradient)
+
+    def blame(self, force: Neurons, reading: Reading) -> Neurons:
+        """Add ∂V/∂x to the force on the output neurons, in its own memory."""
+        return force if reading.gradient is None else force.index_add_(1, self._outputs, reading.gradient)
+
+
+@final
+class Ears:
+    """Where a network is held and compared.
+
+    Args:
+        inputs: neurons that are held at the input.
+        outputs: neurons that are compared with the target.
+        streams: how many, and what to do about holes in them.
+        potential: what a target looks like.
+        device: of the network.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        streams: Streams,
+        potential: Potential,
+        device: torch.device,
+    ) -> None:
+        self._inputs = torch.tensor(list(inputs), dtype=torch.int64, device=device)
+        self._outputs = torch.tensor(list(outputs), dtype=torch.int64, device=device)
+        self._counts = len(inputs), len(outputs)
+        self._streams = streams
+        self._potential = potential
+
+    def output(self, state: Neurons) -> Signal:
+        """The states of the output neurons."""
+        return state.index_select(1, self._outputs)
+
+    def hold(self, state: Neurons, input: Tensor | None) -> Neurons:
+        """The states in their own memory, those of the input neurons being the input; what is unknown of it stays.
+
+        Raises:
+            InputError: another shape, or NaN under `Missing.STOP`.
+        """
+        check_input(input, self._streams.count, self._counts[0])
+        if input is None:
+            return state
+        given = like(input, state)
+        if not all_finite(input):
+            self._refuse_holes("input")
+            given = torch.where(torch.isfinite(given), given, state.index_select(1, self._inputs))
+        return state.index_copy_(1, self._inputs, given)
+
+    def hear(self, state: Neurons, target: Tensor | None) -> Lesson:
+        """The lesson of a target.
+
+        Raises:
+            InputError: another shape or kind, or NaN under `Missing.STOP`.
+        """
+        if target is None:
+            return Lesson(None, None, self._outputs, self._potential)
+        check_target(target, self._streams.count, self._counts[1], self._potential)
+        given = like(target, state, kept=self._potential.classes)
+        unknown = unknown_streams(target)
+        if unknown is not None:
+            self._refuse_holes("target")
+            unknown = unknown.to(given.device)
+            given = given.masked_fill(unknown if given.dim() == 1 else unknown[:, None], 0)
+        return Lesson(given, unknown, self._outputs, self._potential)
+
+    def _refuse_holes(self, name: str) -> None:
+        if self._streams.missing is Missing.STOP:
+            raise InputError(
+                f"NaN, an infinity or an unknown class in the {name}",
+                "numbers only, as the network was built with Missing.STOP",
+                "clean the stream, or build it with Streams(missing=Missing.SKIP), which never learns from them",
+            )
+
+
+def has_holes(input: Tensor | None, target: Tensor | None) -> bool:
+    """Whether anything in an instant of a stream is unknown."""
+    blind = input is not None and not all_finite(input)
+    return blind or (target is not None and unknown_streams(target) is not None)
