@@ -216,12 +216,16 @@ def nets(draw: st.DrawFn, max_depth: int = 12) -> Net:
 
 
 @st.composite
-def schedules(draw: st.DrawFn) -> ws.Schedule:
+def schedules(draw: st.DrawFn) -> ws.schedules.Schedule:
     """Any schedule under which unit rate is exact."""
     kind = draw(st.sampled_from(["synchronous", "wavefront", "sweep", "asynchronous"]))
     if kind == "asynchronous":
         return asynchronous(draw(st.integers(0, 2**20)), draw(st.integers(0, 4)))
-    return {"synchronous": ws.Synchronous(), "wavefront": ws.Wavefront(), "sweep": ws.Sweep()}[kind]
+    return {
+        "synchronous": ws.Synchronous(),
+        "wavefront": ws.Wavefront(),
+        "sweep": ws.Sweep(),
+    }[kind]
 
 
 def asynchronous(seed: int, max_delay: int) -> ws.Asynchronous:
@@ -229,7 +233,7 @@ def asynchronous(seed: int, max_delay: int) -> ws.Asynchronous:
     return ws.Asynchronous(torch.Generator().manual_seed(seed), max_delay)
 
 
-Order = Callable[[], ws.Schedule]
+Order = Callable[[], ws.schedules.Schedule]
 
 ORDERS: dict[str, Order] = {
     "wavefront": ws.Wavefront,

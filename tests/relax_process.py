@@ -12,16 +12,16 @@ from worldsheet.pipeline import relax
 from worldsheet.pipeline.transport.distributed import joined, place_of
 
 STOP = ws.Stop(max_ticks=24, tol=1e-2, every=4)
-Make = Callable[[ws.Chain, Tensor, Tensor], ws.Dynamics]
+Make = Callable[[ws.Chain, Tensor, Tensor], ws.dynamics.Dynamics]
 
 DYNAMICS: dict[str, Make] = {
     "dyadic": lambda *_: ws.Dyadic(),
     "slow dyadic": lambda *_: ws.Dyadic(0.6),
     "wave": lambda chain, x, y: ws.calibrate(chain, x, y, ws.Wave()),
-    "wave with a proximal end": lambda *_: ws.Wave(impedance=0.3, output=ws.Output.PROXIMAL),
+    "wave with a proximal end": lambda *_: ws.Wave(impedance=0.3, output=ws.dynamics.Output.PROXIMAL),
     "predictive coding": lambda chain, x, y: ws.calibrate(chain, x, y, ws.PredictiveCoding()),
     "nudged": lambda *_: ws.PredictiveCoding(rate=0.2, nudge=0.1),
-    "fixed prediction": lambda *_: ws.PredictiveCoding(prediction=ws.Prediction.FIXED),
+    "fixed prediction": lambda *_: ws.PredictiveCoding(prediction=ws.dynamics.Prediction.FIXED),
     "multipliers": lambda chain, x, y: ws.calibrate(chain, x, y, ws.AugmentedLagrangian()),
 }
 

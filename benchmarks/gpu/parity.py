@@ -45,9 +45,9 @@ PRECISIONS = {
     "bf16 autocast": Precision(torch.float32, True, 5e-2),
 }
 
-DYNAMICS: dict[str, Callable[[], ws.Dynamics]] = {
+DYNAMICS: dict[str, Callable[[], ws.dynamics.Dynamics]] = {
     "Dyadic": ws.Dyadic,
-    "Wave, matched": lambda: ws.Wave(impedance=ws.Matched()),
+    "Wave, matched": lambda: ws.Wave(impedance=ws.dynamics.Matched()),
     "Wave, one number": lambda: ws.Wave(impedance=1.0),
     "PredictiveCoding": ws.PredictiveCoding,
     "AugmentedLagrangian": ws.AugmentedLagrangian,
@@ -127,7 +127,7 @@ def relaxed(model: Model, precision: Precision, device: torch.device) -> Figures
     return judged(compared.relative_error, precision.allowed, ticks=float(sol.outcome.ticks))
 
 
-def dynamics(model: Model, make: Callable[[], ws.Dynamics], device: torch.device) -> Figures:
+def dynamics(model: Model, make: Callable[[], ws.dynamics.Dynamics], device: torch.device) -> Figures:
     """A dozen ticks on the device beside the same ticks site by site on the CPU, both in float64."""
     found = []
     for where, stack in ((device, True), (torch.device("cpu"), False)):

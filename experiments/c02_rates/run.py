@@ -28,7 +28,7 @@ def problem(activation: str, seed: int) -> tuple[ws.Chain, Tensor, Tensor]:
     return chain, torch.randn(BATCH, WIDTH).double(), torch.randn(BATCH, WIDTH).double()
 
 
-def by_tick(activation: str, seed: int, rate: float) -> Iterator[ws.Comparison]:
+def by_tick(activation: str, seed: int, rate: float) -> Iterator[ws.diagnostics.Comparison]:
     """Fidelity after 1, 2, ... ticks from silence."""
     chain, x, target = problem(activation, seed)
     fields = None

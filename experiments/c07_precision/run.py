@@ -25,7 +25,7 @@ GOOD = 1e-2
 
 @final
 @dataclass(frozen=True)
-class Stored(ws.Dynamics):
+class Stored(ws.dynamics.Dynamics):
     """A dynamics whose fields are kept in eight bits and computed with in float32.
 
     Args:
@@ -33,7 +33,7 @@ class Stored(ws.Dynamics):
         dtype: how they are kept; what is too large for it becomes its largest number.
     """
 
-    inner: ws.Dynamics
+    inner: ws.dynamics.Dynamics
     dtype: torch.dtype
 
     def kept(self, field: Tensor) -> Tensor:
@@ -41,20 +41,20 @@ class Stored(ws.Dynamics):
         largest = torch.finfo(self.dtype).max
         return field.clamp(-largest, largest).to(self.dtype).to(field.dtype)
 
-    def state(self, view: ws.View) -> Tensor:
+    def state(self, view: ws.extend.View) -> Tensor:
         """The inner move, rounded."""
         return self.kept(self.inner.state(view))
 
-    def costate(self, view: ws.View) -> Tensor:
+    def costate(self, view: ws.extend.View) -> Tensor:
         """The inner move, rounded."""
         return self.kept(self.inner.costate(view))
 
-    def credit(self, view: ws.View) -> Tensor:
+    def credit(self, view: ws.extend.View) -> Tensor:
         """As the inner dynamics."""
         return self.inner.credit(view)
 
     @property
-    def character(self) -> ws.Character:
+    def character(self) -> ws.dynamics.Character:
         """As the inner dynamics."""
         return self.inner.character
 
@@ -67,7 +67,7 @@ class Stored(ws.Dynamics):
         """False."""
         return False
 
-    def calibrated(self, linearised: Any) -> ws.Dynamics:
+    def calibrated(self, linearised: Any) -> ws.dynamics.Dynamics:
         """Itself."""
         return self
 
@@ -110,7 +110,7 @@ def relaxed(module: nn.Sequential, x: Tensor, target: Tensor, scale: float, rate
     def loss(output: Tensor, wanted: Tensor) -> Tensor:
         return scale * nn.functional.cross_entropy(output, wanted)
 
-    dynamics: ws.Dynamics = ws.Dyadic(rate)
+    dynamics: ws.dynamics.Dynamics = ws.Dyadic(rate)
     if fmt in FP8:
         dynamics = Stored(dynamics, FP8[fmt])
     ticks = 2 * len(module) if rate == 1 else ceil(3 * (2 * len(module) + 10) / rate)

@@ -26,17 +26,17 @@ def plain(activation: type[nn.Module], gain: float) -> nn.Module:
     return nn.Sequential(linear, activation())
 
 
-def residual(activation: ws.Nonlinearity, gain: float) -> nn.Module:
+def residual(activation: ws.nn.Nonlinearity, gain: float) -> nn.Module:
     """x + k W φ(x)."""
-    return ws.ResidualLinear(WIDTH, gain / math.sqrt(WIDTH), activation).double()
+    return ws.nn.ResidualLinear(WIDTH, gain / math.sqrt(WIDTH), activation).double()
 
 
 NETS: dict[str, Callable[[], nn.Module]] = {
     "tanh, gain 0.5": lambda: plain(nn.Tanh, 0.5),
     "tanh, gain 1": lambda: plain(nn.Tanh, 1.0),
     "relu, gain √2": lambda: plain(nn.ReLU, math.sqrt(2)),
-    "residual tanh, 0.5": lambda: residual(ws.Nonlinearity.TANH, 0.5),
-    "residual relu, 0.3": lambda: residual(ws.Nonlinearity.RELU, 0.3),
+    "residual tanh, 0.5": lambda: residual(ws.nn.Nonlinearity.TANH, 0.5),
+    "residual relu, 0.3": lambda: residual(ws.nn.Nonlinearity.RELU, 0.3),
 }
 
 Case = tuple[ws.Chain, Tensor, Tensor]
@@ -69,7 +69,7 @@ RULES: dict[str, Callable[[Case], ws.Wave]] = {
     "linear, z = 1, matching 0.8": lambda _: ws.Wave(impedance=1.0, limit=FREE),
     "linear, z = 1, matching 0": lambda _: ws.Wave(impedance=1.0, matching=0.0, limit=FREE),
     "linear, power ratios": lambda case: ws.Wave(impedance=power_ratios(case), limit=FREE),
-    "linear, Matched(2)": lambda _: ws.Wave(impedance=ws.Matched(2.0), limit=FREE),
+    "linear, Matched(2)": lambda _: ws.Wave(impedance=ws.dynamics.Matched(2.0), limit=FREE),
     "limited, z = 1": lambda _: ws.Wave(impedance=1.0),
     "limited, Matched()": lambda _: ws.Wave(),
     "limited, matching 0.5": lambda _: ws.Wave(matching=0.5),
@@ -92,7 +92,7 @@ def ticks_needed(net: str, depth: int, rule: str) -> int | None:
     return None
 
 
-def linear_line(fitting: bool) -> ws.WaveReport:
+def linear_line(fitting: bool) -> ws.diagnostics.WaveReport:
     """Six orthogonal layers with gains and the cost k|x − y|²/2, watched for 60 ticks."""
     torch.manual_seed(0)
     gains, k = (1.0, 1.4, 0.7, 1.2, 0.9, 1.1), 2.0
@@ -112,7 +112,7 @@ def linear_line(fitting: bool) -> ws.WaveReport:
     record = ws.Record(fields=True)
     ws.relax(chain, x, target, wave, stop=ws.Stop(max_ticks=60), record=record)
     assert isinstance(wave, ws.Wave)
-    return ws.wave_report(chain, x, target, wave, record, ws.relax(chain, x, target).fields)
+    return ws.diagnostics.wave_report(chain, x, target, wave, record, ws.relax(chain, x, target).fields)
 
 
 def energies(fitting: bool) -> dict[str, float | list[float]]:

@@ -37,7 +37,7 @@ def one_step_error() -> float:
     net = nn.Linear(20, 5).double()
     x, target = torch.randn(200, 20, dtype=torch.float64), torch.randn(200, 5, dtype=torch.float64)
     chain, port = ws.Chain([net], nn.MSELoss()), ws.ports.Newton(net, damping=0.0, memory=0.0)
-    ws.curvature(chain, x, target, port)
+    ws.diagnostics.curvature(chain, x, target, port)
     ws.backward(chain, x, target)
     port.step()
     design = torch.cat([x, torch.ones(200, 1, dtype=torch.float64)], 1)
@@ -91,7 +91,7 @@ def curve(name: str, lr: float, epochs: int) -> dict[str, list[float]]:
             x, y = data.train_images[chosen], data.train_labels[chosen]
             port.zero_grad()
             if name.endswith("Newton"):
-                ws.curvature(chain, x, y, port)
+                ws.diagnostics.curvature(chain, x, y, port)
             ws.backward(seen, x, y)
             port.step()
             shares.append(port.reflected_power / port.incident_power)

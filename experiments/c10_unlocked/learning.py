@@ -19,7 +19,7 @@ PORTS: dict[str, tuple[Callable[..., Port], tuple[float, ...]]] = {
     "inertial": (partial(ws.ports.Inertial, momentum=0.9), (0.01, 0.02, 0.05)),
     "adam": (torch.optim.Adam, (0.001, 0.002, 0.004)),
 }
-DYNAMICS: dict[str, ws.Dynamics] = {
+DYNAMICS: dict[str, ws.dynamics.Dynamics] = {
     "dyadic": ws.Dyadic(),
     **{f"wave {matching}": ws.Wave(impedance=1.0, matching=matching) for matching in (0.9, 0.8, 0.5, 0.2)},
     "wave 0": ws.Wave(impedance=1.0, matching=0.0, limit=float("inf")),
@@ -166,7 +166,14 @@ def streamed(case: Case, lr: float, seed: int) -> float:
             behind = number - (number * ticks + first - depth) // ticks
             target = seen[max(len(seen) - 1 - behind, 0)]
             end = ws.unlocked(
-                chain, x, target, port, DYNAMICS[case.dynamics], last - first, ws.Synchronous(), initial=fields
+                chain,
+                x,
+                target,
+                port,
+                DYNAMICS[case.dynamics],
+                last - first,
+                ws.Synchronous(),
+                initial=fields,
             )
             fields = end.fields
     return accuracy(net, course)

@@ -32,7 +32,7 @@ def plain(depth: int) -> nn.Sequential:
 
 def residual(depth: int) -> nn.Sequential:
     """The residual MLP without nonlinearity."""
-    return ws.residual_mlp(depth, WIDTH, ws.Nonlinearity.LINEAR, inputs=WIDTH, classes=WIDTH)
+    return ws.nn.residual_mlp(depth, WIDTH, ws.nn.Nonlinearity.LINEAR, inputs=WIDTH, classes=WIDTH)
 
 
 NETS = {"plain": plain, "residual": residual}

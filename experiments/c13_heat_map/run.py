@@ -17,12 +17,12 @@ from experiments.harness import Cells, Findings, Record, Size, experiment
 from worldsheet_lab.data import DataSet, load
 
 BATCH = 64
-METHODS: Mapping[str, ws.Dynamics] = {
+METHODS: Mapping[str, ws.dynamics.Dynamics] = {
     "bp": ws.Dyadic(),
     "pc": ws.PredictiveCoding(),
     "pc-alm": ws.AugmentedLagrangian(),
 }
-ACTIVATIONS: Mapping[str, ws.Nonlinearity] = {kind.name.lower(): kind for kind in ws.Nonlinearity}
+ACTIVATIONS: Mapping[str, ws.nn.Nonlinearity] = {kind.name.lower(): kind for kind in ws.nn.Nonlinearity}
 PUBLISHED = ("fashion-mnist", "relu", 32, 32)
 SIZES = (8, 16, 32, 64, 128)
 
@@ -59,7 +59,7 @@ def train(cell: Cell, data: DataSet, device: torch.device) -> dict[str, float]:
     classes = len(data.classes)
     targets = nn.functional.one_hot(labels, classes).to(images)
     torch.manual_seed(cell.seed)
-    net = ws.residual_mlp(
+    net = ws.nn.residual_mlp(
         cell.depth, cell.width, ACTIVATIONS[cell.activation], inputs=images.shape[1], classes=classes
     ).to(device)
     chain = ws.Chain(net, misfit)
@@ -82,7 +82,7 @@ def train(cell: Cell, data: DataSet, device: torch.device) -> dict[str, float]:
     return {"accuracy": 100 * float(hits.float().mean()), "cosine": fmean(cosines), "rate": rate or 0.0}
 
 
-def cosine(chain: ws.Chain, x: Tensor, y: Tensor, dynamics: ws.Dynamics, stop: ws.Stop) -> float:
+def cosine(chain: ws.Chain, x: Tensor, y: Tensor, dynamics: ws.dynamics.Dynamics, stop: ws.Stop) -> float:
     """Of the relaxed and the exact gradient, each as one vector."""
     ours, exact = (
         torch.cat([gradient.flatten() for gradient in sol.gradients().values()]).double()

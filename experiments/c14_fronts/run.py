@@ -23,7 +23,7 @@ def slope(output: Tensor, target: Tensor) -> Tensor:
     return (output * target).sum()
 
 
-def arrival(depth: int, dynamics: ws.Dynamics) -> int:
+def arrival(depth: int, dynamics: ws.dynamics.Dynamics) -> int:
     """The tick at which credit at the first site rises most steeply, in a chain of identities.
 
     Every layer passes on what it gets, so that the front's shape is that of the dynamics alone.

@@ -39,11 +39,11 @@ def net(depth: int, width: int, seed: int) -> tuple[ws.Chain, Tensor, Tensor]:
 class Reckless(ws.substrates.Substrate):
     """A dynamics that does not say how late its own costate may be, so that what it does then can be seen."""
 
-    def arrived(self, message: Tensor, view: ws.View) -> Tensor:
+    def arrived(self, message: Tensor, view: ws.extend.View) -> Tensor:
         return message
 
     @property
-    def character(self) -> ws.Character:
+    def character(self) -> ws.dynamics.Character:
         return replace(self.inner.character, patience=None)
 
 
@@ -51,19 +51,19 @@ def generator(seed: int = 0) -> Generator:
     return torch.Generator().manual_seed(seed)
 
 
-LATE: dict[str, Callable[[ws.Schedule], ws.Schedule]] = {
+LATE: dict[str, Callable[[ws.schedules.Schedule], ws.schedules.Schedule]] = {
     "nothing late": lambda inner: inner,
     "random order": lambda inner: ws.Asynchronous(generator()),
-    "states from below 1 tick": lambda inner: ws.Late(inner, ws.Delays(below=1)),
-    "credit from above 1 tick": lambda inner: ws.Late(inner, ws.Delays(above=1)),
-    "point of the pull-back 1 tick": lambda inner: ws.Late(inner, ws.Delays(point=1)),
-    "own costate 1 tick": lambda inner: ws.Late(inner, ws.Delays(own=1)),
-    "own costate 2 ticks": lambda inner: ws.Late(inner, ws.Delays(own=2)),
-    "all that travels 1 tick": lambda inner: ws.Late(inner, 1),
+    "states from below 1 tick": lambda inner: ws.schedules.Late(inner, ws.schedules.Delays(below=1)),
+    "credit from above 1 tick": lambda inner: ws.schedules.Late(inner, ws.schedules.Delays(above=1)),
+    "point of the pull-back 1 tick": lambda inner: ws.schedules.Late(inner, ws.schedules.Delays(point=1)),
+    "own costate 1 tick": lambda inner: ws.schedules.Late(inner, ws.schedules.Delays(own=1)),
+    "own costate 2 ticks": lambda inner: ws.schedules.Late(inner, ws.schedules.Delays(own=2)),
+    "all that travels 1 tick": lambda inner: ws.schedules.Late(inner, 1),
     "all that travels 0 to 3, any order": lambda inner: ws.Asynchronous(generator(), 3),
-    "half of the sites 4 times slower": lambda inner: ws.Slow(inner, {1, 3}, 4),
+    "half of the sites 4 times slower": lambda inner: ws.schedules.Slow(inner, {1, 3}, 4),
 }
-DYNAMICS: dict[str, ws.Dynamics] = {
+DYNAMICS: dict[str, ws.dynamics.Dynamics] = {
     "dyadic": ws.Dyadic(),
     "dyadic, rate 0.5": ws.Dyadic(0.5),
     "wave": ws.Wave(0.7, 1.0, 0.8, limit=inf),
@@ -73,19 +73,23 @@ DYNAMICS: dict[str, ws.Dynamics] = {
 GRID = {Size.SMALL: (5, 10, 20, 40, 80, 160, 320), Size.FULL: (5, 10, 20, 40, 80, 160, 320, 640, 1280)}
 
 
-def own_order(dynamics: ws.Dynamics) -> ws.Schedule:
+def own_order(dynamics: ws.dynamics.Dynamics) -> ws.schedules.Schedule:
     leads = dynamics.character.leads
     return ws.Synchronous() if leads is None else ws.Leapfrog(leads)
 
 
-def gradients(net: tuple[ws.Chain, Tensor, Tensor], dynamics: ws.Dynamics, order: ws.Schedule, ticks: int) -> Tensor:
+def gradients(
+    net: tuple[ws.Chain, Tensor, Tensor], dynamics: ws.dynamics.Dynamics, order: ws.schedules.Schedule, ticks: int
+) -> Tensor:
     sol = ws.relax(*net, Reckless(dynamics), order, ws.Stop(max_ticks=ticks))
     if sol.outcome.status is ws.Status.DIVERGED:
         return torch.full((1,), float("nan"), dtype=DOUBLE)
     return torch.cat([gradient.flatten() for gradient in sol.gradients().values()])
 
 
-def curve(dynamics: ws.Dynamics, late: Callable[[ws.Schedule], ws.Schedule], size: Size) -> list[float | None]:
+def curve(
+    dynamics: ws.dynamics.Dynamics, late: Callable[[ws.schedules.Schedule], ws.schedules.Schedule], size: Size
+) -> list[float | None]:
     """The error of the gradient against the dynamics' own fixed point, tick by tick; None once it has overflowed."""
     problem = net(4 if size is Size.SMALL else 8, 6, seed=0)
     rest = gradients(problem, dynamics, own_order(dynamics), 3000)
@@ -106,7 +110,7 @@ def any_order(trials: int) -> dict[str, float]:
             int(torch.randint(low, high, (), generator=draw)) for low, high in ((1, 9), (0, 6), (1, 5))
         )
         problem = net(depth, 4, seed)
-        order = ws.Slow(ws.Asynchronous(draw, delay), 0.5, every, draw)
+        order = ws.schedules.Slow(ws.Asynchronous(draw, delay), 0.5, every, draw)
         exact, found = ws.relax(*problem), ws.relax(*problem, schedule=order)
         pairs = zip(exact.states + exact.costates, found.states + found.costates, strict=True)
         worst = max(worst, *(float((a - b).abs().max()) for a, b in pairs))
@@ -122,7 +126,7 @@ def critical(depth: int, late: int) -> float:
     chain = ws.Chain(nn.Sequential(*layers), lambda output, target: (output * target).sum())
     one = torch.ones(1, 1, dtype=DOUBLE)
     rate = 1.0 if depth == 2 else 0.25
-    order = ws.Late(ws.Leapfrog(ws.Field.COSTATE), ws.Delays(own=late))
+    order = ws.schedules.Late(ws.Leapfrog(ws.extend.Field.COSTATE), ws.schedules.Delays(own=late))
 
     def error(alpha: float, ticks: int) -> float:
         dynamics = Reckless(ws.AugmentedLagrangian(rate, alpha))

@@ -24,7 +24,7 @@ on = ws.substrates
 class Inner(NamedTuple):
     """A dynamics and its budget in ticks per site; None where it settles by itself."""
 
-    dynamics: ws.Dynamics
+    dynamics: ws.dynamics.Dynamics
     ticks: int | None
 
 
@@ -41,7 +41,7 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(1000 + seed)
 
 
-Spoilt = Callable[[ws.Dynamics, float, int], ws.Dynamics]
+Spoilt = Callable[[ws.dynamics.Dynamics, float, int], ws.dynamics.Dynamics]
 AXES: dict[str, Spoilt] = {
     "noise over signal": lambda inner, std, seed: on.Noisy(inner, std, generator(seed)),
     "bits": lambda inner, bits, seed: on.Quantised(inner, int(bits)),

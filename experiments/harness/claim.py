@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, final
 
 from experiments.harness.record import Record, Size
-from worldsheet.core.errors import InputError, RunFolderError
+from worldsheet.core.errors import InputError
 from worldsheet_lab.choices import choose
+from worldsheet_lab.errors import RunFolderError
 
 
 class Verdict(Enum):

@@ -8,8 +8,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, final
 
-from worldsheet.core.errors import RunFolderError
 from worldsheet_lab.atomic import replace_file
+from worldsheet_lab.errors import RunFolderError
 
 Row = Mapping[str, Any]
 """A line of a table: values by column."""

@@ -14,8 +14,9 @@ from rich.console import Console
 from experiments.harness.claim import Claim, Verdict
 from experiments.harness.record import Findings, Record, Size
 from experiments.harness.suite import Ending
-from worldsheet.core.errors import DataMissingError, InputError, WorldsheetError
+from worldsheet.core.errors import InputError, WorldsheetError
 from worldsheet_lab.cells import Cells
+from worldsheet_lab.errors import DataMissingError
 from worldsheet_lab.machine import this_machine
 
 Measure: TypeAlias = Callable[[Size, Cells], Findings]

@@ -1,135 +1,49 @@
 """worldsheet: train networks and solve control problems with local waves instead of a backward pass."""
 
-from worldsheet import control, ports, streaming, substrates
-from worldsheet.core.errors import (
-    DataMissingError,
-    InputError,
-    LayerError,
-    RelaxationError,
-    RunFolderError,
-    SitesChangedError,
-    WorldsheetError,
+from worldsheet import (
+    control,
+    diagnostics,
+    dynamics,
+    errors,
+    extend,
+    nn,
+    pipeline,
+    ports,
+    schedules,
+    streaming,
+    substrates,
 )
+from worldsheet.core.errors import WorldsheetError
 from worldsheet.core.fields import Fields
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.record import Record
-from worldsheet.core.topology import Topology
-from worldsheet.core.types import Field
-from worldsheet.diagnostics import Comparison, Fidelity, WaveReport, compare, wave_report
-from worldsheet.dynamics import (
-    AugmentedLagrangian,
-    Character,
-    Coefficients,
-    Courant,
-    Dyadic,
-    Dynamics,
-    Impedance,
-    Matched,
-    Mix,
-    Output,
-    Prediction,
-    PredictiveCoding,
-    Riccati,
-    Wave,
-)
+from worldsheet.diagnostics import compare
+from worldsheet.dynamics import AugmentedLagrangian, Dyadic, PredictiveCoding, Wave
 from worldsheet.engine import Stop
-from worldsheet.layers import Cost, HalfSquares, OffersCost, OffersStep, Stack, Step
-from worldsheet.nn import Equilibrium, Nonlinearity, ResidualLinear, ScaledLinear, residual_mlp
-from worldsheet.pipeline import Current, Passive, Pipeline, Plan, Predicted, Stashed
-from worldsheet.problem import Chain, SiteRow, SiteTable, View
-from worldsheet.schedules import (
-    Asynchronous,
-    CreditFront,
-    Delays,
-    Late,
-    Leapfrog,
-    Onset,
-    Schedule,
-    Slow,
-    Sweep,
-    Synchronous,
-    Wavefront,
-    simulate,
-)
-from worldsheet.solve import (
-    Centred,
-    Held,
-    NotConvergedWarning,
-    Solution,
-    backward,
-    calibrate,
-    centred,
-    curvature,
-    relax,
-    unlocked,
-)
+from worldsheet.pipeline import Pipeline
+from worldsheet.problem import Chain
+from worldsheet.schedules import Asynchronous, CreditFront, Leapfrog, Sweep, Synchronous, Wavefront
+from worldsheet.solve import Solution, backward, calibrate, centred, relax, unlocked
 from worldsheet.version import __version__
 
 __all__ = [
     "Asynchronous",
     "AugmentedLagrangian",
-    "Centred",
     "Chain",
-    "Character",
-    "Coefficients",
-    "Comparison",
-    "Cost",
-    "Courant",
     "CreditFront",
-    "Current",
-    "DataMissingError",
-    "Delays",
     "Dyadic",
-    "Dynamics",
-    "Equilibrium",
-    "Fidelity",
-    "Field",
     "Fields",
-    "HalfSquares",
-    "Held",
-    "Impedance",
-    "InputError",
-    "Late",
-    "LayerError",
     "Leapfrog",
-    "Matched",
-    "Mix",
-    "Nonlinearity",
-    "NotConvergedWarning",
-    "OffersCost",
-    "OffersStep",
-    "Onset",
     "Outcome",
-    "Output",
-    "Passive",
     "Pipeline",
-    "Plan",
-    "Predicted",
-    "Prediction",
     "PredictiveCoding",
     "Record",
-    "RelaxationError",
-    "ResidualLinear",
-    "Riccati",
-    "RunFolderError",
-    "ScaledLinear",
-    "Schedule",
-    "SiteRow",
-    "SiteTable",
-    "SitesChangedError",
-    "Slow",
     "Solution",
-    "Stack",
-    "Stashed",
     "Status",
-    "Step",
     "Stop",
     "Sweep",
     "Synchronous",
-    "Topology",
-    "View",
     "Wave",
-    "WaveReport",
     "Wavefront",
     "WorldsheetError",
     "__version__",
@@ -138,13 +52,16 @@ __all__ = [
     "centred",
     "compare",
     "control",
-    "curvature",
+    "diagnostics",
+    "dynamics",
+    "errors",
+    "extend",
+    "nn",
+    "pipeline",
     "ports",
     "relax",
-    "residual_mlp",
-    "simulate",
+    "schedules",
     "streaming",
     "substrates",
     "unlocked",
-    "wave_report",
 ]

@@ -8,8 +8,8 @@ from typing import Any, final
 
 import torch
 
-from worldsheet.core.errors import RunFolderError
 from worldsheet_lab.atomic import replace_file
+from worldsheet_lab.errors import RunFolderError
 
 
 @final

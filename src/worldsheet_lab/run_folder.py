@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from worldsheet.core.errors import InputError, RunFolderError
+from worldsheet.core.errors import InputError
 from worldsheet_lab.atomic import SUFFIX, replace_file
+from worldsheet_lab.errors import RunFolderError
 from worldsheet_lab.provenance import provenance
 from worldsheet_lab.recipes import Recipe
 

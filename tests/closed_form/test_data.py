@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from real_data import find
-from worldsheet.core.errors import DataMissingError
 from worldsheet_lab.data import NAMES, DataSet, load
 from worldsheet_lab.data.cifar import read_batch, read_set
 from worldsheet_lab.data.dataset import standardised, statistics
@@ -24,6 +23,7 @@ from worldsheet_lab.data.download import Download, cache, fetch
 from worldsheet_lab.data.idx import read_idx
 from worldsheet_lab.data.raw import Raw
 from worldsheet_lab.data.sources import Files, locate
+from worldsheet_lab.errors import DataMissingError
 
 STEMS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 

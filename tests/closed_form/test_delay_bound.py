@@ -19,11 +19,11 @@ ONE = torch.ones(1, 1, dtype=torch.float64)
 class Reckless(ws.substrates.Substrate):
     """A dynamics that does not say how late its own costate may be, or it would be refused."""
 
-    def arrived(self, message: Tensor, view: ws.View) -> Tensor:
+    def arrived(self, message: Tensor, view: ws.extend.View) -> Tensor:
         return message
 
     @property
-    def character(self) -> ws.Character:
+    def character(self) -> ws.dynamics.Character:
         return replace(self.inner.character, patience=None)
 
 
@@ -36,7 +36,7 @@ def single_mode() -> ws.Chain:
 
 
 def costate(alpha: float, late: int, ticks: int, penalty: float = 1.0) -> Tensor:
-    order = ws.Late(ws.Leapfrog(Field.COSTATE), ws.Delays(own=late))
+    order = ws.schedules.Late(ws.Leapfrog(Field.COSTATE), ws.schedules.Delays(own=late))
     dynamics = Reckless(ws.AugmentedLagrangian(rate=1 / penalty, dual_rate=alpha, penalty=penalty))
     return ws.relax(single_mode(), ONE, ONE, dynamics, order, ws.Stop(max_ticks=ticks)).costates[0]
 
@@ -65,11 +65,14 @@ def test_multipliers_ring_down_below_the_bound_and_up_beyond_it(late: int, penal
     ("alpha", "late", "refused"), [(0.99, 1, False), (1.0, 1, True), (0.61, 2, False), (0.62, 2, True)]
 )
 def test_the_door_knows_the_bound(alpha: float, late: int, refused: bool) -> None:
-    order = ws.Late(ws.Late(ws.Leapfrog(Field.COSTATE), ws.Delays(own=late - 1)), ws.Delays(own=1))
+    order = ws.schedules.Late(
+        ws.schedules.Late(ws.Leapfrog(Field.COSTATE), ws.schedules.Delays(own=late - 1)),
+        ws.schedules.Delays(own=1),
+    )
     dynamics, stop = ws.AugmentedLagrangian(rate=1.0, dual_rate=alpha), ws.Stop(max_ticks=5)
     if not refused:
         ws.relax(single_mode(), ONE, ONE, dynamics, order, stop)
         return
     for verb in (ws.relax, ws.backward):
-        with pytest.raises(ws.InputError, match=rf"at most {late - 1} ticks.*\n.*dual_rate smaller"):
+        with pytest.raises(ws.errors.InputError, match=rf"at most {late - 1} ticks.*\n.*dual_rate smaller"):
             verb(single_mode(), ONE, ONE, dynamics, order, stop)

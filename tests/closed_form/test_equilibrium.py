@@ -39,7 +39,7 @@ def test_a_linear_layer_at_rest_is_an_inverse() -> None:
     torch.manual_seed(0)
     size, width, batch = 3, 4, 5
     layer = Linear(size, width, norm=0.9)
-    chain = ws.Chain([ws.Equilibrium(layer, shape=(width,))], nn.MSELoss(reduction="sum"))
+    chain = ws.Chain([ws.nn.Equilibrium(layer, shape=(width,))], nn.MSELoss(reduction="sum"))
     x, target = torch.randn(batch, size, dtype=DOUBLE, requires_grad=True), torch.randn(batch, width, dtype=DOUBLE)
     sol = ws.relax(chain, x, target)
     with torch.no_grad():
@@ -66,7 +66,7 @@ def test_inside_a_network_it_is_the_limit_of_unrolling(order: Order) -> None:
         for name, part in (("0", first), ("1.module", cell), ("2", last))
         for key, p in part.named_parameters()
     }
-    chain = ws.Chain([first, ws.Equilibrium(cell), last], nn.MSELoss())
+    chain = ws.Chain([first, ws.nn.Equilibrium(cell), last], nn.MSELoss())
     assert_gradients(ws.relax(chain, x, target, schedule=order()).gradients(), wanted, tol=1e-9)
 
 
@@ -75,11 +75,11 @@ def test_a_slower_rate_rests_where_a_full_one_rings() -> None:
     with torch.no_grad():
         layer.A.copy_(torch.diag(torch.tensor([-1.2, 0.5], dtype=DOUBLE)))
     x, target = torch.ones(1, 2, dtype=DOUBLE), torch.zeros(1, 2, dtype=DOUBLE)
-    with pytest.raises(ws.RelaxationError) as refusal:
-        ws.backward(ws.Chain([ws.Equilibrium(layer)], nn.MSELoss()), x, target)
+    with pytest.raises(ws.errors.RelaxationError) as refusal:
+        ws.backward(ws.Chain([ws.nn.Equilibrium(layer)], nn.MSELoss()), x, target)
     assert_tells(refusal.value, "state is not at rest", "diverged", "does not contract")
     assert layer.A.grad is None
-    slow = ws.Equilibrium(layer, rate=0.5)
+    slow = ws.nn.Equilibrium(layer, rate=0.5)
     sol = ws.relax(ws.Chain([slow], nn.MSELoss()), x, target)
     assert slow.outcome is not None
     assert slow.outcome.converged
@@ -88,8 +88,8 @@ def test_a_slower_rate_rests_where_a_full_one_rings() -> None:
 
 @pytest.mark.parametrize("arguments", [{"rate": 0.0}, {"rate": 2.0}, {"tol": -1.0}, {"max_ticks": 0}])
 def test_constants_that_cannot_be_are_refused(arguments: dict[str, float]) -> None:
-    with pytest.raises(ws.InputError, match="Equilibrium"):
-        ws.Equilibrium(nn.Identity(), **arguments)  # type: ignore[arg-type]
+    with pytest.raises(ws.errors.InputError, match="Equilibrium"):
+        ws.nn.Equilibrium(nn.Identity(), **arguments)  # type: ignore[arg-type]
 
 
 def test_a_map_that_changes_the_shape_is_refused() -> None:
@@ -97,5 +97,5 @@ def test_a_map_that_changes_the_shape_is_refused() -> None:
         def forward(self, z: Tensor, x: Tensor) -> Tensor:
             return torch.cat([z, x], 1)
 
-    with pytest.raises(ws.InputError, match=r"from \(2, 3\) to \(2, 6\)"):
-        ws.backward(ws.Chain([ws.Equilibrium(Wider())], nn.MSELoss()), torch.ones(2, 3), torch.ones(2, 3))
+    with pytest.raises(ws.errors.InputError, match=r"from \(2, 3\) to \(2, 6\)"):
+        ws.backward(ws.Chain([ws.nn.Equilibrium(Wider())], nn.MSELoss()), torch.ones(2, 3), torch.ones(2, 3))

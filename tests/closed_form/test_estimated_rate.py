@@ -50,7 +50,7 @@ def half_squares(output: Tensor, target: Tensor) -> Tensor:
 @pytest.mark.parametrize(("depth", "published"), [(8, 0.2095), (16, 0.2219), (32, 0.2343)])
 def test_it_is_near_the_published_step_of_the_residual_mlp(depth: int, published: float) -> None:
     torch.manual_seed(0)
-    chain = ws.Chain(ws.residual_mlp(depth, 32), half_squares)
+    chain = ws.Chain(ws.nn.residual_mlp(depth, 32), half_squares)
     x, target = torch.randn(8, 784), torch.eye(10)[:8]
     found = ws.calibrate(chain, x, target, ws.AugmentedLagrangian())
     assert isinstance(found, ws.AugmentedLagrangian)

@@ -87,14 +87,16 @@ def bound(momentum: float, delay: int, horizon: float) -> float:
 @pytest.mark.parametrize("delay", [0, 1, 3])
 def test_a_stage_without_mass_and_foresight_is_the_delay_equation(delay: int) -> None:
     expected = equation(0.3 * CURVATURE, 0.0, delay, 0.0, 20)
-    assert course(delay, ws.Current(), partial(torch.optim.SGD, lr=0.3), 20) == pytest.approx(expected, abs=1e-13)
+    assert course(delay, ws.pipeline.Current(), partial(torch.optim.SGD, lr=0.3), 20) == pytest.approx(
+        expected, abs=1e-13
+    )
 
 
 @pytest.mark.parametrize("delay", [0, 1, 4])
 def test_a_passive_stage_is_the_delay_equation_of_its_mass_and_foresight(delay: int) -> None:
     longer = 1 + delay
     expected = equation(0.03 / longer**1.5 * CURVATURE, 1 - 0.1 / longer, delay, 2 * delay, 30)
-    found = course(delay, ws.Passive(), partial(torch.optim.SGD, lr=0.03, momentum=0.9), 30)
+    found = course(delay, ws.pipeline.Passive(), partial(torch.optim.SGD, lr=0.03, momentum=0.9), 30)
     assert found == pytest.approx(expected, abs=1e-13)
 
 

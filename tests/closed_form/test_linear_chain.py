@@ -73,7 +73,13 @@ def test_a_wave_front_spreads_as_a_binomial(rate: float, ticks: int) -> None:
     target = torch.zeros(2, WIDTHS[-1], dtype=DOUBLE)
     states, costates = by_hand(matrices, offsets, x, target)
     sol = ws.relax(
-        chain, x, target, ws.Dyadic(rate), ws.Synchronous(), ws.Stop(max_ticks=ticks), record=(record := ws.Record())
+        chain,
+        x,
+        target,
+        ws.Dyadic(rate),
+        ws.Synchronous(),
+        ws.Stop(max_ticks=ticks),
+        record=(record := ws.Record()),
     )
     path = [*zip(sol.states, states, strict=True), *reversed(list(zip(sol.costates, costates, strict=True)))]
     for k, (field, end) in enumerate(path, start=1):

@@ -15,7 +15,7 @@ def one_step(net: nn.Module, x: Tensor, target: Tensor, **options: float) -> ws.
     """Curvature of the batch, its gradient, and one undamped step."""
     port = ws.ports.Newton(net, damping=0.0, memory=0.0, **options)
     chain = ws.Chain(nn.Sequential(net), nn.MSELoss())
-    ws.curvature(chain, x, target, port)
+    ws.diagnostics.curvature(chain, x, target, port)
     ws.backward(chain, x, target)
     port.step()
     return port
@@ -61,7 +61,7 @@ def test_the_curvature_of_a_linear_layer_is_the_hessian() -> None:
     net = nn.Linear(4, 3, bias=False).to(DOUBLE)
     x, target = torch.randn(9, 4, dtype=DOUBLE), torch.randn(9, 3, dtype=DOUBLE)
     port = ws.ports.Newton(net, damping=0.0, memory=0.0)
-    ws.curvature(ws.Chain([net], nn.MSELoss()), x, target, port)
+    ws.diagnostics.curvature(ws.Chain([net], nn.MSELoss()), x, target, port)
     state = port.state[net.weight]
     hessian = torch.autograd.functional.hessian(lambda w: F.mse_loss(F.linear(x, w), target), net.weight.detach())
     torch.testing.assert_close(torch.kron(state["credits"], state["inputs"]), hessian.reshape(12, 12))
@@ -74,7 +74,7 @@ def test_the_credit_factors_of_a_deep_net_are_gauss_newtons(reduction: str) -> N
     net = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).to(DOUBLE)
     x, target = torch.randn(7, 4, dtype=DOUBLE), torch.randint(3, (7,))
     port = ws.ports.Newton(net, memory=0.0, averaged=reduction == "mean")
-    ws.curvature(ws.Chain(net, nn.CrossEntropyLoss(reduction=reduction)), x, target, port)
+    ws.diagnostics.curvature(ws.Chain(net, nn.CrossEntropyLoss(reduction=reduction)), x, target, port)
     wanted = torch.zeros(5, 5, dtype=DOUBLE)
     for row in x:
         jacobian = torch.autograd.functional.jacobian(lambda z: net[2](net[1](z)), net[0](row))
@@ -95,7 +95,7 @@ def test_damping_is_reflected_and_less_of_it_reflects_less() -> None:
         twin = nn.Linear(4, 2).to(DOUBLE)
         twin.weight, twin.bias = weight, bias
         chain = ws.Chain([twin], nn.MSELoss())
-        ws.curvature(chain, x, target, port)
+        ws.diagnostics.curvature(chain, x, target, port)
         ws.backward(chain, x, target)
         effort = torch.cat([weight.grad, bias.grad[:, None]], 1)
         state = port.state[weight]

@@ -40,14 +40,14 @@ def test_a_loss_without_a_proximal_step_is_refused() -> None:
     def hill(y: Tensor) -> Tensor:
         return -y.square().sum()
 
-    with pytest.raises(ws.RelaxationError, match="proximal"):
+    with pytest.raises(ws.errors.RelaxationError, match="proximal"):
         proximal(hill, torch.ones(3, dtype=DOUBLE), 1.0)
 
 
 @pytest.mark.parametrize("limit", [0.25, math.inf])
 def test_a_wave_with_a_proximal_output_rests_where_all_others_do(limit: float) -> None:
     net = tanh_net(4)
-    wave = ws.Wave(limit=limit, output=ws.Output.PROXIMAL)
+    wave = ws.Wave(limit=limit, output=ws.dynamics.Output.PROXIMAL)
     sol = ws.relax(net.chain, net.x, net.target, wave, stop=ws.Stop(max_ticks=300, tol=1e-10))
     assert sol.outcome.converged
     assert distance(sol.gradients(), exact(net)) < 1e-8

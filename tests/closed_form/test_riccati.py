@@ -58,8 +58,8 @@ def test_a_linear_costate_network_is_riccatis_equation(a: float) -> None:
 
 
 def test_matrices_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ws.InputError) as caught:
+    with pytest.raises(ws.errors.InputError) as caught:
         LinearQuadratic(torch.eye(2), torch.ones(2, 1), torch.eye(2), torch.eye(2))
     assert_tells(caught.value, "(2, 2)", "(m, m)")
-    with pytest.raises(ws.InputError):
+    with pytest.raises(ws.errors.InputError):
         CostateNetwork(lambda x, p, t: x @ p, nn.Linear(1, 1), damping=0.0)

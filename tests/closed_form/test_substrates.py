@@ -20,7 +20,7 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-PERFECT: dict[str, Callable[[ws.Dynamics], ws.Dynamics]] = {
+PERFECT: dict[str, Callable[[ws.dynamics.Dynamics], ws.dynamics.Dynamics]] = {
     "noisy": lambda inner: on.Noisy(inner, 0.0, generator()),
     "quantised": lambda inner: on.Quantised(inner, None),
     "delayed": lambda inner: on.Delayed(inner, 0),
@@ -34,7 +34,7 @@ INNER = [ws.Dyadic(), ws.Dyadic(0.6), ws.Wave(), ws.PredictiveCoding(0.1), ws.Au
 
 @pytest.mark.parametrize("name", PERFECT)
 @pytest.mark.parametrize("inner", INNER, ids=lambda dynamics: type(dynamics).__name__)
-def test_a_perfect_substrate_leaves_every_bit_as_it_was(name: str, inner: ws.Dynamics) -> None:
+def test_a_perfect_substrate_leaves_every_bit_as_it_was(name: str, inner: ws.dynamics.Dynamics) -> None:
     net = tanh_net(4)
     stop = ws.Stop(max_ticks=8)
     bare, wrapped = (
@@ -79,7 +79,7 @@ def test_a_slow_rate_averages_noise(rate: float) -> None:
     assert float(noise.square().mean()) == pytest.approx(power, rel=0.03)
 
 
-class Message(ws.View):
+class Message(ws.extend.View):
     """A view of nothing but whether sites are stacked."""
 
     def __init__(self, stacked: bool) -> None:
@@ -141,7 +141,7 @@ def test_noise_is_relative_to_each_site_of_a_stack() -> None:
 @given(nets(max_depth=4), st.integers(1, 3), st.integers(0, 2))
 def test_a_delayed_dynamics_is_the_dynamics_under_a_late_schedule(net: Net, outer: int, inner: int) -> None:
     delayed = ws.relax(net.chain, net.x, net.target, on.Delayed(on.Delayed(ws.Dyadic(), inner), outer))
-    late = ws.relax(net.chain, net.x, net.target, ws.Dyadic(), ws.Late(ws.Synchronous(), inner + outer))
+    late = ws.relax(net.chain, net.x, net.target, ws.Dyadic(), ws.schedules.Late(ws.Synchronous(), inner + outer))
     assert delayed.ticks == late.ticks == 2 * len(net.chain) * (1 + inner + outer)
     for ours, theirs in zip(delayed.states + delayed.costates, late.states + late.costates, strict=True):
         assert ours.equal(theirs)
@@ -161,7 +161,7 @@ def test_a_mismatched_wave_has_impedances_that_are_off_and_the_speed_it_had() ->
 
 
 @pytest.mark.parametrize("inner", [ws.Dyadic(), ws.Wave()], ids=["dyadic", "wave"])
-def test_mismatch_moves_the_road_and_not_the_end(inner: ws.Dynamics) -> None:
+def test_mismatch_moves_the_road_and_not_the_end(inner: ws.dynamics.Dynamics) -> None:
     net = tanh_net(4)
     dynamics = on.Mismatched(inner, 0.2, generator(1))
     sol = ws.relax(net.chain, net.x, net.target, dynamics, stop=ws.Stop(max_ticks=400, tol=1e-12))
@@ -185,7 +185,7 @@ def test_the_errors_of_a_device_stay_from_one_relaxation_to_the_next() -> None:
 @pytest.mark.parametrize("make", [lambda d: on.Quantised(d, 5), lambda d: on.Mismatched(d, 0.2, generator())])
 @pytest.mark.parametrize("inner", [ws.PredictiveCoding(0.05), ws.AugmentedLagrangian(0.05)], ids=["pc", "pc-alm"])
 def test_stacked_sites_live_on_the_same_substrate(
-    make: Callable[[ws.Dynamics], ws.Dynamics], inner: ws.Dynamics
+    make: Callable[[ws.dynamics.Dynamics], ws.dynamics.Dynamics], inner: ws.dynamics.Dynamics
 ) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(*[nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(5)], nn.Linear(4, 2)).to(DOUBLE)
@@ -199,7 +199,7 @@ def test_stacked_sites_live_on_the_same_substrate(
 def test_the_generator_alone_decides_the_noise() -> None:
     net = tanh_net(3)
 
-    def states(seed: int, dynamics: ws.Dynamics) -> Tensor:
+    def states(seed: int, dynamics: ws.dynamics.Dynamics) -> Tensor:
         spoilt = on.Noisy(on.Quantised(dynamics, 6), 0.1, generator(seed))
         return ws.relax(net.chain, net.x, net.target, spoilt, ws.Leapfrog(Field.STATE), ws.Stop(max_ticks=5)).states[-1]
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import worldsheet as ws
 from nets import DOUBLE
 
-FREE = {"limit": math.inf, "courant": ws.Courant.TRUST, "averaged": False}
+FREE = {"limit": math.inf, "courant": ws.dynamics.Courant.TRUST, "averaged": False}
 
 
 def linear_chain(depth: int, curvature: float = 1.0, gains: tuple[float, ...] = ()) -> ws.Chain:
@@ -22,13 +22,13 @@ def linear_chain(depth: int, curvature: float = 1.0, gains: tuple[float, ...] = 
     return ws.Chain(layers, lambda y, t: curvature / 2 * (y - t).square().sum())
 
 
-def watched(chain: ws.Chain, wave: ws.Wave, ticks: int) -> ws.WaveReport:
+def watched(chain: ws.Chain, wave: ws.Wave, ticks: int) -> ws.diagnostics.WaveReport:
     generator = torch.Generator().manual_seed(1)
     x, target = torch.randn(2, 4, 3, dtype=DOUBLE, generator=generator)
     record = ws.Record(fields=True)
     ws.relax(chain, x, target, wave, stop=ws.Stop(max_ticks=ticks), record=record)
     rest = ws.relax(chain, x, target).fields
-    return ws.wave_report(chain, x, target, wave, record, rest)
+    return ws.diagnostics.wave_report(chain, x, target, wave, record, rest)
 
 
 @pytest.mark.parametrize("matching", [0.0, 0.6, 1.0])
@@ -52,7 +52,7 @@ def test_a_lossless_wave_without_a_cost_keeps_its_energy() -> None:
 def test_energy_decays_where_the_impedances_make_direct_coupling_passive() -> None:
     gains = (1.3, 0.6, 1.7, 0.9, 1.2)
     chain, x = linear_chain(5, gains=gains), torch.ones(4, 3, dtype=DOUBLE)
-    impedance = ws.Matched(margin=1.5)
+    impedance = ws.dynamics.Matched(margin=1.5)
     wave = ws.calibrate(chain, x, x, ws.Wave(speed=0.5, impedance=impedance, matching=0.7, limit=math.inf))
     assert isinstance(wave, ws.Wave)
     total = watched(chain, wave, 60).energy.sum(1)

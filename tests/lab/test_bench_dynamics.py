@@ -94,12 +94,15 @@ def test_a_rival_is_told_its_task_and_answers_in_turn(tmp_path: Path) -> None:
 @pytest.mark.parametrize("code", ["raise SystemExit", "print('hello', flush=True)"])
 def test_a_python_without_the_library_is_refused(tmp_path: Path, code: str) -> None:
     path = script(tmp_path, code)
-    with pytest.raises(ws.InputError, match="--pcx"), running({"pcx": Path(sys.executable)}, TASK.words, {"pcx": path}):
+    with (
+        pytest.raises(ws.errors.InputError, match="--pcx"),
+        running({"pcx": Path(sys.executable)}, TASK.words, {"pcx": path}),
+    ):
         pass
 
 
 def test_a_python_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ws.InputError, match="--fabricpc"), running({"fabricpc": tmp_path / "none"}, TASK.words):
+    with pytest.raises(ws.errors.InputError, match="--fabricpc"), running({"fabricpc": tmp_path / "none"}, TASK.words):
         pass
 
 

@@ -175,9 +175,9 @@ def test_cosines_are_those_of_compare_and_looking_changes_nothing(
     digits: DataSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, rival = digits.subset(96, 60), Rival(ws.PredictiveCoding(0.1), ws.Stop(max_ticks=6))
-    seen: list[ws.Comparison] = []
+    seen: list[ws.diagnostics.Comparison] = []
 
-    def watched(*arguments: Any) -> ws.Comparison:
+    def watched(*arguments: Any) -> ws.diagnostics.Comparison:
         seen.append(ws.compare(*arguments))
         return seen[-1]
 

@@ -80,7 +80,7 @@ def test_a_bounded_loop_holds_against_noise_and_starts_warm() -> None:
     assert float(loop.controls.abs().max()) <= 0.8 + 1e-6
     assert float(loop.controls.abs().max()) > 0.79  # the limit is met
     assert float(loop.states[:, -1].abs().max()) < 0.3
-    with pytest.raises(ws.InputError, match="fixed dt"):
+    with pytest.raises(ws.errors.InputError, match="fixed dt"):
         C.MPC(
             C.Problem(
                 dynamics=lambda x, u, t: u,

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from experiments.harness import Cells, Findings, Record, Size
 from experiments.harness.claim import Claim, Expectation, Verdict, claims_in, find
 from experiments.harness.command import experiments
-from worldsheet.core.errors import InputError, RunFolderError
+from worldsheet.core.errors import InputError
+from worldsheet_lab.errors import RunFolderError
 
 SCRIPT = """
 from pathlib import Path

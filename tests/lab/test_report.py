@@ -192,7 +192,7 @@ def test_control_is_the_solution_of_the_problem(run_folders: Folders) -> None:
     panel = panels(run_folders["mass"])["control-mass"]
     known = KNOWN["pendulum"]
     posed = known.problem()
-    solution = ws.control.solve(posed, ws.Wave(impedance=ws.Riccati()), known.guess(posed), 1e-8)
+    solution = ws.control.solve(posed, ws.Wave(impedance=ws.dynamics.Riccati()), known.guess(posed), 1e-8)
     states, costates = (traces(drawing(panel, part).figure) for part in ("States", "Costates"))
     for number, name in enumerate(known.states):
         assert np.array_equal(states[name].y, solution.states[:, number])

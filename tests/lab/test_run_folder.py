@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from worldsheet.core.errors import RunFolderError
 from worldsheet_lab import atomic
+from worldsheet_lab.errors import RunFolderError
 from worldsheet_lab.recipes import Recipe, recipe_for
 from worldsheet_lab.run_folder import RunFolder
 from worldsheet_lab.training import Training

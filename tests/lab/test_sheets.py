@@ -82,7 +82,7 @@ def test_a_wave_is_reported_as_wave_report_does(problem: Problem) -> None:
     assert isinstance(rival.dynamics, ws.Wave)
     record = ws.Record(fields=True)
     ws.relax(chain, x, target, rival.dynamics, stop=rival.stop, record=record)
-    report = ws.wave_report(chain, x, target, rival.dynamics, record, ws.relax(chain, x, target).fields)
+    report = ws.diagnostics.wave_report(chain, x, target, rival.dynamics, record, ws.relax(chain, x, target).fields)
     for name in ("energy", "at_output", "absorbed", "reflected", "state_front", "costate_front"):
         assert torch.equal(sheet[name], getattr(report, name)), name
     assert torch.equal(sheet["state_residuals"], record.state_residuals)
@@ -112,5 +112,5 @@ def test_a_relaxation_that_diverges_has_no_cosine(problem: Problem) -> None:
 
 
 def test_backprop_has_no_sheet(problem: Problem) -> None:
-    with pytest.raises(ws.InputError, match="a phase of backprop"):
+    with pytest.raises(ws.errors.InputError, match="a phase of backprop"):
         recorded(RIVALS["backprop"](DEPTH), *problem)

@@ -13,7 +13,12 @@ from nets import DOUBLE, Net, asynchronous, distance, law, nets, tanh_net
 from worldsheet.core.types import Field
 from worldsheet.schedules import Delays
 
-RESTLESS = [ws.Synchronous(), ws.Leapfrog(), ws.Leapfrog(Field.COSTATE), ws.Sweep(count=None)]
+RESTLESS = [
+    ws.Synchronous(),
+    ws.Leapfrog(),
+    ws.Leapfrog(Field.COSTATE),
+    ws.Sweep(count=None),
+]
 
 
 def generator(seed: int) -> torch.Generator:
@@ -21,7 +26,7 @@ def generator(seed: int) -> torch.Generator:
 
 
 @st.composite
-def restless(draw: st.DrawFn) -> ws.Schedule:
+def restless(draw: st.DrawFn) -> ws.schedules.Schedule:
     """A schedule that goes on, late and with slow sites, in either nesting."""
     seed = draw(st.integers(0, 2**20))
     kinds = st.integers(0, 3)
@@ -29,8 +34,8 @@ def restless(draw: st.DrawFn) -> ws.Schedule:
     inner = draw(st.sampled_from([*RESTLESS, ws.Asynchronous(generator(seed), bounds)]))
     late, every, share = draw(st.integers(0, 3)), draw(st.integers(1, 4)), draw(st.sampled_from([0.0, 0.5, 1.0]))
     if draw(st.booleans()):
-        return ws.Slow(ws.Late(inner, late), share, every, generator(seed))
-    return ws.Late(ws.Slow(inner, share, every, generator(seed)), late)
+        return ws.schedules.Slow(ws.schedules.Late(inner, late), share, every, generator(seed))
+    return ws.schedules.Late(ws.schedules.Slow(inner, share, every, generator(seed)), late)
 
 
 @st.composite
@@ -44,17 +49,19 @@ def graphs(draw: st.DrawFn) -> tuple[tuple[int, ...], ...]:
 @law(60)
 @given(graphs(), restless())
 def test_late_and_slow_schedules_of_any_graph_settle_within_their_promise(
-    parents: tuple[tuple[int, ...], ...], order: ws.Schedule
+    parents: tuple[tuple[int, ...], ...], order: ws.schedules.Schedule
 ) -> None:
-    graph = ws.Topology(parents)
+    graph = ws.extend.Topology(parents)
     promise = order.settles_after(graph)
     assert promise is not None
-    assert ws.simulate(order, graph).ticks <= promise
+    assert ws.schedules.simulate(order, graph).ticks <= promise
 
 
 @law(12)
 @given(nets(max_depth=5), restless())
-def test_dyadic_ends_on_the_same_bits_under_any_order_delay_and_slowness(net: Net, order: ws.Schedule) -> None:
+def test_dyadic_ends_on_the_same_bits_under_any_order_delay_and_slowness(
+    net: Net, order: ws.schedules.Schedule
+) -> None:
     exact = ws.relax(net.chain, net.x, net.target).fields
     found = ws.relax(net.chain, net.x, net.target, schedule=order)
     assert found.outcome.converged
@@ -64,10 +71,10 @@ def test_dyadic_ends_on_the_same_bits_under_any_order_delay_and_slowness(net: Ne
 
 @pytest.mark.parametrize("inner", RESTLESS, ids=str)
 @pytest.mark.parametrize("late", [1, 3])
-def test_a_late_chain_settles_a_delay_per_hop_later_and_not_before(inner: ws.Schedule, late: int) -> None:
+def test_a_late_chain_settles_a_delay_per_hop_later_and_not_before(inner: ws.schedules.Schedule, late: int) -> None:
     depth = 4
-    graph = ws.Topology.chain(depth)
-    fresh, delayed = ws.simulate(inner, graph), ws.simulate(ws.Late(inner, late), graph)
+    graph = ws.extend.Topology.chain(depth)
+    fresh, delayed = ws.schedules.simulate(inner, graph), ws.schedules.simulate(ws.schedules.Late(inner, late), graph)
     hops = range(2 * depth)  # the first message, from the clamped input, is never old
     before, after = (settling.states + settling.costates[::-1] for settling in (fresh, delayed))
     assert after == tuple(tick + hop * late for tick, hop in zip(before, hops, strict=True))
@@ -77,7 +84,7 @@ def test_a_late_chain_settles_a_delay_per_hop_later_and_not_before(inner: ws.Sch
 def test_every_kind_of_message_is_as_late_as_its_bound_and_no_later(bounds: int | Delays) -> None:
     order = ws.Asynchronous(generator(0), bounds)
     wanted = bounds if isinstance(bounds, Delays) else Delays(bounds, bounds, bounds, 0)
-    firings = [f for tick in islice(order.ticks(ws.Topology.chain(5)), 60) for phase in tick for f in phase]
+    firings = [f for tick in islice(order.ticks(ws.extend.Topology.chain(5)), 60) for phase in tick for f in phase]
     for kind in ("below", "above", "point"):
         seen = {getattr(f.delays, kind) for f in firings}
         assert seen == set(range(getattr(wanted, kind) + 1))
@@ -87,7 +94,7 @@ def test_every_kind_of_message_is_as_late_as_its_bound_and_no_later(bounds: int 
 
 def test_slow_sites_hold_their_fields_between_their_ticks() -> None:
     net = tanh_net(4)
-    order = ws.Slow(ws.Synchronous(), {2}, every=3)
+    order = ws.schedules.Slow(ws.Synchronous(), {2}, every=3)
     for ticks, still in ((1, True), (2, True), (3, False)):
         sol = ws.relax(net.chain, net.x, net.target, ws.Dyadic(0.5), order, ws.Stop(max_ticks=ticks))
         assert (sol.states[1] == 0).all() == still
@@ -95,7 +102,7 @@ def test_slow_sites_hold_their_fields_between_their_ticks() -> None:
 
 
 def test_a_share_of_slow_sites_is_drawn_anew_for_each_relaxation() -> None:
-    order, chain = ws.Slow(ws.Synchronous(), 0.5, 2, generator(0)), ws.Topology.chain(16)
+    order, chain = ws.schedules.Slow(ws.Synchronous(), 0.5, 2, generator(0)), ws.extend.Topology.chain(16)
     first, second = (order.table(chain, ticks=1) for _ in range(2))
     assert first != second
     assert len(ws.Synchronous().table(chain, ticks=1)) > len(first)
@@ -127,9 +134,9 @@ COUPLED = {
 def test_coupled_fields_keep_their_fixed_point_in_any_order_on_old_messages(name: str, late: str) -> None:
     dynamics, ticks = COUPLED[name]
     net = mild_net()
-    order: ws.Schedule = asynchronous(0, 0 if late == "order" else 1)
+    order: ws.schedules.Schedule = asynchronous(0, 0 if late == "order" else 1)
     if late == "slow":
-        order = ws.Slow(ws.Leapfrog(), {2}, every=2)
+        order = ws.schedules.Slow(ws.Leapfrog(), {2}, every=2)
     rest = ws.relax(net.chain, net.x, net.target, dynamics, stop=ws.Stop(max_ticks=ticks * 2))
     found = ws.relax(net.chain, net.x, net.target, dynamics, order, ws.Stop(max_ticks=ticks))
     assert distance(found.gradients(), rest.gradients()) < 1e-4

@@ -10,12 +10,15 @@ import worldsheet as ws
 from nets import Net, law, nets, tanh_net
 from worldsheet.schedules.front import awake
 
-KINDS = [(ws.AugmentedLagrangian(rate=0.2), ws.Field.COSTATE), (ws.PredictiveCoding(rate=0.2), ws.Field.STATE)]
+KINDS = [
+    (ws.AugmentedLagrangian(rate=0.2), ws.extend.Field.COSTATE),
+    (ws.PredictiveCoding(rate=0.2), ws.extend.Field.STATE),
+]
 
 
 @law(20)
 @given(nets(max_depth=7), st.sampled_from(KINDS), st.integers(1, 14))
-def test_skipping_changes_no_bit(net: Net, kind: tuple[ws.Dynamics, ws.Field], ticks: int) -> None:
+def test_skipping_changes_no_bit(net: Net, kind: tuple[ws.dynamics.Dynamics, ws.extend.Field], ticks: int) -> None:
     dynamics, first = kind
     one, other = (
         ws.relax(net.chain, net.x, net.target, dynamics, schedule, ws.Stop(max_ticks=ticks), stack=False)
@@ -31,12 +34,12 @@ def half_squares(output: Tensor, target: Tensor) -> Tensor:
 
 def test_a_quarter_of_the_work_is_saved_at_twice_the_depth() -> None:
     torch.manual_seed(0)
-    chain = ws.Chain(ws.residual_mlp(16, 6, inputs=5, classes=3).double(), half_squares)
+    chain = ws.Chain(ws.nn.residual_mlp(16, 6, inputs=5, classes=3).double(), half_squares)
     x, target = torch.randn(4, 5, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)
     dynamics, stop = ws.AugmentedLagrangian(rate=0.22), ws.Stop(max_ticks=32)
     front, all_sites = (
         ws.relax(chain, x, target, dynamics, schedule, stop)
-        for schedule in (ws.CreditFront(), ws.Leapfrog(ws.Field.COSTATE))
+        for schedule in (ws.CreditFront(), ws.Leapfrog(ws.extend.Field.COSTATE))
     )
     for name, gradient in front.gradients().items():
         torch.testing.assert_close(gradient, all_sites.gradients()[name], rtol=1e-10, atol=1e-14)
@@ -51,21 +54,21 @@ def test_a_descent_skips_unless_it_starts_elsewhere() -> None:
     assert fresh.pulls == front.pulls
     on = ws.Stop(max_ticks=2)
     resumed = ws.relax(net.chain, net.x, net.target, dynamics, stop=on, initial=fresh.fields, stack=False)
-    steps = ws.Leapfrog(ws.Field.COSTATE)
+    steps = ws.Leapfrog(ws.extend.Field.COSTATE)
     full = ws.relax(net.chain, net.x, net.target, dynamics, steps, ws.Stop(max_ticks=5), stack=False)
     for ours, theirs in zip(resumed.states + resumed.costates, full.states + full.costates, strict=True):
         assert torch.equal(ours, theirs)
 
 
 def test_a_chain_wakes_from_its_output_one_site_a_tick() -> None:
-    assert awake(ws.Topology.chain(4)) == tuple(frozenset(range(first, 5)) for first in (3, 2, 1))
-    table = ws.CreditFront().table(ws.Topology.chain(3), 3)
+    assert awake(ws.extend.Topology.chain(4)) == tuple(frozenset(range(first, 5)) for first in (3, 2, 1))
+    table = ws.CreditFront().table(ws.extend.Topology.chain(3), 3)
     assert table == "   1  λ2 λ3 | x2 x3\n   2  λ1 λ2 λ3 | x1 x2 x3\n   3  λ1 λ2 λ3 | x1 x2 x3"
 
 
 def test_a_skip_wakes_both_ends_and_what_reads_them() -> None:
     """Site 5 reads 1 and 4: site 1 moves at once, and wakes 2, which reads it, before credit has come down to it."""
-    graph = ws.Topology(((0,), (1,), (2,), (3,), (1, 4)))
+    graph = ws.extend.Topology(((0,), (1,), (2,), (3,), (1, 4)))
     assert awake(graph) == (frozenset({1, 4, 5}), frozenset({1, 2, 3, 4, 5}))
 
 

@@ -26,7 +26,7 @@ from nets import (
 
 @law(60)
 @given(nets(), schedules())
-def test_gradients_are_autograds_under_every_schedule(net: Net, schedule: ws.Schedule) -> None:
+def test_gradients_are_autograds_under_every_schedule(net: Net, schedule: ws.schedules.Schedule) -> None:
     sol = ws.relax(net.chain, net.x, net.target, schedule=schedule)
     assert sol.outcome.converged
     assert sol.ticks == schedule.settles_after(net.chain.topology)
@@ -55,7 +55,7 @@ def test_wavefront_is_synchronous_to_the_bit(net: Net) -> None:
 
 @law(30)
 @given(nets(), st.sampled_from([ws.Wavefront(), ws.Sweep()]))
-def test_one_evaluation_and_one_pull_back_per_layer(net: Net, schedule: ws.Schedule) -> None:
+def test_one_evaluation_and_one_pull_back_per_layer(net: Net, schedule: ws.schedules.Schedule) -> None:
     net.x.requires_grad_()
     sol = ws.relax(net.chain, net.x, net.target, schedule=schedule)
     assert (sol.evaluations, sol.pulls) == (len(net.chain), len(net.chain))
@@ -63,7 +63,7 @@ def test_one_evaluation_and_one_pull_back_per_layer(net: Net, schedule: ws.Sched
 
 @law(25)
 @given(nets(), schedules())
-def test_backward_fills_grad_and_returns_the_loss(net: Net, schedule: ws.Schedule) -> None:
+def test_backward_fills_grad_and_returns_the_loss(net: Net, schedule: ws.schedules.Schedule) -> None:
     net.x.requires_grad_()
     wanted = exact(net)
     loss = ws.backward(net.chain, net.x, net.target, schedule=schedule)
@@ -76,7 +76,7 @@ def test_backward_fills_grad_and_returns_the_loss(net: Net, schedule: ws.Schedul
 
 @law(25)
 @given(nets(), schedules())
-def test_the_input_gradient_is_autograds(net: Net, schedule: ws.Schedule) -> None:
+def test_the_input_gradient_is_autograds(net: Net, schedule: ws.schedules.Schedule) -> None:
     net.x.requires_grad_()
     sol = ws.relax(net.chain, net.x, net.target, schedule=schedule)
     assert sol.input_gradient is not None
@@ -86,7 +86,7 @@ def test_the_input_gradient_is_autograds(net: Net, schedule: ws.Schedule) -> Non
 
 @law(25)
 @given(nets(max_depth=7), schedules(), st.integers(0, 2**20), st.sampled_from([1.0, 1e3]))
-def test_the_start_is_forgotten(net: Net, schedule: ws.Schedule, seed: int, scale: float) -> None:
+def test_the_start_is_forgotten(net: Net, schedule: ws.schedules.Schedule, seed: int, scale: float) -> None:
     like = ws.relax(net.chain, net.x, net.target)
     start = random_fields(like.fields, seed, scale)
     climbing, descending = start.doubled()

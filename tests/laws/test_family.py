@@ -26,7 +26,7 @@ def batch(seed: int = 1) -> tuple[Tensor, Tensor]:
     return tuple(torch.randn(2, 4, 5, generator=generator, dtype=torch.float64))  # type: ignore[return-value]
 
 
-def error(chain: ws.Chain, dynamics: ws.Dynamics, ticks: int, tol: float = 1e-11) -> float:
+def error(chain: ws.Chain, dynamics: ws.dynamics.Dynamics, ticks: int, tol: float = 1e-11) -> float:
     x, target = batch()
     sol = ws.relax(chain, x, target, dynamics, stop=ws.Stop(max_ticks=ticks, tol=tol, every=10))
     assert sol.outcome.converged, sol.outcome
@@ -61,7 +61,7 @@ def test_predictive_coding_rests_on_the_least_energy_of_a_linear_net() -> None:
 def test_credit_diffuses_in_predictive_coding_and_travels_with_multipliers() -> None:
     """Ticks until the first layer has a fiftieth of its credit, at twice the depth."""
 
-    def arrival(dynamics: ws.Dynamics, depth: int) -> int:
+    def arrival(dynamics: ws.dynamics.Dynamics, depth: int) -> int:
         chain, (x, target) = _identity_chain(depth), batch()
         share = 0.02 * float(ws.relax(chain, x, target).costates[0].norm())
 

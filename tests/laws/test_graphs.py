@@ -79,7 +79,7 @@ def relaxed(sol: ws.Solution) -> dict[str, Tensor]:
 
 @law(25)
 @given(webs(), schedules(), choices)
-def test_any_graph_under_any_schedule(web: Any, schedule: ws.Schedule, choice: str) -> None:
+def test_any_graph_under_any_schedule(web: Any, schedule: ws.schedules.Schedule, choice: str) -> None:
     module, x, target = web
     chain = ws.Chain(module, spread, blocks=CHOICES[choice])
     sol = ws.relax(chain, x, target, schedule=schedule)
@@ -90,7 +90,7 @@ def test_any_graph_under_any_schedule(web: Any, schedule: ws.Schedule, choice: s
 
 @law(12)
 @given(webs(), schedules(), st.integers(0, 2**20), choices)
-def test_any_graph_from_any_start(web: Any, schedule: ws.Schedule, seed: int, choice: str) -> None:
+def test_any_graph_from_any_start(web: Any, schedule: ws.schedules.Schedule, seed: int, choice: str) -> None:
     module, x, target = web
     chain = ws.Chain(module, spread, blocks=CHOICES[choice])
     start = random_fields(ws.relax(chain, x, target).fields, seed)
@@ -110,7 +110,9 @@ def test_any_delay_from_any_start(web: Any, max_delay: int, seed: int, choice: s
 
 @law(25)
 @given(webs(), schedules(), choices, st.booleans())
-def test_backward_lets_go_of_nothing_too_early(web: Any, schedule: ws.Schedule, choice: str, recompute: bool) -> None:
+def test_backward_lets_go_of_nothing_too_early(
+    web: Any, schedule: ws.schedules.Schedule, choice: str, recompute: bool
+) -> None:
     module, x, target = web
     wanted = exact(module, x, target)
     chain = ws.Chain(module, spread, blocks=CHOICES[choice])
@@ -129,7 +131,7 @@ def test_exact_after_twice_the_depth_and_not_before(web: Any, choice: str) -> No
     topology = chain.sites(x).topology
     assert topology.parents == ws.relax(chain, x, target).problem.topology.parents
     start = random_fields(exact_fields, 3)
-    settled = ws.simulate(ws.Synchronous(), topology)
+    settled = ws.schedules.simulate(ws.Synchronous(), topology)
     for ticks in (2 * topology.depth, 2 * topology.depth - 1, topology.depth):
         stop = ws.Stop(max_ticks=ticks)
         sol = ws.relax(chain, x, target, schedule=ws.Synchronous(), stop=stop, initial=start)

@@ -140,7 +140,11 @@ def test_a_training_step_waits_once(name: str, device: str, monkeypatch: pytest.
     ids=str,
 )
 def test_ticks_do_not_wait(
-    name: str, dynamics: ws.Dynamics, schedule: ws.Schedule, device: str, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    dynamics: ws.dynamics.Dynamics,
+    schedule: ws.schedules.Schedule,
+    device: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     chain, x, target = problem(name, device)
     counts = []

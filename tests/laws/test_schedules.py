@@ -29,7 +29,7 @@ def graphs(draw: st.DrawFn) -> Parents:
     return tuple(tuple(draw(above)) for above in lists)
 
 
-def longest_paths(graph: ws.Topology) -> tuple[dict[int, int], dict[int, int]]:
+def longest_paths(graph: ws.extend.Topology) -> tuple[dict[int, int], dict[int, int]]:
     """Ticks for the news to reach each site's state, and then its costate, when everybody moves at every tick."""
     up, down = {0: 0}, {}
     for site in graph.sites:
@@ -44,9 +44,9 @@ def longest_paths(graph: ws.Topology) -> tuple[dict[int, int], dict[int, int]]:
 @law(100)
 @given(graphs())
 def test_synchronous_settles_along_longest_paths(parents: Parents) -> None:
-    graph = ws.Topology(parents)
+    graph = ws.extend.Topology(parents)
     up, down = longest_paths(graph)
-    settling = ws.simulate(ws.Synchronous(), graph)
+    settling = ws.schedules.simulate(ws.Synchronous(), graph)
     assert settling.states == tuple(up[site] for site in graph.sites)
     assert settling.costates == tuple(down[site] for site in graph.sites)
     assert settling.ticks <= 2 * graph.depth
@@ -55,9 +55,12 @@ def test_synchronous_settles_along_longest_paths(parents: Parents) -> None:
 @law(100)
 @given(graphs())
 def test_from_its_onset_a_site_moves_at_every_tick_and_no_sooner_than_the_front(parents: Parents) -> None:
-    graph = ws.Topology(parents)
-    settling = ws.simulate(ws.Onset(), graph)
-    ticks = [{(f.site, f.field) for (phase,) in [tick] for f in phase} for tick in islice(ws.Onset().ticks(graph), 30)]
+    graph = ws.extend.Topology(parents)
+    settling = ws.schedules.simulate(ws.schedules.Onset(), graph)
+    ticks = [
+        {(f.site, f.field) for (phase,) in [tick] for f in phase}
+        for tick in islice(ws.schedules.Onset().ticks(graph), 30)
+    ]
     for site in graph.sites:
         for field, first in ((X, settling.states[site - 1]), (COSTATE, settling.costates[site - 1])):
             assert [(site, field) in tick for tick in ticks] == [number >= first for number in range(1, 31)]
@@ -65,9 +68,11 @@ def test_from_its_onset_a_site_moves_at_every_tick_and_no_sooner_than_the_front(
 
 @law(100)
 @given(graphs(), st.sampled_from([ws.Wavefront(), ws.Sweep()]))
-def test_schedules_that_move_once_settle_every_site_of_any_graph(parents: Parents, schedule: ws.Schedule) -> None:
-    graph = ws.Topology(parents)
-    assert ws.simulate(schedule, graph).ticks <= (schedule.settles_after(graph) or 0)
+def test_schedules_that_move_once_settle_every_site_of_any_graph(
+    parents: Parents, schedule: ws.schedules.Schedule
+) -> None:
+    graph = ws.extend.Topology(parents)
+    assert ws.schedules.simulate(schedule, graph).ticks <= (schedule.settles_after(graph) or 0)
     fired = [(f.site, f.field) for tick in schedule.ticks(graph) for phase in tick for f in phase]
     assert sorted(fired, key=str) == sorted([(site, field) for site in graph.sites for field in Field], key=str)
     assert all(f.last == (f.field is COSTATE) for tick in schedule.ticks(graph) for phase in tick for f in phase)
@@ -76,11 +81,11 @@ def test_schedules_that_move_once_settle_every_site_of_any_graph(parents: Parent
 @law(100)
 @given(graphs(), st.integers(0, 4), st.integers(0, 2**20))
 def test_random_orders_settle_within_their_promise(parents: Parents, max_delay: int, seed: int) -> None:
-    graph = ws.Topology(parents)
+    graph = ws.extend.Topology(parents)
     promise = 2 * graph.depth * (max_delay + 1)
     schedule = asynchronous(seed, max_delay)
     assert schedule.settles_after(graph) == promise
-    assert ws.simulate(schedule, graph).ticks <= promise
+    assert ws.schedules.simulate(schedule, graph).ticks <= promise
 
 
 def measured(net: Net, ticks: int, seed: int, max_delay: int) -> tuple[list[int], list[int]]:
@@ -102,7 +107,7 @@ def measured(net: Net, ticks: int, seed: int, max_delay: int) -> tuple[list[int]
 @given(st.integers(1, 4), st.integers(0, 2), st.integers(0, 2**20))
 def test_simulated_settle_ticks_are_those_of_tensors(depth: int, max_delay: int, seed: int) -> None:
     net = tanh_net(depth, width=2, seed=seed % 100)
-    settling = ws.simulate(asynchronous(seed, max_delay), net.chain.topology)
+    settling = ws.schedules.simulate(asynchronous(seed, max_delay), net.chain.topology)
     states, costates = measured(net, 2 * depth * (max_delay + 1), seed, max_delay)
     assert settling == (tuple(states), tuple(costates))
 
@@ -111,25 +116,25 @@ def test_simulated_settle_ticks_are_those_of_tensors(depth: int, max_delay: int,
 def test_a_chain_settles_up_and_down_again(depth: int) -> None:
     up = tuple(range(1, depth + 1))
     down = tuple(2 * depth + 1 - site for site in up)
-    graph = ws.Topology.chain(depth)
+    graph = ws.extend.Topology.chain(depth)
     for schedule in (ws.Synchronous(), ws.Wavefront()):
-        assert ws.simulate(schedule, graph) == (up, down)
-    assert ws.simulate(ws.Sweep(), graph) == ((1,) * depth, (1,) * depth)
+        assert ws.schedules.simulate(schedule, graph) == (up, down)
+    assert ws.schedules.simulate(ws.Sweep(), graph) == ((1,) * depth, (1,) * depth)
 
 
 @final
 @dataclass(frozen=True)
-class Written(ws.Schedule):
+class Written(ws.schedules.Schedule):
     """A schedule written out by hand."""
 
     script: Sequence[Tick]
     promise: int | None
     past: int = 0
 
-    def ticks(self, topology: ws.Topology) -> Iterator[Tick]:
+    def ticks(self, topology: ws.extend.Topology) -> Iterator[Tick]:
         return iter(self.script)
 
-    def settles_after(self, topology: ws.Topology) -> int | None:
+    def settles_after(self, topology: ws.extend.Topology) -> int | None:
         return self.promise
 
     @property
@@ -145,8 +150,8 @@ UP, DOWN = (Firing(1, X),), (Firing(1, COSTATE),)
 
 
 def test_the_right_order_written_by_hand_is_accepted() -> None:
-    assert ws.simulate(Written([(UP, DOWN)], 1), ws.Topology.chain(1)) == ((1,), (1,))
-    assert ws.simulate(Written([(UP,), (DOWN,)], 2), ws.Topology.chain(1)) == ((1,), (2,))
+    assert ws.schedules.simulate(Written([(UP, DOWN)], 1), ws.extend.Topology.chain(1)) == ((1,), (1,))
+    assert ws.schedules.simulate(Written([(UP,), (DOWN,)], 2), ws.extend.Topology.chain(1)) == ((1,), (2,))
 
 
 @pytest.mark.parametrize(
@@ -175,26 +180,26 @@ def test_the_right_order_written_by_hand_is_accepted() -> None:
     ],
 )
 def test_what_cannot_settle_is_refused(script: list[Tick], promise: int | None, past: int, text: str) -> None:
-    with pytest.raises(ws.InputError, match=text):
-        ws.simulate(Written(script, promise, past), ws.Topology.chain(1))
+    with pytest.raises(ws.errors.InputError, match=text):
+        ws.schedules.simulate(Written(script, promise, past), ws.extend.Topology.chain(1))
 
 
 def test_a_last_reading_of_a_costate_that_moves_again_is_refused() -> None:
     up = ((Firing(1, X),), (Firing(2, X),))
     down = ((Firing(2, COSTATE),), (Firing(1, COSTATE, last=True),), (Firing(2, COSTATE),))
-    with pytest.raises(ws.InputError, match="firing λ2 after it was read for the last time"):
-        ws.simulate(Written([(*up, *down)], 1), ws.Topology.chain(2))
+    with pytest.raises(ws.errors.InputError, match="firing λ2 after it was read for the last time"):
+        ws.schedules.simulate(Written([(*up, *down)], 1), ws.extend.Topology.chain(2))
 
 
 def test_an_old_message_unsettles_a_site() -> None:
     settled = ((Firing(1, X),), (Firing(2, X),))
     old = ((Firing(2, X, Delays(below=2)),),)
-    with pytest.raises(ws.InputError, match=r"x of sites \[2\] unsettled"):
-        ws.simulate(Written([settled, old], 2, 2), ws.Topology.chain(2))
+    with pytest.raises(ws.errors.InputError, match=r"x of sites \[2\] unsettled"):
+        ws.schedules.simulate(Written([settled, old], 2, 2), ws.extend.Topology.chain(2))
 
 
 def test_the_table_is_the_schedule_in_writing() -> None:
-    chain = ws.Topology.chain(2)
+    chain = ws.extend.Topology.chain(2)
     assert ws.Wavefront().table(chain) == "   1  x1\n   2  x2\n   3  λ2!\n   4  λ1!"
     assert ws.Sweep().table(chain) == "   1  x1 | x2 | λ2! | λ1!"
     assert ws.Synchronous().table(chain, ticks=1) == "   1  x1 x2 λ1 λ2"
@@ -204,7 +209,7 @@ def test_the_table_is_the_schedule_in_writing() -> None:
 
 
 def test_the_generator_alone_decides_an_asynchronous_order() -> None:
-    chain = ws.Topology.chain(5)
+    chain = ws.extend.Topology.chain(5)
     assert asynchronous(7, 2).table(chain) == asynchronous(7, 2).table(chain)
     assert asynchronous(7, 2).table(chain) != asynchronous(8, 2).table(chain)
     state = torch.get_rng_state()

@@ -25,7 +25,7 @@ def network(kind: str, depth: int, width: int = 5, seed: int = 0) -> Net:
     return regression(stack(depth, width, {"tanh": nn.Tanh, "relu": nn.ReLU, "linear": nn.Identity}[kind]), width)
 
 
-def relaxed(net: Net, wave: ws.Dynamics, ticks: int, tol: float | None = 1e-10) -> ws.Solution:
+def relaxed(net: Net, wave: ws.dynamics.Dynamics, ticks: int, tol: float | None = 1e-10) -> ws.Solution:
     net.module.double()
     return ws.relax(net.chain, net.x, net.target, wave, stop=ws.Stop(max_ticks=ticks, tol=tol, every=5))
 
@@ -34,7 +34,11 @@ def relaxed(net: Net, wave: ws.Dynamics, ticks: int, tol: float | None = 1e-10) 
 @pytest.mark.parametrize("depth", [2, 5, 16])
 @pytest.mark.parametrize("impedance", ["number", "sequence", "matched"])
 def test_the_default_wave_rests_on_backprops_gradient_in_a_few_crossings(kind: str, depth: int, impedance: str) -> None:
-    kinds = {"number": 0.5, "sequence": tuple(1.5 ** (site % 3) for site in range(depth)), "matched": ws.Matched()}
+    kinds = {
+        "number": 0.5,
+        "sequence": tuple(1.5 ** (site % 3) for site in range(depth)),
+        "matched": ws.dynamics.Matched(),
+    }
     net = network(kind, depth)
     sol = relaxed(net, ws.Wave(impedance=kinds[impedance]), 12 * depth + 60)
     assert sol.outcome.converged, sol.outcome
@@ -107,7 +111,7 @@ def test_a_tick_in_wave_variables_is_what_theory_says() -> None:
     net, z = network("tanh", 4), (0.5, 2.0, 1.0, 3.0)
     net.module.double()
     fields = random_fields(ws.relax(net.chain, net.x, net.target).fields, 3)
-    wave = ws.Wave(speed=0.6, impedance=z, matching=0.7, limit=INF, courant=ws.Courant.TRUST, averaged=False)
+    wave = ws.Wave(speed=0.6, impedance=z, matching=0.7, limit=INF, courant=ws.dynamics.Courant.TRUST, averaged=False)
     angle = 0.3 * math.pi / 2
     absorbing, crossing = 0.6 * math.cos(angle), 0.6 * math.sin(angle)
     r, g = residuals(net, fields)
@@ -161,7 +165,7 @@ def test_matched_impedances_are_the_ratios_of_power_and_one_over_the_curvature()
         layer.weight.data *= scale
     net = regression(nn.Sequential(*layers))
     with linearise(net.chain, net.x, net.target) as linearised:
-        found = ws.Matched().profile(linearised)
+        found = ws.dynamics.Matched().profile(linearised)
     top = net.x.numel() / 2
     assert found == pytest.approx((top / 1.5**2, top, top), rel=1e-9)
 
@@ -176,7 +180,7 @@ def test_a_matched_junction_knows_its_own_layer_alone() -> None:
             layer.weight.data *= 15.0 if number == louder else 5.0
         net = regression(nn.Sequential(*layers))
         with linearise(net.chain, net.x, net.target) as linearised:
-            found = ws.Matched().profile(linearised)
+            found = ws.dynamics.Matched().profile(linearised)
         return [below / above for below, above in pairwise(found)]
 
     plain = ratios(None)

@@ -55,7 +55,7 @@ def recomputed(chain: ws.Chain, x: Any, target: Any) -> Answer:
     return loss, gradients(chain.module, x)
 
 
-def relaxed(chain: ws.Chain, x: Any, target: Any, schedule: ws.Schedule | None = None) -> Answer:
+def relaxed(chain: ws.Chain, x: Any, target: Any, schedule: ws.schedules.Schedule | None = None) -> Answer:
     sol = ws.relax(chain, x, target, schedule=schedule)
     inputs = pytree.tree_leaves(sol.input_gradient)
     return sol.loss, sol.gradients() | {f"input {k}": g for k, g in enumerate(inputs) if g is not None}
@@ -518,7 +518,7 @@ def test_a_number_that_changes_is_seen(blocks: Any) -> None:
 @pytest.mark.parametrize(
     "dynamics", [ws.Dyadic(0.7), ws.Dyadic(1.3), ws.Wave(), ws.AugmentedLagrangian()], ids=lambda d: str(d)[:12]
 )
-def test_stop_and_dynamics_work_on_graphs_as_on_chains(dynamics: ws.Dynamics, blocks: Any) -> None:
+def test_stop_and_dynamics_work_on_graphs_as_on_chains(dynamics: ws.dynamics.Dynamics, blocks: Any) -> None:
     module = Around(nn.Sequential(nn.Linear(4, 4), nn.Tanh())).to(DOUBLE)
     chain = ws.Chain(module, nn.MSELoss(), blocks=blocks)
     x, target = data(3, 4), data(3, 4)

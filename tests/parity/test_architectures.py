@@ -144,7 +144,7 @@ def whole(module: nn.Module, loss: Callable[[Any, Any], Tensor], x: Tensor, targ
     return value
 
 
-def longest_path(graph: ws.Topology) -> int:
+def longest_path(graph: ws.extend.Topology) -> int:
     """Counted anew, from the cost back."""
     length = {0: 0}
     for site, parents in enumerate(graph.parents, start=1):
@@ -180,7 +180,7 @@ def test_exact_after_twice_the_longest_path_and_not_before(name: str, blocks: An
     for key, gradient in full.gradients().items():
         assert float((gradient - wanted[key]).norm()) <= 1e-12 * float(wanted[key].norm())
     assert not early.outcome.converged
-    settled = ws.simulate(ws.Synchronous(), topology).costates
+    settled = ws.schedules.simulate(ws.Synchronous(), topology).costates
     assert max(settled) == 2 * depth
     assert list(map(far, early.fields.costates, exact.costates)) == [tick == 2 * depth for tick in settled]
 

@@ -8,7 +8,7 @@ from torch import nn
 import worldsheet as ws
 from nets import Net, assert_gradients, exact, law, nets, tanh_net
 
-FIXED = ws.PredictiveCoding(prediction=ws.Prediction.FIXED)
+FIXED = ws.PredictiveCoding(prediction=ws.dynamics.Prediction.FIXED)
 
 
 @law(25)
@@ -30,7 +30,7 @@ def test_credit_takes_one_tick_per_layer(depth: int) -> None:
 
 def test_a_slow_rate_gets_there_too() -> None:
     net = tanh_net(5)
-    slow = ws.PredictiveCoding(rate=0.4, prediction=ws.Prediction.FIXED)
+    slow = ws.PredictiveCoding(rate=0.4, prediction=ws.dynamics.Prediction.FIXED)
     sol = ws.relax(net.chain, net.x, net.target, slow)
     assert sol.outcome.converged
     assert_gradients(sol.gradients(), exact(net), 1e-10)

@@ -119,7 +119,7 @@ def test_a_passive_stage_is_grounded_where_it_is_later_than_prompt(delay: float,
     layers = [nn.Linear(3, 2).double() for _ in range(2)]
     layers[1].load_state_dict(layers[0].state_dict())
     make = partial(torch.optim.Adam, lr=0.05)
-    passive = ws.Passive().port(make(layers[0].parameters()), [layers[0]], delay)
+    passive = ws.pipeline.Passive().port(make(layers[0].parameters()), [layers[0]], delay)
     slowed = ws.ports.delayed(make(layers[1].parameters()), delay)
     expected = ws.ports.Grounded(slowed, [layers[1]]) if grounded else slowed
     for _ in range(4):

@@ -81,7 +81,7 @@ def pair(make: Callable[[bool], nn.Module]) -> tuple[Net, Net]:
     return regression(module), regression(twin)
 
 
-def check(make: Callable[[bool], nn.Module], dynamics: ws.Dyadic, schedule: ws.Schedule) -> None:
+def check(make: Callable[[bool], nn.Module], dynamics: ws.Dyadic, schedule: ws.schedules.Schedule) -> None:
     """Equal fields from `relax`, equal gradients from `backward`, and an input nobody wrote to."""
     stop = ws.Stop() if dynamics.rate == 1 else ws.Stop(tol=1e-13, max_ticks=300)
     net, twin = pair(make)

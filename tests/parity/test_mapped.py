@@ -85,7 +85,7 @@ def equal_blocks() -> ws.Chain:
     ids=lambda dynamics: type(dynamics).__name__,
 )
 @pytest.mark.parametrize("ticks", [1, 4, 15])
-def test_mapped_blocks_are_blocks_one_by_one(dynamics: ws.Dynamics, ticks: int) -> None:
+def test_mapped_blocks_are_blocks_one_by_one(dynamics: ws.dynamics.Dynamics, ticks: int) -> None:
     chain, (x, target) = equal_blocks(), batch()
     x.requires_grad_()
     assert together(chain, x.detach()) == [(2, 6)]
@@ -147,10 +147,10 @@ def test_a_hook_keeps_a_layer_by_itself() -> None:
     [(ws.Dyadic(), None, True), (ws.Dyadic(0.8), None, False), (ws.Dyadic(0.8), ws.Sweep(count=None), True)],
 )
 def test_compilation_where_sites_move_one_by_one_is_refused(
-    dynamics: ws.Dynamics, schedule: ws.Schedule | None, stack: bool
+    dynamics: ws.dynamics.Dynamics, schedule: ws.schedules.Schedule | None, stack: bool
 ) -> None:
     chain, (x, target) = equal_blocks(), batch()
-    with pytest.raises(ws.InputError) as refusal:
+    with pytest.raises(ws.errors.InputError) as refusal:
         ws.relax(chain, x, target, dynamics, schedule, ws.Stop(max_ticks=3), stack=stack, compile=True)
     assert_tells(refusal.value, "compile=True", "leave compile out")
 
@@ -158,7 +158,7 @@ def test_compilation_where_sites_move_one_by_one_is_refused(
 def test_closed_forms_have_nothing_to_compile() -> None:
     torch.manual_seed(0)
     chain, (x, target) = chain_of(*[nn.Linear(6, 6) for _ in range(3)]), batch()
-    with pytest.raises(ws.InputError, match="closed form"):
+    with pytest.raises(ws.errors.InputError, match="closed form"):
         ws.relax(chain, x, target, ws.Dyadic(0.8), stop=ws.Stop(max_ticks=3), compile=True)
 
 
@@ -171,7 +171,7 @@ def test_a_compiler_that_fails_is_told_before_anything_moves(monkeypatch: pytest
 
     monkeypatch.setattr(torch, "compile", broken)
     chain, (x, target) = equal_blocks(), batch()
-    with pytest.raises(ws.InputError) as refusal:
+    with pytest.raises(ws.errors.InputError) as refusal:
         ws.backward(chain, x, target, ws.Dyadic(0.8), stop=ws.Stop(max_ticks=3), compile=True)
     assert_tells(refusal.value, "no C++ compiler found", "leave compile out")
     assert all(parameter.grad is None for parameter in chain.parameters())
@@ -180,7 +180,7 @@ def test_a_compiler_that_fails_is_told_before_anything_moves(monkeypatch: pytest
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of torch about itself, while it compiles
 @pytest.mark.parametrize("dynamics", [ws.Dyadic(0.8), ws.AugmentedLagrangian(0.2)])
-def test_compiled_blocks_are_blocks_one_by_one(dynamics: ws.Dynamics) -> None:
+def test_compiled_blocks_are_blocks_one_by_one(dynamics: ws.dynamics.Dynamics) -> None:
     chain, (x, target) = equal_blocks(), batch()
     stop = ws.Stop(max_ticks=9)
     one = ws.relax(chain, x, target, dynamics, stop=stop, compile=True)

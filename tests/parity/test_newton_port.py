@@ -40,7 +40,7 @@ def test_watching_changes_no_gradient() -> None:
 
 
 @pytest.mark.parametrize("dynamics", [ws.Dyadic(), ws.Wave(0.5)])
-def test_the_factors_are_the_second_moments_of_the_layers_own_fields(dynamics: ws.Dynamics) -> None:
+def test_the_factors_are_the_second_moments_of_the_layers_own_fields(dynamics: ws.dynamics.Dynamics) -> None:
     torch.manual_seed(2)
     net = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4, bias=False)).to(DOUBLE)
     x, target = torch.randn(6, 4, dtype=DOUBLE), torch.randn(6, 4, dtype=DOUBLE)
@@ -109,8 +109,8 @@ def test_an_unlocked_newton_port_sees_every_tick_that_has_a_credit() -> None:
     assert float(port.state[net[4].weight]["weight"]) == pytest.approx((1 - remembered**6) / (1 - remembered))
 
 
-def refused(make: Callable[[], object]) -> ws.InputError:
-    with pytest.raises(ws.InputError) as caught:
+def refused(make: Callable[[], object]) -> ws.errors.InputError:
+    with pytest.raises(ws.errors.InputError) as caught:
         make()
     return caught.value
 
@@ -153,11 +153,11 @@ def test_constants_out_of_range(options: dict[str, float]) -> None:
 def test_a_loss_without_a_known_root_of_its_curvature(loss: Callable[..., Tensor]) -> None:
     net = nn.Linear(3, 3)
     port, x = ws.ports.Newton(net), torch.ones(2, 3)
-    error = refused(lambda: ws.curvature(ws.Chain([net], loss), x, x, port))
+    error = refused(lambda: ws.diagnostics.curvature(ws.Chain([net], loss), x, x, port))
     assert_tells(error, "nn.MSELoss", "port.attach(chain)")
 
 
 def test_a_port_that_takes_a_sum_for_a_mean() -> None:
     net = nn.Linear(3, 3)
     port, x = ws.ports.Newton(net, averaged=False), torch.ones(2, 3)
-    assert_tells(refused(lambda: ws.curvature(ws.Chain([net], nn.MSELoss()), x, x, port)), "averaged=True")
+    assert_tells(refused(lambda: ws.diagnostics.curvature(ws.Chain([net], nn.MSELoss()), x, x, port)), "averaged=True")

@@ -55,7 +55,7 @@ def test_a_complex_chain_with_a_real_loss(order: Order) -> None:
 
 
 @pytest.mark.parametrize("schedule", [ws.Wavefront(), ws.Synchronous()], ids=["wavefront", "synchronous"])
-def test_a_deep_float32_net_keeps_every_layers_direction(schedule: ws.Schedule) -> None:
+def test_a_deep_float32_net_keeps_every_layers_direction(schedule: ws.schedules.Schedule) -> None:
     torch.manual_seed(0)
     width, depth = 128, 30
     layers: list[nn.Module] = []

@@ -24,7 +24,7 @@ SOURCE = Path(ws.__file__).resolve().parents[1]
 SCHEDULES = {
     "synchronous": ws.Synchronous(),
     "states first": ws.Leapfrog(),
-    "costates first": ws.Leapfrog(ws.Field.COSTATE),
+    "costates first": ws.Leapfrog(ws.extend.Field.COSTATE),
     "its own": None,
 }
 
@@ -108,7 +108,7 @@ def test_every_layer_is_evaluated_and_pulled_through_as_often_as_in_one_process(
 
 def test_arrival_ends_all_stages_where_it_ends_one_process() -> None:
     torch.manual_seed(0)
-    chain = ws.Chain(ws.residual_mlp(8, 6, inputs=5, classes=3), ws.HalfSquares())
+    chain = ws.Chain(ws.nn.residual_mlp(8, 6, inputs=5, classes=3), ws.nn.HalfSquares())
     x, target = torch.randn(4, 5), torch.eye(3)[[0, 1, 2, 0]]
     dynamics = ws.calibrate(chain, x, target, ws.AugmentedLagrangian())
     stop = ws.Stop(max_ticks=60, arrival=True)
@@ -141,7 +141,7 @@ def test_gradients_are_added_like_those_of_backward() -> None:
 
 REFUSED = {
     "ws.calibrate": {"dynamics": ws.Wave()},
-    "messages are fresh": {"dynamics": ws.Dyadic(), "schedule": ws.Late(ws.Synchronous(), 1)},
+    "messages are fresh": {"dynamics": ws.Dyadic(), "schedule": ws.schedules.Late(ws.Synchronous(), 1)},
     "one for each layer": {"dynamics": ws.Wave(impedance=(1.0, 1.0))},
     "1 to 6 stages": {"stages": 7},
 }

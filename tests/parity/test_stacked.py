@@ -32,7 +32,7 @@ def networks() -> dict[str, nn.Sequential]:
         "mlp": nn.Sequential(
             nn.Linear(6, 5), nn.Tanh(), *[nn.Sequential(nn.Linear(5, 5), nn.Tanh()) for _ in range(5)], nn.Linear(5, 3)
         ),
-        "residual": nn.Sequential(nn.Linear(6, 5), *[ws.ResidualLinear(5, 0.3) for _ in range(4)], nn.Linear(5, 3)),
+        "residual": nn.Sequential(nn.Linear(6, 5), *[ws.nn.ResidualLinear(5, 0.3) for _ in range(4)], nn.Linear(5, 3)),
         "tied": nn.Sequential(nn.Linear(6, 5), shared, shared, shared, nn.Linear(5, 3)),
         "two runs": nn.Sequential(
             *[turn(6, bias=False) for _ in range(3)],
@@ -46,7 +46,7 @@ def networks() -> dict[str, nn.Sequential]:
 @pytest.mark.parametrize("name", list(networks()))
 @pytest.mark.parametrize("dynamics", DYNAMICS, ids=lambda d: type(d).__name__)
 @pytest.mark.parametrize("ticks", [1, 6, 25])
-def test_stacked_equals_unstacked(name: str, dynamics: ws.Dynamics, ticks: int) -> None:
+def test_stacked_equals_unstacked(name: str, dynamics: ws.dynamics.Dynamics, ticks: int) -> None:
     chain = ws.Chain(networks()[name].double(), squares)
     x = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
     target = torch.randn(4, 3, dtype=torch.float64)
@@ -87,8 +87,8 @@ def chains(draw: st.DrawFn) -> tuple[list[nn.Module], int]:
             made = [nn.Sequential(nn.Linear(width, inner), curve(), nn.Linear(inner, width)) for _ in range(count)]
             layers += made[:1] * count if draw(st.booleans()) else made
         else:
-            curve = draw(st.sampled_from(list(ws.Nonlinearity)))
-            layers += [ws.ResidualLinear(width, 0.3, curve) for _ in range(count)]
+            curve = draw(st.sampled_from(list(ws.nn.Nonlinearity)))
+            layers += [ws.nn.ResidualLinear(width, 0.3, curve) for _ in range(count)]
     for parameter in nn.ModuleList(layers).parameters():
         parameter.requires_grad_(draw(st.sampled_from([True, True, False])))
     return [*layers, nn.Linear(width, 2)], inputs
@@ -97,10 +97,10 @@ def chains(draw: st.DrawFn) -> tuple[list[nn.Module], int]:
 RUNNING = [
     (ws.Dyadic(0.7), ws.Synchronous()),
     (ws.PredictiveCoding(0.2), ws.Leapfrog()),
-    (ws.PredictiveCoding(0.2), ws.CreditFront(ws.Field.STATE)),
-    (ws.PredictiveCoding(0.7, prediction=ws.Prediction.FIXED), ws.Synchronous()),
+    (ws.PredictiveCoding(0.2), ws.CreditFront(ws.extend.Field.STATE)),
+    (ws.PredictiveCoding(0.7, prediction=ws.dynamics.Prediction.FIXED), ws.Synchronous()),
     (ws.PredictiveCoding(0.2, nudge=0.5), ws.Leapfrog()),
-    (ws.AugmentedLagrangian(0.2), ws.Leapfrog(ws.Field.COSTATE)),
+    (ws.AugmentedLagrangian(0.2), ws.Leapfrog(ws.extend.Field.COSTATE)),
     (ws.AugmentedLagrangian(0.2, dual_rate=0.7, penalty=1.3, averaged=False), ws.CreditFront()),
 ]
 
@@ -109,11 +109,11 @@ RUNNING = [
 @law(12)
 @given(data=st.data())
 def test_any_chain_gives_the_same_numbers_stacked_moved_by_coefficients_and_asked_by_views(
-    dynamics: ws.Dynamics, schedule: ws.Schedule, data: st.DataObject
+    dynamics: ws.dynamics.Dynamics, schedule: ws.schedules.Schedule, data: st.DataObject
 ) -> None:
     torch.manual_seed(data.draw(st.integers(0, 99)))
     modules, inputs = data.draw(chains())
-    rows_only = any(isinstance(module, ws.ResidualLinear) for module in modules)
+    rows_only = any(isinstance(module, ws.nn.ResidualLinear) for module in modules)
     shape = (3,) if rows_only else data.draw(st.sampled_from([(3,), (2, 2)]))
     chain = ws.Chain(nn.Sequential(*modules).double(), nn.MSELoss())
     x = torch.randn(*shape, inputs, dtype=torch.float64, requires_grad=data.draw(st.booleans()))
@@ -134,13 +134,13 @@ def test_any_chain_gives_the_same_numbers_stacked_moved_by_coefficients_and_aske
             assert float((ours - theirs).norm()) <= 1e-9 * float(theirs.norm()) + 1e-13 * largest
 
 
-class Seen(ws.View):
+class Seen(ws.extend.View):
     """A site below the output with given fields and messages."""
 
     state = costate = prediction = pulled = torch.empty(0)
     samples, at_output = 3, False
 
-    def __init__(self, dynamics: ws.Dynamics, *tensors: Tensor) -> None:
+    def __init__(self, dynamics: ws.dynamics.Dynamics, *tensors: Tensor) -> None:
         self.dynamics = dynamics
         self.state, self.costate, self.prediction, self.pulled = tensors
 
@@ -160,7 +160,7 @@ class Seen(ws.View):
 
 
 @pytest.mark.parametrize(("dynamics", "_"), RUNNING)
-def test_coefficients_are_the_moves_of_a_site(dynamics: ws.Dynamics, _: ws.Schedule) -> None:
+def test_coefficients_are_the_moves_of_a_site(dynamics: ws.dynamics.Dynamics, _: ws.schedules.Schedule) -> None:
     view = Seen(dynamics, *torch.randn(4, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
     table = dynamics.coefficients(view.samples)
     assert table is not None
@@ -175,10 +175,10 @@ def test_coefficients_are_the_moves_of_a_site(dynamics: ws.Dynamics, _: ws.Sched
         torch.testing.assert_close(before + torch.tensordot(torch.tensor(mix).double(), sources, 1), after)
 
 
-@pytest.mark.parametrize("activation", ws.Nonlinearity)
-def test_a_residual_layers_closed_form_is_autograds(activation: ws.Nonlinearity) -> None:
+@pytest.mark.parametrize("activation", ws.nn.Nonlinearity)
+def test_a_residual_layers_closed_form_is_autograds(activation: ws.nn.Nonlinearity) -> None:
     torch.manual_seed(3)
-    model = nn.Sequential(*[ws.ResidualLinear(4, 0.4, activation) for _ in range(3)]).double()
+    model = nn.Sequential(*[ws.nn.ResidualLinear(4, 0.4, activation) for _ in range(3)]).double()
     chain = ws.Chain(model, squares)
     x, target = torch.randn(2, 6, 4, dtype=torch.float64)
     for schedule in (ws.Wavefront(), ws.Synchronous()):
@@ -186,10 +186,10 @@ def test_a_residual_layers_closed_form_is_autograds(activation: ws.Nonlinearity)
         assert ws.compare(chain, x, target, sol).relative_error < 1e-13
 
 
-@pytest.mark.parametrize("activation", ws.Nonlinearity)
-def test_the_residual_mlp_is_the_network_of_its_formula(activation: ws.Nonlinearity) -> None:
+@pytest.mark.parametrize("activation", ws.nn.Nonlinearity)
+def test_the_residual_mlp_is_the_network_of_its_formula(activation: ws.nn.Nonlinearity) -> None:
     torch.manual_seed(1)
-    model = ws.residual_mlp(4, 6, activation, inputs=9, classes=3).double()
+    model = ws.nn.residual_mlp(4, 6, activation, inputs=9, classes=3).double()
     phi = {"LINEAR": lambda z: z, "TANH": torch.tanh, "RELU": torch.relu}[activation.name]
     x, target = torch.randn(5, 9, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
     first, one, two, last = (layer.weight for layer in model)

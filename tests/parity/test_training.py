@@ -54,7 +54,7 @@ def by_autograd(module: nn.Module, x: Tensor, target: Tensor) -> Tensor:
     return loss
 
 
-def by_relaxation(schedule: ws.Schedule, module: nn.Module, x: Tensor, target: Tensor) -> Tensor:
+def by_relaxation(schedule: ws.schedules.Schedule, module: nn.Module, x: Tensor, target: Tensor) -> Tensor:
     return ws.backward(ws.Chain(module, nn.functional.mse_loss), x, target, schedule=schedule)
 
 
@@ -120,7 +120,7 @@ def test_a_slow_rate_trains_nearly_alike() -> None:
     torch.testing.assert_close(mine.state_dict(), other.state_dict(), rtol=1e-6, atol=1e-8)
 
 
-def _slowly(dynamics: ws.Dynamics, stop: ws.Stop, module: nn.Module, x: Tensor, target: Tensor) -> Tensor:
+def _slowly(dynamics: ws.dynamics.Dynamics, stop: ws.Stop, module: nn.Module, x: Tensor, target: Tensor) -> Tensor:
     return ws.backward(ws.Chain(module, nn.functional.mse_loss), x, target, dynamics, stop=stop)
 
 

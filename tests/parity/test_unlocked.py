@@ -79,9 +79,9 @@ def literal(module: nn.Sequential, port: torch.optim.Optimizer, moves: Any, tick
 
 
 WAVE = ws.Wave(
-    speed=0.5, impedance=0.7, matching=2 / 3, limit=inf, courant=ws.Courant.TRUST, averaged=False
+    speed=0.5, impedance=0.7, matching=2 / 3, limit=inf, courant=ws.dynamics.Courant.TRUST, averaged=False
 )  # cos, sin of π/6
-DYNAMICS: dict[str, tuple[ws.Dynamics, Any]] = {
+DYNAMICS: dict[str, tuple[ws.dynamics.Dynamics, Any]] = {
     "dyadic": (ws.Dyadic(), partial(dyadic, 1.0)),
     "slow dyadic": (ws.Dyadic(0.6), partial(dyadic, 0.6)),
     "wave": (WAVE, partial(wave, 0.5 * 3**0.5 / 2, 0.25, 0.7)),
@@ -142,7 +142,7 @@ def test_a_port_that_waits_for_the_fields_is_training_at_rest_to_the_last_bit(ne
 @pytest.mark.parametrize(
     "dynamics", [ws.Dyadic(), ws.Wave(0.5, 1.0), ws.PredictiveCoding(0.2), ws.AugmentedLagrangian(0.2)]
 )
-def test_carried_fields_go_on_where_they_were(dynamics: ws.Dynamics) -> None:
+def test_carried_fields_go_on_where_they_were(dynamics: ws.dynamics.Dynamics) -> None:
     one, (x, y) = networks()["closed forms"], batch()
     two = copy.deepcopy(one)
     chains = [ws.Chain(module, nn.functional.mse_loss) for module in (one, two)]

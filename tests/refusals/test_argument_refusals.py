@@ -31,16 +31,18 @@ from nets import Order, assert_tells, asynchronous, every_order, tanh_net
     ],
 )
 def test_options_that_cannot_be_meant_are_refused(make: Callable[[], Any], fragments: list[str]) -> None:
-    with pytest.raises(ws.InputError) as refusal:
+    with pytest.raises(ws.errors.InputError) as refusal:
         make()
     assert_tells(refusal.value, *fragments)
 
 
 @pytest.mark.parametrize("verb", [ws.relax, ws.backward])
 @pytest.mark.parametrize("schedule", [ws.Wavefront(), ws.Sweep()], ids=["wavefront", "sweep"])
-def test_a_schedule_that_moves_once_is_refused_at_a_slow_rate(schedule: ws.Schedule, verb: Callable[..., Any]) -> None:
+def test_a_schedule_that_moves_once_is_refused_at_a_slow_rate(
+    schedule: ws.schedules.Schedule, verb: Callable[..., Any]
+) -> None:
     net = tanh_net(2)
-    with pytest.raises(ws.InputError) as refusal:
+    with pytest.raises(ws.errors.InputError) as refusal:
         verb(net.chain, net.x, net.target, ws.Dyadic(0.5), schedule)
     assert_tells(refusal.value, type(schedule).__name__, "Dyadic(rate=0.5)", "Synchronous()", "Sweep(count=None)")
 
@@ -48,15 +50,15 @@ def test_a_schedule_that_moves_once_is_refused_at_a_slow_rate(schedule: ws.Sched
 @pytest.mark.parametrize("verb", [ws.relax, ws.backward])
 def test_inputs_that_cannot_be_relaxed_are_refused(verb: Callable[..., Any]) -> None:
     net = tanh_net(2)
-    with pytest.raises(ws.InputError) as refusal:
+    with pytest.raises(ws.errors.InputError) as refusal:
         verb(net.chain, net.x.requires_grad_() * 2, net.target)
     assert_tells(refusal.value, "the output of another computation", "a leaf tensor", "x.detach().requires_grad_()")
     with torch.inference_mode():
-        with pytest.raises(ws.InputError) as refusal:
+        with pytest.raises(ws.errors.InputError) as refusal:
             verb(net.chain, net.x, net.target)
         assert_tells(refusal.value, "inference_mode", "no_grad")
         made = net.x.detach().clone()
-    with pytest.raises(ws.InputError, match="a tensor made there"):
+    with pytest.raises(ws.errors.InputError, match="a tensor made there"):
         verb(net.chain, made, net.target)
 
 
@@ -92,7 +94,7 @@ def test_what_is_not_finite_is_named_and_no_grad_is_touched(
         parameter.grad = torch.ones_like(parameter)
     victim = net.x if place == "input" else net.module.get_parameter(place).data
     victim.view(-1)[1] = bad
-    with pytest.raises(ws.InputError) as refusal:
+    with pytest.raises(ws.errors.InputError) as refusal:
         verb(net.chain, net.x, net.target, schedule=order())
     assert_tells(refusal.value, f"{name}: 1 of {victim.numel()} entries", "finite numbers")
     assert all(p.grad.equal(torch.ones_like(p)) for p in net.chain.parameters())
@@ -104,7 +106,7 @@ def test_a_loss_that_overflows_is_refused_and_no_grad_is_touched(order: Order) -
         return (output * 1e200).square().sum()
 
     net = tanh_net(2)
-    with pytest.raises(ws.RelaxationError) as refusal:
+    with pytest.raises(ws.errors.RelaxationError) as refusal:
         ws.backward(ws.Chain(net.module, overflowing), net.x, net.target, schedule=order())
     assert_tells(refusal.value, "a loss of inf from finite input and parameters", "lower the learning rate")
     assert all(p.grad is None for p in net.chain.parameters())
@@ -112,18 +114,18 @@ def test_a_loss_that_overflows_is_refused_and_no_grad_is_touched(order: Order) -
 
 def test_an_empty_batch_has_no_mean_and_is_refused() -> None:
     net = tanh_net(2)
-    with pytest.raises(ws.RelaxationError, match="a loss of nan"):
+    with pytest.raises(ws.errors.RelaxationError, match="a loss of nan"):
         ws.backward(net.chain, net.x[:0], net.target[:0])
 
 
 @pytest.mark.parametrize("schedule", [ws.Synchronous(), ws.Wavefront()], ids=["synchronous", "wavefront"])
-def test_initial_fields_of_other_shapes_are_refused(schedule: ws.Schedule) -> None:
+def test_initial_fields_of_other_shapes_are_refused(schedule: ws.schedules.Schedule) -> None:
     net = tanh_net(3)
     fields = ws.relax(net.chain, net.x[:2], net.target[:2]).fields
-    with pytest.raises(ws.InputError) as refusal:
+    with pytest.raises(ws.errors.InputError) as refusal:
         ws.relax(net.chain, net.x, net.target, schedule=schedule, initial=fields)
     assert_tells(refusal.value, "initial fields of shapes [(2, 4), (2, 4), (2, 4)]", "(3, 4)", "initial=sol.fields")
-    with pytest.raises(ws.InputError, match="initial fields of shapes"):
+    with pytest.raises(ws.errors.InputError, match="initial fields of shapes"):
         ws.relax(
             net.chain,
             net.x[:2],
@@ -135,10 +137,10 @@ def test_initial_fields_of_other_shapes_are_refused(schedule: ws.Schedule) -> No
 
 def test_fields_that_do_not_pair_are_refused() -> None:
     a, b = torch.zeros(2, 3), torch.zeros(2, 4)
-    with pytest.raises(ws.InputError) as refusal:
+    with pytest.raises(ws.errors.InputError) as refusal:
         ws.Fields((a, b), (a,))
     assert_tells(refusal.value, "2 states and 1 costates", "one costate per state", "leave out the input")
-    with pytest.raises(ws.InputError) as refusal:
+    with pytest.raises(ws.errors.InputError) as refusal:
         ws.Fields((a, b), (a, a))
     assert_tells(refusal.value, "site 2: state (2, 4), costate (2, 3)", "the same shape")
 
@@ -147,6 +149,6 @@ def test_comparing_with_another_chain_or_target_is_refused() -> None:
     net, other = tanh_net(2), tanh_net(2, seed=1)
     sol = ws.relax(net.chain, net.x, net.target)
     for chain, target in ((other.chain, net.target), (net.chain, net.target.clone())):
-        with pytest.raises(ws.InputError) as refusal:
+        with pytest.raises(ws.errors.InputError) as refusal:
             ws.compare(chain, net.x, target, sol)
         assert_tells(refusal.value, "a solution of another chain or target", "the very objects")

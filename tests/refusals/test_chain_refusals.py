@@ -22,7 +22,7 @@ MSE = nn.MSELoss()
     ],
 )
 def test_what_is_no_chain_is_refused_when_it_is_made(module: Any, loss: Any, fragments: list[str]) -> None:
-    with pytest.raises(ws.InputError) as refusal:
+    with pytest.raises(ws.errors.InputError) as refusal:
         ws.Chain(module, loss)
     assert_tells(refusal.value, *fragments)
 
@@ -71,14 +71,14 @@ def test_a_layer_that_does_not_fit_is_named_with_its_neighbour(
 ) -> None:
     first = nn.Linear(2, 4)
     chain = ws.Chain([first, layer, nn.Linear(2, 2)], MSE)
-    with pytest.raises(ws.LayerError) as refusal:
+    with pytest.raises(ws.errors.LayerError) as refusal:
         getattr(ws, verb)(chain, torch.randn(3, 2), torch.randn(3, 2), schedule=order())
     assert_tells(refusal.value, *fragments)
     assert first.weight.grad is None
 
 
 def test_the_first_layer_is_told_with_the_input() -> None:
-    with pytest.raises(ws.LayerError) as refusal:
+    with pytest.raises(ws.errors.LayerError) as refusal:
         ws.backward(ws.Chain([nn.Linear(3, 2)], MSE), torch.randn(5, 4), torch.randn(5, 2))
     assert_tells(refusal.value, "layer '0' (Linear) (site 1)", "(5, 4) float32 from the input")
 
@@ -121,7 +121,7 @@ def test_a_loss_that_does_not_fit_is_told_with_what_it_was_given(
     loss: Any, target: Any, fragments: list[str], order: Order
 ) -> None:
     layer = nn.Linear(4, 2)
-    with pytest.raises(ws.LayerError) as refusal:
+    with pytest.raises(ws.errors.LayerError) as refusal:
         ws.backward(ws.Chain([layer], loss), torch.randn(3, 4), target, schedule=order())
     assert_tells(refusal.value, *fragments)
     assert layer.weight.grad is None
@@ -138,19 +138,19 @@ def test_a_loss_that_does_not_fit_is_told_with_what_it_was_given(
     ],
 )
 def test_a_graph_out_of_order_is_refused(parents: tuple[tuple[int, ...], ...], fragments: list[str]) -> None:
-    with pytest.raises(ws.InputError) as refusal:
-        ws.Topology(parents)
+    with pytest.raises(ws.errors.InputError) as refusal:
+        ws.extend.Topology(parents)
     assert_tells(refusal.value, *fragments)
 
 
 @pytest.mark.parametrize(
     ("kind", "builtin"),
     [
-        (ws.InputError, ValueError),
-        (ws.LayerError, RuntimeError),
-        (ws.RelaxationError, ArithmeticError),
-        (ws.DataMissingError, FileNotFoundError),
-        (ws.RunFolderError, OSError),
+        (ws.errors.InputError, ValueError),
+        (ws.errors.LayerError, RuntimeError),
+        (ws.errors.RelaxationError, ArithmeticError),
+        (DataMissingError, FileNotFoundError),
+        (RunFolderError, OSError),
     ],
 )
 def test_errors_survive_pickling_and_are_pythons_own_kinds(

@@ -54,7 +54,7 @@ GOOD: dict[str, Any] = {
     ],
 )
 def test_a_problem_names_what_is_wrong_with_it(change: dict[str, Any], fragments: list[str]) -> None:
-    with pytest.raises(ws.InputError) as refusal:
+    with pytest.raises(ws.errors.InputError) as refusal:
         ws.control.Problem(**{**GOOD, **change})
     assert_tells(refusal.value, *fragments)
 
@@ -72,7 +72,7 @@ def test_a_problem_names_what_is_wrong_with_it(change: dict[str, Any], fragments
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(make: Callable[[], Any], fragments: list[str]) -> None:
-    with pytest.raises(ws.InputError) as refusal:
+    with pytest.raises(ws.errors.InputError) as refusal:
         make()
     assert_tells(refusal.value, *fragments)
 
@@ -88,7 +88,7 @@ def test_settings_that_cannot_be_meant_are_refused(make: Callable[[], Any], frag
     ],
 )
 def test_solve_refuses_what_does_not_fit(options: dict[str, Any], fragments: list[str]) -> None:
-    with pytest.raises(ws.InputError) as refusal:
+    with pytest.raises(ws.errors.InputError) as refusal:
         ws.control.solve(double_integrator(20), **options)
     assert_tells(refusal.value, *fragments)
 
@@ -103,13 +103,14 @@ def test_solve_refuses_what_does_not_fit(options: dict[str, Any], fragments: lis
     ],
 )
 def test_first_order_methods_say_which_constraint_they_cannot_take(method: Any, extra: dict[str, Any]) -> None:
-    with pytest.raises(ws.InputError) as refusal:
+    with pytest.raises(ws.errors.InputError) as refusal:
         ws.control.solve(ws.control.Problem(**{**GOOD, **extra}), method)
     assert_tells(refusal.value, *extra, "Riccati()")
 
 
 @pytest.mark.parametrize(
-    "method", [ws.Wave(impedance=ws.Riccati()), ws.Wave(impedance=1.0, speed=0.9), ws.control.ForwardBackwardSweep(0.3)]
+    "method",
+    [ws.Wave(impedance=ws.dynamics.Riccati()), ws.Wave(impedance=1.0, speed=0.9), ws.control.ForwardBackwardSweep(0.3)],
 )
 def test_one_bad_element_never_spoils_the_batch(method: Any) -> None:
     starts = torch.tensor([[0.3, 0.0], [nan, 0.0], [-0.2, 0.4], [0.1, inf]], dtype=DOUBLE)
@@ -155,19 +156,19 @@ def test_functions_that_cannot_be_compiled_are_refused_with_a_reason() -> None:
         return torch.cat((x[..., 1:], u), -1) if bool((x >= -1e9).all()) else x
 
     problem = ws.control.Problem(**{**GOOD, "dynamics": jumping, "execution": ws.control.Compiled()})
-    with pytest.raises(ws.InputError) as refusal:
+    with pytest.raises(ws.errors.InputError) as refusal:
         ws.control.solve(problem)
     assert_tells(refusal.value, "cannot be compiled", "torch.where", "leave Compiled() out")
 
 
 def test_compiled_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(ws.InputError) as refusal:
+    with pytest.raises(ws.errors.InputError) as refusal:
         ws.control.Compiled().recursion(START, (2, 1))
     assert_tells(refusal.value, "no C compiler", "cc, gcc, clang", "install gcc")
 
 
 def test_compiled_has_no_code_for_half_precision() -> None:
-    with pytest.raises(ws.InputError) as refusal:
+    with pytest.raises(ws.errors.InputError) as refusal:
         ws.control.Compiled().recursion(START.half(), (2, 1))
     assert_tells(refusal.value, "float16", "float64 or float32")

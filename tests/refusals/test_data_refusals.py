@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from real_data import find
-from worldsheet.core.errors import DataMissingError, InputError
+from worldsheet.core.errors import InputError
 from worldsheet_lab.data import load
 from worldsheet_lab.data.cifar import read_batch
 from worldsheet_lab.data.dataset import standardised
@@ -15,6 +15,7 @@ from worldsheet_lab.data.download import Download, cache
 from worldsheet_lab.data.idx import read_idx
 from worldsheet_lab.data.raw import Raw
 from worldsheet_lab.data.sources import Files, locate
+from worldsheet_lab.errors import DataMissingError
 
 IMAGES = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 2, 0, 255, 255, 0])
 LABELS = bytes([0, 0, 8, 1, 0, 0, 0, 2, 3, 9])

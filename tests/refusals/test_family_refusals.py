@@ -22,7 +22,7 @@ from nets import assert_tells
         pytest.param(lambda: ws.Wave(matching=0.0), ["limit", "math.inf"], id="nothing to limit by"),
         pytest.param(lambda: ws.Wave(limit=1.0), ["limit=1.0", "[0, 1)"], id="limit"),
         pytest.param(lambda: ws.Wave(speed=1.8), ["speed=1.8", "2/(1 + limit)", "1.68"], id="fast"),
-        pytest.param(lambda: ws.Matched(margin=0.0), ["margin=0.0"], id="margin"),
+        pytest.param(lambda: ws.dynamics.Matched(margin=0.0), ["margin=0.0"], id="margin"),
         pytest.param(lambda: ws.PredictiveCoding(rate=-0.1), ["rate=-0.1", "leave rate out"], id="pc-rate"),
         pytest.param(lambda: ws.PredictiveCoding(precision=0.0), ["precision=0.0"], id="pc-precision"),
         pytest.param(lambda: ws.AugmentedLagrangian(dual_rate=float("inf")), ["dual_rate=inf"], id="alm-dual"),
@@ -30,45 +30,47 @@ from nets import assert_tells
         pytest.param(lambda: ws.AugmentedLagrangian(dual_rate=2.0), ["dual_rate=2.0", "below", "= 2"], id="alm-bound"),
         pytest.param(lambda: ws.PredictiveCoding(nudge=0.0), ["nudge=0.0", "leave nudge out"], id="pc-nudge"),
         pytest.param(
-            lambda: ws.PredictiveCoding(nudge=0.1, prediction=ws.Prediction.FIXED),
+            lambda: ws.PredictiveCoding(nudge=0.1, prediction=ws.dynamics.Prediction.FIXED),
             ["proportional"],
             id="pc-fixed-nudge",
         ),
         pytest.param(
-            lambda: ws.PredictiveCoding(2.0, prediction=ws.Prediction.FIXED), ["between 0 and 2"], id="pc-fixed-rate"
+            lambda: ws.PredictiveCoding(2.0, prediction=ws.dynamics.Prediction.FIXED),
+            ["between 0 and 2"],
+            id="pc-fixed-rate",
         ),
     ],
 )
-def test_constants_out_of_range_are_refused(make: Callable[[], ws.Dynamics], fragments: list[str]) -> None:
-    with pytest.raises(ws.InputError) as refusal:
+def test_constants_out_of_range_are_refused(make: Callable[[], ws.dynamics.Dynamics], fragments: list[str]) -> None:
+    with pytest.raises(ws.errors.InputError) as refusal:
         make()
     assert_tells(refusal.value, *fragments)
 
 
-_FAST = ws.Wave(speed=30.0, matching=0.2, limit=math.inf, courant=ws.Courant.TRUST)
+_FAST = ws.Wave(speed=30.0, matching=0.2, limit=math.inf, courant=ws.dynamics.Courant.TRUST)
 
 
 @pytest.mark.parametrize("dynamics", [ws.Wave(), ws.PredictiveCoding(), ws.AugmentedLagrangian()])
-def test_a_dynamics_of_many_moves_is_refused_a_schedule_of_one(dynamics: ws.Dynamics) -> None:
+def test_a_dynamics_of_many_moves_is_refused_a_schedule_of_one(dynamics: ws.dynamics.Dynamics) -> None:
     chain, x = ws.Chain([nn.Linear(2, 2)], nn.MSELoss()), torch.randn(3, 2)
-    with pytest.raises(ws.InputError, match="does not settle in one move"):
+    with pytest.raises(ws.errors.InputError, match="does not settle in one move"):
         ws.relax(chain, x, x, dynamics, ws.Wavefront())
 
 
 @pytest.mark.parametrize("dynamics", [_FAST, ws.PredictiveCoding(rate=30.0), ws.AugmentedLagrangian(rate=30.0)])
-def test_a_step_beyond_the_stability_limit_is_an_outcome_and_leaves_no_gradient(dynamics: ws.Dynamics) -> None:
+def test_a_step_beyond_the_stability_limit_is_an_outcome_and_leaves_no_gradient(dynamics: ws.dynamics.Dynamics) -> None:
     torch.manual_seed(0)
     chain = ws.Chain([nn.Linear(4, 4) for _ in range(5)], nn.MSELoss(reduction="sum"))
     x, target = torch.randn(2, 3, 4)
     sol = ws.relax(chain, x, target, dynamics, stop=ws.Stop(max_ticks=2000, tol=1e-6))
     assert sol.outcome.status is ws.Status.DIVERGED
     assert sol.ticks < 2000
-    with pytest.raises(ws.RelaxationError):
+    with pytest.raises(ws.errors.RelaxationError):
         ws.backward(chain, x, target, dynamics, stop=ws.Stop(max_ticks=2000, tol=1e-6))
     assert all(parameter.grad is None for parameter in chain.parameters())
 
 
-def relaxed(dynamics: ws.Dynamics, depth: int = 3, scale: float = 1.0) -> ws.Solution:
+def relaxed(dynamics: ws.dynamics.Dynamics, depth: int = 3, scale: float = 1.0) -> ws.Solution:
     torch.manual_seed(0)
     chain = ws.Chain([nn.Linear(4, 4) for _ in range(depth)], lambda y, t: scale * (y - t).square().mean())
     x, target = torch.randn(2, 3, 4)
@@ -78,20 +80,20 @@ def relaxed(dynamics: ws.Dynamics, depth: int = 3, scale: float = 1.0) -> ws.Sol
 @pytest.mark.parametrize(
     ("dynamics", "fragments"),
     [
-        (ws.Wave(impedance=ws.Riccati()), ["Riccati", "control", "leave impedance out"]),
+        (ws.Wave(impedance=ws.dynamics.Riccati()), ["Riccati", "control", "leave impedance out"]),
         (ws.Wave(impedance=(1.0, 2.0)), ["2 impedances for 3 layers"]),
         (ws.Wave(impedance=(1.0, 2.0), limit=math.inf), ["2 impedances for 3 layers"]),
-        (ws.Wave(speed=3.0, limit=math.inf, courant=ws.Courant.REFUSE), ["Courant limit", "lower the speed"]),
+        (ws.Wave(speed=3.0, limit=math.inf, courant=ws.dynamics.Courant.REFUSE), ["Courant limit", "lower the speed"]),
     ],
 )
-def test_a_wave_that_these_layers_cannot_carry_is_refused(dynamics: ws.Dynamics, fragments: list[str]) -> None:
-    with pytest.raises(ws.InputError) as refusal:
+def test_a_wave_that_these_layers_cannot_carry_is_refused(dynamics: ws.dynamics.Dynamics, fragments: list[str]) -> None:
+    with pytest.raises(ws.errors.InputError) as refusal:
         relaxed(dynamics)
     assert_tells(refusal.value, *fragments)
 
 
 def test_divergence_is_told_long_before_it_overflows_and_names_the_limit() -> None:
-    just_beyond = ws.Wave(speed=2.2, limit=math.inf, courant=ws.Courant.TRUST, impedance=1.0)
+    just_beyond = ws.Wave(speed=2.2, limit=math.inf, courant=ws.dynamics.Courant.TRUST, impedance=1.0)
     outcome = relaxed(just_beyond).outcome
     assert outcome.status is ws.Status.DIVERGED
     assert outcome.ticks < 100
@@ -100,7 +102,9 @@ def test_divergence_is_told_long_before_it_overflows_and_names_the_limit() -> No
 
 @pytest.mark.parametrize("dynamics", [ws.PredictiveCoding(rate=0.65), ws.AugmentedLagrangian(rate=0.5)])
 @pytest.mark.parametrize("stop", [ws.Stop(max_ticks=50), ws.Stop(max_ticks=2000, tol=1e-6)])
-def test_a_step_a_little_too_long_is_found_out_before_anything_overflows(dynamics: ws.Dynamics, stop: ws.Stop) -> None:
+def test_a_step_a_little_too_long_is_found_out_before_anything_overflows(
+    dynamics: ws.dynamics.Dynamics, stop: ws.Stop
+) -> None:
     """The limits on a chain of identities are ½ and ⅓."""
     chain = ws.Chain([nn.Identity() for _ in range(6)], nn.MSELoss())
     x, target = torch.randn(2, 3, 4)
@@ -109,16 +113,16 @@ def test_a_step_a_little_too_long_is_found_out_before_anything_overflows(dynamic
     assert "leave it out" in sol.outcome.remedy
     assert sol.ticks < 200
     assert all(bool(state.isfinite().all()) for state in sol.states)
-    with pytest.raises(ws.RelaxationError, match="run away"):
+    with pytest.raises(ws.errors.RelaxationError, match="run away"):
         sol.gradients()
 
 
 @pytest.mark.parametrize("size", [{"depth": 1, "width": 4}, {"depth": 3, "width": 0}])
 def test_a_residual_mlp_has_two_layers_and_some_width(size: dict[str, int]) -> None:
-    with pytest.raises(ws.InputError, match="depth of at least 2"):
-        ws.residual_mlp(**size)
+    with pytest.raises(ws.errors.InputError, match="depth of at least 2"):
+        ws.nn.residual_mlp(**size)
 
 
 def test_a_rate_that_was_never_estimated_is_no_number() -> None:
-    with pytest.raises(ws.InputError, match=r"ws\.calibrate"):
+    with pytest.raises(ws.errors.InputError, match=r"ws\.calibrate"):
         ws.PredictiveCoding().budget(5)

@@ -102,7 +102,7 @@ def refused(module: nn.Module, verb: Verb, kind: Any, *fragments: str, loss: Any
     ids=["class", "classes", "names", "several names", "function", "case", "level"],
 )
 def test_blocks_that_match_nothing(blocks: Any, told: str) -> None:
-    with pytest.raises(ws.InputError) as refusal:
+    with pytest.raises(ws.errors.InputError) as refusal:
         ws.Chain(Pair(), MSE, blocks=blocks)
     assert_tells(refusal.value, "blocks=", told, "no submodule of Pair meets", "'a' (Linear), 'b' (Linear)")
 
@@ -120,7 +120,7 @@ def test_blocks_that_match_nothing_any_more() -> None:
     chain = ws.Chain(module, MSE, blocks=Pair)
     ws.backward(chain, data(3, 4), data(3, 4))
     module.inner = nn.Identity()
-    with pytest.raises(ws.InputError, match="no submodule of Holding meets"):
+    with pytest.raises(ws.errors.InputError, match="no submodule of Holding meets"):
         ws.backward(chain, data(3, 4), data(3, 4))
 
 
@@ -143,7 +143,7 @@ for model in (Model(), torch.nn.Sequential(torch.nn.Linear(4, 4))):
     for name, more in (("backward", ()), ("relax", ()), ("unlocked", (port,))):
         try:
             getattr(ws, name)(model, torch.randn(3, 4), torch.randn(3, 4), *more)
-        except ws.InputError as error:
+        except ws.errors.InputError as error:
             told.append([name, type(model).__name__, str(error), error.remedy])
     assert all(p.grad is None for p in model.parameters())
 print(json.dumps(told))
@@ -166,7 +166,7 @@ def test_a_module_of_any_kind_has_no_layers_of_its_own() -> None:
     chain = ws.Chain(Pair(), MSE)
     assert not chain.is_path
     for look in (lambda: chain.layers, lambda: len(chain), lambda: chain.topology):
-        with pytest.raises(ws.InputError) as refusal:
+        with pytest.raises(ws.errors.InputError) as refusal:
             look()
         assert_tells(refusal.value, "the layers of a chain of Pair", "nn.Sequential", "chain.sites(x)")
     assert len(chain.sites(data(3, 4))) == 2
@@ -183,13 +183,13 @@ def test_inference_mode(verb: Verb) -> None:
     chain = ws.Chain(Counting(), MSE)
     target = data(3, 4)
     for given in (data(3, 4), (data(3, 4), 2), {"x": data(3, 4)}):
-        with torch.inference_mode(), pytest.raises(ws.InputError) as refusal:
+        with torch.inference_mode(), pytest.raises(ws.errors.InputError) as refusal:
             verb(chain, given, target)
         assert_tells(refusal.value, "inference_mode", "no_grad", "clone the input outside")
     with torch.inference_mode():
         made = data(3, 4)
     for given in (made, (made, 2), {"x": made}):
-        with pytest.raises(ws.InputError, match="a tensor made there"):
+        with pytest.raises(ws.errors.InputError, match="a tensor made there"):
             verb(chain, given, target)
 
 
@@ -199,7 +199,7 @@ def test_inference_mode_around_a_module_without_tensors_in_its_input() -> None:
             return super().forward(torch.ones(size, 4, dtype=DOUBLE))
 
     chain = ws.Chain(Generating(), MSE)
-    with torch.inference_mode(), pytest.raises(ws.InputError, match="inference_mode"):
+    with torch.inference_mode(), pytest.raises(ws.errors.InputError, match="inference_mode"):
         ws.backward(chain, (3,), torch.ones(3, 4, dtype=DOUBLE))
     twin = copy.deepcopy(chain.module)
     MSE(twin(3), torch.ones(3, 4, dtype=DOUBLE)).backward()
@@ -212,7 +212,7 @@ def test_an_input_inside_a_computation(verb: Verb) -> None:
     chain = ws.Chain(Pair(), MSE)
     x = data(3, 4).requires_grad_() * 2
     for given in (x, (x,), {"x": x}):
-        with pytest.raises(ws.InputError) as refusal:
+        with pytest.raises(ws.errors.InputError) as refusal:
             verb(chain, given, data(3, 4))
         assert_tells(refusal.value, "the output of another computation", "a leaf tensor", "x.detach()")
 
@@ -222,18 +222,18 @@ def test_an_input_inside_a_computation(verb: Verb) -> None:
 def test_what_is_not_finite_is_named(verb: Verb, bad: float) -> None:
     module = Pair()
     module.b.weight.data[1, 2] = bad
-    with pytest.raises(ws.InputError) as refusal:
+    with pytest.raises(ws.errors.InputError) as refusal:
         verb(ws.Chain(module, MSE), {"x": data(3, 4)}, data(3, 4))
     assert_tells(refusal.value, "parameter b.weight: 1 of 16 entries")
     x = data(3, 4)
     x[0, 0] = bad
-    with pytest.raises(ws.InputError) as refusal:
+    with pytest.raises(ws.errors.InputError) as refusal:
         verb(ws.Chain(Pair(), MSE), {"x": x}, data(3, 4))
     assert_tells(refusal.value, "the input: 1 of 12 entries")
 
 
 def test_there_is_nothing_to_compile() -> None:
-    with pytest.raises(ws.InputError):
+    with pytest.raises(ws.errors.InputError):
         ws.relax(ws.Chain(Pair(), MSE), data(3, 4), data(3, 4), schedule=ws.Synchronous(), compile=True)
 
 
@@ -257,7 +257,7 @@ def test_there_is_nothing_to_compile() -> None:
 )
 @pytest.mark.filterwarnings("ignore:Using a target size")
 def test_losses_that_cannot_be_used(loss: Any, fragments: list[str], verb: Verb) -> None:
-    refused(Pair(), verb, ws.LayerError, "loss <lambda>", *fragments, loss=loss)
+    refused(Pair(), verb, ws.errors.LayerError, "loss <lambda>", *fragments, loss=loss)
 
 
 def test_a_loss_that_reads_only_parameters_has_nothing_to_relax() -> None:
@@ -267,7 +267,7 @@ def test_a_loss_that_reads_only_parameters_has_nothing_to_relax() -> None:
     module, twin = Pair(), Pair()
     twin.load_state_dict(module.state_dict())
     chain = ws.Chain(module, penalty(module))
-    with pytest.raises(ws.LayerError) as refusal:
+    with pytest.raises(ws.errors.LayerError) as refusal:
         ws.relax(chain, data(3, 4), None)
     assert_tells(refusal.value, "a loss that depends on no site's state", "compute it from the output")
     penalty(twin)(None, None).backward()
@@ -278,7 +278,7 @@ def test_a_loss_that_reads_only_parameters_has_nothing_to_relax() -> None:
 @every_verb
 def test_a_module_without_anything_to_train(verb: Verb) -> None:
     module = Pair().requires_grad_(False)
-    with pytest.raises((ws.LayerError, ws.InputError)) as refusal:
+    with pytest.raises((ws.errors.LayerError, ws.errors.InputError)) as refusal:
         verb(ws.Chain(module, MSE), data(3, 4), data(3, 4))
     assert refusal.value.remedy
 
@@ -336,11 +336,11 @@ class Below(Pair):
     ids=["default", "everywhere", "chosen", "outside", "root"],
 )
 def test_a_submodule_that_fails_is_named(make: Any, blocks: Any, fragments: list[str], verb: Verb) -> None:
-    refused(make(), verb, ws.LayerError, *fragments, blocks=blocks)
+    refused(make(), verb, ws.errors.LayerError, *fragments, blocks=blocks)
 
 
 def test_a_submodule_that_fails_later_is_named() -> None:
-    refused(Below(), VERBS["relax, all sites"], ws.LayerError, "failed in 'picky'", "planted", blocks=everywhere)
+    refused(Below(), VERBS["relax, all sites"], ws.errors.LayerError, "failed in 'picky'", "planted", blocks=everywhere)
     assert_learns(Below(), everywhere)
 
 
@@ -356,10 +356,10 @@ def test_a_submodule_that_fails_later_is_named() -> None:
     ],
 )
 def test_an_input_on_which_the_module_fails(x: Any, told: str, verb: Verb) -> None:
-    with pytest.raises(ws.LayerError) as refusal:
+    with pytest.raises(ws.errors.LayerError) as refusal:
         verb(ws.Chain(Pair(), MSE), x, data(3, 4))
     assert_tells(refusal.value, told, "a tuple of arguments or a dict of arguments by name", "must work first")
-    with pytest.raises(ws.LayerError, match="Pair failed"):
+    with pytest.raises(ws.errors.LayerError, match="Pair failed"):
         ws.Chain(Pair(), MSE).sites(x)
 
 
@@ -387,7 +387,9 @@ class Restless(Pair):
 @pytest.mark.parametrize("verb", [ws.backward, ws.relax])
 @pytest.mark.parametrize("make", [Penalised, Restless])
 def test_derivatives_through_several_sites_in_the_forward(make: type[nn.Module], verb: Verb) -> None:
-    refused(make(), verb, ws.LayerError, "derivatives through more than one site", "blocks=", "Chain([model], loss)")
+    refused(
+        make(), verb, ws.errors.LayerError, "derivatives through more than one site", "blocks=", "Chain([model], loss)"
+    )
 
 
 @pytest.mark.parametrize("verb", [ws.backward, ws.relax])
@@ -398,7 +400,7 @@ def test_derivatives_through_several_sites_in_the_loss(verb: Verb) -> None:
         (slope,) = torch.autograd.grad(output.sum(), module.a.weight, create_graph=True)
         return MSE(output, target) + slope.norm()
 
-    refused(module, verb, ws.LayerError, "derivatives through more than one site", loss=loss)
+    refused(module, verb, ws.errors.LayerError, "derivatives through more than one site", loss=loss)
 
 
 def test_the_ways_out_of_derivatives_through_several_sites_work() -> None:
@@ -469,7 +471,7 @@ WRITES: dict[str, Callable[[Tensor], Any]] = {
 @pytest.mark.parametrize("name", WRITES)
 def test_writing_into_memory_that_a_site_still_holds(name: str, verb: Verb) -> None:
     module = Writing(WRITES[name])
-    refused(module, verb, ws.LayerError, "memory that a site has returned", ".clone()", "blocks=")
+    refused(module, verb, ws.errors.LayerError, "memory that a site has returned", ".clone()", "blocks=")
     assert_learns(Writing(WRITES[name], copies=True))
     assert_learns(Writing(WRITES[name], copies=True), everywhere)
 
@@ -551,7 +553,7 @@ class TheData(Viewing):
 @pytest.mark.parametrize("verb", [ws.backward, VERBS["relax, all sites"]], ids=["backward", "relax"])
 @pytest.mark.parametrize("make", [TheFirst, TheView, ThePart, TheWhole, TheData])
 def test_writing_into_memory_that_two_results_share(make: type[nn.Module], verb: Verb) -> None:
-    refused(make(), verb, ws.LayerError, "memory that a site has returned", ".clone()", blocks=everywhere)
+    refused(make(), verb, ws.errors.LayerError, "memory that a site has returned", ".clone()", blocks=everywhere)
     assert_learns(make(), nn.Linear)
 
 
@@ -567,7 +569,7 @@ def test_writing_into_memory_that_a_hook_holds(verb: Verb) -> None:
             h.mul_(2)
             return h.tanh() + self.caught.pop()
 
-    refused(Hooked(), verb, ws.LayerError, "memory that a site has returned", "a hook, holds it too")
+    refused(Hooked(), verb, ws.errors.LayerError, "memory that a site has returned", "a hook, holds it too")
 
 
 # Hooks on credits that several sites have parts of.
@@ -620,12 +622,14 @@ class Watched(nn.Module):
 
 @pytest.mark.parametrize("make", [Listening, Retaining])
 def test_a_hook_on_a_tensor_outside_of_sites_that_several_read(make: type[nn.Module]) -> None:
-    refused(make(), ws.backward, ws.LayerError, "a hook on a tensor outside of all sites that several sites read")
+    refused(
+        make(), ws.backward, ws.errors.LayerError, "a hook on a tensor outside of all sites that several sites read"
+    )
 
 
 def test_a_backward_hook_on_a_module_whose_input_several_sites_read() -> None:
     """Each would call it with its part, and a hook that is not linear, or only looks, would be wrong in silence."""
-    refused(Watched(), ws.backward, ws.LayerError, "hook", "blocks=", blocks=nn.Linear)
+    refused(Watched(), ws.backward, ws.errors.LayerError, "hook", "blocks=", blocks=nn.Linear)
     assert_learns(Watched(), Splitting)
 
 
@@ -650,7 +654,7 @@ def test_a_hook_on_several_gradients_together() -> None:
             torch.autograd.graph.register_multi_grad_hook((low, high), lambda gradients: None)
             return high + low
 
-    refused(Together(), ws.backward, ws.LayerError, "hook", "blocks=")
+    refused(Together(), ws.backward, ws.errors.LayerError, "hook", "blocks=")
 
 
 # What a path has no place for.
@@ -681,7 +685,7 @@ def test_a_loss_that_reads_what_a_layer_of_a_path_has_left_behind(term: Any, opt
     def train(chain: ws.Chain, x: Tensor, target: Tensor) -> None:
         ws.backward(chain, x, target, **options)
 
-    refused(module, train, ws.LayerError, "blocks=", loss=loss)
+    refused(module, train, ws.errors.LayerError, "blocks=", loss=loss)
     module.zero_grad()
     x, target = data(3, 4), data(3, 4)
     loss(module(x), target).backward()
@@ -698,8 +702,8 @@ def test_a_loss_that_reads_what_a_layer_of_a_path_has_left_behind(term: Any, opt
 def test_a_proximal_step_of_the_cost(blocks: Any) -> None:
     chain = ws.Chain(Pair(), MSE, blocks=blocks)
     x, target = data(3, 4), data(3, 4)
-    with pytest.raises(ws.RelaxationError) as refusal:
-        ws.relax(chain, x, target, ws.Wave(output=ws.Output.PROXIMAL))
+    with pytest.raises(ws.errors.RelaxationError) as refusal:
+        ws.relax(chain, x, target, ws.Wave(output=ws.dynamics.Output.PROXIMAL))
     assert_tells(refusal.value, "a proximal step of the cost", "Output.EXPLICIT", "nn.Sequential")
     sol = ws.relax(chain, x, target, ws.Wave(), stop=ws.Stop(tol=1e-11, max_ticks=4000))
     twin = copy.deepcopy(chain.module)
@@ -774,10 +778,10 @@ def test_a_forward_whose_sites_change_with_its_states_is_an_outcome(make: type[n
     for told in (f"first at {where.get(make, chr(39))}", "blocks=", "ws.backward"):
         assert told in sol.outcome.remedy
     for use in (sol.gradients, sol.accumulate, lambda: ws.compare(chain, x, target, sol)):
-        with pytest.raises(ws.RelaxationError) as refusal:
+        with pytest.raises(ws.errors.RelaxationError) as refusal:
             use()
         assert_tells(refusal.value, "sites changed", "blocks=")
-    with pytest.raises(ws.RelaxationError) as refusal:
+    with pytest.raises(ws.errors.RelaxationError) as refusal:
         ws.backward(chain, x, target, schedule=ws.Synchronous())
     assert_tells(refusal.value, "sites", "blocks=")
     assert all(p.grad is None for p in module.parameters())
@@ -833,6 +837,6 @@ def test_a_later_backward_through_what_a_module_has_kept() -> None:
     module = Keeping()
     ws.backward(ws.Chain(module, MSE), data(3, 4), data(3, 4))
     before = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
-    with pytest.raises(ws.LayerError, match="derivatives through more than one site"):
+    with pytest.raises(ws.errors.LayerError, match="derivatives through more than one site"):
         module.kept.backward()
     assert all(p.grad is not None and p.grad.equal(before[name]) for name, p in module.named_parameters())

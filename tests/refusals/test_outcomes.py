@@ -29,7 +29,7 @@ def test_a_diverging_relaxation_is_an_outcome_and_has_no_gradients() -> None:
     assert "rate closer to 1" in sol.outcome.remedy
     assert str(sol.outcome).startswith(f"diverged after {sol.ticks} ticks")
     for use in (sol.gradients, sol.accumulate, lambda: ws.compare(net.chain, net.x, net.target, sol)):
-        with pytest.raises(ws.RelaxationError) as refusal:
+        with pytest.raises(ws.errors.RelaxationError) as refusal:
             use()
         assert_tells(refusal.value, "diverged", "rate closer to 1")
     assert all(p.grad is None for p in net.chain.parameters())
@@ -40,7 +40,7 @@ def test_backward_raises_on_divergence_and_leaves_grad(dynamics: ws.Dyadic) -> N
     net = exploding()
     for parameter in net.chain.parameters():
         parameter.grad = torch.ones_like(parameter)
-    with pytest.raises(ws.RelaxationError):
+    with pytest.raises(ws.errors.RelaxationError):
         ws.backward(net.chain, net.x, net.target, dynamics)
     assert all(p.grad.equal(torch.ones_like(p)) for p in net.chain.parameters())
 
@@ -55,7 +55,7 @@ def test_an_exact_schedule_does_not_call_overflow_converged(order: Order) -> Non
 
 def test_a_tolerance_not_reached_warns_and_still_adds_gradients() -> None:
     net = tanh_net(3)
-    with pytest.warns(ws.NotConvergedWarning, match=r"budget spent after 3 ticks, residual .*raise max_ticks"):
+    with pytest.warns(ws.errors.NotConvergedWarning, match=r"budget spent after 3 ticks, residual .*raise max_ticks"):
         ws.backward(net.chain, net.x, net.target, ws.Dyadic(0.5), stop=SHORT)
     sol = ws.relax(net.chain, net.x, net.target, ws.Dyadic(0.5), stop=SHORT)
     assert sol.outcome.status is ws.Status.BUDGET_SPENT
@@ -139,7 +139,7 @@ def test_an_outcome_reads_as_a_sentence() -> None:
 @pytest.mark.parametrize(
     "dynamics", [ws.Dyadic(), ws.Dyadic(0.7), ws.Wave(), ws.PredictiveCoding(), ws.AugmentedLagrangian()]
 )
-def test_no_ticks_at_all_leave_the_start_and_say_so(dynamics: ws.Dynamics) -> None:
+def test_no_ticks_at_all_leave_the_start_and_say_so(dynamics: ws.dynamics.Dynamics) -> None:
     net = tanh_net(4)
     sol = ws.relax(net.chain, net.x, net.target, dynamics, stop=ws.Stop(max_ticks=0))
     assert sol.outcome.status is ws.Status.BUDGET_SPENT

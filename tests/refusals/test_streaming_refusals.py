@@ -75,7 +75,7 @@ REFUSED: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_right_is_refused_with_a_way_out(name: str) -> None:
     build, fragments = REFUSED[name]
-    with pytest.raises(ws.InputError) as caught:
+    with pytest.raises(ws.errors.InputError) as caught:
         build()
     assert_tells(caught.value, *fragments)
 
@@ -98,7 +98,7 @@ def network(**changes: object) -> HamiltonianNetwork:
 def test_a_step_checks_what_it_hears(
     input: torch.Tensor | None, target: torch.Tensor, dt: float, fragments: tuple[str, ...]
 ) -> None:
-    with pytest.raises(ws.InputError) as caught:
+    with pytest.raises(ws.errors.InputError) as caught:
         network().step(input, target, dt)
     assert_tells(caught.value, *fragments)
 
@@ -108,14 +108,14 @@ def test_classes_are_checked() -> None:
         network(functional=Functional(CrossEntropy())).step(torch.zeros(1, 1), target, 0.01)
 
     for target, fragment in ((torch.tensor([2]), "class 2"), (torch.zeros(1), "whole numbers")):
-        with pytest.raises(ws.InputError) as caught:
+        with pytest.raises(ws.errors.InputError) as caught:
             judged(target)
         assert_tells(caught.value, fragment)
 
 
 def test_a_potential_must_tell_streams_apart() -> None:
     summed = network(functional=Functional(Custom(lambda output, target: (output - target).square().sum())))
-    with pytest.raises(ws.InputError) as caught:
+    with pytest.raises(ws.errors.InputError) as caught:
         summed.step(torch.zeros(1, 1), torch.zeros(1, 2), 0.01)
     assert_tells(caught.value, "one number per stream")
 
@@ -123,12 +123,12 @@ def test_a_potential_must_tell_streams_apart() -> None:
 def test_an_unstable_step_is_refused_with_its_bound() -> None:
     stiff = network(medium=Medium(180.0), integrator=ExplicitEuler())
     stiff.step(torch.zeros(1, 1), torch.zeros(1, 2), 0.0099)
-    with pytest.raises(ws.InputError) as caught:
+    with pytest.raises(ws.errors.InputError) as caught:
         stiff.step(torch.zeros(1, 1), torch.zeros(1, 2), 0.0101)
     assert_tells(caught.value, "dt < 0.01", "c + θ", "Exponential()")
     network(medium=Medium(180.0)).step(torch.zeros(1, 1), torch.zeros(1, 2), 10.0)
     seldom = network(medium=Medium(1.0), integrator=ExplicitEuler(every=50))
-    with pytest.raises(ws.InputError) as caught:
+    with pytest.raises(ws.errors.InputError) as caught:
         seldom.step(torch.zeros(1, 1), torch.zeros(1, 2), 0.0021)  # 50 dt θ is above 2, dt (c + θ) is not
     assert_tells(caught.value, "dt < 0.002")
 
@@ -170,7 +170,7 @@ def test_a_stream_with_holes_stops_if_it_is_asked_to() -> None:
     assert (outcome.status, outcome.ticks) == (Status.STOPPED, 2)
     assert "NaN" in outcome.remedy
     assert strict.finite
-    with pytest.raises(ws.InputError) as caught:
+    with pytest.raises(ws.errors.InputError) as caught:
         strict.step(*bad, 0.01)
     assert_tells(caught.value, "target", "Missing.SKIP")
     loose = network()
@@ -187,10 +187,10 @@ def test_weights_that_move_too_fast_end_a_run_with_an_outcome() -> None:
 
 def test_a_saved_network_fits_only_its_like() -> None:
     saved = network().state_dict()
-    with pytest.raises(ws.InputError) as caught:
+    with pytest.raises(ws.errors.InputError) as caught:
         HamiltonianNetwork(Dense(5), [0], dtype=DOUBLE).load_state_dict(saved)
     assert_tells(caught.value, "state of shape", "build the same network")
-    with pytest.raises(ws.InputError):
+    with pytest.raises(ws.errors.InputError):
         network().load_state_dict({name: value for name, value in saved.items() if name != "momentum"})
 
 
@@ -199,6 +199,6 @@ def test_energies_of_a_moment_are_not_told_from_weights_that_have_moved_on() -> 
     early = moving.step(torch.zeros(1, 1), torch.ones(1, 2), 0.01).moment
     late = moving.step(torch.zeros(1, 1), torch.ones(1, 2), 0.01).moment
     assert float(late.lagrangian) > 0
-    with pytest.raises(ws.InputError) as caught:
+    with pytest.raises(ws.errors.InputError) as caught:
         _ = early.hamiltonian
     assert_tells(caught.value, "t = 0", "until the next step", "Trace")

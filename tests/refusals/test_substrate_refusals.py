@@ -15,13 +15,27 @@ RANDOM = torch.Generator()
 @pytest.mark.parametrize(
     ("make", "fragments"),
     [
-        pytest.param(lambda: ws.Asynchronous(RANDOM, ws.Delays(above=-1)), ["above=-1", "0 or more"], id="future"),
-        pytest.param(lambda: ws.Late(ws.Synchronous(), -2), ["delay=-2", "0 or more ticks"], id="early"),
-        pytest.param(lambda: ws.Late(ws.Wavefront(), 1), ["Wavefront()", "Sweep(count=None)"], id="late-once"),
-        pytest.param(lambda: ws.Slow(ws.Sweep(), {1}, 2), ["Sweep(count=1)", "many times"], id="slow-once"),
-        pytest.param(lambda: ws.Slow(ws.Synchronous(), {1}, 0), ["every=0", "every=2"], id="never"),
-        pytest.param(lambda: ws.Slow(ws.Synchronous(), 1.5, 2, RANDOM), ["sites=1.5", "between 0 and 1"], id="share"),
-        pytest.param(lambda: ws.Slow(ws.Synchronous(), 0.5, 2), ["generator=None", "with a generator"], id="undrawn"),
+        pytest.param(
+            lambda: ws.Asynchronous(RANDOM, ws.schedules.Delays(above=-1)),
+            ["above=-1", "0 or more"],
+            id="future",
+        ),
+        pytest.param(lambda: ws.schedules.Late(ws.Synchronous(), -2), ["delay=-2", "0 or more ticks"], id="early"),
+        pytest.param(
+            lambda: ws.schedules.Late(ws.Wavefront(), 1), ["Wavefront()", "Sweep(count=None)"], id="late-once"
+        ),
+        pytest.param(lambda: ws.schedules.Slow(ws.Sweep(), {1}, 2), ["Sweep(count=1)", "many times"], id="slow-once"),
+        pytest.param(lambda: ws.schedules.Slow(ws.Synchronous(), {1}, 0), ["every=0", "every=2"], id="never"),
+        pytest.param(
+            lambda: ws.schedules.Slow(ws.Synchronous(), 1.5, 2, RANDOM),
+            ["sites=1.5", "between 0 and 1"],
+            id="share",
+        ),
+        pytest.param(
+            lambda: ws.schedules.Slow(ws.Synchronous(), 0.5, 2),
+            ["generator=None", "with a generator"],
+            id="undrawn",
+        ),
         pytest.param(lambda: on.Noisy(ws.Dyadic(), -0.1, RANDOM), ["std=-0.1", "positive"], id="noise"),
         pytest.param(lambda: on.Noisy(ws.Dyadic(), float("nan"), RANDOM), ["std=nan"], id="noise-nan"),
         pytest.param(lambda: on.Quantised(ws.Dyadic(), 1), ["bits=1", "2 or more bits"], id="one-bit"),
@@ -30,19 +44,19 @@ RANDOM = torch.Generator()
     ],
 )
 def test_what_cannot_be_is_refused(make: Callable[[], object], fragments: list[str]) -> None:
-    with pytest.raises(ws.InputError) as refusal:
+    with pytest.raises(ws.errors.InputError) as refusal:
         make()
     assert_tells(refusal.value, *fragments)
 
 
 def test_slow_sites_outside_the_chain_are_named() -> None:
     net = tanh_net(3)
-    with pytest.raises(ws.InputError, match=r"slow sites \[0, 7\]\n.*sites 1\.\.3"):
-        ws.relax(net.chain, net.x, net.target, schedule=ws.Slow(ws.Synchronous(), {7, 2, 0}, 2))
+    with pytest.raises(ws.errors.InputError, match=r"slow sites \[0, 7\]\n.*sites 1\.\.3"):
+        ws.relax(net.chain, net.x, net.target, schedule=ws.schedules.Slow(ws.Synchronous(), {7, 2, 0}, 2))
 
 
 @pytest.mark.parametrize("schedule", [ws.Wavefront(), ws.Sweep()])
-def test_a_delayed_dynamics_is_refused_a_schedule_that_moves_once(schedule: ws.Schedule) -> None:
+def test_a_delayed_dynamics_is_refused_a_schedule_that_moves_once(schedule: ws.schedules.Schedule) -> None:
     net = tanh_net(3)
-    with pytest.raises(ws.InputError, match="with late messages"):
+    with pytest.raises(ws.errors.InputError, match="with late messages"):
         ws.relax(net.chain, net.x, net.target, on.Delayed(ws.Dyadic(), 2), schedule)

@@ -17,38 +17,40 @@ def net() -> nn.Sequential:
 X, Y = torch.ones(5, 3), torch.zeros(5, 2)
 
 
-def hold(net: nn.Sequential, port: torch.optim.Optimizer | None = None, x: Tensor = X, **options: object) -> ws.Held:
+def hold(
+    net: nn.Sequential, port: torch.optim.Optimizer | None = None, x: Tensor = X, **options: object
+) -> ws.solve.Held:
     port = ws.ports.Resistive(net.parameters(), lr=0.1) if port is None else port
     return ws.unlocked(ws.Chain(net, nn.MSELoss()), x, Y, port, **options)  # type: ignore[arg-type]
 
 
 def test_no_ticks(net: nn.Sequential) -> None:
-    with pytest.raises(ws.InputError) as caught:
+    with pytest.raises(ws.errors.InputError) as caught:
         hold(net, ticks=0)
     assert_tells(caught.value, "ticks=0", "1 or more", "4 times the depth")
 
 
 def test_a_port_over_other_parameters(net: nn.Sequential) -> None:
-    with pytest.raises(ws.InputError) as caught:
+    with pytest.raises(ws.errors.InputError) as caught:
         hold(net, torch.optim.SGD(nn.Linear(3, 4).parameters(), lr=0.1))
     assert_tells(caught.value, "no trainable parameter", "chain.parameters()")
 
 
 def test_an_optimizer_that_wants_to_evaluate_by_itself(net: nn.Sequential) -> None:
-    with pytest.raises(ws.InputError) as caught:
+    with pytest.raises(ws.errors.InputError) as caught:
         hold(net, torch.optim.LBFGS(net.parameters()))
     assert_tells(caught.value, "LBFGS", "without a closure")
 
 
 def test_a_schedule_that_moves_sites_once(net: nn.Sequential) -> None:
-    with pytest.raises(ws.InputError) as caught:
+    with pytest.raises(ws.errors.InputError) as caught:
         hold(net, schedule=ws.Wavefront())
     assert_tells(caught.value, "Wavefront", "many times", "Synchronous()")
 
 
 def test_fields_of_another_batch_size(net: nn.Sequential) -> None:
     fields = hold(net).fields
-    with pytest.raises(ws.InputError) as caught:
+    with pytest.raises(ws.errors.InputError) as caught:
         ws.unlocked(ws.Chain(net, nn.MSELoss()), X[:2], Y[:2], torch.optim.SGD(net.parameters(), 0.1), initial=fields)
     assert_tells(caught.value, "(5, 4)", "(2, 4)")
 
@@ -70,13 +72,13 @@ def test_parameters_do_not_follow_an_effort_that_has_overflowed(net: nn.Sequenti
 
 @pytest.mark.parametrize("optimizer", [torch.optim.Adadelta, torch.optim.RMSprop, torch.optim.Adagrad])
 def test_time_constants_that_no_rule_covers(net: nn.Sequential, optimizer: type[torch.optim.Optimizer]) -> None:
-    with pytest.raises(ws.InputError) as caught:
+    with pytest.raises(ws.errors.InputError) as caught:
         ws.ports.per_tick(optimizer(net.parameters()), 8)  # type: ignore[call-arg]
     assert_tells(caught.value, optimizer.__name__, "yourself")
 
 
 def test_a_batch_that_is_silent_to_its_end(net: nn.Sequential) -> None:
-    with pytest.raises(ws.InputError) as caught:
+    with pytest.raises(ws.errors.InputError) as caught:
         ws.ports.per_tick(ws.ports.Resistive(net.parameters(), lr=0.1), 6, silent=6)
     assert_tells(caught.value, "silent=6", "more than 2D")
 
@@ -85,25 +87,25 @@ def test_a_batch_that_is_silent_to_its_end(net: nn.Sequential) -> None:
 def test_late_efforts_for_time_constants_that_no_rule_covers(
     net: nn.Sequential, optimizer: type[torch.optim.Optimizer]
 ) -> None:
-    with pytest.raises(ws.InputError) as caught:
+    with pytest.raises(ws.errors.InputError) as caught:
         ws.ports.delayed(optimizer(net.parameters()), 3.0)  # type: ignore[call-arg]
     assert_tells(caught.value, optimizer.__name__, "yourself")
 
 
 @pytest.mark.parametrize("delay", [-1.0, float("nan")])
 def test_efforts_from_the_future(net: nn.Sequential, delay: float) -> None:
-    with pytest.raises(ws.InputError) as caught:
+    with pytest.raises(ws.errors.InputError) as caught:
         ws.ports.delayed(ws.ports.Resistive(net.parameters(), lr=0.1), delay)
     assert_tells(caught.value, f"delay={delay}", "order.delay")
 
 
 def test_a_common_mode_that_never_forgets(net: nn.Sequential) -> None:
-    with pytest.raises(ws.InputError) as caught:
+    with pytest.raises(ws.errors.InputError) as caught:
         ws.ports.Grounded(ws.ports.Resistive(net.parameters(), lr=0.1), [net], memory=1.0)
     assert_tells(caught.value, "memory=1.0", "0.98")
 
 
 def test_a_negative_promptness() -> None:
-    with pytest.raises(ws.InputError) as caught:
-        ws.Passive(prompt=-1.0)
+    with pytest.raises(ws.errors.InputError) as caught:
+        ws.pipeline.Passive(prompt=-1.0)
     assert_tells(caught.value, "prompt=-1.0", "0 or more updates")

@@ -174,7 +174,7 @@ def test_a_substrate_knows_nothing_but_views_and_what_it_wraps(name: str) -> Non
             assert allowed or (module == "worldsheet.problem" and seen), f"{module} {names}"
 
 
-class Recording(ws.View):
+class Recording(ws.extend.View):
     """A view that writes down what is looked at."""
 
     def __init__(self) -> None:
@@ -255,8 +255,14 @@ def classes() -> Iterator[type]:
 
 
 def test_every_dynamics_and_schedule_is_abstract_or_final() -> None:
-    kinds = [cls for cls in classes() if issubclass(cls, (ws.Dynamics, ws.Schedule))]
-    assert {ws.Dyadic, ws.Synchronous, ws.Wavefront, ws.Sweep, ws.Asynchronous} <= set(kinds)
+    kinds = [cls for cls in classes() if issubclass(cls, (ws.dynamics.Dynamics, ws.schedules.Schedule))]
+    assert {
+        ws.Dyadic,
+        ws.Synchronous,
+        ws.Wavefront,
+        ws.Sweep,
+        ws.Asynchronous,
+    } <= set(kinds)
     between = [cls for cls in kinds if not inspect.isabstract(cls) and "@final" not in decorators(cls)]
     assert between == []
 

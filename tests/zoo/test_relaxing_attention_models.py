@@ -37,7 +37,7 @@ def test_old_messages_survive_a_forward_that_writes_into_its_input() -> None:
 def test_a_forward_that_divides_its_weights_the_first_time_is_refused_and_fine_afterwards() -> None:
     plain = made(partial(problem, "rwkv", train=False))
     chain = ws.Chain(plain.module, plain.loss)
-    with pytest.raises(ws.LayerError, match="writes into its parameters"):
+    with pytest.raises(ws.errors.LayerError, match="writes into its parameters"):
         ws.relax(chain, plain.x, None)
     sol = ws.relax(chain, plain.x, None, schedule=ws.Synchronous())  # the refused call was the first
     assert sol.outcome.converged
@@ -63,7 +63,7 @@ def test_a_model_whose_sites_were_looked_at_behaves_as_if_they_were_not(name: st
     looked = made(make)
     before = generators()
     if name == "rwkv" and not train:
-        with pytest.raises(ws.LayerError, match="writes into its parameters"):
+        with pytest.raises(ws.errors.LayerError, match="writes into its parameters"):
             ws.Chain(looked.module, looked.loss).sites(looked.x)
         return
     ws.Chain(looked.module, looked.loss).sites(looked.x)
@@ -81,7 +81,7 @@ def test_routing_that_changes_with_the_states_is_told_in_the_outcome() -> None:
     like = ws.relax(chain, plain.x, None).fields
     sol = ws.relax(chain, plain.x, None, schedule=ws.Synchronous(), initial=random_fields(like, 1))
     assert sol.outcome.status is ws.Status.SITES_CHANGED
-    with pytest.raises(ws.RelaxationError, match="sites"):
+    with pytest.raises(ws.errors.RelaxationError, match="sites"):
         sol.gradients()
 
 

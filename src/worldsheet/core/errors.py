@@ -34,11 +34,3 @@ class RelaxationError(WorldsheetError, ArithmeticError):
 
 class SitesChangedError(RelaxationError):
     """A forward whose sites depend on its states; a relaxation that meets one ends with an `Outcome` that says so."""
-
-
-class DataMissingError(WorldsheetError, FileNotFoundError):
-    """A data set that is neither on this machine nor to be had from the network."""
-
-
-class RunFolderError(WorldsheetError, OSError):
-    """A run folder that cannot be written, read or resumed."""

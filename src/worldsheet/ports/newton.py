@@ -31,8 +31,8 @@ class Newton(Port, Observer):
 
     with x the layer's input, a 1 appended for b, and g its credit per sample: what the layer's own site holds, and
     nothing from elsewhere. With the credits of the loss itself R is the empirical Fisher matrix; with those that
-    `ws.curvature` sends down it is Gauss–Newton, and one undamped step with lr = 1 reaches the least-squares optimum of
-    a linear layer. For a convolution x runs over patches.
+    `ws.diagnostics.curvature` sends down it is Gauss–Newton, and one undamped step with lr = 1 reaches the
+    least-squares optimum of a linear layer. For a convolution x runs over patches.
 
     Factors are seen where efforts are taken, if the relaxation is given `port.attach(chain)` instead of the chain.
     They are averaged over relaxations, and over the uses of a shared layer.

@@ -3,7 +3,6 @@
 from worldsheet.solve.backward import NotConvergedWarning, backward
 from worldsheet.solve.calibrate import calibrate
 from worldsheet.solve.centred import Centred, centred
-from worldsheet.solve.curvature import curvature
 from worldsheet.solve.relax import relax
 from worldsheet.solve.solution import Solution
 from worldsheet.solve.unlocked import Held, unlocked
@@ -16,7 +15,6 @@ __all__ = [
     "backward",
     "calibrate",
     "centred",
-    "curvature",
     "relax",
     "unlocked",
 ]

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, final
 
-from worldsheet.core.errors import InputError, RunFolderError
+from worldsheet.core.errors import InputError
 from worldsheet.engine import Stop
 from worldsheet_lab.choices import choose
 from worldsheet_lab.contest.rivals import BACKPROP, RIVALS, Rival
+from worldsheet_lab.errors import RunFolderError
 from worldsheet_lab.recipes import Recipe, recipe_for
 from worldsheet_lab.run_folder import RunFolder
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from worldsheet.core.errors import DataMissingError
 from worldsheet_lab.data.raw import Raw, check_labels, damaged, read_bytes
+from worldsheet_lab.errors import DataMissingError
 
 # Two zero bytes, the code of the element type (8: unsigned byte), the number of dimensions.
 _MAGIC = 0x0800

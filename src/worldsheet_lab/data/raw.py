@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from worldsheet.core.errors import DataMissingError
+from worldsheet_lab.errors import DataMissingError
 
 _GZIP_MAGIC = b"\x1f\x8b"
 

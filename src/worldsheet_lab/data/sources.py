@@ -4,8 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from worldsheet.core.errors import DataMissingError
 from worldsheet_lab.data.download import Download, cache, fetch
+from worldsheet_lab.errors import DataMissingError
 
 VARIABLE = "WORLDSHEET_DATA"
 

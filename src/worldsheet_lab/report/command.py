@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from worldsheet.core.errors import RunFolderError
 from worldsheet_lab.atomic import replace_file
+from worldsheet_lab.errors import RunFolderError
 from worldsheet_lab.provenance import provenance
 from worldsheet_lab.report import control, energy, fidelity, learning, rivals, stages, stream, waves, worldsheets
 from worldsheet_lab.report.page import Page

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from worldsheet.core.errors import RunFolderError
+from worldsheet_lab.errors import RunFolderError
 from worldsheet_lab.run_folder import CONFIG, RESULT, Row, RunFolder
 from worldsheet_lab.sheets import Sheet
 

@@ -8,10 +8,11 @@ from typing import final
 
 from torch import Tensor
 
-from worldsheet.core.errors import InputError, RunFolderError
+from worldsheet.core.errors import InputError
 from worldsheet_lab.compare_command import SHEET as RIVALS_SHEET
 from worldsheet_lab.contest.contest import CONTEST, Contest
 from worldsheet_lab.control import saved as control
+from worldsheet_lab.errors import RunFolderError
 from worldsheet_lab.plots_stages import Note
 from worldsheet_lab.recipes import Recipe
 from worldsheet_lab.report.run import Run, torn

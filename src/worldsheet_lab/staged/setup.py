@@ -9,12 +9,13 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from worldsheet.core.errors import InputError, RunFolderError
+from worldsheet.core.errors import InputError
 from worldsheet.pipeline import Current, Locked, Order, Passive, Pipeline, Plan, Predicted, Stashed, Unlocked, Weights
 from worldsheet.pipeline.partition import balanced, measured_costs
 from worldsheet.problem import Chain
 from worldsheet_lab.choices import choose
 from worldsheet_lab.data import DataSet
+from worldsheet_lab.errors import RunFolderError
 from worldsheet_lab.recipes import OPTIMIZERS, Recipe
 
 WEIGHTS: Mapping[str, Weights] = {
