@@ -10,7 +10,7 @@ from typing import Any, final
 import torch
 
 from benchmarks.rivals import Rival, running
-from worldsheet.control import Compiled, Execution, Guess, Problem, Solution, solve
+from worldsheet.control import Compiled, Execution, Guess, Problem, Trajectory, solve
 from worldsheet_lab.control.problems import KNOWN, Known
 
 CROCODDYL = {"crocoddyl": Path(__file__).with_name("rival_crocoddyl.py")}
@@ -198,7 +198,7 @@ def many(
     return rows
 
 
-def _compared(case: str, ours: tuple[str, float, int], answers: list[Any], solution: Solution, rate: float) -> Many:
+def _compared(case: str, ours: tuple[str, float, int], answers: list[Any], solution: Trajectory, rate: float) -> Many:
     costs = torch.tensor([answer.cost for answer in answers], dtype=solution.cost.dtype)
     gap = (solution.cost[: len(answers)].cpu() - costs) / costs.abs().clamp(min=1e-3)
     ipopt_rate = len(answers) / sum(answer.seconds for answer in answers)

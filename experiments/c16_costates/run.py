@@ -120,7 +120,7 @@ def by_sign_flip(seed: int, seconds: float) -> list[float]:
         [0],
         medium=streaming.Medium(SPEED),
         functional=streaming.Functional(mass=MASS, dissipation=THETA),
-        integrator=streaming.ExplicitEuler(),
+        integrator=streaming.ForwardEuler(),
         dtype=torch.float64,
     )
     states, weights = start(seed)

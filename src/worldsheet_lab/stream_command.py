@@ -27,7 +27,7 @@ from worldsheet.streaming import (
     SignPolicy,
     Squared,
     Start,
-    Step,
+    StepResult,
     Trace,
     TrackFlip,
     costate_within,
@@ -150,7 +150,7 @@ def _tell(result: Mapping[str, Any], outcome: Outcome) -> None:
 
 
 @contextmanager
-def _watching(console: Console, steps: int, dt: float, wanted: Signal) -> Iterator[Callable[[Step], None] | None]:
+def _watching(console: Console, steps: int, dt: float, wanted: Signal) -> Iterator[Callable[[StepResult], None] | None]:
     """A picture that scrolls on a terminal; nothing elsewhere."""
     if not console.is_terminal:
         yield None
@@ -169,7 +169,7 @@ class _Scope:
         self._every = max(1, round(12.0 / dt / _COLUMNS))  # twelve seconds across
         self._points: list[tuple[float, float]] = []
 
-    def look(self, step: Step) -> None:
+    def look(self, step: StepResult) -> None:
         """Note a step."""
         self._seen += 1
         if self._seen % self._every == 0:

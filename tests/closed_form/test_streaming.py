@@ -14,8 +14,8 @@ from worldsheet.core.outcome import Status
 from worldsheet.streaming import (
     ConstantFlip,
     Dense,
-    ExplicitEuler,
     Exponential,
+    ForwardEuler,
     Functional,
     HamiltonianNetwork,
     Identity,
@@ -53,8 +53,8 @@ def test_a_state_without_parents_decays_exactly(dt: float) -> None:
     assert float(network.point.costate) == pytest.approx(0.5 * math.exp(-8 * 7 * dt), rel=1e-13)
 
 
-@pytest.mark.parametrize("integrator", [ExplicitEuler(), Exponential()])
-def test_errors_of_a_linear_neuron_shrink_in_proportion_to_the_step(integrator: streaming.Integrator) -> None:
+@pytest.mark.parametrize("integrator", [ForwardEuler(), Exponential()])
+def test_errors_of_a_linear_neuron_shrink_in_proportion_to_the_step(integrator: streaming.NeuronIntegrator) -> None:
     # ẋ = −c(1 − w) x, and with λ = θ + c(1 − w): π̇ = −λ π + q x
     a, decay = 5 * 0.5, 3 + 5 * 0.5
     exact = 0.5 * math.exp(-decay) + 2 * 0.5 * (math.exp(-a) - math.exp(-decay)) / (decay - a)
@@ -77,7 +77,7 @@ def test_the_plain_equations_keep_their_energy_up_to_the_step() -> None:
             medium=Medium(2.0),
             functional=Functional(Squared(1.0), Quadratic(0.3, 0.2), mass=1.0, dissipation=0.0),
             sign=Plain(),
-            integrator=ExplicitEuler(),
+            integrator=ForwardEuler(),
             dtype=DOUBLE,
         )
         trace = Trace()

@@ -13,8 +13,8 @@ from streams import DOUBLE, graphs, randomised
 from worldsheet.streaming import (
     Connectivity,
     ConstantFlip,
-    ExplicitEuler,
     Exponential,
+    ForwardEuler,
     Functional,
     HamiltonianNetwork,
     Medium,
@@ -39,7 +39,7 @@ def dependencies(graph: Connectivity, exact: bool, seed: int) -> dict[int, set[i
         medium=Medium(3.0, bias=False),
         functional=Functional(regulariser=Quadratic(0.1, 0.2), mass=0.5, dissipation=1.0),
         sign=ConstantFlip(),
-        integrator=Exponential() if exact else ExplicitEuler(),
+        integrator=Exponential() if exact else ForwardEuler(),
         dtype=DOUBLE,
     )
     point = randomised(network, seed).point

@@ -11,8 +11,8 @@ from worldsheet import streaming
 from worldsheet.streaming import (
     ConstantFlip,
     Dense,
-    ExplicitEuler,
     Exponential,
+    ForwardEuler,
     Functional,
     HamiltonianNetwork,
     Medium,
@@ -59,7 +59,7 @@ def test_a_step_is_the_equations_written_out(  # noqa: PLR0913, PLR0917  an argu
         medium=Medium(speeds, bias=bias),
         functional=Functional(Squared(3.0), Quadratic(0.2, 0.1), mass=0.5, dissipation=2.0),
         sign=ConstantFlip() if flipped else Plain(),
-        integrator=Exponential(every) if exact else ExplicitEuler(every),
+        integrator=Exponential(every) if exact else ForwardEuler(every),
         streams=Streams(streams),
         dtype=DOUBLE,
     )

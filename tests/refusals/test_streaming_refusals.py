@@ -16,7 +16,7 @@ from worldsheet.streaming import (
     CrossEntropy,
     Custom,
     Dense,
-    ExplicitEuler,
+    ForwardEuler,
     Functional,
     HamiltonianNetwork,
     Medium,
@@ -121,13 +121,13 @@ def test_a_potential_must_tell_streams_apart() -> None:
 
 
 def test_an_unstable_step_is_refused_with_its_bound() -> None:
-    stiff = network(medium=Medium(180.0), integrator=ExplicitEuler())
+    stiff = network(medium=Medium(180.0), integrator=ForwardEuler())
     stiff.step(torch.zeros(1, 1), torch.zeros(1, 2), 0.0099)
     with pytest.raises(ws.errors.InputError) as caught:
         stiff.step(torch.zeros(1, 1), torch.zeros(1, 2), 0.0101)
     assert_tells(caught.value, "dt < 0.01", "c + θ", "Exponential()")
     network(medium=Medium(180.0)).step(torch.zeros(1, 1), torch.zeros(1, 2), 10.0)
-    seldom = network(medium=Medium(1.0), integrator=ExplicitEuler(every=50))
+    seldom = network(medium=Medium(1.0), integrator=ForwardEuler(every=50))
     with pytest.raises(ws.errors.InputError) as caught:
         seldom.step(torch.zeros(1, 1), torch.zeros(1, 2), 0.0021)  # 50 dt θ is above 2, dt (c + θ) is not
     assert_tells(caught.value, "dt < 0.002")

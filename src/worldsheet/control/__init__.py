@@ -8,7 +8,7 @@ from worldsheet.control.methods.initial_guess import Guess
 from worldsheet.control.methods.iterate import Residuals
 from worldsheet.control.mpc import MPC, Loop
 from worldsheet.control.problem import FreeDuration, Problem
-from worldsheet.control.solution import Solution
+from worldsheet.control.solution import Trajectory
 from worldsheet.control.solve import solve
 
 __all__ = [
@@ -28,6 +28,6 @@ __all__ = [
     "Loop",
     "Problem",
     "Residuals",
-    "Solution",
+    "Trajectory",
     "solve",
 ]

@@ -10,7 +10,7 @@ from torch import Tensor
 from worldsheet.control.discretized import Discretised
 from worldsheet.control.methods.forward_backward import ForwardBackwardSweep
 from worldsheet.control.problem import Problem
-from worldsheet.control.solution import Solution
+from worldsheet.control.solution import Trajectory
 from worldsheet.control.solve import solve
 from worldsheet.core.errors import InputError
 from worldsheet.dynamics import Riccati, Wave
@@ -66,13 +66,13 @@ class MPC:
         self._method = method
         self._tol = tol
         self._max_ticks = max_ticks
-        self.solution: Solution | None = None
+        self.solution: Trajectory | None = None
 
     def control(self, state: Tensor, time: float = 0.0) -> Tensor:
         """The control (..., m) for the stage that begins now, at a state (..., n)."""
         return self.plan(state, time).controls[..., 0, :]
 
-    def plan(self, state: Tensor, time: float = 0.0) -> Solution:
+    def plan(self, state: Tensor, time: float = 0.0) -> Trajectory:
         """The whole horizon from a state (..., n), started from the last plan; it is kept as `solution`."""
         warm = None if self.solution is None else _shifted(self.solution)
         self.solution = solve(self._problem.at(state, time), self._method, warm, self._tol, self._max_ticks)
@@ -108,7 +108,7 @@ class MPC:
         )
 
 
-def _shifted(solution: Solution) -> Solution:
+def _shifted(solution: Trajectory) -> Trajectory:
     """A stage later, the last stage done twice."""
 
     def later(field: Tensor) -> Tensor:

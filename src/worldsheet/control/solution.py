@@ -47,7 +47,7 @@ def accumulate(parameters: Mapping[str, Tensor], gradients: Mapping[str, Tensor]
 
 @final
 @dataclass(frozen=True)
-class Solution:
+class Trajectory:
     """Trajectories of all problems of a batch when they stopped; leading dimensions are the batch's.
 
     Attributes:
@@ -117,7 +117,7 @@ class Solution:
         accumulate(parameters, self.gradients(parameters))
 
 
-def solution_of(flat: Discretised, rest: Rest, history: History | None) -> Solution:
+def solution_of(flat: Discretised, rest: Rest, history: History | None) -> Trajectory:
     """A flat result in the shapes of its problem."""
     problem, batch = flat.problem, flat.problem.batch
     size = problem.state_size
@@ -128,7 +128,7 @@ def solution_of(flat: Discretised, rest: Rest, history: History | None) -> Solut
     def shaped(tensor: Tensor) -> Tensor:
         return tensor.reshape((*batch, *tensor.shape[1:]))
 
-    return Solution(
+    return Trajectory(
         problem,
         shaped(times),
         shaped(rest.states[..., :size]),

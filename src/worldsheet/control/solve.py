@@ -11,7 +11,7 @@ from worldsheet.control.methods.history import History
 from worldsheet.control.methods.initial_guess import Guess, start_of
 from worldsheet.control.methods.newton import BARRIER, Matched, relax_matched
 from worldsheet.control.problem import Problem
-from worldsheet.control.solution import Solution, solution_of
+from worldsheet.control.solution import Trajectory, solution_of
 from worldsheet.core.errors import InputError
 from worldsheet.dynamics import Riccati, Wave
 
@@ -23,11 +23,11 @@ _WARM_BARRIER = 1e-3
 def solve(
     problem: Problem,
     method: Wave | ForwardBackwardSweep = _MATCHED,
-    initial_guess: Guess | Solution | Tensor | None = None,
+    initial_guess: Guess | Trajectory | Tensor | None = None,
     tol: float = 1e-8,
     max_ticks: int | None = None,
     history: History | None = None,
-) -> Solution:
+) -> Trajectory:
     """Relax states and costates to Pontryagin's conditions and return the trajectories.
 
     | method | a tick | ends |
@@ -59,7 +59,7 @@ def solve(
     flat = Discretised.of(problem)
     start = start_of(flat, _guess(initial_guess))
     if isinstance(method, Wave) and isinstance(method.impedance, Riccati):
-        barrier = _WARM_BARRIER if isinstance(initial_guess, Solution) else BARRIER
+        barrier = _WARM_BARRIER if isinstance(initial_guess, Trajectory) else BARRIER
         settings = Matched(tol, _or(max_ticks, _MATCHED_TICKS), barrier)
         return solution_of(flat, relax_matched(flat, start, settings, history), history)
     _refuse_constraints(problem, method)
@@ -76,12 +76,12 @@ def _or(given: int | None, default: int) -> int:
     return default if given is None else given
 
 
-def _guess(given: Guess | Solution | Tensor | None) -> Guess:
+def _guess(given: Guess | Trajectory | Tensor | None) -> Guess:
     if given is None:
         return Guess()
     if isinstance(given, Tensor):
         return Guess(controls=given)
-    if isinstance(given, Solution):
+    if isinstance(given, Trajectory):
         return Guess(given.controls, given.states, given.costates, given.duration)
     return given
 

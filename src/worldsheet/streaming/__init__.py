@@ -7,7 +7,7 @@ from worldsheet.streaming.functional import Functional, Medium, Quadratic, Regul
 from worldsheet.streaming.graphs.builders import from_matrix, from_networkx, layered, random, small_world
 from worldsheet.streaming.graphs.connectivity import Connectivity, Dense
 from worldsheet.streaming.graphs.sparse import Sparse
-from worldsheet.streaming.integrator import ExplicitEuler, Exponential, Integrator
+from worldsheet.streaming.integrator import Exponential, ForwardEuler, NeuronIntegrator
 from worldsheet.streaming.network import HamiltonianNetwork
 from worldsheet.streaming.potential import CrossEntropy, Custom, Potential, Squared
 from worldsheet.streaming.sign import (
@@ -20,7 +20,7 @@ from worldsheet.streaming.sign import (
     hamiltonian_within,
 )
 from worldsheet.streaming.state import Moment, PhasePoint
-from worldsheet.streaming.trace import Step, Trace
+from worldsheet.streaming.trace import StepResult, Trace
 
 __all__ = [
     "Activation",
@@ -30,17 +30,17 @@ __all__ = [
     "CrossEntropy",
     "Custom",
     "Dense",
-    "ExplicitEuler",
     "Exponential",
+    "ForwardEuler",
     "Functional",
     "HamiltonianNetwork",
     "Identity",
-    "Integrator",
     "LinearQuadratic",
     "Logistic",
     "Medium",
     "Missing",
     "Moment",
+    "NeuronIntegrator",
     "PeriodicFlip",
     "PhasePoint",
     "Plain",
@@ -52,7 +52,7 @@ __all__ = [
     "Sparse",
     "Squared",
     "Start",
-    "Step",
+    "StepResult",
     "Streams",
     "Tanh",
     "Trace",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from worldsheet.streaming.functional import Functional, Medium
 from worldsheet.streaming.graphs.connectivity import Connectivity
-from worldsheet.streaming.integrator import Factors, Integrator
+from worldsheet.streaming.integrator import Factors, NeuronIntegrator
 from worldsheet.streaming.shapes import Edges, Neurons
 from worldsheet.streaming.sign import Sign
 from worldsheet.streaming.state import PhasePoint
@@ -82,7 +82,7 @@ class Laws:
     speed: Tensor
     medium: Medium
     functional: Functional
-    integrator: Integrator
+    integrator: NeuronIntegrator
 
     def see(self, weights: Edges, state: Neurons) -> Sight:
         """Listen to the parents."""

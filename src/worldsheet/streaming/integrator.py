@@ -17,7 +17,7 @@ class Factors(NamedTuple):
     gain: Tensor
 
 
-class Integrator(ABC):
+class NeuronIntegrator(ABC):
     """A table of two coefficients and an order.
 
     Every field of (6) obeys ẏ = −k y + d, where the rate k belongs to the neuron and the drive d comes from its
@@ -49,7 +49,7 @@ class Integrator(ABC):
 
 @final
 @dataclass(frozen=True)
-class ExplicitEuler(Integrator):
+class ForwardEuler(NeuronIntegrator):
     """y + dt (d − k y), all fields from the same instant. First order; stable for dt · k < 2.
 
     Args:
@@ -86,7 +86,7 @@ class ExplicitEuler(Integrator):
 
 @final
 @dataclass(frozen=True)
-class Exponential(Integrator):
+class Exponential(NeuronIntegrator):
     """e^{−k dt} y + (1 − e^{−k dt})/k d, the decay being exact, in the order x, π, π_w, w.
 
     First order in the couplings, stable for any dt · k. As c · dt → ∞ at θ = 0 a step is a tick of `Dyadic(rate=1)`:

@@ -14,12 +14,12 @@ from worldsheet.streaming.config import Missing, Start, Streams
 from worldsheet.streaming.equations import Credit, Laws, Pace
 from worldsheet.streaming.functional import Functional, Medium
 from worldsheet.streaming.graphs.connectivity import Connectivity
-from worldsheet.streaming.integrator import Exponential, Integrator
+from worldsheet.streaming.integrator import Exponential, NeuronIntegrator
 from worldsheet.streaming.io import Ears, check_places, has_holes, speeds
 from worldsheet.streaming.shapes import Edges, Signal
 from worldsheet.streaming.sign import ConstantFlip, Plain, Sign, SignPolicy
 from worldsheet.streaming.state import Moment, PhasePoint, as_tensors, is_finite
-from worldsheet.streaming.trace import Step, Trace
+from worldsheet.streaming.trace import StepResult, Trace
 
 Stream: TypeAlias = Iterable[tuple[Tensor | None, Tensor | None]]
 """Pairs of input and target, one per step, as long as the stream lasts."""
@@ -67,7 +67,7 @@ class HamiltonianNetwork:
         medium: Medium | None = None,
         functional: Functional | None = None,
         sign: SignPolicy | None = None,
-        integrator: Integrator | None = None,
+        integrator: NeuronIntegrator | None = None,
         streams: Streams | None = None,
         start: Start | None = None,
         dtype: torch.dtype | None = None,
@@ -132,7 +132,7 @@ class HamiltonianNetwork:
         return self.graph.effort(laws.sensitivity(point.costate, conductance), point.state, shared=self.streams.shared)
 
     @torch.no_grad()
-    def step(self, input: Tensor | None, target: Tensor | None, dt: float) -> Step:
+    def step(self, input: Tensor | None, target: Tensor | None, dt: float) -> StepResult:
         """Hear an instant of the stream, answer, and learn from it.
 
         Args:
@@ -163,7 +163,7 @@ class HamiltonianNetwork:
             felt = laws.sensitivity(costate, conductance) if staggered else felt
             self._left = laws.credit(felt, point.state, pace), moment
         self._advance(point._replace(state=state, costate=costate), dt)
-        return Step(reading.output, reading.loss, sign, moment)
+        return StepResult(reading.output, reading.loss, sign, moment)
 
     @torch.no_grad()
     def listen(self, input: Tensor | None, dt: float) -> Signal:
@@ -185,7 +185,7 @@ class HamiltonianNetwork:
         stream: Stream,
         dt: float,
         trace: Trace | None = None,
-        progress: Callable[[Step], object] | None = None,
+        progress: Callable[[StepResult], object] | None = None,
     ) -> Outcome:
         """Step through a stream to its end, or until something is no number.
 

@@ -11,7 +11,7 @@ from worldsheet.streaming.sign import Sign
 from worldsheet.streaming.state import Moment
 
 
-class Step(NamedTuple):
+class StepResult(NamedTuple):
     """One step, as it was taken.
 
     Attributes:
@@ -46,7 +46,7 @@ class Trace:
         self.times: list[float] = []
         self._rows: dict[str, list[Tensor]] = {}
 
-    def add(self, step: Step) -> None:
+    def add(self, step: StepResult) -> None:
         """Look at a step, and write it down if it is its turn."""
         if self._seen % self.every == 0:
             moment = step.moment

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from worldsheet.control import MPC, ForwardBackwardSweep, History, Problem, Solution, solve
+from worldsheet.control import MPC, ForwardBackwardSweep, History, Problem, Trajectory, solve
 from worldsheet.core.errors import InputError
 from worldsheet.core.outcome import Status
 from worldsheet.dynamics import Riccati, Wave
@@ -101,7 +101,7 @@ def _progress(history: History) -> list[str]:
     ]
 
 
-def _result(problem: str, method: str, solution: Solution, seconds: float) -> dict[str, Any]:
+def _result(problem: str, method: str, solution: Trajectory, seconds: float) -> dict[str, Any]:
     """What `--json` prints."""
     outcome = solution.outcome
     return {
@@ -144,7 +144,7 @@ def _closed_loop(problem: Problem, steps: int, seed: int) -> dict[str, Any]:
     }
 
 
-def _draw(folder: RunFolder, known: Known, solution: Solution, history: History, kicked: History | None) -> None:
+def _draw(folder: RunFolder, known: Known, solution: Trajectory, history: History, kicked: History | None) -> None:
     labels = plots_control.Labels(known.states, known.controls, known.title)
     times = solution.times.cpu()
     size = solution.problem.state_size
@@ -161,7 +161,7 @@ def _draw(folder: RunFolder, known: Known, solution: Solution, history: History,
     folder.write("search.gif", plots_control.film(times, *film, labels))
 
 
-def _kicked(known: Known, solution: Solution) -> History | None:
+def _kicked(known: Known, solution: Trajectory) -> History | None:
     """The scalar wave from the solution of a slightly different initial state; None where it cannot be used."""
     problem = solution.problem
     constrained = (problem.path_constraint, problem.terminal_constraint, problem.duration)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from worldsheet.control import History, Solution
+from worldsheet.control import History, Trajectory
 from worldsheet_lab.control.problems import Known
 from worldsheet_lab.evenly import evenly
 from worldsheet_lab.provenance import provenance
@@ -20,7 +20,7 @@ WAVES = "waves.safetensors"
 _ROWS = 200
 
 
-def save(folder: RunFolder, known: Known, solution: Solution, search: History, waves: History | None) -> None:
+def save(folder: RunFolder, known: Known, solution: Trajectory, search: History, waves: History | None) -> None:
     """Write trajectories, the search and, where there was one, the waves of a kick; last what the names are.
 
     Rows of long records are left out evenly: at most some 200 remain, the last one among them.
