@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import final
 
-from worldsheet.core.types import Elsewhere, Field
+from worldsheet.core.types import AnyState, Field
 from worldsheet.problem import View
 from worldsheet.substrates import Substrate
 
@@ -22,10 +22,10 @@ class Forgetful(Substrate):
         inner: the dynamics that decides the move.
     """
 
-    def arrived(self, message: Elsewhere, view: View) -> Elsewhere:
+    def arrived(self, message: AnyState, view: View) -> AnyState:
         """The message as it is."""
         return message
 
-    def moved(self, after: Elsewhere, field: Field, view: View) -> Elsewhere:
+    def moved(self, after: AnyState, field: Field, view: View) -> AnyState:
         """A copy of the inner move."""
         return after.clone()

@@ -25,7 +25,7 @@ from worldsheet.core.types import Costate, Point, State
 from worldsheet.layers.stacked_steps import Stackable
 from worldsheet.layers.steps import OffersStep, Step
 from worldsheet.pipeline import Current, Locked, Pipeline, Unlocked, timeline
-from worldsheet.pipeline.transport.distributed import Wires, joined
+from worldsheet.pipeline.transport.distributed import P2PTransport, joined
 from worldsheet.problem import Chain
 from worldsheet_lab.atomic import replace_file
 from worldsheet_lab.streams import seed_of
@@ -260,8 +260,8 @@ def _middle(slept: list[tuple[float, float]]) -> float:
 def _unlocked(sleeper: Sleeper, rank: int, stages: int, order: Unlocked) -> Callable[[int], object]:
     modules: list[nn.Module] = [Sleeper(Nap(0.0), 0, first=False) for _ in range(stages)]
     modules[rank] = sleeper
-    pipeline = Pipeline(Chain(modules, nn.MSELoss()), stages, optimizer=_OPTIMIZER, order=order, weights=Current())
-    wires = Wires(rank, stages, torch.device("cpu"))
+    pipeline = Pipeline(Chain(modules, nn.MSELoss()), stages, optimizer=_OPTIMIZER, schedule=order, weights=Current())
+    wires = P2PTransport(rank, stages, torch.device("cpu"))
     return lambda packets: pipeline.run_stage(rank, wires, [_PACKET] * packets)
 
 

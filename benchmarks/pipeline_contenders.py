@@ -29,8 +29,19 @@ from torch.nn.parameter import Parameter
 from benchmarks.pipeline_cases import MICRO_BATCHES, OPTIMIZER, Case, Instance, instance
 from benchmarks.timing import threads
 from worldsheet.diagnostics.autograd import autograd_accumulate
-from worldsheet.pipeline import Act, Current, Done, Locked, Order, Passive, Pipeline, Predicted, Unlocked, Weights
-from worldsheet.pipeline.transport.distributed import Wires
+from worldsheet.pipeline import (
+    ActionType,
+    Completed,
+    Current,
+    DelayCompensated,
+    Locked,
+    Pipeline,
+    PipelineSchedule,
+    Predicted,
+    Unlocked,
+    Weights,
+)
+from worldsheet.pipeline.transport.distributed import P2PTransport
 
 RANKS = 2
 """Processes."""
@@ -93,14 +104,16 @@ class Stages(Contender):
         waits: seconds before each state or credit of the last passage could be worked on.
     """
 
-    def __init__(self, bench: Bench, order: Order, weights: Weights, messages: torch.dtype | None = None) -> None:
+    def __init__(
+        self, bench: Bench, order: PipelineSchedule, weights: Weights, messages: torch.dtype | None = None
+    ) -> None:
         self._instance = bench.instance()
         self.rank = bench.rank
         self.waits: list[float] = []
         self._updates: list[float] = []
         chain, plan = self._instance.chain, self._instance.plan(RANKS, bench.costs)
-        self.pipeline = Pipeline(chain, plan, optimizer=OPTIMIZER, order=order, weights=weights, messages=messages)
-        self.wires = Wires(bench.rank, RANKS, torch.device("cpu"), messages=messages)
+        self.pipeline = Pipeline(chain, plan, optimizer=OPTIMIZER, schedule=order, weights=weights, messages=messages)
+        self.wires = P2PTransport(bench.rank, RANKS, torch.device("cpu"), messages=messages)
 
     @property
     def parameters(self) -> list[Parameter]:
@@ -109,23 +122,25 @@ class Stages(Contender):
 
     def train(self, batches: int) -> None:
         """One passage, from an empty pipeline to an empty pipeline; notes how long each message was waited for."""
-        packets = self._instance.packets(self.pipeline.order.packets_per_update, batches)
-        done: list[Done] = []
+        packets = self._instance.packets(self.pipeline.schedule.packets_per_update, batches)
+        done: list[Completed] = []
         self.pipeline.run_stage(self.rank, self.wires, packets, done.append)
-        self.waits = [after.begin - before.end for before, after in pairwise(done) if after.deed.act is not Act.UPDATE]
-        self._updates = [each.end for each in done if each.deed.act is Act.UPDATE]
+        self.waits = [
+            after.begin - before.end for before, after in pairwise(done) if after.action.act is not ActionType.UPDATE
+        ]
+        self._updates = [each.end for each in done if each.action.act is ActionType.UPDATE]
 
     @property
     def cadence(self) -> float | None:
         """Without the filling and emptying, which a run of many batches has once."""
-        if not isinstance(self.pipeline.order, Unlocked) or len(self._updates) < 2:
+        if not isinstance(self.pipeline.schedule, Unlocked) or len(self._updates) < 2:
             return None
         return (self._updates[-1] - self._updates[0]) / (len(self._updates) - 1)
 
     @property
     def piece(self) -> Tensor:
         """One packet's state where the two stages meet."""
-        x = self._instance.packets(self.pipeline.order.packets_per_update, 1)[0][0]
+        x = self._instance.packets(self.pipeline.schedule.packets_per_update, 1)[0][0]
         return self.pipeline.stages[0].infer(x)
 
 
@@ -281,7 +296,7 @@ def field() -> Sequence[Entry]:
         order, flush = Unlocked(pieces), Locked(pieces)
         found.append(Entry(UNLOCKED[0], pieces, partial(Stages, order=order, weights=Current())))
         found.append(Entry(UNLOCKED[1], pieces, partial(Stages, order=order, weights=Predicted())))
-        found.append(Entry(UNLOCKED[2], pieces, partial(Stages, order=order, weights=Passive())))
+        found.append(Entry(UNLOCKED[2], pieces, partial(Stages, order=order, weights=DelayCompensated())))
         found.append(Entry("ours locked", pieces, partial(Stages, order=flush, weights=Current())))
         for name, schedule in SCHEDULES.items():
             found.append(Entry(f"torch {name}", pieces, partial(Torch, schedule=schedule, pieces=pieces)))

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from benchmarks.pipeline_contenders import RANKS, Stages
-from worldsheet.pipeline.transport.distributed import Wires
+from worldsheet.pipeline.transport.distributed import P2PTransport
 
 _ALONE = 32  # packets that travel alone
 
@@ -47,7 +47,7 @@ def posts(name: str, contender: Stages, batches: int, batch: int) -> Iterator[Po
     before = contender.wires.traffic
     contender.train(batches)
     after = contender.wires.traffic
-    many = contender.pipeline.order.packets_per_update
+    many = contender.pipeline.schedule.packets_per_update
     waits = sorted(contender.waits)
     waited = 2 * many * waits[len(waits) // 2]
     alone = many * _alone(contender.piece, contender.rank, contender.pipeline.messages)
@@ -64,7 +64,7 @@ def posts(name: str, contender: Stages, batches: int, batch: int) -> Iterator[Po
 
 def _alone(state: Tensor, rank: int, messages: torch.dtype | None) -> float:
     """Seconds that a state takes up and a credit takes down."""
-    wires = Wires(rank, RANKS, state.device, messages=messages)
+    wires = P2PTransport(rank, RANKS, state.device, messages=messages)
     wires.open(_ALONE)
     begun = perf_counter()
     for packet in range(_ALONE):

@@ -16,7 +16,16 @@ from benchmarks.memory import peak_bytes
 from benchmarks.timing import Spread, Stopwatch, in_turns, paired_ratios, spread, threads
 from benchmarks.unrolled import Unrolled
 from worldsheet.core.errors import InputError
-from worldsheet.streaming import Connectivity, Dense, Exponential, HamiltonianNetwork, Medium, Start, Streams, random
+from worldsheet.streaming import (
+    Connectivity,
+    Dense,
+    Exponential,
+    HamiltonianNetwork,
+    NeuronModel,
+    Start,
+    Streams,
+    random,
+)
 from worldsheet_lab.machine import this_machine
 
 GOAL = 3.0
@@ -135,7 +144,7 @@ def built(case: Case, device: torch.device, seed: int, every: int = 1) -> Hamilt
         case.graph(seed),
         range(case.neurons - _OUTPUTS, case.neurons),
         range(_INPUTS),
-        medium=Medium(bias=False),
+        model=NeuronModel(bias=False),
         integrator=Exponential(every),
         streams=Streams(case.streams),
         start=Start(generator=torch.Generator().manual_seed(seed)),

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import worldsheet as ws
-from worldsheet.pipeline import Act, Done, Pipeline
-from worldsheet.pipeline.transport.distributed import NeighbourError, Wires, joined
+from worldsheet.pipeline import ActionType, Completed, Pipeline
+from worldsheet.pipeline.transport.distributed import NeighbourError, P2PTransport, joined
 
 PACKETS, SENT, WINDOW = 12, 40, 2
 CPU = torch.device("cpu")
@@ -35,9 +35,9 @@ def data() -> list[tuple[Tensor, Tensor]]:
     return [(torch.randn(3, 4, generator=generator), torch.randn(3, 3, generator=generator)) for _ in range(PACKETS)]
 
 
-def train(rank: int, stages: int, tell: Tell, watch: Callable[[Done], None], free: bool = False) -> None:
+def train(rank: int, stages: int, tell: Tell, watch: Callable[[Completed], None], free: bool = False) -> None:
     mine = pipeline(stages, free)
-    mine.run_stage(rank, Wires(rank, stages, CPU), data(), watch)
+    mine.run_stage(rank, P2PTransport(rank, stages, CPU), data(), watch)
     tell([parameter.detach().numpy() for parameter in mine.stages[rank].parameters])
 
 
@@ -50,19 +50,19 @@ def slow(rank: int, stages: int, tell: Tell) -> None:
 
 
 def killed(rank: int, stages: int, tell: Tell) -> None:
-    def fuse(done: Done) -> None:
-        if rank == 0 and done.deed == (Act.PULL, 3):
+    def fuse(done: Completed) -> None:
+        if rank == 0 and done.action == (ActionType.PULL, 3):
             os.kill(os.getpid(), signal.SIGKILL)
 
     train(rank, stages, tell, fuse)
 
 
 def silent(rank: int, stages: int, tell: Tell) -> None:
-    train(rank, stages, tell, lambda done: time.sleep(30.0 * (rank == 0 and done.deed.packet == 3)))
+    train(rank, stages, tell, lambda done: time.sleep(30.0 * (rank == 0 and done.action.packet == 3)))
 
 
 def misshapen(rank: int, stages: int, tell: Tell) -> None:
-    wires = Wires(rank, stages, CPU)
+    wires = P2PTransport(rank, stages, CPU)
     if rank == 0:
         wires.send_state(0, torch.zeros(3, 6))
         wires.send_state(1, torch.zeros(3, 7))
@@ -72,7 +72,7 @@ def misshapen(rank: int, stages: int, tell: Tell) -> None:
 
 
 def out_of_step(rank: int, stages: int, tell: Tell) -> None:
-    wires = Wires(rank, stages, CPU)
+    wires = P2PTransport(rank, stages, CPU)
     if rank == 0:
         wires.send_state(4, torch.zeros(3, 6))
         time.sleep(30)
@@ -80,7 +80,7 @@ def out_of_step(rank: int, stages: int, tell: Tell) -> None:
 
 
 def ahead(rank: int, stages: int, tell: Tell, sent: "Synchronized[int]") -> None:
-    wires = Wires(rank, stages, CPU, window=WINDOW)
+    wires = P2PTransport(rank, stages, CPU, window=WINDOW)
     if rank == 0:
         for packet in range(SENT):
             wires.send_state(packet, torch.full((64, 64), float(packet)))

@@ -207,7 +207,7 @@ PARTS: dict[str, Callable[[], nn.Module]] = {
     "sequential": lambda: nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(inplace=True), nn.Linear(WIDTH, WIDTH)),
     "identity": nn.Identity,
     "same": Same,
-    "halves": Halves,
+    "split_backward": Halves,
     "twice": Twice,
     "report": Report,
     "keeper": Keeper,

@@ -61,8 +61,8 @@ def staged(place: Path) -> Path:
     recipe = recipe_for("digits", {"depth": 4, "width": 8, "dropout": 0.0})
     folder = RunFolder.create(recipe, place)
     folder.write("stages.json", Setup(recipe, 2, cuts=(0, 2, 4)).to_json().encode())
-    for stage, deeds in DEEDS.items():
-        folder.write(f"timeline-{stage}.json", json.dumps(deeds).encode())
+    for stage, actions in DEEDS.items():
+        folder.write(f"timeline-{stage}.json", json.dumps(actions).encode())
     for number in (1, 2):
         folder.append(
             {"kind": "segment", "segment": number, "epoch": number, "loss": 1 / number, "samples_per_s": 50.0}

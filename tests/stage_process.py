@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import worldsheet as ws
 from worldsheet.pipeline import Pipeline, Unlocked
-from worldsheet.pipeline.transport.distributed import Wires
+from worldsheet.pipeline.transport.distributed import P2PTransport
 from worldsheet.pipeline.transport.message import NeighbourError
 
 PACKETS = 24
@@ -36,7 +36,7 @@ def packets() -> list[tuple[Tensor, Tensor]]:
 
 def pipeline_of(net: nn.Module, stages: int, messages: torch.dtype | None = None, slack: int = 0) -> Pipeline:
     chain, make = ws.Chain(net, nn.MSELoss()), partial(torch.optim.Adam, lr=1e-2)
-    return Pipeline(chain, stages, optimizer=make, order=Unlocked(2, slack=slack), messages=messages)
+    return Pipeline(chain, stages, optimizer=make, schedule=Unlocked(2, slack=slack), messages=messages)
 
 
 def main(rank: int, stages: int, store: str, out: Path, fault: str) -> None:
@@ -45,7 +45,7 @@ def main(rank: int, stages: int, store: str, out: Path, fault: str) -> None:
     rounded = fault == "rounded" or (fault == "rounded on one side" and rank == 0)
     pipeline = pipeline_of(net, stages, torch.bfloat16 if rounded else None, FAR if fault == "far ahead" else 0)
     dist.init_process_group("gloo", f"file://{store}", timedelta(seconds=20), stages, rank)
-    wires = Wires(rank, stages, torch.device("cpu"), messages=pipeline.messages)
+    wires = P2PTransport(rank, stages, torch.device("cpu"), messages=pipeline.messages)
     data = packets()
     if fault == "wrong" and rank == 0:
         dist.send(torch.tensor([7, 0, 0, 2, 3, 6, *[0] * 10]).view(torch.uint8), 1)

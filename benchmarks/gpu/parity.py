@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import worldsheet as ws
 from benchmarks.architectures import GPT, ResNet
-from benchmarks.gpu.plan import Figures, Item, NotHereError, Part, Plan, judged
+from benchmarks.gpu.plan import Figures, Item, NotHereError, Part, Plan, with_loss
 from benchmarks.gpu.stages import trained
 from worldsheet.control import solve
 from worldsheet.diagnostics.autograd import autograd_backward
@@ -114,8 +114,8 @@ def backward(model: Model, precision: Precision, device: torch.device) -> Figure
         torch.allclose(a.double(), b.double(), 1e-3, 1e-5) for a, b in zip(our_buffers, their_buffers, strict=True)
     )
     if not same or our_draw != their_draw:
-        return judged(float("inf"), precision.allowed, reason="other statistics or another state of the generator")
-    return judged(distance(ours, theirs), precision.allowed)
+        return with_loss(float("inf"), precision.allowed, reason="other statistics or another state of the generator")
+    return with_loss(distance(ours, theirs), precision.allowed)
 
 
 def relaxed(model: Model, precision: Precision, device: torch.device) -> Figures:
@@ -124,7 +124,7 @@ def relaxed(model: Model, precision: Precision, device: torch.device) -> Figures
     with precision.region(device):
         sol = ws.relax(chain, x, target, schedule=ws.Synchronous())
         compared = ws.compare(chain, x, target, sol)
-    return judged(compared.relative_error, precision.allowed, ticks=float(sol.outcome.ticks))
+    return with_loss(compared.relative_error, precision.allowed, ticks=float(sol.outcome.ticks))
 
 
 def dynamics(model: Model, make: Callable[[], ws.dynamics.Dynamics], device: torch.device) -> Figures:
@@ -136,7 +136,7 @@ def dynamics(model: Model, make: Callable[[], ws.dynamics.Dynamics], device: tor
         chain.module.eval()
         sol = ws.relax(chain, x, target, make(), ws.Synchronous(), ws.Stop(max_ticks=_TICKS, tol=None), stack=stack)
         found.append([*sol.fields.states, *sol.fields.costates])
-    return judged(distance(*found), 1e-9)
+    return with_loss(distance(*found), 1e-9)
 
 
 def compiled(device: torch.device) -> Figures:
@@ -149,7 +149,7 @@ def compiled(device: torch.device) -> Figures:
         rules = ws.PredictiveCoding(0.1), ws.Synchronous(), ws.Stop(max_ticks=4, tol=None)
         sol = ws.relax(chain, x, target, *rules, compile=compile_)
         found.append([*sol.fields.states, *sol.fields.costates])
-    return judged(distance(*found), 1e-9)
+    return with_loss(distance(*found), 1e-9)
 
 
 def unlocked(device: torch.device) -> Figures:
@@ -160,13 +160,13 @@ def unlocked(device: torch.device) -> Figures:
         port = torch.optim.SGD(chain.parameters(), 1e-3, 0.9)
         ws.unlocked(chain, x, target, port, ticks=_TICKS)
         found.append([p.detach() for p in chain.parameters()])
-    return judged(distance(*found), 1e-9)
+    return with_loss(distance(*found), 1e-9)
 
 
 def pipeline(device: torch.device) -> Figures:
     """Three stages in one process, on the device and on the CPU."""
     found = [trained(3, where, torch.float64) for where in (device, torch.device("cpu"))]
-    return judged(distance(*found), 1e-9)
+    return with_loss(distance(*found), 1e-9)
 
 
 def processes(backend: str, device: torch.device) -> Figures:
@@ -186,7 +186,7 @@ def processes(backend: str, device: torch.device) -> Figures:
         if any(status):
             raise RuntimeError(f"processes ended with {status}")
         parts = [torch.load(Path(folder) / f"{rank}.pt", map_location=device) for rank in range(2)]
-    return judged(distance([each for part in parts for each in part], trained(2, device, torch.float32)), 0.0)
+    return with_loss(distance([each for part in parts for each in part], trained(2, device, torch.float32)), 0.0)
 
 
 def control(name: str, device: torch.device, count: int) -> Figures:
@@ -196,7 +196,7 @@ def control(name: str, device: torch.device, count: int) -> Figures:
         start = KNOWN[name].batch(count, torch.Generator().manual_seed(0)).initial_state
         sol = solve(KNOWN[name].build(start.to(where)))
         found.append([sol.cost[sol.converged], sol.controls[sol.converged]])
-    return judged(distance(*found), 1e-5)
+    return with_loss(distance(*found), 1e-5)
 
 
 def stream(sparse: bool, device: torch.device) -> Figures:
@@ -210,7 +210,7 @@ def stream(sparse: bool, device: torch.device) -> Figures:
             x, target = torch.randn(1, 3, generator=draw), torch.randn(1, 2, generator=draw)
             net.step(x.double(), target.double(), 0.01)
         found.append(list(net.point))
-    return judged(distance(*found), 1e-9)
+    return with_loss(distance(*found), 1e-9)
 
 
 def waits(model: Model, device: torch.device) -> Figures:
@@ -230,7 +230,7 @@ def waits(model: Model, device: torch.device) -> Figures:
             optimizer.step()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    return judged(float(sum("synchronizing" in str(each.message) for each in found)), 1.0)
+    return with_loss(float(sum("synchronizing" in str(each.message) for each in found)), 1.0)
 
 
 def distance(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:

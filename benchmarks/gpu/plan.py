@@ -74,6 +74,6 @@ class Part(ABC):
         """What it measures, in order of value."""
 
 
-def judged(error: float, allowed: float, **more: float | str) -> Figures:
+def with_loss(error: float, allowed: float, **more: float | str) -> Figures:
     """An error beside what is allowed."""
     return {"error": error, "allowed": allowed, **more}

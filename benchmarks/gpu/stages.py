@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import worldsheet as ws
 from worldsheet.pipeline import Pipeline
-from worldsheet.pipeline.transport.distributed import Wires
+from worldsheet.pipeline.transport.distributed import P2PTransport
 
 PACKETS = 12
 
@@ -48,7 +48,7 @@ def main(backend: str, device: torch.device, folder: Path, rank: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(backend, f"file://{folder / 'store'}", timedelta(seconds=30), 2, rank)
     pipeline = pipeline_of(2, device, torch.float32)
-    pipeline.run_stage(rank, Wires(rank, 2, device), packets(device, torch.float32))
+    pipeline.run_stage(rank, P2PTransport(rank, 2, device), packets(device, torch.float32))
     torch.save([parameter.detach().cpu() for parameter in pipeline.stages[rank].parameters], folder / f"{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()

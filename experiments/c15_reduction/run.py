@@ -58,7 +58,7 @@ def compared(speed: float, theta: float, omega: float, seed: int) -> dict[str, f
         graph,
         range(graph.neurons - WIDTHS[-1], graph.neurons),
         range(WIDTHS[0]),
-        medium=streaming.Medium(speed),
+        model=streaming.NeuronModel(speed),
         functional=streaming.Functional(mass=math.inf, dissipation=theta),
         streams=streaming.Streams(STREAMS),
         start=streaming.Start(generator=torch.Generator().manual_seed(seed)),

@@ -118,7 +118,7 @@ def by_sign_flip(seed: int, seconds: float) -> list[float]:
     network = streaming.HamiltonianNetwork(
         streaming.Dense(NEURONS, self_loops=True),
         [0],
-        medium=streaming.Medium(SPEED),
+        model=streaming.NeuronModel(SPEED),
         functional=streaming.Functional(mass=MASS, dissipation=THETA),
         integrator=streaming.ForwardEuler(),
         dtype=torch.float64,

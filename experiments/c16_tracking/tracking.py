@@ -37,7 +37,7 @@ def network(
     return streaming.HamiltonianNetwork(
         streaming.Dense(5, self_loops=self_loops),
         [0],
-        medium=streaming.Medium(speed),
+        model=streaming.NeuronModel(speed),
         functional=functional,
         sign=sign,
         streams=streaming.Streams(SEEDS, shared=False),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from experiments.harness import Cells, Findings, Record, Size, experiment
 from worldsheet import streaming
-from worldsheet.streaming import HamiltonianNetwork, Medium, PhasePoint
+from worldsheet.streaming import HamiltonianNetwork, NeuronModel, PhasePoint
 
 KINDS = ["dense", "layered", "small world", "random"]
 NEURONS = 20
@@ -46,7 +46,7 @@ def network(kind: str, seed: int) -> HamiltonianNetwork:
     """A network at a point of phase space with nothing special about it."""
     generator = torch.Generator().manual_seed(seed)
     place = graph(kind, generator)
-    built = HamiltonianNetwork(place, [NEURONS - 1], medium=Medium(3.0, bias=False), dtype=torch.float64)
+    built = HamiltonianNetwork(place, [NEURONS - 1], model=NeuronModel(3.0, bias=False), dtype=torch.float64)
     fields = [torch.randn(field.shape, dtype=torch.float64, generator=generator) for field in built.point]
     present = place.on_edges(torch.ones(place.edges, dtype=torch.float64))
     built.point = PhasePoint(*fields[:2], *(field * present for field in fields[2:]))
@@ -98,7 +98,7 @@ def cone() -> list[dict[str, int]]:
     for steps in range(1, 9):
         ends = []
         for bump in (0.0, 0.7):
-            built = HamiltonianNetwork(ring, [0], medium=Medium(3.0, bias=False), dtype=torch.float64)
+            built = HamiltonianNetwork(ring, [0], model=NeuronModel(3.0, bias=False), dtype=torch.float64)
             state = built.point.state.clone()
             state[0, 5] += bump
             built.point = built.point._replace(state=state)

@@ -44,7 +44,7 @@ def built(task: Task, theta: float, reach: Tensor, rate: float, seeds: list[int]
         streaming.Dense(n, self_loops=True),
         range(n - outputs, n),
         range(inputs),
-        medium=streaming.Medium(torch.cat([torch.ones(inputs), -torch.log1p(-reach)])),
+        model=streaming.NeuronModel(torch.cat([torch.ones(inputs), -torch.log1p(-reach)])),
         functional=streaming.Functional(
             streaming.CrossEntropy(GAIN) if task.classes else streaming.Squared(),
             mass=streams / (rate * theta),

@@ -46,7 +46,7 @@ def measure(size: Size, cells: Cells) -> Findings:
             continue  # it takes up to 25 times as long as the others: see costs
         if method == SLOW and (size is Size.SMALL or name not in tasks.SERIES):
             continue
-        found = cells.get(f"{name}: {method}, judged on other seeds", partial(judged, maker, method, STEPS[size]))
+        found = cells.get(f"{name}: {method}, judged on other seeds", partial(with_loss, maker, method, STEPS[size]))
         rows.append({"task": name, "method": method, **found, "error": median(found["errors"])})
     costs = [
         {"task": name, **row}
@@ -72,7 +72,7 @@ def reach(task: Task) -> Tensor:
     return 1 - torch.exp(-speeds)
 
 
-def judged(maker: Callable[[int], Task], method: str, steps: int) -> dict[str, Any]:
+def with_loss(maker: Callable[[int], Task], method: str, steps: int) -> dict[str, Any]:
     """Errors of three seeds at the rate that was best, on average, on three others, on the stream's first steps."""
     task = maker(steps)
     trial = Task(task.inputs[:TRIAL_STEPS], task.targets[:TRIAL_STEPS], task.classes)

@@ -23,7 +23,7 @@ def tracking_error(n: int, topology: str, speed: float, theta: float) -> dict[st
     network = streaming.HamiltonianNetwork(
         graphs[topology],
         [0],
-        medium=streaming.Medium(speed),
+        model=streaming.NeuronModel(speed),
         functional=streaming.Functional(mass=0.1 / theta, dissipation=theta),
         streams=streaming.Streams(3, shared=False),
     )

@@ -37,7 +37,7 @@ class Rule:
     mass_power: float = 0.0
     horizon: float = 0.0
     keeps: bool = True
-    prompt: float = inf
+    centering_delay: float = inf
     fades: bool = False
     eases: bool = False
     curvature: float = 0.0
@@ -78,7 +78,7 @@ class Answer:
         rule, self._steps = self.rule, self._steps + 1
         if rule.curvature:
             effort = effort + rule.curvature * effort.square() * (self.parameters - seen)
-        common = self._grounded(effort) if self.delay > rule.prompt else None
+        common = self._grounded(effort) if self.delay > rule.centering_delay else None
         flow = self._direction(effort)
         if rule.clipped:
             flow = flow / (flow.square().mean(1, keepdim=True).sqrt() / rule.clipped).clamp_min(1)

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 import worldsheet as ws
 from experiments.harness import Cells, Findings, Record, Size, experiment
-from worldsheet.pipeline import Locked, Order, Unlocked
+from worldsheet.pipeline import Locked, PipelineSchedule, Unlocked
 from worldsheet_lab.data import DataSet, load
 
 SEEDS = (0, 1, 2)
-BACKPROP, GROUNDED = Rule(), Rule(prompt=-1)
-PASSIVE = Rule(rate_power=0.5, mass_power=1, horizon=2, prompt=2)
+BACKPROP, GROUNDED = Rule(), Rule(centering_delay=-1)
+PASSIVE = Rule(rate_power=0.5, mass_power=1, horizon=2, centering_delay=2)
 IDEAS: dict[str, Rule] = {
     "current weights": Rule(keeps=False),
     "stashed weights": Rule(),
@@ -39,19 +39,19 @@ IDEAS: dict[str, Rule] = {
     "predicted, fading": Rule(horizon=1, fades=True),
     "averaged (schedule-free)": Rule(averaged=True, unit=2),
     "momentum SGD, predicted": Rule(adaptive=False, horizon=1, unit=200),
-    "momentum SGD, passive": Rule(adaptive=False, rate_power=0.5, mass_power=1, horizon=2, prompt=2, unit=200),
-    "stashed, grounded": Rule(prompt=2),
-    "predicted, grounded": Rule(horizon=1, prompt=2),
-    "predicted, grounded, mass": Rule(horizon=1, prompt=2, mass_power=1),
+    "momentum SGD, passive": Rule(adaptive=False, rate_power=0.5, mass_power=1, horizon=2, centering_delay=2, unit=200),
+    "stashed, grounded": Rule(centering_delay=2),
+    "predicted, grounded": Rule(horizon=1, centering_delay=2),
+    "predicted, grounded, mass": Rule(horizon=1, centering_delay=2, mass_power=1),
     "passive, not grounded": Rule(horizon=2, mass_power=1, rate_power=0.5),
-    "passive, no foresight": Rule(prompt=2, mass_power=1, rate_power=0.5),
-    "passive, predicted once": Rule(horizon=1, prompt=2, mass_power=1, rate_power=0.5),
-    "passive, lr / (1 + d)": Rule(horizon=2, prompt=2, mass_power=1, rate_power=1),
-    "passive, mass sqrt(1 + d)": Rule(horizon=2, prompt=2, mass_power=0.5, rate_power=0.5),
-    "passive, every late stage grounded": Rule(horizon=2, prompt=0, mass_power=1, rate_power=0.5),
-    "passive, grounded above one update": Rule(horizon=2, prompt=1, mass_power=1, rate_power=0.5),
+    "passive, no foresight": Rule(centering_delay=2, mass_power=1, rate_power=0.5),
+    "passive, predicted once": Rule(horizon=1, centering_delay=2, mass_power=1, rate_power=0.5),
+    "passive, lr / (1 + d)": Rule(horizon=2, centering_delay=2, mass_power=1, rate_power=1),
+    "passive, mass sqrt(1 + d)": Rule(horizon=2, centering_delay=2, mass_power=0.5, rate_power=0.5),
+    "passive, every late stage grounded": Rule(horizon=2, centering_delay=0, mass_power=1, rate_power=0.5),
+    "passive, grounded above one update": Rule(horizon=2, centering_delay=1, mass_power=1, rate_power=0.5),
     "passive": PASSIVE,
-    "passive, fading": Rule(horizon=2, prompt=2, mass_power=1, rate_power=0.5, fades=True),
+    "passive, fading": Rule(horizon=2, centering_delay=2, mass_power=1, rate_power=0.5, fades=True),
 }
 
 
@@ -114,7 +114,7 @@ def order_of(course: Course, seed: int) -> Callable[[int], Tensor]:
     return lambda number: orders[number * BATCH : (number + 1) * BATCH]
 
 
-def trained(course: Course, net: Net, rule: Rule, order: Order, lrs: tuple[float, ...]) -> list[list[float]]:
+def trained(course: Course, net: Net, rule: Rule, order: PipelineSchedule, lrs: tuple[float, ...]) -> list[list[float]]:
     """Test accuracies by rate and seed after all epochs."""
     data = data_of(course.data)
     layers = layers_of([net.start(data, seed) for seed in SEEDS], rule, order, lrs)
@@ -152,7 +152,7 @@ def simulator_error(net: Net, packets: int, updates: int = 12) -> float:
     make = partial(torch.optim.Adam, lr=1e-2)
     images = data.train_images.reshape(len(data.train_images), -1).double()
     chosen = [part for number in range(updates) for part in batch(number).tensor_split(packets)]
-    pipeline = ws.Pipeline(chain, net.stages, optimizer=make, order=order)
+    pipeline = ws.Pipeline(chain, net.stages, optimizer=make, schedule=order)
     pipeline.train([(images[part], data.train_labels[part]) for part in chosen])
     errors = []
     for layer, mine in zip(start, layers, strict=True):

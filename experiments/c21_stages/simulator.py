@@ -14,7 +14,7 @@ import torch
 from rules import Answer, Rule
 from torch import Tensor, nn
 
-from worldsheet.pipeline import Order
+from worldsheet.pipeline import PipelineSchedule
 from worldsheet_lab.data import DataSet
 
 BATCH, WIDTH = 64, 128
@@ -84,7 +84,9 @@ class Layer:
         self.shown.append(self.answer.shown)
 
 
-def layers_of(starts: Sequence[Sequence[nn.Linear]], rule: Rule, order: Order, lrs: Sequence[float]) -> list[Layer]:
+def layers_of(
+    starts: Sequence[Sequence[nn.Linear]], rule: Rule, order: PipelineSchedule, lrs: Sequence[float]
+) -> list[Layer]:
     """Every layer in len(lrs)·len(starts) runs: all starts with the first rate, then with the next."""
     rates = torch.tensor([lr for lr in lrs for _ in starts], dtype=starts[0][0].weight.dtype).unsqueeze(1)
     found, stages = [], len(starts[0])

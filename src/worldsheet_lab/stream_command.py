@@ -21,7 +21,7 @@ from worldsheet.streaming import (
     Dense,
     Functional,
     HamiltonianNetwork,
-    Medium,
+    NeuronModel,
     PeriodicFlip,
     Plain,
     SignPolicy,
@@ -84,7 +84,7 @@ def stream(  # noqa: PLR0913, PLR0917  an argument per option
     network = HamiltonianNetwork(
         Dense(neurons, self_loops=True),
         [0],
-        medium=Medium(speed),
+        model=NeuronModel(speed),
         functional=Functional(Squared(weight), mass=mass, dissipation=dissipation),
         sign=choose("sign policy", sign, SIGNS),
         start=Start(generator=torch.Generator().manual_seed(seed)),

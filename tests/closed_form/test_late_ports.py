@@ -36,7 +36,7 @@ def course(delay: int, weights: Weights, make: Callable[..., torch.optim.Optimiz
     def loss(output: Tensor, target: Tensor) -> Tensor:
         return CURVATURE / 2 * output.square().sum()
 
-    pipeline = ws.Pipeline(ws.Chain(net, loss), delay + 1, optimizer=make, weights=weights, order=Unlocked(1))
+    pipeline = ws.Pipeline(ws.Chain(net, loss), delay + 1, optimizer=make, weights=weights, schedule=Unlocked(1))
     inlet = net[0]
     assert isinstance(inlet, Inlet)
     original = pipeline.stages[0].update
@@ -96,7 +96,7 @@ def test_a_stage_without_mass_and_foresight_is_the_delay_equation(delay: int) ->
 def test_a_passive_stage_is_the_delay_equation_of_its_mass_and_foresight(delay: int) -> None:
     longer = 1 + delay
     expected = equation(0.03 / longer**1.5 * CURVATURE, 1 - 0.1 / longer, delay, 2 * delay, 30)
-    found = course(delay, ws.pipeline.Passive(), partial(torch.optim.SGD, lr=0.03, momentum=0.9), 30)
+    found = course(delay, ws.pipeline.DelayCompensated(), partial(torch.optim.SGD, lr=0.03, momentum=0.9), 30)
     assert found == pytest.approx(expected, abs=1e-13)
 
 

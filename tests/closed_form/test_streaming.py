@@ -19,7 +19,7 @@ from worldsheet.streaming import (
     Functional,
     HamiltonianNetwork,
     Identity,
-    Medium,
+    NeuronModel,
     PhasePoint,
     Plain,
     Quadratic,
@@ -34,7 +34,7 @@ AT_REST = math.inf
 def alone(**changes: object) -> HamiltonianNetwork:
     """One linear neuron that listens to itself with weight ½, q = 2, θ = 3, c = 5."""
     settings: dict[str, object] = {
-        "medium": Medium(5.0, Identity(), bias=False),
+        "model": NeuronModel(5.0, Identity(), bias=False),
         "functional": Functional(Squared(2.0), mass=AT_REST, dissipation=3.0),
         "dtype": DOUBLE,
     }
@@ -74,7 +74,7 @@ def test_the_plain_equations_keep_their_energy_up_to_the_step() -> None:
         network = HamiltonianNetwork(
             Dense(3),
             [0],
-            medium=Medium(2.0),
+            model=NeuronModel(2.0),
             functional=Functional(Squared(1.0), Quadratic(0.3, 0.2), mass=1.0, dissipation=0.0),
             sign=Plain(),
             integrator=ForwardEuler(),
@@ -122,7 +122,7 @@ def settled(
         graph,
         range(graph.neurons - widths[-1], graph.neurons),
         range(widths[0]),
-        medium=Medium(speed),
+        model=NeuronModel(speed),
         functional=Functional(mass=AT_REST, dissipation=theta),
         streams=Streams(2),
         dtype=DOUBLE,

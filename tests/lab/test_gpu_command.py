@@ -16,7 +16,7 @@ from benchmarks.gpu.__main__ import PARTS, main
 from benchmarks.gpu.images import found
 from benchmarks.gpu.ledger import FAILED, FOUND, NOT_HERE, STARTED, UNFINISHED, Ledger
 from benchmarks.gpu.parity import distance
-from benchmarks.gpu.plan import Figures, Item, NotHereError, Part, Plan, UnfinishedError, judged
+from benchmarks.gpu.plan import Figures, Item, NotHereError, Part, Plan, UnfinishedError, with_loss
 from benchmarks.gpu.worker import BROKEN, verdict, work
 
 
@@ -54,7 +54,7 @@ def test_each_item_is_kept_and_only_what_is_open_is_measured_again(tmp_path: Pat
 
     def good() -> Figures:
         calls.append("good")
-        return judged(1e-12, 1e-9)
+        return with_loss(1e-12, 1e-9)
 
     part = Planned(
         good=good,
@@ -73,7 +73,9 @@ def test_each_item_is_kept_and_only_what_is_open_is_measured_again(tmp_path: Pat
 
 
 def test_a_device_that_answers_no_more_ends_the_process_only(tmp_path: Path) -> None:
-    part = Planned(bad=fails(RuntimeError("CUDA error: device-side assert triggered")), good=lambda: judged(0.0, 1.0))
+    part = Planned(
+        bad=fails(RuntimeError("CUDA error: device-side assert triggered")), good=lambda: with_loss(0.0, 1.0)
+    )
     assert work(part, plan(tmp_path), once=False) == BROKEN
     assert states(tmp_path) == {"bad": FAILED}
     assert work(part, plan(tmp_path), once=True) == 0
@@ -97,7 +99,7 @@ def test_nothing_begins_after_the_deadline(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("error", "word"), [(1e-10, "right"), (1e-8, "WRONG"), (float("inf"), "WRONG")])
 def test_wrong_is_called_wrong(error: float, word: str) -> None:
-    assert verdict(FOUND, judged(error, 1e-9)) == word
+    assert verdict(FOUND, with_loss(error, 1e-9)) == word
 
 
 def test_a_nan_is_infinitely_far() -> None:

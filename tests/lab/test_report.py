@@ -177,10 +177,10 @@ def test_bars_of_stages_are_their_deeds(run_folders: Folders) -> None:
     bars = []
     for trace in drawing(panel, "What each stage").figure.data:
         bars += list(zip(trace.y, trace.customdata, trace.base, trace.x, strict=True))
-    found = {(stage, deed): (begin, begin + took) for stage, deed, begin, took in bars}
-    for stage, deeds in DEEDS.items():
-        for deed, begin, end in deeds:
-            assert found.pop((f"stage {stage}", deed)) == pytest.approx((begin - 10, end - 10))
+    found = {(stage, action): (begin, begin + took) for stage, action, begin, took in bars}
+    for stage, actions in DEEDS.items():
+        for action, begin, end in actions:
+            assert found.pop((f"stage {stage}", action)) == pytest.approx((begin - 10, end - 10))
     assert not found
     (busy,) = drawing(panel, "Share").figure.data
     assert list(busy.y) == pytest.approx([0.4 / 0.7, 0.35 / 0.7])

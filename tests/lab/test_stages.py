@@ -145,7 +145,7 @@ def test_locked_stages_are_one_process(tmp_path: Path) -> None:
     data = load("digits").subset(640, 200)
     chain = Setup(recipe, 2).chain(data)
     make = partial(torch.optim.Adam, lr=recipe.lr)
-    pipeline = Pipeline(chain, Plan(tuple(result["cuts"])), optimizer=make, order=Locked(4))
+    pipeline = Pipeline(chain, Plan(tuple(result["cuts"])), optimizer=make, schedule=Locked(4))
     images = data.train_images.float()
     for batch in torch.split(order(recipe.seed, 0, 640), 32):
         pipeline.train([(images[i], data.train_labels[i]) for i in batch.tensor_split(4)])

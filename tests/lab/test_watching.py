@@ -16,7 +16,17 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import worldsheet as ws
-from worldsheet.pipeline import Act, Deed, Done, Locked, Pipeline, Stashed, Unlocked, balanced, measured_costs
+from worldsheet.pipeline import (
+    Action,
+    ActionType,
+    Completed,
+    Locked,
+    Pipeline,
+    Stashed,
+    Unlocked,
+    balanced,
+    measured_costs,
+)
 from worldsheet_lab import plots_stages
 from worldsheet_lab.cli import app
 from worldsheet_lab.recipes import recipe_for
@@ -28,11 +38,11 @@ from worldsheet_lab.staged.reports import FOLDER, Report, Reports
 START = Report(1, (3, 4), 2, 5, 0, 8, 0.0, 0.0, 0, 0, 0.0)
 
 
-def pipeline(stages: int, order: ws.pipeline.Order) -> Pipeline:
+def pipeline(stages: int, order: ws.pipeline.PipelineSchedule) -> Pipeline:
     torch.manual_seed(0)
     layers = [nn.Sequential(nn.Linear(3, 3), nn.Tanh()) for _ in range(4)]
     make = partial(torch.optim.SGD, lr=0.1)
-    return Pipeline(ws.Chain(layers, nn.MSELoss()), stages, optimizer=make, weights=Stashed(), order=order)
+    return Pipeline(ws.Chain(layers, nn.MSELoss()), stages, optimizer=make, weights=Stashed(), schedule=order)
 
 
 def packets(count: int) -> list[tuple[Tensor, Tensor]]:
@@ -62,10 +72,10 @@ def test_a_meter_tells_rates_over_the_time_since_its_last_report() -> None:
     meter = Meter(pipeline(2, Unlocked(1)).stages[1], START, [4, 6, 8], told.append)
     zero = time.perf_counter()
     meter._since = zero
-    meter.note(Done(Deed(Act.FORWARD, 0), zero + 0.1, zero + 0.2))
-    meter.note(Done(Deed(Act.PULL, 0), zero + 0.3, zero + 0.4))
+    meter.note(Completed(Action(ActionType.FORWARD, 0), zero + 0.1, zero + 0.2))
+    meter.note(Completed(Action(ActionType.PULL, 0), zero + 0.3, zero + 0.4))
     assert told == []
-    meter.note(Done(Deed(Act.PULL, 1), zero + 0.8, zero + 2 * INTERVAL))
+    meter.note(Completed(Action(ActionType.PULL, 1), zero + 0.8, zero + 2 * INTERVAL))
     meter.close(zero + 2 * INTERVAL + 2.0)
     first, second = told
     assert (first.answered, first.stage, first.layers) == (2, 1, (3, 4))

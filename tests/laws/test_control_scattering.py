@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nets import law
 from plants import DOUBLE, close
-from worldsheet.control.lqr.parallel_scan import Scatterer, joined, matched_by_scattering, rollout_by_scattering
+from worldsheet.control.lqr.parallel_scan import ScanElement, combine, matched_by_scattering, rollout_by_scattering
 from worldsheet.control.lqr.riccati import matched_by_recursion, ride
 from worldsheet.control.lqr.subproblem import Quadratic
 
@@ -72,8 +72,8 @@ def test_joining_is_associative(size: int, seed: int) -> None:
         root = draw(size)
         return root @ root.mT
 
-    a, b, c = (Scatterer.of(draw(size), passive(), draw(1), passive(), draw(1)) for _ in range(3))
-    left, right = joined(joined(a, b), c), joined(a, joined(b, c))
+    a, b, c = (ScanElement.of(draw(size), passive(), draw(1), passive(), draw(1)) for _ in range(3))
+    left, right = combine(combine(a, b), c), combine(a, combine(b, c))
     close(left.packed, right.packed, 1e-8)
 
 

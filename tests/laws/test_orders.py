@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from nets import law
 from worldsheet.core.errors import InputError
-from worldsheet.pipeline import Act, Locked, Order, Unlocked, timeline
+from worldsheet.pipeline import ActionType, Locked, PipelineSchedule, Unlocked, timeline
 
 ORDERS = st.one_of(
     st.builds(Unlocked, st.integers(1, 5), st.integers(0, 3)), st.builds(Locked, packets_per_update=st.integers(1, 5))
@@ -15,28 +15,28 @@ ORDERS = st.one_of(
 
 @given(order=ORDERS, stages=st.integers(1, 6), packets=st.integers(1, 20))
 @law(150)
-def test_every_stage_carries_and_answers_each_packet_once(order: Order, stages: int, packets: int) -> None:
+def test_every_stage_carries_and_answers_each_packet_once(order: PipelineSchedule, stages: int, packets: int) -> None:
     for stage in range(stages):
-        deeds = list(order.deeds(stage, stages, packets))
-        assert [d.packet for d in deeds if d.act is Act.FORWARD] == list(range(packets))
-        assert [d.packet for d in deeds if d.act is Act.PULL] == list(range(packets))
+        actions = list(order.actions(stage, stages, packets))
+        assert [d.packet for d in actions if d.act is ActionType.FORWARD] == list(range(packets))
+        assert [d.packet for d in actions if d.act is ActionType.PULL] == list(range(packets))
         flying = most = 0
-        for deed in deeds:
-            flying += {Act.FORWARD: 1, Act.PULL: -1, Act.UPDATE: 0}[deed.act]
+        for action in actions:
+            flying += {ActionType.FORWARD: 1, ActionType.PULL: -1, ActionType.UPDATE: 0}[action.act]
             most = max(most, flying)
             assert flying >= 0
         assert most <= order.lead(stage, stages) + 1
-        assert sum(deed.act is Act.UPDATE for deed in deeds) == -(-packets // order.packets_per_update)
+        assert sum(action.act is ActionType.UPDATE for action in actions) == -(-packets // order.packets_per_update)
 
 
 @given(order=ORDERS, stages=st.integers(1, 6), packets=st.integers(1, 20))
 @law(100)
-def test_no_stage_waits_for_ever(order: Order, stages: int, packets: int) -> None:
+def test_no_stage_waits_for_ever(order: PipelineSchedule, stages: int, packets: int) -> None:
     spans = timeline(order, packets, [1.0] * stages, [1.0] * stages)
-    assert len(spans) == sum(len(list(order.deeds(stage, stages, packets))) for stage in range(stages))
+    assert len(spans) == sum(len(list(order.actions(stage, stages, packets))) for stage in range(stages))
 
 
-def busy(order: Order, stages: int, packets: int, slowest: float = 1.0) -> float:
+def busy(order: PipelineSchedule, stages: int, packets: int, slowest: float = 1.0) -> float:
     costs = [1.0] * (stages - 1) + [slowest]
     spans = timeline(order, packets, costs, costs)
     return 2 * sum(costs) / stages * packets / max(span.end for span in spans)
@@ -67,7 +67,7 @@ def test_a_packet_takes_what_stages_need_of_each_other_around_the_circle(
     circle = 1 + (stages - 1) * (1 + slack)
     each = ([forward] * stages, [pull] * stages, [efforts] * stages)
     spans = timeline(Unlocked(1, slack), 40 * circle, *each, travel)
-    ends = [span.end for span in spans if span.stage == 0 and span.deed.act is Act.PULL]
+    ends = [span.end for span in spans if span.stage == 0 and span.action.act is ActionType.PULL]
     period = (ends[30 * circle] - ends[20 * circle]) / (10 * circle)
     around = (stages * (forward + pull) + efforts + 2 * (stages - 1) * travel) / circle
     assert period == pytest.approx(max(forward + pull + efforts, around), rel=1e-6)

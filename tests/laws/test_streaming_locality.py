@@ -17,13 +17,13 @@ from worldsheet.streaming import (
     ForwardEuler,
     Functional,
     HamiltonianNetwork,
-    Medium,
+    NeuronModel,
     PhasePoint,
     Quadratic,
     Sparse,
     laws,
 )
-from worldsheet.streaming.equations import Sight
+from worldsheet.streaming.equations import Activations
 
 SPREAD = 1.7
 
@@ -36,7 +36,7 @@ def dependencies(graph: Connectivity, exact: bool, seed: int) -> dict[int, set[i
     network = HamiltonianNetwork(
         graph,
         [0],
-        medium=Medium(3.0, bias=False),
+        model=NeuronModel(3.0, bias=False),
         functional=Functional(regulariser=Quadratic(0.1, 0.2), mass=0.5, dissipation=1.0),
         sign=ConstantFlip(),
         integrator=Exponential() if exact else ForwardEuler(),
@@ -55,7 +55,7 @@ def dependencies(graph: Connectivity, exact: bool, seed: int) -> dict[int, set[i
         sight = network._laws.see(point.weights, point.state)
         drive = sight.drive.clone()
         drive[:, changed] += SPREAD
-        found = after(network, there, Sight(drive, drive.tanh()))
+        found = after(network, there, Activations(drive, drive.tanh()))
         heard = network._laws.see(point.weights, there.state).drive != sight.drive
         for neuron in range(graph.neurons):
             same = all(torch.equal(*pair) for pair in zip(found[neuron], before[neuron], strict=True))
@@ -64,7 +64,7 @@ def dependencies(graph: Connectivity, exact: bool, seed: int) -> dict[int, set[i
     return reads
 
 
-def after(network: HamiltonianNetwork, point: PhasePoint, sight: Sight) -> dict[int, list[Tensor]]:
+def after(network: HamiltonianNetwork, point: PhasePoint, sight: Activations) -> dict[int, list[Tensor]]:
     """What each neuron holds after a step from a point whose drives are given."""
     equations, graph = network._laws, network.graph
     pace = equations.pace(-1.0, 0.05, shared=True)
@@ -98,7 +98,7 @@ def test_nothing_travels_faster_than_one_edge_a_step(graph: Connectivity, seed: 
     """A whole `step`: what is two edges away or further does not move by a bit, drives included."""
 
     def moved(bump: float) -> Tensor:
-        network = randomised(HamiltonianNetwork(graph, [0], medium=Medium(bias=False), dtype=DOUBLE), seed)
+        network = randomised(HamiltonianNetwork(graph, [0], model=NeuronModel(bias=False), dtype=DOUBLE), seed)
         state = network.point.state.clone()
         state[:, -1] += bump
         network.point = network.point._replace(state=state)

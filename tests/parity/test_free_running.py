@@ -14,17 +14,17 @@ from torch import Tensor, nn
 import worldsheet as ws
 from nets import law
 from worldsheet.core.errors import InputError
-from worldsheet.pipeline import Act, Done, Locked, Pipeline, Predicted, Stashed, Unlocked, Weights
-from worldsheet.pipeline.stage import drive
-from worldsheet.pipeline.transport.base import Links, queues
-from worldsheet.pipeline.transport.threads import Arrivals, as_they_come
+from worldsheet.pipeline import ActionType, Completed, Locked, Pipeline, Predicted, Stashed, Unlocked, Weights
+from worldsheet.pipeline.stage import execute
+from worldsheet.pipeline.transport.base import Transport, queues
+from worldsheet.pipeline.transport.threads import ThreadedTransport, as_they_come
 
 MAKE = partial(torch.optim.Adam, lr=1e-2)
 
 
 class Happened(NamedTuple):
     stage: int
-    act: Act
+    act: ActionType
     packet: int
 
 
@@ -42,17 +42,17 @@ def packets(count: int) -> list[tuple[Tensor, Tensor]]:
 
 def in_turns(pipeline: Pipeline, data: list[tuple[Tensor, Tensor]], turns: Iterator[int]) -> list[Happened]:
     """Let stages act one at a time, as the turns say; at most `lead` + 1 packets are in flight at any moment."""
-    count, order = len(pipeline.stages), pipeline.order
+    count, order = len(pipeline.stages), pipeline.schedule
     runs = {}
     for index, links in enumerate(queues(count)):
-        deeds = as_they_come(order, index, count, len(data), links)
-        runs[index] = drive(pipeline.stages[index], deeds, links, data)
+        actions = as_they_come(order, index, count, len(data), links)
+        runs[index] = execute(pipeline.stages[index], actions, links, data)
     happened, waited = [], 0
     while runs:
         index = next(turns) % count
         done = next(runs[index], None) if index in runs else None
-        if isinstance(done, Done):
-            happened.append(Happened(index, done.deed.act, done.deed.packet))
+        if isinstance(done, Completed):
+            happened.append(Happened(index, done.action.act, done.action.packet))
             waited = 0
         else:
             waited += 1
@@ -77,13 +77,13 @@ def literal(
     credits: dict[tuple[int, int], Tensor] = {}
     for stage, act, packet in happened:
         part, last = parts[stage], stage == len(parts) - 1
-        if act is Act.UPDATE:
+        if act is ActionType.UPDATE:
             before[stage] = [p.detach().clone() for p in part.parameters()]
             optimizers[stage].step()
             optimizers[stage].zero_grad()
             continue
         key = stage, packet
-        if act is Act.FORWARD:
+        if act is ActionType.FORWARD:
             ahead = order.delay(stage, len(parts)) if isinstance(weights, Predicted) else 0.0
             pairs = zip(part.parameters(), before[stage], strict=True)
             used[key] = [(a + ahead * (a - b)).detach().requires_grad_() for a, b in pairs]
@@ -114,7 +114,7 @@ def test_any_order_of_turns_is_a_training_in_that_order(
     mine, twin = layers(), layers()
     order, data = Unlocked(many, slack), packets(count)
     chain = ws.Chain(mine, nn.MSELoss())
-    pipeline = Pipeline(chain, stages, optimizer=MAKE, weights=weights, order=order, free_running=True)
+    pipeline = Pipeline(chain, stages, optimizer=MAKE, weights=weights, schedule=order, free_running=True)
     generator = torch.Generator().manual_seed(seed)
     favours = torch.rand(stages, generator=generator) ** 3 + 0.05  # some stages are slow
 
@@ -124,9 +124,9 @@ def test_any_order_of_turns_is_a_training_in_that_order(
 
     happened = in_turns(pipeline, data, turns())
     for stage in range(stages):
-        own = [deed for deed in happened if deed.stage == stage]
-        assert [d.packet for d in own if d.act is Act.FORWARD] == list(range(count))
-        assert [d.packet for d in own if d.act is Act.PULL] == list(range(count))
+        own = [action for action in happened if action.stage == stage]
+        assert [d.packet for d in own if d.act is ActionType.FORWARD] == list(range(count))
+        assert [d.packet for d in own if d.act is ActionType.PULL] == list(range(count))
     parts = [nn.Sequential(*(twin[i] for i in pipeline.plan.layers(s))) for s in range(stages)]
     literal(parts, data, happened, order, weights)
     for ours, theirs in zip(chain.parameters(), nn.ModuleList(parts).parameters(), strict=True):
@@ -144,10 +144,10 @@ def test_turns_in_one_process_are_the_order_itself() -> None:
 
 def test_free_running_does_not_flush() -> None:
     with pytest.raises(InputError, match="unlocked order"):
-        Pipeline(ws.Chain(layers(), nn.MSELoss()), 2, optimizer=MAKE, order=Locked(2), free_running=True)
+        Pipeline(ws.Chain(layers(), nn.MSELoss()), 2, optimizer=MAKE, schedule=Locked(2), free_running=True)
 
 
-class Broken(Links):
+class Broken(Transport):
     """States come until one does not; credits never do."""
 
     @property
@@ -174,7 +174,7 @@ class Broken(Links):
 
 
 def test_a_listener_hands_on_what_came_and_then_the_failure() -> None:
-    links = Arrivals(Broken(), states=5, credits=0)
+    links = ThreadedTransport(Broken(), states=5, credits=0)
     found = []
     with pytest.raises(ConnectionError, match="gone"):
         while True:

@@ -43,7 +43,7 @@ def test_the_inner_port_moves_the_weight_and_the_grounded_bias(kind: str, optimi
     torch.manual_seed(0)
     layer = make().double()
     twin = copy.deepcopy(layer)
-    port = ws.ports.Grounded(OPTIMIZERS[optimizer](layer.parameters()), [layer], memory=0.7)
+    port = ws.ports.BiasCentered(OPTIMIZERS[optimizer](layer.parameters()), [layer], memory=0.7)
     weight, grounded = (p.detach().clone().requires_grad_() for p in twin.parameters())
     inner = OPTIMIZERS[optimizer]([weight, grounded])
     bias, pasts = grounded.detach().clone(), []
@@ -68,7 +68,7 @@ def test_the_inner_port_moves_the_weight_and_the_grounded_bias(kind: str, optimi
 def test_inputs_that_are_all_the_same_move_the_bias_alone() -> None:
     layer = nn.Linear(5, 4, dtype=torch.float64)
     weight, bias = (p.detach().clone() for p in layer.parameters())
-    port = ws.ports.Grounded(torch.optim.SGD(layer.parameters(), lr=0.1), [layer])
+    port = ws.ports.BiasCentered(torch.optim.SGD(layer.parameters(), lr=0.1), [layer])
     x = torch.arange(5.0, dtype=torch.float64).expand(7, 5)
     for _ in range(3):
         port.zero_grad()
@@ -83,7 +83,7 @@ def test_a_grounded_port_resumes_from_its_state(optimizer: str) -> None:
     torch.manual_seed(1)
     nets = [nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()]
     nets.append(copy.deepcopy(nets[0]))
-    ports = [ws.ports.Grounded(OPTIMIZERS[optimizer](net.parameters()), [net]) for net in nets]
+    ports = [ws.ports.BiasCentered(OPTIMIZERS[optimizer](net.parameters()), [net]) for net in nets]
     for step, x in enumerate(samples((6, 4))):
         if step == 4:
             nets[1].load_state_dict(nets[0].state_dict())
@@ -102,7 +102,7 @@ def test_a_weight_that_two_layers_share_is_the_inner_ports() -> None:
     second.weight = first.weight
     net = nn.Sequential(first, nn.Tanh(), second)
     twin = copy.deepcopy(net)
-    port = ws.ports.Grounded(torch.optim.SGD(net.parameters(), lr=0.1), [net])
+    port = ws.ports.BiasCentered(torch.optim.SGD(net.parameters(), lr=0.1), [net])
     plain = torch.optim.SGD(twin.parameters(), lr=0.1)
     for x in samples((6, 4)):
         for model, mover in ((net, port), (twin, plain)):
@@ -119,9 +119,9 @@ def test_a_passive_stage_is_grounded_where_it_is_later_than_prompt(delay: float,
     layers = [nn.Linear(3, 2).double() for _ in range(2)]
     layers[1].load_state_dict(layers[0].state_dict())
     make = partial(torch.optim.Adam, lr=0.05)
-    passive = ws.pipeline.Passive().port(make(layers[0].parameters()), [layers[0]], delay)
+    passive = ws.pipeline.DelayCompensated().port(make(layers[0].parameters()), [layers[0]], delay)
     slowed = ws.ports.delayed(make(layers[1].parameters()), delay)
-    expected = ws.ports.Grounded(slowed, [layers[1]]) if grounded else slowed
+    expected = ws.ports.BiasCentered(slowed, [layers[1]]) if grounded else slowed
     for _ in range(4):
         x = torch.randn(5, 3).double() + 2
         for layer, port in zip(layers, (passive, expected), strict=True):

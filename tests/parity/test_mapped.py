@@ -8,7 +8,7 @@ from torch.nn import functional as F
 import worldsheet as ws
 from nets import DOUBLE, assert_gradients, assert_tells, autograd
 from worldsheet.engine.batched.runs import runs
-from worldsheet.problem import Caller
+from worldsheet.problem import BoundLayers
 
 
 class Block(nn.Module):
@@ -62,7 +62,7 @@ def together(chain: ws.Chain, x: Tensor) -> list[tuple[int, int]]:
     with torch.no_grad():
         for layer in chain.layers:
             passed.append(layer.module(passed[-1].clone()))
-        found = runs(Caller(chain, None).traits[:-1], passed, compiled=False)
+        found = runs(BoundLayers(chain, None).traits[:-1], passed, compiled=False)
     return [(run.first, run.last) for run in found if not run.alone]
 
 

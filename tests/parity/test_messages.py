@@ -14,10 +14,10 @@ from nets import law
 from worldsheet.core.errors import InputError
 from worldsheet.engine.sitewise.messages import Messages
 from worldsheet.pipeline import Locked, Pipeline, Unlocked
-from worldsheet.pipeline.transport.base import Queues, queues
+from worldsheet.pipeline.transport.base import LocalTransport, queues
 from worldsheet.pipeline.transport.distributed import backend_of
 from worldsheet.pipeline.transport.message import FLOATING, HEADER, Header
-from worldsheet.problem import Caller
+from worldsheet.problem import BoundLayers
 
 
 class Rounded(torch.autograd.Function):
@@ -47,7 +47,7 @@ def displacement(messages: torch.dtype | None) -> list[Tensor]:
     net = nn.Sequential(*layers())
     before = [p.detach().clone() for p in net.parameters()]
     make = partial(torch.optim.SGD, lr=1.0)
-    pipeline = Pipeline(ws.Chain(net, nn.MSELoss()), 4, optimizer=make, order=Locked(1), messages=messages)
+    pipeline = Pipeline(ws.Chain(net, nn.MSELoss()), 4, optimizer=make, schedule=Locked(1), messages=messages)
     pipeline.train([data()])
     return [a - b.detach() for a, b in zip(before, net.parameters(), strict=True)]
 
@@ -130,10 +130,10 @@ def test_a_pull_back_in_two_halves_is_the_pull_back(module: nn.Module, to_input:
     x = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
     chain = ws.Chain([module], nn.MSELoss())
     with torch.no_grad():
-        whole, halved = (Messages(Caller(chain, None), everywhere=True, to_input=to_input) for _ in range(2))
+        whole, halved = (Messages(BoundLayers(chain, None), everywhere=True, to_input=to_input) for _ in range(2))
         credit = torch.randn_like(whole.evaluation(1, [x]).output)
         pulled = whole.pull(1, [x], credit, last=True)
-        below, efforts = halved.halves(1, [x], credit)
+        below, efforts = halved.split_backward(1, [x], credit)
     assert (below is None) == (not to_input)
     assert below is None or torch.equal(below, pulled.inputs[0])
     for mine, other in zip(efforts(), pulled.efforts or (), strict=True):
@@ -152,12 +152,12 @@ def test_a_credit_leaves_before_the_efforts_are_there(monkeypatch: pytest.Monkey
     make = partial(torch.optim.SGD, lr=0.1)
     pipeline = Pipeline(ws.Chain(net, nn.MSELoss()), 2, optimizer=make, packets_per_update=1)
     there: list[bool] = []
-    send = Queues.send_credit
+    send = LocalTransport.send_credit
 
-    def noted(links: Queues, packet: int, credit: Tensor) -> None:
+    def noted(links: LocalTransport, packet: int, credit: Tensor) -> None:
         there.append(any(p.grad is not None for p in pipeline.stages[1].parameters))
         send(links, packet, credit)
 
-    monkeypatch.setattr(Queues, "send_credit", noted)
+    monkeypatch.setattr(LocalTransport, "send_credit", noted)
     pipeline.train([data()] * 3)
     assert there == [False] * 3

@@ -16,8 +16,8 @@ import worldsheet as ws
 from nets import law
 from worldsheet.pipeline import (
     Current,
+    DelayCompensated,
     Locked,
-    Passive,
     Pipeline,
     Plan,
     Predicted,
@@ -51,7 +51,7 @@ def packets(count: int, size: int = 3, seed: int = 1) -> list[tuple[Tensor, Tens
 def test_a_locked_pipeline_is_one_process_to_the_last_bit(optimizer: str, stages: int) -> None:
     mine, twin = nn.Sequential(*layers()).double(), nn.Sequential(*layers()).double()
     many, data = 3, packets(8)
-    pipeline = Pipeline(ws.Chain(mine, nn.MSELoss()), stages, optimizer=OPTIMIZERS[optimizer], order=Locked(many))
+    pipeline = Pipeline(ws.Chain(mine, nn.MSELoss()), stages, optimizer=OPTIMIZERS[optimizer], schedule=Locked(many))
     losses = pipeline.train(data).losses
 
     one = OPTIMIZERS[optimizer](twin.parameters())
@@ -83,7 +83,7 @@ def literal(
     optimizers = [
         weights.port(optimizer(part.parameters()), [part], lead / many) for part, lead in zip(parts, leads, strict=True)
     ]
-    foresight = {Predicted: 1.0, Passive: 2.0}.get(type(weights), 0.0)
+    foresight = {Predicted: 1.0, DelayCompensated: 2.0}.get(type(weights), 0.0)
     history = [[[p.detach().clone() for p in part.parameters()]] for part in parts]
     for number, (x, target) in enumerate(data):
         points, used = [x], []
@@ -118,7 +118,7 @@ def _call(part: nn.Sequential, values: list[Tensor], x: Tensor) -> Tensor:
     return output
 
 
-@pytest.mark.parametrize("weights", [Stashed(), Predicted(), Passive()], ids=str)
+@pytest.mark.parametrize("weights", [Stashed(), Predicted(), DelayCompensated()], ids=str)
 @given(
     optimizer=st.sampled_from(list(OPTIMIZERS)),
     stages=st.integers(1, 6),
@@ -133,7 +133,7 @@ def test_packets_see_the_parameters_that_the_order_says(
     mine, twin = nn.Sequential(*layers()).double(), [layer.double() for layer in layers()]
     order = Unlocked(many, slack)
     chain, data = ws.Chain(mine, nn.MSELoss()), packets(count)
-    pipeline = Pipeline(chain, stages, optimizer=OPTIMIZERS[optimizer], weights=weights, order=order)
+    pipeline = Pipeline(chain, stages, optimizer=OPTIMIZERS[optimizer], weights=weights, schedule=order)
     pipeline.train(data)
     parts = [nn.Sequential(*(twin[i] for i in pipeline.plan.layers(s))) for s in range(stages)]
     literal(parts, data, OPTIMIZERS[optimizer], [order.lead(s, stages) for s in range(stages)], many, weights)
@@ -150,7 +150,7 @@ def test_current_weights_carry_up_through_then_and_pull_back_through_now(many: i
     mine, twin = nn.Sequential(*linear()).double(), [layer.double() for layer in linear()]
     order, data = Unlocked(many), packets(9)
     chain = ws.Chain(mine, nn.MSELoss())
-    Pipeline(chain, 4, optimizer=OPTIMIZERS["momentum"], weights=Current(), order=order).train(data)
+    Pipeline(chain, 4, optimizer=OPTIMIZERS["momentum"], weights=Current(), schedule=order).train(data)
     parts = [nn.Sequential(layer) for layer in twin]
     literal(parts, data, OPTIMIZERS["momentum"], [order.lead(s, 4) for s in range(4)], many, Current())
     for ours, theirs in zip(mine.parameters(), joined.from_iterable(p.parameters() for p in parts), strict=True):
@@ -171,7 +171,7 @@ def test_batch_norm_moves_once_per_packet_and_dropout_draws_once() -> None:
     net = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 3)).double()
     twin = copy.deepcopy(net)
     data = packets(4)
-    Pipeline(ws.Chain(net, nn.MSELoss()), 2, optimizer=partial(torch.optim.SGD, lr=0.0), order=Locked(2)).train(data)
+    Pipeline(ws.Chain(net, nn.MSELoss()), 2, optimizer=partial(torch.optim.SGD, lr=0.0), schedule=Locked(2)).train(data)
     for x, _ in data:
         twin(x)
     torch.testing.assert_close(net[1].running_mean, twin[1].running_mean, rtol=1e-12, atol=1e-14)

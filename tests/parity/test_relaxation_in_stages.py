@@ -17,7 +17,7 @@ from nets import law
 from relax_process import DYNAMICS, STOP, batch, chain_of
 from worldsheet.core.errors import InputError
 from worldsheet.pipeline import Plan, relax
-from worldsheet.pipeline.relaxation import Share
+from worldsheet.pipeline.relaxation import StagedResult
 
 SCRIPT = Path(__file__).resolve().parents[1] / "relax_process.py"
 SOURCE = Path(ws.__file__).resolve().parents[1]
@@ -29,7 +29,7 @@ SCHEDULES = {
 }
 
 
-def assert_same(share: Share, whole: ws.Solution) -> None:
+def assert_same(share: StagedResult, whole: ws.Solution) -> None:
     assert share.outcome == whole.outcome
     assert share.loss == whole.loss
     inner = slice(share.sites.start - 1, share.sites.stop - 1)

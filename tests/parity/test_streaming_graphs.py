@@ -18,7 +18,7 @@ from worldsheet.streaming import (
     HamiltonianNetwork,
     Identity,
     Logistic,
-    Medium,
+    NeuronModel,
     PeriodicFlip,
     Rectifier,
     Streams,
@@ -26,7 +26,7 @@ from worldsheet.streaming import (
     Trace,
     TrackFlip,
 )
-from worldsheet.streaming.state import Moment
+from worldsheet.streaming.state import Snapshot
 
 
 def pairs(graph: Connectivity) -> set[tuple[int, int]]:
@@ -97,7 +97,9 @@ def test_cross_entropy_is_torchs_and_a_function_of_ones_own_is_differentiated() 
 
 
 def test_a_clock_flips_the_sign_and_the_trace_tells_when() -> None:
-    network = HamiltonianNetwork(Dense(3), [0], medium=Medium(2.0), sign=PeriodicFlip(0.5, plain=0.25), dtype=DOUBLE)
+    network = HamiltonianNetwork(
+        Dense(3), [0], model=NeuronModel(2.0), sign=PeriodicFlip(0.5, plain=0.25), dtype=DOUBLE
+    )
     trace = Trace()
     network.run([(None, torch.zeros(1, 1))] * 12, 0.125, trace)
     assert trace.signs[:, 0].tolist() == [1, -1, -1, -1] * 3
@@ -109,7 +111,7 @@ def test_a_track_holds_each_system_by_itself() -> None:
     network = HamiltonianNetwork(
         Dense(3),
         [0],
-        medium=Medium(20.0),
+        model=NeuronModel(20.0),
         sign=TrackFlip(streaming.costate_within(radius)),
         streams=Streams(2, shared=False),
         dtype=DOUBLE,
@@ -133,9 +135,9 @@ def test_a_track_holds_each_system_by_itself() -> None:
     ids=["energy", "of one's own"],
 )
 def test_the_sign_flips_where_the_recorded_energies_cross_the_boundary_of_the_track(
-    inside: Callable[[Moment], Tensor], recorded: Callable[[Trace], Tensor]
+    inside: Callable[[Snapshot], Tensor], recorded: Callable[[Trace], Tensor]
 ) -> None:
-    network = HamiltonianNetwork(Dense(5), [0], medium=Medium(20.0), sign=TrackFlip(inside), dtype=DOUBLE)
+    network = HamiltonianNetwork(Dense(5), [0], model=NeuronModel(20.0), sign=TrackFlip(inside), dtype=DOUBLE)
     trace = Trace()
     wanted = [torch.full((1, 1), 0.6 * math.sin(number * 0.02), dtype=DOUBLE) for number in range(400)]
     network.run([(None, each) for each in wanted], 0.005, trace)

@@ -19,8 +19,8 @@ from worldsheet.streaming import (
     ForwardEuler,
     Functional,
     HamiltonianNetwork,
-    Medium,
-    Missing,
+    MissingValues,
+    NeuronModel,
     PeriodicFlip,
     Quadratic,
     Sparse,
@@ -56,8 +56,8 @@ REFUSED: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "output-absent": (lambda: HamiltonianNetwork(Dense(3), [3]), ("neuron 3 is not there",)),
     "output-deaf": (lambda: HamiltonianNetwork(edges((0, 1)), [0]), ("output 0 has no parents",)),
     "disconnected": (lambda: HamiltonianNetwork(edges((0, 1), (2, 3)), [3], [0]), ("no path", "output 3")),
-    "speed": (lambda: Medium(speed=0.0), ("speed=0.0",)),
-    "speeds": (lambda: HamiltonianNetwork(Dense(3), [0], medium=Medium(torch.ones(2))), ("each of 3 neurons",)),
+    "speed": (lambda: NeuronModel(speed=0.0), ("speed=0.0",)),
+    "speeds": (lambda: HamiltonianNetwork(Dense(3), [0], model=NeuronModel(torch.ones(2))), ("each of 3 neurons",)),
     "mass": (lambda: Functional(mass=NAN), ("mass=nan", "math.inf")),
     "dissipation": (lambda: Functional(dissipation=-1.0), ("dissipation=-1.0",)),
     "weight": (lambda: Squared(0.0), ("weight=0.0",)),
@@ -104,12 +104,12 @@ def test_a_step_checks_what_it_hears(
 
 
 def test_classes_are_checked() -> None:
-    def judged(target: torch.Tensor) -> None:
+    def with_loss(target: torch.Tensor) -> None:
         network(functional=Functional(CrossEntropy())).step(torch.zeros(1, 1), target, 0.01)
 
     for target, fragment in ((torch.tensor([2]), "class 2"), (torch.zeros(1), "whole numbers")):
         with pytest.raises(ws.errors.InputError) as caught:
-            judged(target)
+            with_loss(target)
         assert_tells(caught.value, fragment)
 
 
@@ -121,13 +121,13 @@ def test_a_potential_must_tell_streams_apart() -> None:
 
 
 def test_an_unstable_step_is_refused_with_its_bound() -> None:
-    stiff = network(medium=Medium(180.0), integrator=ForwardEuler())
+    stiff = network(model=NeuronModel(180.0), integrator=ForwardEuler())
     stiff.step(torch.zeros(1, 1), torch.zeros(1, 2), 0.0099)
     with pytest.raises(ws.errors.InputError) as caught:
         stiff.step(torch.zeros(1, 1), torch.zeros(1, 2), 0.0101)
     assert_tells(caught.value, "dt < 0.01", "c + θ", "Exponential()")
-    network(medium=Medium(180.0)).step(torch.zeros(1, 1), torch.zeros(1, 2), 10.0)
-    seldom = network(medium=Medium(1.0), integrator=ForwardEuler(every=50))
+    network(model=NeuronModel(180.0)).step(torch.zeros(1, 1), torch.zeros(1, 2), 10.0)
+    seldom = network(model=NeuronModel(1.0), integrator=ForwardEuler(every=50))
     with pytest.raises(ws.errors.InputError) as caught:
         seldom.step(torch.zeros(1, 1), torch.zeros(1, 2), 0.0021)  # 50 dt θ is above 2, dt (c + θ) is not
     assert_tells(caught.value, "dt < 0.002")
@@ -164,7 +164,7 @@ def test_an_unknown_class_teaches_nothing() -> None:
 
 
 def test_a_stream_with_holes_stops_if_it_is_asked_to() -> None:
-    strict = network(streams=Streams(missing=Missing.STOP))
+    strict = network(streams=Streams(missing=MissingValues.STOP))
     good, bad = (torch.zeros(1, 1), torch.zeros(1, 2)), (torch.zeros(1, 1), torch.tensor([[0.0, NAN]]))
     outcome = strict.run([good, good, bad, good], 0.01)
     assert (outcome.status, outcome.ticks) == (Status.STOPPED, 2)

@@ -19,7 +19,7 @@ X, Y = torch.ones(5, 3), torch.zeros(5, 2)
 
 def hold(
     net: nn.Sequential, port: torch.optim.Optimizer | None = None, x: Tensor = X, **options: object
-) -> ws.solve.Held:
+) -> ws.solve.UnlockedResult:
     port = ws.ports.Resistive(net.parameters(), lr=0.1) if port is None else port
     return ws.unlocked(ws.Chain(net, nn.MSELoss()), x, Y, port, **options)  # type: ignore[arg-type]
 
@@ -101,11 +101,11 @@ def test_efforts_from_the_future(net: nn.Sequential, delay: float) -> None:
 
 def test_a_common_mode_that_never_forgets(net: nn.Sequential) -> None:
     with pytest.raises(ws.errors.InputError) as caught:
-        ws.ports.Grounded(ws.ports.Resistive(net.parameters(), lr=0.1), [net], memory=1.0)
+        ws.ports.BiasCentered(ws.ports.Resistive(net.parameters(), lr=0.1), [net], memory=1.0)
     assert_tells(caught.value, "memory=1.0", "0.98")
 
 
 def test_a_negative_promptness() -> None:
     with pytest.raises(ws.errors.InputError) as caught:
-        ws.pipeline.Passive(prompt=-1.0)
+        ws.pipeline.DelayCompensated(centering_delay=-1.0)
     assert_tells(caught.value, "prompt=-1.0", "0 or more updates")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from worldsheet.control.checks import Called, check_call, check_numbers
-from worldsheet.control.compiled.execution import Eager, Execution, Whole
+from worldsheet.control.compiled.execution import Eager, Execution, Static
 from worldsheet.control.integrator import RK4, Discrete, Integrator
 from worldsheet.core.errors import InputError
 
@@ -43,7 +43,7 @@ class FreeDuration:
 
 @final
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Problem(Whole):
+class Problem(Static):
     """Minimise φ(x_N) + Σ_k ∫ l(x, u, t) dt over controls that are held constant on each of N stages.
 
         ẋ = f(x, u, t),   x(t_0) = x_0,   lo ≤ u ≤ hi,   c(x_k, u_k, t_k) ≤ 0 for k < N,   ψ(x_N) = 0             (20)

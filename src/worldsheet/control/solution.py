@@ -13,7 +13,7 @@ from worldsheet.control.discretized import Discretised
 from worldsheet.control.methods.history import History
 from worldsheet.control.methods.iterate import Residuals
 from worldsheet.control.methods.line_search import merit
-from worldsheet.control.methods.result import Rest
+from worldsheet.control.methods.result import RawResult
 from worldsheet.control.problem import Problem
 from worldsheet.core.outcome import Outcome, Status
 
@@ -117,7 +117,7 @@ class Trajectory:
         accumulate(parameters, self.gradients(parameters))
 
 
-def solution_of(flat: Discretised, rest: Rest, history: History | None) -> Trajectory:
+def solution_of(flat: Discretised, rest: RawResult, history: History | None) -> Trajectory:
     """A flat result in the shapes of its problem."""
     problem, batch = flat.problem, flat.problem.batch
     size = problem.state_size

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import final
 
 from worldsheet.core.errors import InputError
-from worldsheet.core.types import Elsewhere
+from worldsheet.core.types import AnyState
 
 
 @final
@@ -20,8 +20,8 @@ class Fields:
         InputError: unequal numbers of states and costates, or a costate whose shape is not its state's.
     """
 
-    states: tuple[Elsewhere, ...]
-    costates: tuple[Elsewhere, ...]
+    states: tuple[AnyState, ...]
+    costates: tuple[AnyState, ...]
 
     def __post_init__(self) -> None:
         """Refuse fields that do not pair."""
@@ -39,18 +39,18 @@ class Fields:
                     "a costate is the cost's derivative by its state and has its shape",
                 )
 
-    def doubled(self) -> tuple[tuple[Elsewhere, ...], tuple[Elsewhere, ...]]:
+    def doubled(self) -> tuple[tuple[AnyState, ...], tuple[AnyState, ...]]:
         """(x̂, ẑ) of (8): x̂ climbs and ẑ descends the energy λᵀ(f(x) − x) + C(x)."""
         pairs = list(zip(self.states, self.costates, strict=True))
         return tuple(x + costate / 2 for x, costate in pairs), tuple(x - costate / 2 for x, costate in pairs)
 
     @staticmethod
-    def from_doubled(climbing: tuple[Elsewhere, ...], descending: tuple[Elsewhere, ...]) -> "Fields":
+    def from_doubled(climbing: tuple[AnyState, ...], descending: tuple[AnyState, ...]) -> "Fields":
         """The inverse of `doubled`: x = (x̂ + ẑ)/2, λ = x̂ − ẑ."""
         pairs = list(zip(climbing, descending, strict=True))
         return Fields(tuple((hat + check) / 2 for hat, check in pairs), tuple(hat - check for hat, check in pairs))
 
-    def waves(self, impedances: Sequence[float]) -> tuple[tuple[Elsewhere, ...], tuple[Elsewhere, ...]]:
+    def waves(self, impedances: Sequence[float]) -> tuple[tuple[AnyState, ...], tuple[AnyState, ...]]:
         """Wave variables a = x + zλ, which moves towards the output, and b = x − zλ, towards the input (5).
 
         Args:
@@ -61,7 +61,7 @@ class Fields:
 
     @staticmethod
     def from_waves(
-        rising: tuple[Elsewhere, ...], falling: tuple[Elsewhere, ...], impedances: Sequence[float]
+        rising: tuple[AnyState, ...], falling: tuple[AnyState, ...], impedances: Sequence[float]
     ) -> "Fields":
         """The inverse of `waves`: x = (a + b)/2, λ = (a − b)/2z."""
         triples = list(zip(rising, falling, impedances, strict=True))

@@ -3,7 +3,7 @@
 import torch
 
 from worldsheet.core.errors import InputError
-from worldsheet.core.types import Elsewhere, Residuals, Worldsheet
+from worldsheet.core.types import AnyState, Residuals, Worldsheet
 
 
 class Record:
@@ -27,7 +27,7 @@ class Record:
         self.every = every
         self.fields = fields
         self.ticks: list[int] = []
-        self.moments: list[tuple[tuple[Elsewhere, ...], tuple[Elsewhere, ...]]] = []
+        self.moments: list[tuple[tuple[AnyState, ...], tuple[AnyState, ...]]] = []
         self._states: list[Residuals] = []
         self._costates: list[Residuals] = []
 
@@ -37,7 +37,7 @@ class Record:
         self._states.append(states)
         self._costates.append(costates)
 
-    def keep(self, states: tuple[Elsewhere, ...], costates: tuple[Elsewhere, ...]) -> None:
+    def keep(self, states: tuple[AnyState, ...], costates: tuple[AnyState, ...]) -> None:
         """Append copies of the fields of the row that was added last: an engine may write into its own."""
         self.moments.append((tuple(x.clone() for x in states), tuple(c.clone() for c in costates)))
 

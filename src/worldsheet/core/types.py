@@ -15,7 +15,7 @@ Costate: TypeAlias = Inexact[Tensor, "*site"]
 Point: TypeAlias = Shaped[Tensor, "..."]
 """What a layer reads: the state of a site below it, or the input, which may hold integers."""
 
-Elsewhere: TypeAlias = Inexact[Tensor, "..."]
+AnyState: TypeAlias = Inexact[Tensor, "..."]
 """A state or costate of some site, where tensors of several sites with shapes of their own stand together."""
 
 Residuals: TypeAlias = Inexact[Tensor, "site"]

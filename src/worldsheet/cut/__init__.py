@@ -3,7 +3,7 @@
 from worldsheet.cut.leaves import answered, deliver, is_watched, silenced
 from worldsheet.cut.program import Program, call_of, describe
 from worldsheet.cut.pull import pull_by_sites
-from worldsheet.cut.replayed import Moment, Replayed, shapes_along
+from worldsheet.cut.replayed import Replayed, ReplayedRun, shapes_along
 from worldsheet.cut.run import Itself, Run
 from worldsheet.cut.sites import Blocks, IsBlock, grouped, refuse_sharded
 from worldsheet.cut.state import Site
@@ -13,9 +13,9 @@ __all__ = [
     "Blocks",
     "IsBlock",
     "Itself",
-    "Moment",
     "Program",
     "Replayed",
+    "ReplayedRun",
     "Run",
     "Site",
     "answered",

@@ -37,13 +37,13 @@ class Program:
         self.watched: Mapping[nn.Module, Seen] = {}
         self._choice = Choice(module, blocks)
 
-    def judged(self, loss: Callable[[Any, Any], Tensor]) -> "Program":
+    def with_loss(self, loss: Callable[[Any, Any], Tensor]) -> "Program":
         """The same under another loss."""
         program = copy(self)
         program.loss = loss
         return program
 
-    def observed(self, watched: Mapping[nn.Module, Seen]) -> "Program":
+    def with_observer(self, watched: Mapping[nn.Module, Seen]) -> "Program":
         """The same, whose linear maps tell of their inputs and credits."""
         program = copy(self)
         program.watched = watched

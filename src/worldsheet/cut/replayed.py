@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from worldsheet.core.errors import LayerError, SitesChangedError
 from worldsheet.core.problem import Problem
 from worldsheet.core.topology import Topology
-from worldsheet.core.types import Elsewhere
+from worldsheet.core.types import AnyState
 from worldsheet.cut.inputs import Inputs
 from worldsheet.cut.program import Program
 from worldsheet.cut.pull import pull_all, pull_in_order
@@ -29,7 +29,7 @@ Pulled = TypeVar("Pulled")
 
 
 @final
-class Moment:
+class ReplayedRun:
     """A run at one set of states, with what can be asked of it.
 
     Attributes:
@@ -144,7 +144,7 @@ class Replayed(Problem):
             self.undo()
             feed = _Kept()
             run, cost = program.run(x, target, feed)
-        self.first = Moment(self, None, (run, cost, feed.predictions))
+        self.first = ReplayedRun(self, None, (run, cost, feed.predictions))
         self._plan = [(site.name, len(site.credits)) for site in run.sites]
         self.names = [site.name for site in run.sites for _ in site.credits]
         self.kinds = [site.kind for site in run.sites for _ in site.credits]
@@ -165,14 +165,14 @@ class Replayed(Problem):
         self._world.undo()
         self._inputs.undo()
 
-    def at(self, states: Sequence[Tensor | None]) -> Moment:
+    def at(self, states: Sequence[Tensor | None]) -> ReplayedRun:
         """Run the forward with these states put in; where there is None, the prediction.
 
         Raises:
             SitesChangedError: the forward took another way than the first.
             LayerError: a module or loss that fails on what it receives.
         """
-        return Moment(self, states, self.ran(states))
+        return ReplayedRun(self, states, self.ran(states))
 
     def ran(self, states: Sequence[Tensor | None]) -> Ran:
         """One run with these states put in.
@@ -187,7 +187,7 @@ class Replayed(Problem):
         feed.finish(len(run.sites))
         return run, cost, feed.predictions
 
-    def pushed(self, states: Sequence[Tensor], tangents: Sequence[Elsewhere]) -> list[Elsewhere] | None:
+    def pushed(self, states: Sequence[Tensor], tangents: Sequence[AnyState]) -> list[AnyState] | None:
         """N v by forward mode, all sites in one run; None where an operation has no such derivative."""
         feed = _Dual(states, tangents)
         try:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from worldsheet.core.errors import InputError
-from worldsheet.core.types import Elsewhere
+from worldsheet.core.types import AnyState
 from worldsheet.dynamics import Dyadic, Dynamics
 from worldsheet.ports import Newton
 from worldsheet.problem import Chain
@@ -49,7 +49,7 @@ def curvature(chain: Chain, x: Tensor, target: Any, port: Newton, dynamics: Dyna
         return (outputs * credits).sum() * (copies**0.5 / len(outputs) if reduction == "mean" else 1)
 
     batch = x.detach().repeat_interleave(copies, 0)
-    solution = relax(port.attach(chain.judged(sent)), batch, columns.flatten(0, 1), dynamics)
+    solution = relax(port.attach(chain.with_loss(sent)), batch, columns.flatten(0, 1), dynamics)
     refuse_diverged(solution.outcome)
 
 
@@ -66,7 +66,7 @@ def _output(chain: Chain, x: Tensor, target: Any, dynamics: Dynamics) -> Tensor:
         seen.append(output)
         return chain.loss(output, wanted)
 
-    relax(chain.judged(look), x, target, dynamics)
+    relax(chain.with_loss(look), x, target, dynamics)
     if not isinstance(seen[-1], Tensor):
         raise InputError(
             f"a module that returns {type(seen[-1]).__name__}",
@@ -96,7 +96,7 @@ def _reduction(chain: Chain, port: Newton) -> str:
     return reduction
 
 
-def _columns(loss: object, output: Tensor, entries: int) -> Elsewhere:
+def _columns(loss: object, output: Tensor, entries: int) -> AnyState:
     """Roots h_k of one sample's Hessian at the output, (batch, columns, ...); squares are averaged over entries."""
     unit = torch.eye(output.shape[1], dtype=output.dtype, device=output.device)
     if isinstance(loss, nn.CrossEntropyLoss):

@@ -12,7 +12,7 @@ from torch import Tensor
 from worldsheet.core.errors import InputError
 from worldsheet.core.fields import Fields
 from worldsheet.core.record import Record
-from worldsheet.core.types import Elsewhere, Worldsheet
+from worldsheet.core.types import AnyState, Worldsheet
 from worldsheet.dynamics import Wave
 from worldsheet.problem import Chain, Linearised, linearise
 from worldsheet.solve.calibrate import calibrate
@@ -149,7 +149,7 @@ def _minus(fields: Fields, rest: Fields) -> Fields:
     return Fields(_difference(fields.states, rest.states), _difference(fields.costates, rest.costates))
 
 
-def _difference(one: Sequence[Elsewhere], other: Sequence[Elsewhere]) -> tuple[Elsewhere, ...]:
+def _difference(one: Sequence[AnyState], other: Sequence[AnyState]) -> tuple[AnyState, ...]:
     return tuple(a - b for a, b in zip(one, other, strict=True))
 
 

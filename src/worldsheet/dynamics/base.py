@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from worldsheet.core.fields import Fields
-from worldsheet.core.types import Costate, Elsewhere, Field, State
+from worldsheet.core.types import AnyState, Costate, Field, State
 from worldsheet.dynamics.coefficients import Coefficients
 from worldsheet.problem import Linearised, View
 
@@ -79,7 +79,7 @@ class Dynamics(ABC):
         del depth
 
     @abstractmethod
-    def start(self, outputs: Sequence[Elsewhere]) -> Fields:
+    def start(self, outputs: Sequence[AnyState]) -> Fields:
         """Fields before tick 0, given what a forward pass puts at every site."""
 
     @property
@@ -112,6 +112,6 @@ class Dynamics(ABC):
         """Ticks after which a relaxation over `depth` layers is given up unless the user says otherwise."""
 
 
-def zeros_like(outputs: Sequence[Elsewhere]) -> tuple[Elsewhere, ...]:
+def zeros_like(outputs: Sequence[AnyState]) -> tuple[AnyState, ...]:
     """A zero field of the shapes of a forward pass."""
     return tuple(torch.zeros_like(output) for output in outputs)

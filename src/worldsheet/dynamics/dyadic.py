@@ -7,7 +7,7 @@ from typing import final
 
 from worldsheet.core.errors import InputError
 from worldsheet.core.fields import Fields
-from worldsheet.core.types import Costate, Elsewhere, State
+from worldsheet.core.types import AnyState, Costate, State
 from worldsheet.dynamics.base import Character, Dynamics, zeros_like
 from worldsheet.dynamics.coefficients import Coefficients, Mix
 from worldsheet.problem import Linearised, View
@@ -73,7 +73,7 @@ class Dyadic(Dynamics):
         """Both fields at once."""
         return Character()
 
-    def start(self, outputs: Sequence[Elsewhere]) -> Fields:
+    def start(self, outputs: Sequence[AnyState]) -> Fields:
         """Zeros: the flow forgets its start."""
         return Fields(zeros_like(outputs), zeros_like(outputs))
 

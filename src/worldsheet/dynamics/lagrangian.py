@@ -7,7 +7,7 @@ from typing import final
 
 from worldsheet.core.errors import InputError
 from worldsheet.core.fields import Fields
-from worldsheet.core.types import Costate, Elsewhere, Field, State
+from worldsheet.core.types import AnyState, Costate, Field, State
 from worldsheet.dynamics.base import Character, Dynamics, zeros_like
 from worldsheet.dynamics.coefficients import Coefficients, Mix
 from worldsheet.dynamics.descent import CURE, estimated_rate, number, refuse_not_positive, samples_of
@@ -72,7 +72,7 @@ class AugmentedLagrangian(Dynamics):
             cure=f"{CURE}; where it keeps swinging, raise the penalty",
         )
 
-    def start(self, outputs: Sequence[Elsewhere]) -> Fields:
+    def start(self, outputs: Sequence[AnyState]) -> Fields:
         """The forward pass, multipliers zero."""
         return Fields(tuple(outputs), zeros_like(outputs))
 

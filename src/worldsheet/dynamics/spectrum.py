@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from worldsheet.core.errors import InputError
-from worldsheet.core.types import Elsewhere
+from worldsheet.core.types import AnyState
 from worldsheet.problem import Linearised, Sites
 
 SAFETY = 1.05
@@ -17,8 +17,8 @@ _GOLDEN = 0.6180339887498949
 
 
 def largest_eigenvalue(
-    operator: Callable[[Sites], Sequence[Elsewhere]],
-    like: Sequence[Elsewhere],
+    operator: Callable[[Sites], Sequence[AnyState]],
+    like: Sequence[AnyState],
     *,
     tolerance: float = 0.01,
     products: int = 60,
@@ -77,7 +77,7 @@ def residual_gain(linearised: Linearised, impedances: Sequence[float] | None = N
     return sqrt(largest_eigenvalue(operator, linearised.states))
 
 
-def probes(like: Sequence[Elsewhere], number: int = 0) -> Sites:
+def probes(like: Sequence[AnyState], number: int = 0) -> Sites:
     """Fixed sequences without period, of mean square near 1/12: vectors that favour nothing."""
     parts = []
     for site, tensor in enumerate(like, start=1 + 1000 * number):
@@ -86,7 +86,7 @@ def probes(like: Sequence[Elsewhere], number: int = 0) -> Sites:
     return tuple(parts)
 
 
-def _start(like: Sequence[Elsewhere]) -> Sites:
+def _start(like: Sequence[AnyState]) -> Sites:
     parts = probes(like)
     size = sqrt(_inner(parts, parts))
     return tuple(part / size for part in parts)

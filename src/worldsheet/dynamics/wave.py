@@ -11,7 +11,7 @@ from torch import Tensor
 
 from worldsheet.core.errors import InputError
 from worldsheet.core.fields import Fields
-from worldsheet.core.types import Costate, Elsewhere, Field, State
+from worldsheet.core.types import AnyState, Costate, Field, State
 from worldsheet.dynamics.base import Character, Dynamics, zeros_like
 from worldsheet.dynamics.impedance import Impedance, Matched
 from worldsheet.dynamics.spectrum import SAFETY, largest_eigenvalue, residual_gain
@@ -143,7 +143,7 @@ class Wave(Dynamics):
         if isinstance(self.impedance, tuple) and len(self.impedance) != depth:
             raise _wrong_depth(len(self.impedance), depth)
 
-    def start(self, outputs: Sequence[Elsewhere]) -> Fields:
+    def start(self, outputs: Sequence[AnyState]) -> Fields:
         """Silence."""
         return Fields(zeros_like(outputs), zeros_like(outputs))
 

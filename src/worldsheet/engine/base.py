@@ -129,7 +129,7 @@ class Engine(ABC):
 
 @final
 @dataclass(frozen=True)
-class Part:
+class SiteRange:
     """Sites of a chain that has others below and above.
 
     Attributes:
@@ -142,5 +142,5 @@ class Part:
     passes: bool = False
 
 
-WHOLE = Part()
+WHOLE = SiteRange()
 """All of them."""

@@ -10,11 +10,11 @@ from worldsheet.core.errors import RelaxationError, SitesChangedError
 from worldsheet.core.fields import Fields
 from worldsheet.core.reading import read
 from worldsheet.core.types import Costate, Field, State, Table
-from worldsheet.cut import Moment, Replayed
+from worldsheet.cut import Replayed, ReplayedRun
 from worldsheet.dynamics import Dynamics
 from worldsheet.engine.base import Engine, Residual
 from worldsheet.engine.measure import norms, residual_of, start_fields, table_of
-from worldsheet.engine.sitewise.history import Sheet, held
+from worldsheet.engine.sitewise.history import FieldHistory, held
 from worldsheet.problem import Chain, View
 from worldsheet.schedules import FRESH, Delays, Firing, Phase, Schedule
 
@@ -45,7 +45,7 @@ class ForwardEngine(Engine):
         self.dynamics = dynamics
         self._replayed = Replayed(chain.program, x, target)
         self.topology = self._replayed.topology
-        self.sheet = Sheet(torch.empty(0), self.topology.size, schedule.memory)
+        self.sheet = FieldHistory(torch.empty(0), self.topology.size, schedule.memory)
         self.samples = self._replayed.samples
         self.outputs = self.topology.open_ends
         self._runs = [self._replayed.first]
@@ -203,7 +203,7 @@ class ForwardEngine(Engine):
             self._pulled[age, -1] = known
         return known
 
-    def _at(self, age: int) -> Moment:
+    def _at(self, age: int) -> ReplayedRun:
         """The run at the states of `age` ticks ago."""
         states = (self.sheet.moment(age)[0] if age else self.sheet.states)[1 : self.topology.size + 1]
         is_open = self.dynamics.character.open_output

@@ -8,8 +8,8 @@ from worldsheet.core.errors import SitesChangedError
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.record import Record
 from worldsheet.engine.base import Engine, Residual
-from worldsheet.engine.motion import Motion
-from worldsheet.engine.stopping import Arrival, Stop
+from worldsheet.engine.motion import ParameterUpdater
+from worldsheet.engine.stopping import FrontDetector, Stop
 from worldsheet.schedules import Schedule
 
 _SPENT = Status.BUDGET_SPENT
@@ -21,9 +21,9 @@ def run(
     schedule: Schedule,
     stop: Stop,
     record: Record | None = None,
-    motion: Motion | None = None,
+    motion: ParameterUpdater | None = None,
     *,
-    curious: bool = True,
+    measure_final: bool = True,
 ) -> Outcome:
     """Move a block tick by tick until it has settled, its budget is spent, its credit has arrived or it diverges.
 
@@ -33,7 +33,7 @@ def run(
     """
     clock = _Clock()
     try:
-        return _run(engine, schedule, stop, record, motion, clock, curious=curious)
+        return _run(engine, schedule, stop, record, motion, clock, measure_final=measure_final)
     except SitesChangedError as change:
         return Outcome(Status.SITES_CHANGED, clock.ticks, nan, f"{change.given}; {change.remedy}")
 
@@ -49,10 +49,10 @@ def _run(
     schedule: Schedule,
     stop: Stop,
     record: Record | None,
-    motion: Motion | None,
+    motion: ParameterUpdater | None,
     clock: _Clock,
     *,
-    curious: bool,
+    measure_final: bool,
 ) -> Outcome:
     topology = engine.topology
     exact = schedule.settles_after(topology) if engine.dynamics.settles_at_once and motion is None else None
@@ -60,7 +60,7 @@ def _run(
     if tol is None and exact is None and stop.max_ticks is None and not stop.arrival:
         tol = engine.dynamics.tolerance(engine.precision)
     judge = _Judge(engine, tol)
-    arrival = Arrival(engine.precision) if stop.arrival and exact is None else None
+    arrival = FrontDetector(engine.precision) if stop.arrival and exact is None else None
     _take(record, engine, 0)
     done = 0
     for tick in islice(schedule.ticks(engine.topology), _budget(engine, stop, exact)):
@@ -83,7 +83,7 @@ def _run(
         if done >= exact:
             remedy += "; states that are read without derivatives take longer"
         return Outcome(Status.BUDGET_SPENT, done, None, remedy)
-    ended = judge.measured if curious or tol is not None else judge.glanced
+    ended = judge.measured if measure_final or tol is not None else judge.check_divergence
     return ended(done) if motion is None else Outcome(_SPENT, done)
 
 
@@ -121,7 +121,7 @@ class _Judge:
         remedy = f"raise max_ticks, or {cure}" if otherwise is _SPENT else ""
         return Outcome(otherwise, ticks, residual, remedy)
 
-    def glanced(self, ticks: int) -> Outcome:
+    def check_divergence(self, ticks: int) -> Outcome:
         """Diverged or not, without a measurement, which costs a tick."""
         overflowed, cure = self._engine.overflowed, self._engine.dynamics.character.cure
         if not overflowed and not self._runs_away():

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from worldsheet.core.errors import InputError
 from worldsheet.core.fields import Fields
-from worldsheet.core.types import Elsewhere, Field, Residuals, Table
+from worldsheet.core.types import AnyState, Field, Residuals, Table
 from worldsheet.dynamics import Dynamics
 from worldsheet.engine.base import Residual
 from worldsheet.problem import View
@@ -46,7 +46,7 @@ def norms(tensors: list[Tensor]) -> Residuals:
     return torch.stack([torch.linalg.vector_norm(tensor.detach()) for tensor in tensors])
 
 
-def start_fields(dynamics: Dynamics, outputs: Sequence[Elsewhere], initial: Fields | None) -> Fields:
+def start_fields(dynamics: Dynamics, outputs: Sequence[AnyState], initial: Fields | None) -> Fields:
     """The dynamics' own start, or the one given.
 
     Raises:

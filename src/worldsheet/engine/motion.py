@@ -13,7 +13,7 @@ Efforts: TypeAlias = list[tuple[Tensor, Tensor | None]]
 
 
 @final
-class Motion:
+class ParameterUpdater:
     """Reads efforts at the moment at which a tick reads its messages, and lets parameters answer when it is over.
 
     Args:

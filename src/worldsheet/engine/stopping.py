@@ -41,7 +41,7 @@ class Stop:
 
 
 @final
-class Arrival:
+class FrontDetector:
     """Tells the front of a wave of credit by its slope, from the credits of the sites that read the input.
 
     A front that dispersion has smoothed has no edge; it is where it is steepest, so it has passed when credit has begun

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parameter import Parameter
 
-from worldsheet.core.types import Costate, Elsewhere, Point, State
+from worldsheet.core.types import AnyState, Costate, Point, State
 from worldsheet.layers.stacked_steps import Stackable
 from worldsheet.layers.steps import Factors, Step
 
@@ -27,7 +27,7 @@ class Convolution(Step):
         m = self._module
         return F.conv2d(x, m.weight, m.bias, m.stride, m.padding, m.dilation, m.groups), x
 
-    def pull(self, credit: Costate, saved: Point) -> Elsewhere:
+    def pull(self, credit: Costate, saved: Point) -> AnyState:
         """One transposed convolution."""
         return cast(Tensor, self._transposed(credit, saved, (True, False, False))[0])
 

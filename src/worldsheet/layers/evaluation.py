@@ -13,7 +13,7 @@ from torch.autograd.graph import get_gradient_edge
 from worldsheet.core.errors import LayerError
 from worldsheet.core.types import Costate, Point, State
 from worldsheet.cut import is_watched, leaves_below, silenced
-from worldsheet.layers.layer import Traits
+from worldsheet.layers.layer import ModuleInfo
 from worldsheet.layers.losses import Cost
 from worldsheet.layers.steps import Step
 
@@ -69,7 +69,7 @@ class Evaluation(ABC):
             keep: whether this point will be pulled through again; otherwise what was saved for it is freed.
         """
 
-    def halves(self, credit: Costate) -> tuple[Tensor | None, Efforts]:
+    def split_backward(self, credit: Costate) -> tuple[Tensor | None, Efforts]:
         """Pull a credit back to the one input, for the last time, and leave the parameters for later, if they can wait.
 
         Returns:
@@ -108,7 +108,7 @@ class Recorded(Evaluation):
         function: Callable[..., State],
         points: Sequence[Point],
         differentiate: Sequence[bool],
-        traits: Traits,
+        traits: ModuleInfo,
         *,
         searched: bool = False,
     ) -> None:
@@ -162,7 +162,7 @@ class Recorded(Evaluation):
 
 
 @final
-class Stepwise(Evaluation):
+class ClosedForm(Evaluation):
     """A layer made of steps whose derivatives are known: no graph, no engine. To be made under `torch.no_grad`.
 
     Args:
@@ -206,7 +206,7 @@ class Stepwise(Evaluation):
         inputs = (credit if self._differentiate else None,)
         return Pull(inputs, tuple([efforts.get(id(p)) for p in self._parameters]) if effort else None)
 
-    def halves(self, credit: Costate) -> tuple[Tensor | None, Efforts]:
+    def split_backward(self, credit: Costate) -> tuple[Tensor | None, Efforts]:
         """The chain rule down to the input; each step with parameters waits with the credit that it was given."""
         values, self._saved, self.spent = self._saved, [], True
         self.output, self.emptied = self.output.new_empty(0), True
@@ -228,7 +228,7 @@ class Stepwise(Evaluation):
 
 
 @final
-class Remembered(Evaluation):
+class Checkpointed(Evaluation):
     """Only what a layer returned: whoever pulls back through it evaluates the layer again.
 
     Args:
@@ -248,7 +248,7 @@ class Remembered(Evaluation):
 
 
 @final
-class Priced(Evaluation):
+class CostEvaluation(Evaluation):
     """The cost at an output, with its gradient in closed form; the cost itself is computed when it is asked for.
 
     Args:

@@ -25,7 +25,7 @@ class _Draws(Enum):
     ALWAYS = 2
 
 
-class Traits(NamedTuple):
+class ModuleInfo(NamedTuple):
     """What one look at a function tells: taken anew at each relaxation, since users change modes and parameters.
 
     Attributes:
@@ -53,7 +53,7 @@ class Traits(NamedTuple):
 
 
 @final
-class Survey:
+class ModuleInspector:
     """What a module is made of, walked once and walked again when a submodule has been replaced.
 
     Args:
@@ -68,9 +68,9 @@ class Survey:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """By what it was made from: what it found may hold functions that cannot be pickled."""
-        return Survey, (self._function, self._observer)
+        return ModuleInspector, (self._function, self._observer)
 
-    def look(self, watched: bool) -> Traits:
+    def look(self, watched: bool) -> ModuleInfo:
         """The traits as they are now.
 
         Args:
@@ -89,7 +89,7 @@ class Survey:
         random, foreign = watched or self._may_draw(), watched or self._foreign
         moving = self._may_move_buffers()
         mapped = None if watched or (random and not foreign) else self._mapped
-        return Traits((*parameters.values(),), moving, random, foreign, watched, None if watched else steps, mapped)
+        return ModuleInfo((*parameters.values(),), moving, random, foreign, watched, None if watched else steps, mapped)
 
     def _may_move_buffers(self) -> bool:
         return bool(self._buffered) and any(module.training for module in self._buffered)
@@ -144,7 +144,7 @@ class Layer:
 
     name: str
     module: nn.Module
-    survey: Survey
+    survey: ModuleInspector
     writes_input: dict[bool, bool] = field(default_factory=dict)
 
     @property
@@ -177,7 +177,7 @@ def layers_of(module: object, flatten: bool, observer: Observer | None = None) -
         )
     if not found:
         raise InputError("an empty chain", "at least one layer", "put at least one module into the Sequential or list")
-    return tuple(Layer(name, item, Survey(item, observer)) for name, item in found)
+    return tuple(Layer(name, item, ModuleInspector(item, observer)) for name, item in found)
 
 
 def containers_of(module: object, flatten: bool) -> list[tuple[object, tuple[object, ...]]]:

@@ -7,7 +7,7 @@ from typing import NoReturn, final
 
 from torch import Tensor, nn
 
-from worldsheet.core.types import Costate, Elsewhere, Point, State
+from worldsheet.core.types import AnyState, Costate, Point, State
 from worldsheet.layers.closed_forms import steps_of
 from worldsheet.layers.stacked_steps import Stackable
 from worldsheet.layers.steps import Factors, Step
@@ -56,7 +56,7 @@ class Observed(Step):
         """The step's own."""
         return self._step.forward(x)
 
-    def pull(self, credit: Costate, saved: Point) -> Elsewhere:
+    def pull(self, credit: Costate, saved: Point) -> AnyState:
         """The step's own."""
         return self._step.pull(credit, saved)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from worldsheet.core.errors import RelaxationError
-from worldsheet.core.types import Costate, Elsewhere, State
+from worldsheet.core.types import AnyState, Costate, State
 
 _NEWTON_STEPS, _PRODUCTS, _HALVINGS = 30, 60, 40
 
@@ -30,7 +30,7 @@ class Slope:
             (self._slope,) = torch.autograd.grad(cost(self._output), self._output, create_graph=True)
         self.value: Costate = self._slope.detach()
 
-    def turned(self, tangent: Elsewhere) -> Elsewhere:
+    def turned(self, tangent: AnyState) -> AnyState:
         """∇²C v; zero for a cost that is linear in the output."""
         if not self._slope.requires_grad:
             return torch.zeros_like(tangent)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from worldsheet.layers.layer import Traits
+from worldsheet.layers.layer import ModuleInfo
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Replay:
         traits: what `inspect` found about each.
     """
 
-    def __init__(self, functions: Sequence[Callable[..., Any]], traits: Sequence[Traits]) -> None:
+    def __init__(self, functions: Sequence[Callable[..., Any]], traits: Sequence[ModuleInfo]) -> None:
         self._functions = functions
         self._traits = traits
         self._kept: dict[int, _Kept] = {}

@@ -9,14 +9,14 @@ from typing import NamedTuple, TypeAlias, final
 import torch
 from torch import Tensor
 
-from worldsheet.core.types import Costate, Elsewhere, Point, State
+from worldsheet.core.types import AnyState, Costate, Point, State
 from worldsheet.layers.activations import Curve
 
 Operation: TypeAlias = Callable[[], object]
 """One operation, its operands bound."""
 
 
-class Places(NamedTuple):
+class OperandSlots(NamedTuple):
     """Where the operands of a stack lie, for an evaluation that is repeated in the same memory.
 
     Attributes:
@@ -32,11 +32,11 @@ class Places(NamedTuple):
     y: State
     work: Tensor
     credit: Costate
-    pulled: Elsewhere
+    pulled: AnyState
     quiet: int
 
 
-class Bound(NamedTuple):
+class BoundOperations(NamedTuple):
     """An evaluation in given places, as operations to be run in order.
 
     Attributes:
@@ -75,7 +75,7 @@ class Stack(ABC):
         """Return y = f(x) and the one tensor, x or y, that the derivatives need; `work`, like x, may be overwritten."""
 
     @abstractmethod
-    def pull(self, credit: Costate, saved: Point, out: Tensor | None) -> Elsewhere:
+    def pull(self, credit: Costate, saved: Point, out: Tensor | None) -> AnyState:
         """(∂f/∂x)ᵀ·credit, site by site."""
 
     def efforts(self, credit: Costate, saved: Point) -> tuple[tuple[Tensor, Tensor], ...]:
@@ -106,15 +106,15 @@ class Stack(ABC):
         """The same by `torch.compile`, where that gains anything."""
         return self
 
-    def bound(self, at: Places) -> Bound:
+    def bound(self, at: OperandSlots) -> BoundOperations:
         """`forward` and `pull` in given places."""
         kept = _Kept(self, at)
-        return Bound((kept.forward,), (kept.pull,))
+        return BoundOperations((kept.forward,), (kept.pull,))
 
-    def bound_residual(self, at: Places, state: State) -> Bound:
+    def bound_residual(self, at: OperandSlots, state: State) -> BoundOperations:
         """The same with r = f(x) − state (2) written to `at.credit`, whatever is left in `at.y`."""
         ahead, back = self.bound(at)
-        return Bound((*ahead, partial(torch.sub, at.y, state, out=at.credit)), back)
+        return BoundOperations((*ahead, partial(torch.sub, at.y, state, out=at.credit)), back)
 
 
 @final
@@ -123,7 +123,7 @@ class _Kept:
 
     __slots__ = ("_at", "_saved", "_sender", "_stack")
 
-    def __init__(self, stack: Stack, at: Places) -> None:
+    def __init__(self, stack: Stack, at: OperandSlots) -> None:
         self._stack = stack
         self._sender = stack.part(at.quiet, len(at.x)) if at.quiet else stack
         self._at = at
@@ -142,7 +142,7 @@ class ClosedStack(Stack, ABC):
     """A stack whose evaluation is a fixed list of torch's own operations, which is all that a planned tick runs."""
 
     @abstractmethod
-    def like(self, x: Point) -> Elsewhere:
+    def like(self, x: Point) -> AnyState:
         """New memory for f(x)."""
 
     @abstractmethod
@@ -150,7 +150,7 @@ class ClosedStack(Stack, ABC):
         """What writes f(x) to y, and the tensor that the derivatives will find there."""
 
     @abstractmethod
-    def back(self, credit: Costate, saved: Point, out: Elsewhere) -> tuple[Operation, ...]:
+    def back(self, credit: Costate, saved: Point, out: AnyState) -> tuple[Operation, ...]:
         """What writes (∂f/∂x)ᵀ·credit to `out`, which is no credit."""
 
     @abstractmethod
@@ -164,18 +164,18 @@ class ClosedStack(Stack, ABC):
         run(operations)
         return y, saved
 
-    def pull(self, credit: Costate, saved: Point, out: Tensor | None) -> Elsewhere:
+    def pull(self, credit: Costate, saved: Point, out: Tensor | None) -> AnyState:
         """See `Stack.pull`."""
         pulled = saved.new_empty(saved.shape) if out is None else out
         run(self.back(credit, saved, pulled))
         return pulled
 
-    def bound(self, at: Places) -> Bound:
+    def bound(self, at: OperandSlots) -> BoundOperations:
         """See `Stack.bound`."""
         ahead, saved = self.ahead(at.x, at.y, at.work)
-        return Bound(ahead, self._sent(at, saved))
+        return BoundOperations(ahead, self._sent(at, saved))
 
-    def _sent(self, at: Places, saved: Point) -> tuple[Operation, ...]:
+    def _sent(self, at: OperandSlots, saved: Point) -> tuple[Operation, ...]:
         if not at.quiet:
             return self.back(at.credit, saved, at.pulled)
         if at.quiet == len(at.x):
@@ -213,7 +213,7 @@ class AffineStack(ClosedStack):
         bias = torch.stack([each.detach() for each in biases]).unsqueeze(1) if biases else None
         return AffineStack(tuple(weights), tuple(biases), torch.stack([each.detach() for each in weights]), bias)
 
-    def like(self, x: Point) -> Elsewhere:
+    def like(self, x: Point) -> AnyState:
         """As wide as the weights are high."""
         return x.new_empty((*x.shape[:-1], self.weight.shape[1]))
 
@@ -224,7 +224,7 @@ class AffineStack(ClosedStack):
             return (partial(torch.bmm, rows, weight, out=out),), x
         return (partial(torch.baddbmm, self.bias, rows, weight, out=out),), x
 
-    def back(self, credit: Costate, saved: Point, out: Elsewhere) -> tuple[Operation, ...]:
+    def back(self, credit: Costate, saved: Point, out: AnyState) -> tuple[Operation, ...]:
         """One batched product."""
         return (partial(torch.bmm, _rows(credit), self.weight, out=_rows(out)),)
 
@@ -260,7 +260,7 @@ class PointwiseStack(ClosedStack):
 
     curve: Curve
 
-    def like(self, x: Point) -> Elsewhere:
+    def like(self, x: Point) -> AnyState:
         """Of the shape of x."""
         return x.new_empty(x.shape)
 
@@ -268,7 +268,7 @@ class PointwiseStack(ClosedStack):
         """The activation; y is saved."""
         return (partial(self.curve.value, x, y),), y
 
-    def back(self, credit: Costate, saved: Point, out: Elsewhere) -> tuple[Operation, ...]:
+    def back(self, credit: Costate, saved: Point, out: AnyState) -> tuple[Operation, ...]:
         """One kernel."""
         return (partial(self.curve.pulled, credit, saved, out),)
 

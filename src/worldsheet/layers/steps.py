@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parameter import Parameter
 
-from worldsheet.core.types import Costate, Elsewhere, Point, State
+from worldsheet.core.types import AnyState, Costate, Point, State
 from worldsheet.layers.activations import Curve
 from worldsheet.layers.stacked_steps import AffineStack, PointwiseStack, Stack, Stackable
 
@@ -26,8 +26,8 @@ class Factors(NamedTuple):
     """
 
     weight: Tensor
-    inputs: Elsewhere
-    credits: Elsewhere
+    inputs: AnyState
+    credits: AnyState
     samples: int
 
 
@@ -39,7 +39,7 @@ class Step(Stackable, ABC):
         """Return y = f(x) and the one tensor, x or y, that the derivatives need."""
 
     @abstractmethod
-    def pull(self, credit: Costate, saved: Point) -> Elsewhere:
+    def pull(self, credit: Costate, saved: Point) -> AnyState:
         """(∂f/∂x)ᵀ·credit."""
 
     def efforts(self, credit: Costate, saved: Point) -> tuple[tuple[Tensor, Tensor], ...]:
@@ -77,7 +77,7 @@ class _Alone(Stack):
         y, saved = self.step.forward(x[0])
         return y.unsqueeze(0) if out is None else out.copy_(y), saved.unsqueeze(0)
 
-    def pull(self, credit: Costate, saved: Point, out: Tensor | None) -> Elsewhere:
+    def pull(self, credit: Costate, saved: Point, out: Tensor | None) -> AnyState:
         pulled = self.step.pull(credit[0], saved[0])
         return pulled.unsqueeze(0) if out is None else out.copy_(pulled)
 
@@ -107,7 +107,7 @@ class Affine(Step):
         """One product; x is saved."""
         return F.linear(x, self._module.weight, self._module.bias), x
 
-    def pull(self, credit: Costate, saved: Point) -> Elsewhere:
+    def pull(self, credit: Costate, saved: Point) -> AnyState:
         """One product."""
         return torch.matmul(credit, self._module.weight)
 
@@ -184,7 +184,7 @@ class Pointwise(Step):
         """One kernel into memory that is there."""
         return self.stacked(())
 
-    def pull(self, credit: Costate, saved: Point) -> Elsewhere:
+    def pull(self, credit: Costate, saved: Point) -> AnyState:
         """One kernel."""
         return self._curve.pulled(credit, saved, None)
 
@@ -206,7 +206,7 @@ class Flattened(Step):
         """A view; x is kept for its shape."""
         return x.flatten(self._module.start_dim, self._module.end_dim), x
 
-    def pull(self, credit: Costate, saved: Point) -> Elsewhere:
+    def pull(self, credit: Costate, saved: Point) -> AnyState:
         """A view."""
         return credit.reshape(saved.shape)
 

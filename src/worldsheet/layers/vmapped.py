@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.parameter import Parameter
 
-from worldsheet.core.types import Costate, Elsewhere, Point, State
+from worldsheet.core.types import AnyState, Costate, Point, State
 from worldsheet.layers.stacked_steps import Stack, Stackable
 
 Held: TypeAlias = Mapping[str, Tensor]
@@ -93,7 +93,7 @@ class MappedStack(Stack):
         y = self._evaluate(x)[1].detach()
         return (y if out is None else out.copy_(y)), x
 
-    def pull(self, credit: Costate, saved: Point, out: Tensor | None) -> Elsewhere:
+    def pull(self, credit: Costate, saved: Point, out: Tensor | None) -> AnyState:
         """One pull-back through the graph of all sites, which is made anew for a part of them."""
         leaf, graph = self._graph if self._graph is not None and self._point is saved else self._evaluate(saved)
         if not graph.requires_grad:

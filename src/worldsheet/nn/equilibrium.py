@@ -11,9 +11,9 @@ from worldsheet.core.errors import InputError, RelaxationError
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.types import Costate, Point, State
 from worldsheet.layers.evaluation import Recorded
-from worldsheet.layers.layer import Traits
+from worldsheet.layers.layer import ModuleInfo
 
-_ALONE = Traits(parameters=(), buffers=False, random=False, foreign=True, watched=False, steps=None, mapped=None)
+_ALONE = ModuleInfo(parameters=(), buffers=False, random=False, foreign=True, watched=False, steps=None, mapped=None)
 
 
 @final

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
 from worldsheet.core.errors import InputError
-from worldsheet.core.types import Costate, Elsewhere, Point, State
+from worldsheet.core.types import AnyState, Costate, Point, State
 from worldsheet.layers.activations import RELU, TANH, Curve
-from worldsheet.layers.stacked_steps import Bound, ClosedStack, Operation, Places, Stack, Stackable
+from worldsheet.layers.stacked_steps import BoundOperations, ClosedStack, OperandSlots, Operation, Stack, Stackable
 from worldsheet.layers.steps import OffersStep, Step
 
 
@@ -35,7 +35,7 @@ class ResidualStack(ClosedStack):
     scale: float
     curve: Curve | None
 
-    def like(self, x: Point) -> Elsewhere:
+    def like(self, x: Point) -> AnyState:
         """Of the shape of x."""
         return x.new_empty(x.shape)
 
@@ -44,18 +44,18 @@ class ResidualStack(ClosedStack):
         activate, active = activated(self.curve, x, work)
         return (*activate, partial(torch.baddbmm, x, active, self._turned, alpha=self.scale, out=y)), active
 
-    def back(self, credit: Costate, saved: Point, out: Elsewhere) -> tuple[Operation, ...]:
+    def back(self, credit: Costate, saved: Point, out: AnyState) -> tuple[Operation, ...]:
         """One batched product, one mask, one sum."""
         mask = () if self.curve is None else (partial(self.curve.pulled, out, saved, out),)
         sum_up = partial(torch.add, credit, out, alpha=self.scale, out=out)
         return (partial(torch.bmm, credit, self.weight, out=out), *mask, sum_up)
 
-    def bound_residual(self, at: Places, state: State) -> Bound:
+    def bound_residual(self, at: OperandSlots, state: State) -> BoundOperations:
         """One difference, to which the batched product is added where it lies."""
         activate, active = activated(self.curve, at.x, at.work)
         differ = partial(torch.sub, at.x, state, out=at.credit)
         add = partial(at.credit.baddbmm_, active, self._turned, alpha=self.scale)
-        return Bound((*activate, differ, add), self._sent(at, active))
+        return BoundOperations((*activate, differ, add), self._sent(at, active))
 
     def efforts(self, credit: Costate, saved: Point) -> tuple[tuple[Tensor, Tensor], ...]:
         """One batched product, told apart by site."""
@@ -90,7 +90,7 @@ class ActivatedStack(ClosedStack):
     weight: Tensor
     curve: Curve | None
 
-    def like(self, x: Point) -> Elsewhere:
+    def like(self, x: Point) -> AnyState:
         """As wide as the weights are high."""
         return x.new_empty((*x.shape[:-1], self.weight.shape[1]))
 
@@ -99,7 +99,7 @@ class ActivatedStack(ClosedStack):
         activate, active = activated(self.curve, x, work)
         return (*activate, partial(torch.bmm, active, self.weight.transpose(1, 2), out=y)), active
 
-    def back(self, credit: Costate, saved: Point, out: Elsewhere) -> tuple[Operation, ...]:
+    def back(self, credit: Costate, saved: Point, out: AnyState) -> tuple[Operation, ...]:
         """One batched product and one mask."""
         product = partial(torch.bmm, credit, self.weight, out=out)
         return (product,) if self.curve is None else (product, partial(self.curve.pulled, out, saved, out))
@@ -270,7 +270,7 @@ class _Scaled(_Weighted):
         """One product."""
         return torch.mm(self._module.activation(x), self._module.weight.t()).mul_(self._module.scale), x
 
-    def pull(self, credit: Costate, saved: Point) -> Elsewhere:
+    def pull(self, credit: Costate, saved: Point) -> AnyState:
         """One product and one mask."""
         through = torch.mm(credit, self._module.weight).mul_(self._module.scale)
         return self._module.activation.pulled(through, saved)
@@ -300,7 +300,7 @@ class _Residual(_Weighted):
         module = self._module
         return torch.addmm(x, module.activation(x), module.weight.t(), alpha=module.scale), x
 
-    def pull(self, credit: Costate, saved: Point) -> Elsewhere:
+    def pull(self, credit: Costate, saved: Point) -> AnyState:
         """One product, one mask, one sum."""
         through = self._module.activation.pulled(torch.mm(credit, self._module.weight), saved)
         return torch.add(credit, through, alpha=self._module.scale)

@@ -1,32 +1,32 @@
 """Unlocked training: stages that talk to their neighbours and never wait for a global pass."""
 
 from worldsheet.pipeline.partition import Plan, balanced, measured_costs
-from worldsheet.pipeline.pipeline import Pipeline, Traversal
-from worldsheet.pipeline.relaxation import Share, relax
-from worldsheet.pipeline.schedule import Act, Deed, Locked, Order, Span, Unlocked, timeline
-from worldsheet.pipeline.segment import Place
-from worldsheet.pipeline.stage import Done, Stage
-from worldsheet.pipeline.transport.base import Links
-from worldsheet.pipeline.weights import Current, Passive, Predicted, Stashed, Weights
+from worldsheet.pipeline.pipeline import Pipeline, TrainingResult
+from worldsheet.pipeline.relaxation import StagedResult, relax
+from worldsheet.pipeline.schedule import Action, ActionType, BusyInterval, Locked, PipelineSchedule, Unlocked, timeline
+from worldsheet.pipeline.segment import Endpoints
+from worldsheet.pipeline.stage import Completed, Stage
+from worldsheet.pipeline.transport.base import Transport
+from worldsheet.pipeline.weights import Current, DelayCompensated, Predicted, Stashed, Weights
 
 __all__ = [
-    "Act",
+    "Action",
+    "ActionType",
+    "BusyInterval",
+    "Completed",
     "Current",
-    "Deed",
-    "Done",
-    "Links",
+    "DelayCompensated",
+    "Endpoints",
     "Locked",
-    "Order",
-    "Passive",
     "Pipeline",
-    "Place",
+    "PipelineSchedule",
     "Plan",
     "Predicted",
-    "Share",
-    "Span",
     "Stage",
+    "StagedResult",
     "Stashed",
-    "Traversal",
+    "TrainingResult",
+    "Transport",
     "Unlocked",
     "Weights",
     "balanced",

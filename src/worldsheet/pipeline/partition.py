@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from worldsheet.core.errors import InputError
 from worldsheet.engine.sitewise.messages import Messages
-from worldsheet.problem import Caller, Chain
+from worldsheet.problem import BoundLayers, Chain
 
 
 @final
@@ -87,7 +87,7 @@ def measured_costs(chain: Chain, x: Tensor, target: Any, repeats: int = 3) -> tu
     """
     found: list[list[float]] = []
     for _ in range(repeats + 1):
-        caller = Caller(chain, target)
+        caller = BoundLayers(chain, target)
         with caller.replay.rehearsed(x.device):
             found.append(_once(caller, x, _clock(x.device)))
     return tuple(min(times) for times in zip(*found[1:], strict=True))
@@ -105,7 +105,7 @@ def _clock(device: torch.device) -> Callable[[], float]:
     return clock
 
 
-def _once(caller: Caller, x: Tensor, clock: Callable[[], float]) -> list[float]:
+def _once(caller: BoundLayers, x: Tensor, clock: Callable[[], float]) -> list[float]:
     messages = Messages(caller, everywhere=True, to_input=False)
     seconds, points = [0.0] * (caller.head - 1), [x]
     for layer in range(1, caller.head):

@@ -9,23 +9,23 @@ from torch import Tensor
 
 from worldsheet.core.errors import InputError
 from worldsheet.pipeline.partition import Plan, balanced, parts_of
-from worldsheet.pipeline.schedule import Act, Deed, Locked, Order, Unlocked
-from worldsheet.pipeline.stage import Done, MakeOptimizer, Packets, Stage, drive
-from worldsheet.pipeline.transport.base import Links, queues
+from worldsheet.pipeline.schedule import Action, ActionType, Locked, PipelineSchedule, Unlocked
+from worldsheet.pipeline.stage import Completed, MakeOptimizer, Packets, Stage, execute
+from worldsheet.pipeline.transport.base import Transport, queues
 from worldsheet.pipeline.transport.message import floating
-from worldsheet.pipeline.transport.threads import Arrivals, as_they_come
-from worldsheet.pipeline.weights import Passive, Weights
+from worldsheet.pipeline.transport.threads import ThreadedTransport, as_they_come
+from worldsheet.pipeline.weights import DelayCompensated, Weights
 from worldsheet.problem import Chain
 
-Watch: TypeAlias = Callable[[Done], None]
+Watch: TypeAlias = Callable[[Completed], None]
 """Is told what a stage has done, and when."""
 
-_PASSIVE = Passive()
+_PASSIVE = DelayCompensated()
 
 
 @final
 @dataclass(frozen=True)
-class Traversal:
+class TrainingResult:
     """What one passage of packets left.
 
     Attributes:
@@ -44,7 +44,8 @@ class Pipeline:
 
     A stage carries a packet up, pulls another's credit back and moves its own parameters after every M credits. There
     is no global backward pass and no flush; the price is that credits answer parameters that have moved meanwhile, as
-    `order.delay` says. `order=Locked(M)` flushes before each update and is training in one process to the last bit.
+    `schedule.delay` says. `schedule=Locked(M)` flushes before each update and is training in one process to the last
+    bit.
 
     Cost per packet and stage: one evaluation and one pull-back of its layers, one state up and one credit down.
 
@@ -54,11 +55,11 @@ class Pipeline:
         optimizer: makes the optimizer of one stage's parameters: `partial(torch.optim.Adam, lr=1e-3)`.
         packets_per_update: M, for the default order.
         weights: what packets see of the parameters while they are in flight, and how those answer late credits.
-        order: what stages do when; `Unlocked(packets_per_update)` by default.
+        schedule: what stages do when; `Unlocked(packets_per_update)` by default.
         messages: what states and credits are rounded to between stages, such as `torch.bfloat16`; None sends them as
             they are.
 
-        free_running: whether each stage does what it has messages for, instead of what the order says next. A stage
+        free_running: whether each stage does what it has messages for, instead of what the schedule says next. A stage
             that is late then holds up others less, with no more packets in flight, but the weights depend on the
             moments at which messages come: across processes no two runs are the same.
 
@@ -75,15 +76,15 @@ class Pipeline:
         optimizer: MakeOptimizer,
         packets_per_update: int = 8,
         weights: Weights = _PASSIVE,
-        order: Order | None = None,
+        schedule: PipelineSchedule | None = None,
         messages: torch.dtype | None = None,
         free_running: bool = False,
     ) -> None:
         self.messages = floating(messages)
-        self.order = order if order is not None else Unlocked(packets_per_update)
+        self.schedule = schedule if schedule is not None else Unlocked(packets_per_update)
         self.free_running = free_running
-        if free_running and isinstance(self.order, Locked):
-            raise InputError(f"{self.order} with free_running=True", "an unlocked order", "leave out one of the two")
+        if free_running and isinstance(self.schedule, Locked):
+            raise InputError(f"{self.schedule} with free_running=True", "an unlocked order", "leave out one of the two")
         self.plan = stages if isinstance(stages, Plan) else balanced([1.0] * len(chain), stages)
         self._parts = parts_of(chain, self.plan)
         count = len(self._parts)
@@ -92,19 +93,19 @@ class Pipeline:
                 part,
                 optimizer,
                 weights,
-                delay=self.order.delay(index, count),
-                packets_per_update=self.order.packets_per_update,
+                delay=self.schedule.delay(index, count),
+                packets_per_update=self.schedule.packets_per_update,
                 first=index == 0,
                 last=index == count - 1,
             )
             for index, part in enumerate(self._parts)
         ]
 
-    def train(self, packets: Packets) -> Traversal:
+    def train(self, packets: Packets) -> TrainingResult:
         """Let packets pass through all stages in this process, in turns.
 
-        The deeds of each stage are those of `order`, so that the weights are, to the last bit, what the same stages in
-        processes of their own arrive at.
+        The actions of each stage are those of `schedule`, so that the weights are, to the last bit, what the same stages
+        in processes of their own arrive at.
 
         Args:
             packets: pairs (x, target).
@@ -117,59 +118,63 @@ class Pipeline:
             raise InputError("no packets", "at least one (x, target)", "cut a batch: x.split(8), target.split(8)")
         count = len(self.stages)
         losses: list[Tensor] = []
-        runs = [self._run(index, links, packets, losses) for index, links in enumerate(queues(count, self.messages))]
+        runs = [
+            self._run(index, transport, packets, losses) for index, transport in enumerate(queues(count, self.messages))
+        ]
         while runs:
             runs = [run for run in runs if next(run, _ENDED) is not _ENDED]
-        return Traversal(_numbers(losses), tuple(stage.updates for stage in self.stages))
+        return TrainingResult(_numbers(losses), tuple(stage.updates for stage in self.stages))
 
-    def run_stage(self, index: int, links: Links, packets: Packets, watch: Watch | None = None) -> Traversal:
+    def run_stage(
+        self, index: int, transport: Transport, packets: Packets, watch: Watch | None = None
+    ) -> TrainingResult:
         """Let packets pass through one stage, whose neighbours are elsewhere; every process gives the same packets.
 
         Args:
             index: which stage.
-            links: its edges.
+            transport: its edges.
             packets: pairs (x, target); only the first stage looks at x, only the last at the target.
-            watch: is told each deed when it is done.
+            watch: is told each action when it is done.
 
         Raises:
-            InputError: links whose messages are not those of the pipeline.
+            InputError: a transport whose messages are not those of the pipeline.
         """
-        if links.messages != self.messages:
+        if transport.messages != self.messages:
             raise InputError(
-                f"links with messages={links.messages}, a pipeline with messages={self.messages}",
+                f"a transport with messages={transport.messages}, a pipeline with messages={self.messages}",
                 "the same for both",
-                "make the links with messages=pipeline.messages",
+                "make the transport with messages=pipeline.messages",
             )
         count, losses, stage = len(packets), list[Tensor](), self.stages[index]
-        links.open(count, self.order.under_way(len(self.stages)))
+        transport.open(count, self.schedule.under_way(len(self.stages)))
         if self.free_running:
-            links = Arrivals(links, 0 if stage.first else count, 0 if stage.last else count)
-        for done in drive(stage, self._deeds(index, links, count), links, packets):
+            transport = ThreadedTransport(transport, 0 if stage.first else count, 0 if stage.last else count)
+        for done in execute(stage, self._actions(index, transport, count), transport, packets):
             _note(stage, done, losses)
             if done is None:
-                links.wait()
+                transport.wait()
             elif watch is not None:
                 watch(done)
-        links.close()
-        return Traversal(_numbers(losses), (self.stages[index].updates,))
+        transport.close()
+        return TrainingResult(_numbers(losses), (self.stages[index].updates,))
 
-    def _run(self, index: int, links: Links, packets: Packets, losses: list[Tensor]) -> Iterator[bool]:
+    def _run(self, index: int, transport: Transport, packets: Packets, losses: list[Tensor]) -> Iterator[bool]:
         stage = self.stages[index]
-        for done in drive(stage, self._deeds(index, links, len(packets)), links, packets):
+        for done in execute(stage, self._actions(index, transport, len(packets)), transport, packets):
             _note(stage, done, losses)
             yield True
 
-    def _deeds(self, index: int, links: Links, packets: int) -> Iterator[Deed | None]:
+    def _actions(self, index: int, transport: Transport, packets: int) -> Iterator[Action | None]:
         if self.free_running:
-            return as_they_come(self.order, index, len(self.stages), packets, links)
-        return self.order.deeds(index, len(self.stages), packets)
+            return as_they_come(self.schedule, index, len(self.stages), packets, transport)
+        return self.schedule.actions(index, len(self.stages), packets)
 
 
 _ENDED = object()
 
 
-def _note(stage: Stage, done: Done | None, losses: list[Tensor]) -> None:
-    if stage.last and done is not None and done.deed.act is Act.FORWARD and stage.loss is not None:
+def _note(stage: Stage, done: Completed | None, losses: list[Tensor]) -> None:
+    if stage.last and done is not None and done.action.act is ActionType.FORWARD and stage.loss is not None:
         losses.append(stage.loss)
 
 

@@ -13,8 +13,8 @@ from worldsheet.core.record import Record
 from worldsheet.dynamics import Dyadic, Dynamics
 from worldsheet.engine import Stop, run
 from worldsheet.pipeline.partition import Plan, balanced, parts_of
-from worldsheet.pipeline.row import Row
-from worldsheet.pipeline.segment import Place, Segment
+from worldsheet.pipeline.row import StagedEngine
+from worldsheet.pipeline.segment import Endpoints, StageBlock
 from worldsheet.pipeline.transport.base import queues
 from worldsheet.problem import Chain
 from worldsheet.schedules import Schedule
@@ -28,7 +28,7 @@ _UNTIL_SETTLED = Stop()
 
 @final
 @dataclass(frozen=True)
-class Share:
+class StagedResult:
     """What a relaxation left at the sites of this process.
 
     Attributes:
@@ -80,8 +80,8 @@ def relax(  # noqa: PLR0913  the signature of `worldsheet.relax`, with the stage
     schedule: Schedule | None = None,
     stop: Stop = _UNTIL_SETTLED,
     record: Record | None = None,
-    place: Place | None = None,
-) -> Share:
+    place: Endpoints | None = None,
+) -> StagedResult:
     """Relax a chain whose layers are spread over stages: the fields of `worldsheet.relax(stack=False)`, bit for bit.
 
     Per phase and edge a state goes up and a pulled-back credit down, and nothing else; no stage waits for more than its
@@ -114,13 +114,13 @@ def relax(  # noqa: PLR0913  the signature of `worldsheet.relax`, with the stage
     segments = [_segment(part, plan, dynamics, each) for part, each in here]
     if segments[0].first:
         check_input(x)
-    row = Row(chain, segments, x, target, dynamics, schedule)
+    row = StagedEngine(chain, segments, x, target, dynamics, schedule)
     with torch.no_grad():  # layers record their own graphs
         row.start()
         outcome = run(row, schedule, stop, record)
         good = outcome.status is not Status.DIVERGED
         pairs = sum_uses(row.efforts()) if good else []
-        share = Share(
+        share = StagedResult(
             chain=chain,
             sites=range(segments[0].sites.start, segments[-1].sites.stop),
             outcome=outcome,
@@ -150,15 +150,15 @@ def _checked(dynamics: Dynamics, schedule: Schedule) -> Schedule:
     return schedule
 
 
-def _places(chain: Chain, plan: Plan, place: Place | None) -> list[tuple[Chain, Place]]:
+def _places(chain: Chain, plan: Plan, place: Endpoints | None) -> list[tuple[Chain, Endpoints]]:
     """The parts that are here, with their edges."""
     parts = parts_of(chain, plan)
     if place is not None:
         return [(parts[place.stage], place)]
     fields, tables = queues(plan.stages), queues(plan.stages)
-    return [(part, Place(stage, fields[stage], tables[stage])) for stage, part in enumerate(parts)]
+    return [(part, Endpoints(stage, fields[stage], tables[stage])) for stage, part in enumerate(parts)]
 
 
-def _segment(part: Chain, plan: Plan, dynamics: Dynamics, place: Place) -> Segment:
+def _segment(part: Chain, plan: Plan, dynamics: Dynamics, place: Endpoints) -> StageBlock:
     layers = plan.layers(place.stage)
-    return Segment(part, range(layers.start + 1, layers.stop + 1), plan.cuts[-1], dynamics, place)
+    return StageBlock(part, range(layers.start + 1, layers.stop + 1), plan.cuts[-1], dynamics, place)

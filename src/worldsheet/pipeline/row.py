@@ -11,16 +11,16 @@ from worldsheet.core.fields import Fields
 from worldsheet.core.types import Table
 from worldsheet.dynamics import Dynamics
 from worldsheet.engine import Engine, Residual, residual_of
-from worldsheet.pipeline.segment import Segment
-from worldsheet.problem import Caller, Chain
+from worldsheet.pipeline.segment import StageBlock
+from worldsheet.problem import BoundLayers, Chain
 from worldsheet.schedules import Phase, Schedule
 
-Measure: TypeAlias = Callable[[Segment], float]
+Measure: TypeAlias = Callable[[StageBlock], float]
 """A number of one segment."""
 
 
 @final
-class Row(Engine):
+class StagedEngine(Engine):
     """One segment, whose neighbours are in other processes, or all of them, in turns.
 
     A phase is an exchange with the neighbours and a move. What a stop needs of the whole chain, residuals and loss, is
@@ -36,7 +36,13 @@ class Row(Engine):
     """
 
     def __init__(
-        self, chain: Chain, segments: Sequence[Segment], x: Tensor, target: Any, dynamics: Dynamics, schedule: Schedule
+        self,
+        chain: Chain,
+        segments: Sequence[StageBlock],
+        x: Tensor,
+        target: Any,
+        dynamics: Dynamics,
+        schedule: Schedule,
     ) -> None:
         self.chain = chain
         self.topology = chain.topology
@@ -60,7 +66,7 @@ class Row(Engine):
         self._precision = float(self._told(lambda segment: segment.block.precision)[-1, 0])
 
     @property
-    def problem(self) -> Caller:
+    def problem(self) -> BoundLayers:
         """The functions of the topmost stage here."""
         return self._here[-1].block.caller
 

@@ -10,7 +10,7 @@ from typing import NamedTuple, final
 from worldsheet.core.errors import InputError
 
 
-class Act(Enum):
+class ActionType(Enum):
     """What a stage can do next."""
 
     FORWARD = "F"
@@ -18,7 +18,7 @@ class Act(Enum):
     UPDATE = "U"
 
 
-class Deed(NamedTuple):
+class Action(NamedTuple):
     """One act of one stage.
 
     Attributes:
@@ -26,15 +26,15 @@ class Deed(NamedTuple):
         packet: its number, counted from 0; for an update the last packet that it answers.
     """
 
-    act: Act
+    act: ActionType
     packet: int
 
     def __str__(self) -> str:
         return f"{self.act.value}{self.packet}"
 
 
-class Order(ABC):
-    """The deeds of every stage, from the first packet to the last. Every concrete order is final."""
+class PipelineSchedule(ABC):
+    """The actions of every stage, from the first packet to the last. Every concrete order is final."""
 
     @property
     @abstractmethod
@@ -42,33 +42,33 @@ class Order(ABC):
         """M: after how many packets a stage moves its parameters."""
 
     @abstractmethod
-    def lead(self, stage: int, stages: int) -> int:
+    def warmup(self, stage: int, stages: int) -> int:
         """How many packets a stage carries up before it waits for the first credit; one more than that is in flight."""
 
     @abstractmethod
-    def deeds(self, stage: int, stages: int, packets: int) -> Iterator[Deed]:
+    def actions(self, stage: int, stages: int, packets: int) -> Iterator[Action]:
         """What stage 0..stages − 1 does with that many packets, in order."""
 
     def delay(self, stage: int, stages: int) -> float:
         """Updates of a stage between carrying a packet up and answering its credit."""
-        return self.lead(stage, stages) / self.packets_per_update
+        return self.warmup(stage, stages) / self.packets_per_update
 
     def under_way(self, stages: int) -> int:
         """The most messages on an edge at once: with room for fewer, stages may wait for each other for ever."""
-        leads = [self.lead(stage, stages) for stage in range(stages)]
+        leads = [self.warmup(stage, stages) for stage in range(stages)]
         return 1 + max((below - above for below, above in pairwise(leads)), default=0)
 
     def table(self, stages: int, packets: int) -> str:
         """The order in writing, a line a stage."""
         return "\n".join(
-            f"{stage:>3}  {' '.join(str(deed) for deed in self.deeds(stage, stages, packets))}"
+            f"{stage:>3}  {' '.join(str(action) for action in self.actions(stage, stages, packets))}"
             for stage in range(stages)
         )
 
 
 @final
 @dataclass(frozen=True)
-class Unlocked(Order):
+class Unlocked(PipelineSchedule):
     """Packets flow without pause: after its lead a stage alternates one packet up and one credit back.
 
     Stage s of P leads by (P − 1 − s)(1 + slack) packets, and has at most one more in flight. A credit answers
@@ -91,18 +91,18 @@ class Unlocked(Order):
         if self.slack < 0:
             raise InputError(f"slack={self.slack}", "0 or more packets", "use slack=0, the least staleness")
 
-    def lead(self, stage: int, stages: int) -> int:
+    def warmup(self, stage: int, stages: int) -> int:
         """(P − 1 − s)(1 + slack)."""
         return (stages - 1 - stage) * (1 + self.slack)
 
-    def deeds(self, stage: int, stages: int, packets: int) -> Iterator[Deed]:
+    def actions(self, stage: int, stages: int, packets: int) -> Iterator[Action]:
         """Lead, alternate, drain; an update after every M credits, and after the last of all."""
-        return _alternating(range(packets), self.lead(stage, stages), self.packets_per_update)
+        return _alternating(range(packets), self.warmup(stage, stages), self.packets_per_update)
 
 
 @final
 @dataclass(frozen=True)
-class Locked(Order):
+class Locked(PipelineSchedule):
     """A flush before every update: all packets of an update see the same parameters, and the pipeline runs dry.
 
     The oracle: its gradients are those of one process to the last bit. A stage idles (P − 1)/(M + P − 1) of its time.
@@ -120,7 +120,7 @@ class Locked(Order):
         """Refuse what cannot be meant."""
         _refuse_below_one(self.packets_per_update)
 
-    def lead(self, stage: int, stages: int) -> int:
+    def warmup(self, stage: int, stages: int) -> int:
         """P − 1 − s, but no more than an update has packets."""
         return min(stages - 1 - stage, self.packets_per_update - 1)
 
@@ -128,45 +128,45 @@ class Locked(Order):
         """None: nothing moves while packets are in flight."""
         return 0.0
 
-    def deeds(self, stage: int, stages: int, packets: int) -> Iterator[Deed]:
+    def actions(self, stage: int, stages: int, packets: int) -> Iterator[Action]:
         """The packets of one update after those of the other."""
         many = self.packets_per_update
         for first in range(0, packets, many):
-            yield from _alternating(range(first, min(first + many, packets)), self.lead(stage, stages), many)
+            yield from _alternating(range(first, min(first + many, packets)), self.warmup(stage, stages), many)
 
 
-def _alternating(packets: range, lead: int, many: int) -> Iterator[Deed]:
-    for packet in packets[:lead]:
-        yield Deed(Act.FORWARD, packet)
+def _alternating(packets: range, warmup: int, many: int) -> Iterator[Action]:
+    for packet in packets[:warmup]:
+        yield Action(ActionType.FORWARD, packet)
     for index, packet in enumerate(packets):
-        if index + lead < len(packets):
-            yield Deed(Act.FORWARD, packets[index + lead])
-        yield Deed(Act.PULL, packet)
+        if index + warmup < len(packets):
+            yield Action(ActionType.FORWARD, packets[index + warmup])
+        yield Action(ActionType.PULL, packet)
         if (index + 1) % many == 0 or packet == packets[-1]:
-            yield Deed(Act.UPDATE, packet)
+            yield Action(ActionType.UPDATE, packet)
 
 
-class Span(NamedTuple):
+class BusyInterval(NamedTuple):
     """When a stage did what, in units of time."""
 
     stage: int
-    deed: Deed
+    action: Action
     begin: float
     end: float
 
 
 def timeline(
-    order: Order,
+    schedule: PipelineSchedule,
     packets: int,
     forward: Sequence[float],
     pull: Sequence[float],
     efforts: Sequence[float] | None = None,
     travel: float = 0.0,
-) -> list[Span]:
+) -> list[BusyInterval]:
     """Who computes what when.
 
     Args:
-        order: what stages do.
+        schedule: what stages do.
         packets: how many pass.
         forward: what each stage needs to carry one up.
         pull: what each needs to pull its credit back.
@@ -174,35 +174,42 @@ def timeline(
         travel: what a message takes.
 
     Raises:
-        InputError: an order in which stages wait for each other for ever.
+        InputError: a schedule in which stages wait for each other for ever.
     """
     stages = len(forward)
-    waiting = [list(order.deeds(stage, stages, packets)) for stage in range(stages)]
+    waiting = [list(schedule.actions(stage, stages, packets)) for stage in range(stages)]
     clock = [0.0] * stages
-    done: dict[tuple[int, Act, int], float] = {}
-    spans: list[Span] = []
+    done: dict[tuple[int, ActionType, int], float] = {}
+    spans: list[BusyInterval] = []
     while any(waiting):
         moved = False
         for stage in range(stages):
             while waiting[stage] and (ready := _ready(waiting[stage][0], stage, stages, done)) is not None:
-                deed = waiting[stage].pop(0)
+                action = waiting[stage].pop(0)
                 begin = max(clock[stage], ready)
-                sent = begin + {Act.FORWARD: forward[stage], Act.PULL: pull[stage], Act.UPDATE: 0.0}[deed.act]
-                done[stage, deed.act, deed.packet] = sent + travel
-                clock[stage] = sent + (efforts[stage] if efforts and deed.act is Act.PULL else 0.0)
-                spans.append(Span(stage, deed, begin, clock[stage]))
+                sent = (
+                    begin
+                    + {ActionType.FORWARD: forward[stage], ActionType.PULL: pull[stage], ActionType.UPDATE: 0.0}[
+                        action.act
+                    ]
+                )
+                done[stage, action.act, action.packet] = sent + travel
+                clock[stage] = sent + (efforts[stage] if efforts and action.act is ActionType.PULL else 0.0)
+                spans.append(BusyInterval(stage, action, begin, clock[stage]))
                 moved = True
         if not moved:
-            raise InputError(f"{order} with {stages} stages", "an order in which every message comes", "use Unlocked()")
+            raise InputError(
+                f"{schedule} with {stages} stages", "an order in which every message comes", "use Unlocked()"
+            )
     return spans
 
 
-def _ready(deed: Deed, stage: int, stages: int, done: dict[tuple[int, Act, int], float]) -> float | None:
-    """When the message that a deed needs is there; None if its sender has not come to it yet."""
-    if deed.act is Act.FORWARD:
-        return 0.0 if stage == 0 else done.get((stage - 1, Act.FORWARD, deed.packet))
-    if deed.act is Act.PULL:
-        return 0.0 if stage == stages - 1 else done.get((stage + 1, Act.PULL, deed.packet))
+def _ready(action: Action, stage: int, stages: int, done: dict[tuple[int, ActionType, int], float]) -> float | None:
+    """When the message that a action needs is there; None if its sender has not come to it yet."""
+    if action.act is ActionType.FORWARD:
+        return 0.0 if stage == 0 else done.get((stage - 1, ActionType.FORWARD, action.packet))
+    if action.act is ActionType.PULL:
+        return 0.0 if stage == stages - 1 else done.get((stage + 1, ActionType.PULL, action.packet))
     return 0.0
 
 

@@ -9,16 +9,16 @@ from torch import Tensor, nn
 
 from worldsheet.core.types import Costate, Field, State, Table
 from worldsheet.dynamics import Dynamics
-from worldsheet.engine import Block, Part
+from worldsheet.engine import Block, SiteRange
 from worldsheet.layers import Cost, OffersCost
-from worldsheet.pipeline.transport.base import Links
+from worldsheet.pipeline.transport.base import Transport
 from worldsheet.problem import Chain
 from worldsheet.schedules import FRESH, Phase, Schedule
 
 
 @final
 @dataclass(frozen=True)
-class Place:
+class Endpoints:
     """Where a stage of a relaxation stands.
 
     Attributes:
@@ -28,12 +28,12 @@ class Place:
     """
 
     stage: int
-    fields: Links
-    tables: Links
+    fields: Transport
+    tables: Transport
 
 
 @final
-class Segment:
+class StageBlock:
     """A block between two others. Two messages cross an edge: x_l up, and J_{l+1}ᵀ·credit down.
 
     The state below is the block's input, which moves; the message from above is the slope of a linear cost. Messages
@@ -48,32 +48,32 @@ class Segment:
         place: its edges.
     """
 
-    def __init__(self, part: Chain, sites: range, depth: int, dynamics: Dynamics, place: Place) -> None:
+    def __init__(self, part: Chain, sites: range, depth: int, dynamics: Dynamics, place: Endpoints) -> None:
         self.sites = sites
         self.first, self.last = sites.start == 1, sites.stop == depth + 1
-        self._part = part if self.last else part.judged(_Passed())
+        self._part = part if self.last else part.with_loss(_Passed())
         self._dynamics = dynamics
-        self._links, self._tables = place.fields, place.tables
+        self._transport, self._tables = place.fields, place.tables
         self._heard = self._told = False  # whether the neighbour's state here, and ours there, is the newest
         self._whole: Tensor | None = None
 
     def start(self, x: Tensor, target: Any, schedule: Schedule) -> None:
         """Give the fields values before tick 0; carries a forward pass on."""
-        point = x if self.first else self._links.take_state(0).requires_grad_()
-        kind = Part(before=self.sites.start - 1, passes=not self.last)
+        point = x if self.first else self._transport.take_state(0).requires_grad_()
+        kind = SiteRange(before=self.sites.start - 1, passes=not self.last)
         aim = target if self.last else None
         self.block = Block(self._part, point, aim, self._dynamics, schedule, keep=True, part=kind)
         outputs = self.block.forward()
         self.block.sheet.start(self._dynamics.start(outputs))
         if not self.last:
-            self._links.send_state(0, outputs[-1])
+            self._transport.send_state(0, outputs[-1])
 
     def offer(self, number: int, fired: Set[int]) -> None:
         """Send the topmost state up, where it is read."""
         below, above = self.sites.stop - 1, self.sites.stop
         if not self.last and not self._told and (below in fired or above in fired):
             state = self.block.sheet.states[len(self.sites)]
-            self._links.send_state(number, cast(Tensor, state))
+            self._transport.send_state(number, cast(Tensor, state))
             self._told = True
 
     def answer(self, number: int, fired: Set[int], closed: Set[int]) -> None:
@@ -82,15 +82,15 @@ class Segment:
         if self.first or not (below in fired or below + 1 in fired):
             return
         if not self._heard:
-            self.block.sheet.states[0] = self._links.take_state(number)
+            self.block.sheet.states[0] = self._transport.take_state(number)
             self._heard = True
         if below in fired:
-            self._links.send_credit(number, self.block.pulled(0, FRESH, last=below in closed))
+            self._transport.send_credit(number, self.block.pulled(0, FRESH, last=below in closed))
 
     def hear(self, number: int, fired: Set[int]) -> None:
         """Take the message from above, where it is read."""
         if not self.last and self.sites.stop - 1 in fired:
-            self.block.caller.target = self._links.take_credit(number)
+            self.block.caller.target = self._transport.take_credit(number)
             self.block.messages.forget(self.block.caller.head)
 
     def fire(self, phase: Phase) -> None:
@@ -119,7 +119,7 @@ class Segment:
 
     def close(self) -> None:
         """See to it that what was sent has arrived."""
-        self._links.close()
+        self._transport.close()
         self._tables.close()
 
 

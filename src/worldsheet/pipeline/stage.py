@@ -14,10 +14,10 @@ from worldsheet.core.errors import InputError
 from worldsheet.core.types import Costate, Point, State
 from worldsheet.engine.sitewise.messages import Messages
 from worldsheet.layers import Efforts
-from worldsheet.pipeline.schedule import Act, Deed
-from worldsheet.pipeline.transport.base import Links
+from worldsheet.pipeline.schedule import Action, ActionType
+from worldsheet.pipeline.transport.base import Transport
 from worldsheet.pipeline.weights import Weights
-from worldsheet.problem import Caller, Chain
+from worldsheet.problem import BoundLayers, Chain
 from worldsheet.solve.gradients import accumulate, sum_uses
 
 MakeOptimizer: TypeAlias = Callable[[Iterable[Parameter]], Optimizer]
@@ -93,7 +93,7 @@ class Stage:
     @torch.no_grad()
     def forward(self, packet: int, x: Point, target: Any = None) -> State | None:
         """Carry a packet up: the state for the stage above; None from the last stage, which has the loss then."""
-        caller = Caller(self.chain, target)
+        caller = BoundLayers(self.chain, target)
         messages = Messages(caller, everywhere=False, to_input=not self.first)
         points = [x]
         with _borrowed(self.parameters, self._values):
@@ -173,7 +173,7 @@ class Stage:
                     break
                 if layer == len(self.chain):
                     self.costate = credit
-                credit, efforts = messages.halves(layer, points[layer - 1 : layer], credit)
+                credit, efforts = messages.split_backward(layer, points[layer - 1 : layer], credit)
                 self._due.efforts.append((messages.caller.traits[layer - 1].parameters, efforts))
         return credit
 
@@ -222,67 +222,69 @@ Packets: TypeAlias = Sequence[tuple[Tensor, Any]]
 """Micro-batches (x, target), each asked for when it is needed: x by the first stage, the target by the last."""
 
 
-class Done(NamedTuple):
-    """A deed that is done.
+class Completed(NamedTuple):
+    """A action that is done.
 
     Attributes:
-        deed: what was done.
+        action: what was done.
         begin: the moment at which its message had come and work began, in seconds of `time.perf_counter`.
         end: the moment at which it was over.
     """
 
-    deed: Deed
+    action: Action
     begin: float
     end: float
 
 
-def drive(stage: Stage, deeds: Iterator[Deed | None], links: Links, packets: Packets) -> Iterator[Done | None]:
-    """Carry out a stage's deeds; yields each that is done, or None where it must wait for a stage of this process."""
-    for deed in deeds:
-        if deed is None:
+def execute(
+    stage: Stage, actions: Iterator[Action | None], transport: Transport, packets: Packets
+) -> Iterator[Completed | None]:
+    """Carry out a stage's actions; yields each that is done, or None where it must wait for a stage of this process."""
+    for action in actions:
+        if action is None:
             yield None
             continue
-        while not _can(stage, deed, links):
+        while not _can(stage, action, transport):
             yield None
-        begin = _carry_out(stage, deed, links, packets)
-        yield Done(deed, begin, perf_counter())
+        begin = _carry_out(stage, action, transport, packets)
+        yield Completed(action, begin, perf_counter())
 
 
-def _can(stage: Stage, deed: Deed, links: Links) -> bool:
-    if deed.act is Act.FORWARD:
-        return stage.first or links.state_here(deed.packet)
-    return deed.act is Act.UPDATE or stage.last or links.credit_here(deed.packet)
+def _can(stage: Stage, action: Action, transport: Transport) -> bool:
+    if action.act is ActionType.FORWARD:
+        return stage.first or transport.state_here(action.packet)
+    return action.act is ActionType.UPDATE or stage.last or transport.credit_here(action.packet)
 
 
-def _carry_out(stage: Stage, deed: Deed, links: Links, packets: Packets) -> float:
+def _carry_out(stage: Stage, action: Action, transport: Transport, packets: Packets) -> float:
     """Do it; the moment at which its message was there."""
-    if deed.act is Act.FORWARD:
-        return _forward(stage, deed.packet, links, packets)
-    if deed.act is Act.PULL:
-        return _pull(stage, deed.packet, links)
+    if action.act is ActionType.FORWARD:
+        return _forward(stage, action.packet, transport, packets)
+    if action.act is ActionType.PULL:
+        return _pull(stage, action.packet, transport)
     begin = perf_counter()
     stage.update()
     return begin
 
 
-def _forward(stage: Stage, number: int, links: Links, packets: Packets) -> float:
+def _forward(stage: Stage, number: int, transport: Transport, packets: Packets) -> float:
     begin = perf_counter()
     if stage.first:
         x = packets[number][0]
     else:
-        x, begin = links.take_state(number), perf_counter()
+        x, begin = transport.take_state(number), perf_counter()
     state = stage.forward(number, x, packets[number][1] if stage.last else None)
     if state is not None:
-        links.send_state(number, state)
+        transport.send_state(number, state)
     return begin
 
 
-def _pull(stage: Stage, number: int, links: Links) -> float:
-    above = None if stage.last else links.take_credit(number)
+def _pull(stage: Stage, number: int, transport: Transport) -> float:
+    above = None if stage.last else transport.take_credit(number)
     begin = perf_counter()
     credit = stage.pull(number, above)
     if not stage.first:
-        links.send_credit(number, _passed_on(stage, credit))
+        transport.send_credit(number, _passed_on(stage, credit))
     stage.answer()  # while the credit travels
     return begin
 

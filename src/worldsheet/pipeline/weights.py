@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from worldsheet.core.errors import InputError
-from worldsheet.ports import Grounded, delayed
+from worldsheet.ports import BiasCentered, delayed
 
 
 class Weights(ABC):
@@ -99,33 +99,37 @@ class Predicted(Weights):
 
 @final
 @dataclass(frozen=True)
-class Passive(Weights):
+class DelayCompensated(Weights):
     """Ports that stay passive although efforts are late: mass, a grounded bias, and foresight.
 
     A stage whose credits come d updates late remembers efforts 1 + d times as long and has √(1 + d) times the
     resistance (`ports.delayed`), and packets see what `inner` shows, which is where parameters will be 2 d updates on.
     Mass keeps the course straight for as long as the foresight looks ahead; the foresight is the phase lead that makes
-    up for the lag of delay and mass; apart they do little (P5). The weights of a stage that is later than `prompt` do
-    not feel what all inputs share (`ports.Grounded`); the prompt stages near the cost keep their quick hold on it,
-    which late ones cannot have. A stage with d = 0 is left as it is, so that a `Locked` pipeline is one process to the
-    last bit.
+    up for the lag of delay and mass; apart they do little (P5). The weights of a stage that is later than
+    `centering_delay` do not feel what all inputs share (`ports.BiasCentered`); stages near the cost, which answer
+    promptly, keep their quick hold on it, which late ones cannot have. A stage with d = 0 is left as it is, so that a
+    `Locked` pipeline is one process to the last bit.
 
     The optimizer is meant to be the one, with the rate, that is best without delay; nothing else is set.
 
     Args:
         inner: what packets see.
-        prompt: the largest delay, in updates, at which weights still feel the mean of their inputs.
+        centering_delay: the largest delay, in updates, at which weights still feel the mean of their inputs.
 
     Raises:
-        InputError: a negative `prompt`.
+        InputError: a negative `centering_delay`.
     """
 
     inner: Weights = field(default_factory=lambda: Predicted(horizon=2.0))
-    prompt: float = 2.0
+    centering_delay: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.prompt < 0:
-            raise InputError(f"prompt={self.prompt}", "0 or more updates", "use prompt=0 to ground every late stage")
+        if self.centering_delay < 0:
+            raise InputError(
+                f"centering_delay={self.centering_delay}",
+                "0 or more updates",
+                "use centering_delay=0 to ground every late stage",
+            )
 
     @property
     def keeps(self) -> bool:
@@ -137,9 +141,9 @@ class Passive(Weights):
         return self.inner.seen(now, before, delay)
 
     def port(self, port: Optimizer, layers: Sequence[nn.Module], delay: float) -> Optimizer:
-        """Delayed, and grounded where it is later than `prompt`."""
+        """Delayed, and grounded where it is later than `centering_delay`."""
         inner = self.inner.port(port, layers, delay)
         if not delay:
             return inner
         slowed = delayed(inner, delay)
-        return Grounded(slowed, layers) if delay > self.prompt else slowed
+        return BiasCentered(slowed, layers) if delay > self.centering_delay else slowed

@@ -28,7 +28,7 @@ class _Pair(NamedTuple):
 
 
 @final
-class Grounded(Optimizer):
+class BiasCentered(Optimizer):
     """A port around a port: the mean x̂ of a layer's input moves its bias and no longer its weight.
 
     y = W x + b is also y = W (x − x̂) + b̂ with b̂ = b + W x̂, the bias grounded at the common mode x̂. The inner port

@@ -76,7 +76,7 @@ class Newton(Port, Observer):
         Raises:
             InputError: a layer of this port's that the chain does not have, or not as a closed form.
         """
-        watched = chain.observed(self)
+        watched = chain.with_observer(self)
         shown = watched.shown()
         for group in self.param_groups:
             for name, layer in _named(group):

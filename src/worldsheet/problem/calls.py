@@ -18,7 +18,7 @@ from worldsheet.problem.chain import Chain
 
 
 @final
-class Caller(Problem):
+class BoundLayers(Problem):
     """The functions of one relaxation: layers 1..L, and the cost C as layer L + 1 above the output.
 
     Args:
@@ -75,8 +75,8 @@ class Caller(Problem):
     def blame(self, layer: int, points: Sequence[Tensor], error: Exception) -> LayerError:
         """The error of a layer or of the loss, told with what it was given."""
         if layer == self.head:
-            return self.chain.blame_loss(points[0], self.target, error)
-        return self.chain.blame_layer(layer, points[0], error)
+            return self.chain.loss_error(points[0], self.target, error)
+        return self.chain.layer_error(layer, points[0], error)
 
     def _layer(self, layer: int, point: Point) -> State:
         info = self._layers[layer - 1]

@@ -12,7 +12,15 @@ from torch.utils import _pytree as pytree
 from worldsheet.core.errors import InputError, LayerError
 from worldsheet.core.topology import Topology
 from worldsheet.cut import Blocks, Program, Replayed, describe, grouped, refuse_sharded, shapes_along
-from worldsheet.layers.layer import Layer, Survey, containers_of, is_open, is_plain_sequential, items_of, layers_of
+from worldsheet.layers.layer import (
+    Layer,
+    ModuleInspector,
+    containers_of,
+    is_open,
+    is_plain_sequential,
+    items_of,
+    layers_of,
+)
 from worldsheet.layers.observer import Observer, factors_of
 from worldsheet.problem.site_table import SiteRow, SiteTable
 
@@ -62,7 +70,7 @@ class Chain:
             )
         self.module = module
         self.loss = loss
-        self.loss_survey = Survey(loss)
+        self.loss_survey = ModuleInspector(loss)
         self._flatten = flatten
         self._blocks = blocks
         self._observer: Observer | None = None
@@ -135,7 +143,7 @@ class Chain:
                 for site, (layer, shape) in enumerate(zip(self.layers, shapes, strict=True), start=1)
             )
             return SiteTable(rows, self.topology)
-        problem = Replayed(self.program.judged(_sum_of_outputs), x, None)
+        problem = Replayed(self.program.with_loss(_sum_of_outputs), x, None)
         problem.undo()
         found = zip(problem.names, problem.kinds, problem.first.predictions, problem.topology.parents, strict=True)
         return SiteTable(
@@ -180,21 +188,21 @@ class Chain:
         for _, parameter in self.named_parameters():
             yield parameter
 
-    def judged(self, loss: Callable[[Any, Any], Tensor]) -> "Chain":
+    def with_loss(self, loss: Callable[[Any, Any], Tensor]) -> "Chain":
         """The same chain under another loss."""
         chain = copy(self)
-        chain.loss, chain.loss_survey = loss, Survey(loss)
-        chain._program = None if self._program is None else self._program.judged(loss)
+        chain.loss, chain.loss_survey = loss, ModuleInspector(loss)
+        chain._program = None if self._program is None else self._program.with_loss(loss)
         return chain
 
-    def observed(self, observer: Observer) -> "Chain":
+    def with_observer(self, observer: Observer) -> "Chain":
         """The same chain, which shows the factors of the efforts of its linear maps to an observer."""
         chain = copy(self)
         chain._observer = observer
         if self.is_path:
             chain._follow()
         else:
-            chain._program = self.program.observed(factors_of(self.program.module, observer))
+            chain._program = self.program.with_observer(factors_of(self.program.module, observer))
         return chain
 
     def shown(self) -> set[int]:
@@ -203,7 +211,7 @@ class Chain:
             return {id(p) for layer in self.layers for p in layer.closed_parameters}
         return {id(p) for module in self.program.watched for p in module.parameters(recurse=False)}
 
-    def blame_layer(self, site: int, point: Tensor, error: Exception) -> LayerError:
+    def layer_error(self, site: int, point: Tensor, error: Exception) -> LayerError:
         """The error of layer `site` of a path, told with both layers of the edge it happened on."""
         below = self.layers[site - 2].label if site > 1 else "the input"
         return LayerError(
@@ -212,7 +220,7 @@ class Chain:
             f"make the output of the layer before fit {self.layers[site - 1].module}",
         )
 
-    def blame_loss(self, output: Tensor, target: object, error: Exception) -> LayerError:
+    def loss_error(self, output: Tensor, target: object, error: Exception) -> LayerError:
         """The error of the loss, told with what it was given."""
         return LayerError(
             f"loss {self.loss_name} failed on output {describe(output)} and target {describe(target)}: {error}",

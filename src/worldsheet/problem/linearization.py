@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from worldsheet.core.topology import Topology
-from worldsheet.core.types import Elsewhere
+from worldsheet.core.types import AnyState
 from worldsheet.cut import Replayed
 from worldsheet.layers.proximal import Slope
-from worldsheet.problem.calls import Caller
+from worldsheet.problem.calls import BoundLayers
 from worldsheet.problem.chain import Chain
 
-Sites: TypeAlias = tuple[Elsewhere, ...]
+Sites: TypeAlias = tuple[AnyState, ...]
 """One tensor per site 1..L, of the shape of its state."""
 
 
@@ -40,15 +40,15 @@ class Linearised(ABC):
     samples: int
 
     @abstractmethod
-    def ahead(self, tangents: Sequence[Elsewhere]) -> Sites:
+    def ahead(self, tangents: Sequence[AnyState]) -> Sites:
         """N v: at each site what its own layer makes of the tangents at its parents."""
 
     @abstractmethod
-    def back(self, covectors: Sequence[Elsewhere]) -> Sites:
+    def back(self, covectors: Sequence[AnyState]) -> Sites:
         """Nᵀ c: at each site what the layers that read it pull back, without the cost."""
 
     @abstractmethod
-    def curved(self, tangents: Sequence[Elsewhere]) -> Sites:
+    def curved(self, tangents: Sequence[AnyState]) -> Sites:
         """∇²C v at the outputs, from one tangent each; it carries the cost's 1/B where that is a batch mean."""
 
     @property
@@ -74,7 +74,7 @@ class LinearisedPath(Linearised):
         LayerError: a layer that fails on what it receives.
     """
 
-    def __init__(self, caller: Caller, x: Tensor) -> None:
+    def __init__(self, caller: BoundLayers, x: Tensor) -> None:
         self.topology = caller.chain.topology
         self._local: list[_Local] = []
         output = x.detach()
@@ -88,12 +88,12 @@ class LinearisedPath(Linearised):
         self._cost = partial(Slope, caller.function(caller.head))
         self._slope: Slope | None = None
 
-    def ahead(self, tangents: Sequence[Elsewhere]) -> Sites:
+    def ahead(self, tangents: Sequence[AnyState]) -> Sites:
         """See `Linearised.ahead`."""
         below = (None, *tangents[:-1])
         return tuple(local.push(tangent) for local, tangent in zip(self._local, below, strict=True))
 
-    def back(self, covectors: Sequence[Elsewhere]) -> Sites:
+    def back(self, covectors: Sequence[AnyState]) -> Sites:
         """See `Linearised.back`."""
         pairs = list(zip(self._local, covectors, strict=True))[1:]
         found = [local.pull(covector) for local, covector in pairs]
@@ -102,7 +102,7 @@ class LinearisedPath(Linearised):
         ]
         return (*kept, torch.zeros_like(self.states[-1]))
 
-    def curved(self, tangents: Sequence[Elsewhere]) -> Sites:
+    def curved(self, tangents: Sequence[AnyState]) -> Sites:
         """See `Linearised.curved`."""
         if self._slope is None:
             self._slope = self._cost(self.states[-1])
@@ -127,7 +127,7 @@ class LinearisedProgram(Linearised):
         self._problem = problem
         self._forward: bool | None = None  # whether forward mode works here; None before the first product
 
-    def ahead(self, tangents: Sequence[Elsewhere]) -> Sites:
+    def ahead(self, tangents: Sequence[AnyState]) -> Sites:
         """See `Linearised.ahead`."""
         if self._forward is not False:
             found = self._problem.pushed(self.states, tangents)
@@ -137,12 +137,12 @@ class LinearisedProgram(Linearised):
                 return tuple(found)
         return self._secant(tangents)
 
-    def back(self, covectors: Sequence[Elsewhere]) -> Sites:
+    def back(self, covectors: Sequence[AnyState]) -> Sites:
         """See `Linearised.back`."""
         found, _ = self._problem.first.pull(covectors, priced=False)
         return tuple(torch.zeros_like(x) if part is None else part for x, part in zip(self.states, found, strict=True))
 
-    def curved(self, tangents: Sequence[Elsewhere]) -> Sites:
+    def curved(self, tangents: Sequence[AnyState]) -> Sites:
         """See `Linearised.curved`."""
         found = self._problem.first.bent(self.outputs, tangents)
         if found is not None:
@@ -161,7 +161,7 @@ class LinearisedProgram(Linearised):
             for up, down, tangent in pairs
         )
 
-    def _secant(self, tangents: Sequence[Elsewhere]) -> Sites:
+    def _secant(self, tangents: Sequence[AnyState]) -> Sites:
         step = _step(self.states, tangents)
         if step == 0:
             return tuple(torch.zeros_like(state) for state in self.states)
@@ -169,7 +169,7 @@ class LinearisedProgram(Linearised):
         up, down = (self._problem.at([x + sign * v for x, v in pairs]).predictions for sign in (step, -step))
         return tuple((a - b) / (2 * step) for a, b in zip(up, down, strict=True))
 
-    def _is_transpose(self, found: Sites, tangents: Sequence[Elsewhere]) -> bool:
+    def _is_transpose(self, found: Sites, tangents: Sequence[AnyState]) -> bool:
         """⟨N v, N v⟩ = ⟨Nᵀ N v, v⟩, which an operation fails whose forward mode is not its backward's."""
         size, other = _inner(found, found), _inner(self.back(found), tangents)
         return abs(other - size) <= 0.02 * abs(size)
@@ -196,7 +196,7 @@ def linearise(chain: Chain, x: Any, target: Any) -> Iterator[Linearised]:
         LayerError: a layer that fails on what it receives.
     """
     if chain.is_path:
-        caller = Caller(chain, target)
+        caller = BoundLayers(chain, target)
         with caller.replay.rehearsed(x.device):
             yield LinearisedPath(caller, x)
     else:

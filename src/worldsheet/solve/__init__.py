@@ -5,13 +5,13 @@ from worldsheet.solve.calibrate import calibrate
 from worldsheet.solve.centred import Centred, centred
 from worldsheet.solve.relax import relax
 from worldsheet.solve.solution import Solution
-from worldsheet.solve.unlocked import Held, unlocked
+from worldsheet.solve.unlocked import UnlockedResult, unlocked
 
 __all__ = [
     "Centred",
-    "Held",
     "NotConvergedWarning",
     "Solution",
+    "UnlockedResult",
     "backward",
     "calibrate",
     "centred",

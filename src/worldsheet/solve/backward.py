@@ -88,7 +88,7 @@ def backward(  # noqa: PLR0913  the public signature, in the order of decreasing
         engine = engine_for(chain, x, target, dynamics, schedule, keep=False, recompute=recompute, compiled=compile)
         if reads_start(schedule, stop, engine.topology):
             engine.start(None)
-        outcome = run(engine, schedule, stop, curious=False)
+        outcome = run(engine, schedule, stop, measure_final=False)
         to_input = engine.input_gradient()
         efforts, loss = engine.efforts(), engine.loss
         engine.close()

@@ -10,7 +10,7 @@ from worldsheet.core.fields import Fields
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.problem import Problem
 from worldsheet.core.record import Record
-from worldsheet.core.types import Elsewhere
+from worldsheet.core.types import AnyState
 from worldsheet.cut import answered
 from worldsheet.problem import Chain
 from worldsheet.solve.gradients import accumulate
@@ -54,12 +54,12 @@ class Solution:
         return self.outcome.ticks
 
     @property
-    def states(self) -> tuple[Elsewhere, ...]:
+    def states(self) -> tuple[AnyState, ...]:
         """x_1..x_L; `states[-1]` is the output."""
         return self.fields.states
 
     @property
-    def costates(self) -> tuple[Elsewhere, ...]:
+    def costates(self) -> tuple[AnyState, ...]:
         """λ_1..λ_L, in units of the loss per unit of state."""
         return self.fields.costates
 

@@ -15,7 +15,7 @@ from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.reading import read
 from worldsheet.core.record import Record
 from worldsheet.dynamics import Dyadic, Dynamics
-from worldsheet.engine import Block, Efforts, ForwardEngine, Motion, Stop, engine_for, run
+from worldsheet.engine import Block, Efforts, ForwardEngine, ParameterUpdater, Stop, engine_for, run
 from worldsheet.problem import Chain
 from worldsheet.schedules import Leapfrog, Onset, Schedule, Synchronous
 from worldsheet.solve.calibrate import calibrate
@@ -27,7 +27,7 @@ _EXACT = Dyadic()
 
 @final
 @dataclass(frozen=True)
-class Held:
+class UnlockedResult:
     """What a batch that was held for some ticks leaves behind.
 
     Attributes:
@@ -59,7 +59,7 @@ def unlocked(  # noqa: PLR0913  the public signature, in the order of decreasing
     *,
     record: Record | None = None,
     initial: Fields | None = None,
-) -> Held:
+) -> UnlockedResult:
     """Hold a batch for some ticks, at each of which states, costates and parameters move together.
 
     At a tick every site reads its neighbours' messages, and every layer its effort (4), from one moment:
@@ -99,11 +99,11 @@ def unlocked(  # noqa: PLR0913  the public signature, in the order of decreasing
         engine.start(initial)
         depth = engine.topology.depth
         stop = Stop(max_ticks=4 * depth if ticks is None else ticks)
-        outcome = run(engine, schedule, stop, record, Motion(engine, _Answer(port, moved)))
+        outcome = run(engine, schedule, stop, record, ParameterUpdater(engine, _Answer(port, moved)))
         engine.close()
         for parameter in moved:
             parameter.grad = None
-        return Held(_advised(outcome, depth, initial), engine.loss, engine.fields, record)
+        return UnlockedResult(_advised(outcome, depth, initial), engine.loss, engine.fields, record)
 
 
 @final

@@ -1,9 +1,9 @@
 """Networks that learn in real time: nature-inspired local propagation on any directed graph."""
 
 from worldsheet.streaming.activation import Activation, Identity, Logistic, Rectifier, Tanh
-from worldsheet.streaming.config import Missing, Start, Streams
+from worldsheet.streaming.config import MissingValues, Start, Streams
 from worldsheet.streaming.costate_network import CostateNetwork, LinearQuadratic
-from worldsheet.streaming.functional import Functional, Medium, Quadratic, Regulariser
+from worldsheet.streaming.functional import Functional, NeuronModel, Quadratic, Regulariser
 from worldsheet.streaming.graphs.builders import from_matrix, from_networkx, layered, random, small_world
 from worldsheet.streaming.graphs.connectivity import Connectivity, Dense
 from worldsheet.streaming.graphs.sparse import Sparse
@@ -19,7 +19,7 @@ from worldsheet.streaming.sign import (
     costate_within,
     hamiltonian_within,
 )
-from worldsheet.streaming.state import Moment, PhasePoint
+from worldsheet.streaming.state import PhasePoint, Snapshot
 from worldsheet.streaming.trace import StepResult, Trace
 
 __all__ = [
@@ -37,10 +37,9 @@ __all__ = [
     "Identity",
     "LinearQuadratic",
     "Logistic",
-    "Medium",
-    "Missing",
-    "Moment",
+    "MissingValues",
     "NeuronIntegrator",
+    "NeuronModel",
     "PeriodicFlip",
     "PhasePoint",
     "Plain",
@@ -49,6 +48,7 @@ __all__ = [
     "Rectifier",
     "Regulariser",
     "SignPolicy",
+    "Snapshot",
     "Sparse",
     "Squared",
     "Start",

@@ -9,7 +9,7 @@ import torch
 from worldsheet.core.errors import InputError
 
 
-class Missing(Enum):
+class MissingValues(Enum):
     """What to do where a stream holds NaN, an infinity or a class below 0. None of them is ever learned from."""
 
     SKIP = "skip"
@@ -34,7 +34,7 @@ class Streams:
 
     count: int = 1
     shared: bool = True
-    missing: Missing = Missing.SKIP
+    missing: MissingValues = MissingValues.SKIP
 
     def __post_init__(self) -> None:
         """Refuse none."""

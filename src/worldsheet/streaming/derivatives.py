@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
-from worldsheet.streaming.shapes import Signal, Target
+from worldsheet.streaming.shapes import Signal, TargetValues
 
 
 def value_and_gradient(
-    function: Callable[[Tensor, Tensor], Tensor], output: Signal, target: Target
+    function: Callable[[Tensor, Tensor], Tensor], output: Signal, target: TargetValues
 ) -> tuple[Tensor, Signal]:
     """A potential V(output, target) per stream and its gradient in the output, nothing before the output being seen."""
     with torch.enable_grad():

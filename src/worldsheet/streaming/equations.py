@@ -10,15 +10,15 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
-from worldsheet.streaming.functional import Functional, Medium
+from worldsheet.streaming.functional import Functional, NeuronModel
 from worldsheet.streaming.graphs.connectivity import Connectivity
-from worldsheet.streaming.integrator import Factors, NeuronIntegrator
+from worldsheet.streaming.integrator import NeuronIntegrator, StepFactors
 from worldsheet.streaming.shapes import Edges, Neurons
 from worldsheet.streaming.sign import Sign
 from worldsheet.streaming.state import PhasePoint
 
 
-class Sight(NamedTuple):
+class Activations(NamedTuple):
     """What the neurons see of their parents at an instant.
 
     Attributes:
@@ -30,7 +30,7 @@ class Sight(NamedTuple):
     activity: Neurons
 
 
-class Pace(NamedTuple):
+class StepCoefficients(NamedTuple):
     """How far the fields move in one step: decay and gain of x, π and π_w; the sign of time is in the gains.
 
     Attributes:
@@ -44,7 +44,7 @@ class Pace(NamedTuple):
     """
 
     reach: Tensor
-    costate: Factors
+    costate: StepFactors
     momentum_keep: float
     momentum_gain: float
     credit_gain: Tensor | None
@@ -63,12 +63,12 @@ class Credit(NamedTuple):
 
     sensitivity: Neurons
     state: Neurons
-    pace: Pace
+    coefficients: StepCoefficients
 
 
 @final
 @dataclass(frozen=True)
-class Laws:
+class Equations:
     """Equations (6) on a graph, s being the sign of time.
 
         ẋ_i   = c_i (σ(a_i) − x_i),                                  a_i = Σ_j w_ij x_j
@@ -80,55 +80,59 @@ class Laws:
 
     graph: Connectivity
     speed: Tensor
-    medium: Medium
+    model: NeuronModel
     functional: Functional
     integrator: NeuronIntegrator
 
-    def see(self, weights: Edges, state: Neurons) -> Sight:
+    def see(self, weights: Edges, state: Neurons) -> Activations:
         """Listen to the parents."""
         drive = self.graph.drive(weights, state)
-        return Sight(drive, self.medium.activation.value(drive))
+        return Activations(drive, self.model.activation.value(drive))
 
-    def velocity(self, state: Neurons, sight: Sight) -> Neurons:
+    def velocity(self, state: Neurons, activations: Activations) -> Neurons:
         """ẋ."""
-        return self.speed * (sight.activity - state)
+        return self.speed * (activations.activity - state)
 
-    def state(self, state: Neurons, sight: Sight, pace: Pace) -> Neurons:
+    def state(self, state: Neurons, activations: Activations, coefficients: StepCoefficients) -> Neurons:
         """X a step later."""
-        return torch.lerp(state, sight.activity, pace.reach)
+        return torch.lerp(state, activations.activity, coefficients.reach)
 
-    def conductance(self, sight: Sight) -> Neurons:
+    def conductance(self, activations: Activations) -> Neurons:
         """c_i σ′(a_i), which turns a costate into what the parents and edges of i feel of it."""
-        return self.medium.activation.slope(self.speed, sight.drive, sight.activity)
+        return self.model.activation.slope(self.speed, activations.drive, activations.activity)
 
     def pull(self, point: PhasePoint, sensitivity: Neurons) -> Neurons:
         """Σ_k w_ki c_k σ′(a_k) π_k + ∂R/∂x_i, in memory of its own."""
         pulled = self.graph.pull(point.weights, sensitivity)
         return self.functional.regulariser.pull_states(pulled, point.state)
 
-    def costate(self, point: PhasePoint, force: Neurons, pace: Pace) -> Neurons:
+    def costate(self, point: PhasePoint, force: Neurons, coefficients: StepCoefficients) -> Neurons:
         """π a step later, in the memory of all that pulls at it."""
-        return force.mul_(pace.costate.gain).addcmul_(pace.costate.keep, point.costate)
+        return force.mul_(coefficients.costate.gain).addcmul_(coefficients.costate.keep, point.costate)
 
     def sensitivity(self, costate: Neurons, conductance: Neurons) -> Neurons:
         """δ_i = c_i σ′(a_i) π_i, which the edges of i feel."""
         return conductance * costate
 
-    def credit(self, sensitivity: Neurons, state: Neurons, pace: Pace) -> Credit:
+    def credit(self, sensitivity: Neurons, state: Neurons, coefficients: StepCoefficients) -> Credit:
         """What the edges are told; the gain is in it where it is not the same for all."""
-        return Credit(sensitivity if pace.credit_gain is None else sensitivity * pace.credit_gain, state, pace)
+        return Credit(
+            sensitivity if coefficients.credit_gain is None else sensitivity * coefficients.credit_gain,
+            state,
+            coefficients,
+        )
 
     def learn(self, weights: Edges, momentum: Edges, credit: Credit) -> Edges:
         """π_w a step later in its own memory, under the effort c_i σ′(a_i) π_i x_j; then the weights, returned."""
-        pace, staggered = credit.pace, self.integrator.staggered
-        moved = weights if staggered else weights.add(momentum, alpha=pace.flow)
+        coefficients, staggered = credit.coefficients, self.integrator.staggered
+        moved = weights if staggered else weights.add(momentum, alpha=coefficients.flow)
         self.graph.add_effort(
-            momentum, credit.sensitivity, credit.state, keep=pace.momentum_keep, gain=pace.momentum_gain
+            momentum, credit.sensitivity, credit.state, keep=coefficients.momentum_keep, gain=coefficients.momentum_gain
         )
-        self.functional.regulariser.pull_weights(momentum, weights, pace.momentum_gain_on_edges)
-        return weights.add_(momentum, alpha=pace.flow) if staggered else moved
+        self.functional.regulariser.pull_weights(momentum, weights, coefficients.momentum_gain_on_edges)
+        return weights.add_(momentum, alpha=coefficients.flow) if staggered else moved
 
-    def pace(self, sign: Sign, dt: float, shared: bool) -> Pace:
+    def coefficients(self, sign: Sign, dt: float, shared: bool) -> StepCoefficients:
         """Decays and gains of a step under a sign, one for each system if it is a tensor."""
         advance, functional = self.integrator.factors, self.functional
         theta = torch.tensor(functional.dissipation, dtype=torch.float64)
@@ -137,9 +141,9 @@ class Laws:
         per_neuron = sign.to(self.speed)[:, None] if isinstance(sign, Tensor) else sign
         costate = advance(functional.dissipation - per_neuron * self.speed, dt)
         gain = -per_neuron * float(momentum.gain)
-        return Pace(
+        return StepCoefficients(
             reach=1 - advance(self.speed, dt).keep,
-            costate=Factors(costate.keep, -per_neuron * costate.gain),
+            costate=StepFactors(costate.keep, -per_neuron * costate.gain),
             momentum_keep=float(momentum.keep),
             momentum_gain=1.0 if isinstance(gain, Tensor) else gain,
             credit_gain=gain if isinstance(gain, Tensor) else None,

@@ -77,7 +77,7 @@ class Quadratic(Regulariser):
 
 @final
 @dataclass(frozen=True)
-class Medium:
+class NeuronModel:
     """What the neurons are made of: dx_i/dt = c_i (σ(a_i) − x_i).
 
     Args:

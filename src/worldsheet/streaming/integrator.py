@@ -10,7 +10,7 @@ from torch import Tensor
 from worldsheet.core.errors import InputError
 
 
-class Factors(NamedTuple):
+class StepFactors(NamedTuple):
     """How y moves in a step of ẏ = −k y + d: y ← keep · y + gain · d."""
 
     keep: Tensor
@@ -30,7 +30,7 @@ class NeuronIntegrator(ABC):
     every: int
 
     @abstractmethod
-    def factors(self, rate: Tensor, dt: float) -> Factors:
+    def factors(self, rate: Tensor, dt: float) -> StepFactors:
         """Keep and gain for rates k of either sign; a rate of 0 only integrates."""
 
     @property
@@ -65,9 +65,9 @@ class ForwardEuler(NeuronIntegrator):
         """Refuse edges that never move."""
         _refuse_never(self.every)
 
-    def factors(self, rate: Tensor, dt: float) -> Factors:
+    def factors(self, rate: Tensor, dt: float) -> StepFactors:
         """1 − k dt and dt."""
-        return Factors(1 - rate * dt, torch.full_like(rate, dt))
+        return StepFactors(1 - rate * dt, torch.full_like(rate, dt))
 
     @property
     def staggered(self) -> bool:
@@ -106,12 +106,12 @@ class Exponential(NeuronIntegrator):
         """Refuse edges that never move."""
         _refuse_never(self.every)
 
-    def factors(self, rate: Tensor, dt: float) -> Factors:
+    def factors(self, rate: Tensor, dt: float) -> StepFactors:
         """e^{−k dt} and its integral."""
         keep = torch.exp(-rate * dt)
         resting = rate == 0
         gain = -torch.expm1(-rate * dt) / torch.where(resting, torch.ones_like(rate), rate)
-        return Factors(keep, torch.where(resting, torch.full_like(rate, dt), gain))
+        return StepFactors(keep, torch.where(resting, torch.full_like(rate, dt), gain))
 
     @property
     def staggered(self) -> bool:

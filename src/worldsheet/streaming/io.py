@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from worldsheet.core.errors import InputError
-from worldsheet.streaming.config import Missing, Streams
-from worldsheet.streaming.functional import Medium
+from worldsheet.streaming.config import MissingValues, Streams
+from worldsheet.streaming.functional import NeuronModel
 from worldsheet.streaming.graphs.connectivity import Connectivity
 from worldsheet.streaming.potential import Potential
-from worldsheet.streaming.shapes import Neurons, PerStream, Signal, Target
+from worldsheet.streaming.shapes import Neurons, PerStream, Signal, TargetValues
 
 
 def check_places(graph: Connectivity, inputs: Sequence[int], outputs: Sequence[int]) -> None:
@@ -48,19 +48,19 @@ def check_places(graph: Connectivity, inputs: Sequence[int], outputs: Sequence[i
             )
 
 
-def speeds(medium: Medium, neurons: int, like: Tensor) -> Tensor:
+def speeds(model: NeuronModel, neurons: int, like: Tensor) -> Tensor:
     """C for every neuron.
 
     Raises:
         InputError: a tensor of another length.
     """
-    if isinstance(medium.speed, Tensor):
-        if medium.speed.shape != (neurons,):
+    if isinstance(model.speed, Tensor):
+        if model.speed.shape != (neurons,):
             raise InputError(
-                f"speeds of shape {tuple(medium.speed.shape)}", f"one for each of {neurons} neurons", "or one number"
+                f"speeds of shape {tuple(model.speed.shape)}", f"one for each of {neurons} neurons", "or one number"
             )
-        return medium.speed.to(like)
-    return torch.full((neurons,), medium.speed, dtype=like.dtype, device=like.device)
+        return model.speed.to(like)
+    return torch.full((neurons,), model.speed, dtype=like.dtype, device=like.device)
 
 
 def check_input(given: Tensor | None, streams: int, inputs: int) -> None:
@@ -116,7 +116,7 @@ def like(given: Tensor, state: Tensor, *, kept: bool = False) -> Tensor:
     return given.detach().to(state.device, dtype, non_blocking=given.device.type == "cpu")
 
 
-def unknown_streams(target: Target) -> Tensor | None:
+def unknown_streams(target: TargetValues) -> Tensor | None:
     """Which streams have a NaN, an infinity or a negative class in their target; None if no stream."""
     if all_finite(target) and (target.is_floating_point() or int(target.min()) >= 0):
         return None
@@ -132,7 +132,7 @@ def all_finite(values: Tensor) -> bool:
     return isfinite(float(values.sum())) or bool(torch.isfinite(values).all())
 
 
-class Reading(NamedTuple):
+class Readout(NamedTuple):
     """Outputs compared with a target.
 
     Attributes:
@@ -147,7 +147,7 @@ class Reading(NamedTuple):
 
 
 @final
-class Lesson:
+class Target:
     """A target at an instant, from which a network learns what it is told and no more.
 
     Args:
@@ -157,29 +157,31 @@ class Lesson:
         potential: how.
     """
 
-    def __init__(self, target: Target | None, unknown: Tensor | None, outputs: Tensor, potential: Potential) -> None:
+    def __init__(
+        self, target: TargetValues | None, unknown: Tensor | None, outputs: Tensor, potential: Potential
+    ) -> None:
         self._target = target
         self._unknown = unknown
         self._outputs = outputs
         self._potential = potential
 
-    def read(self, state: Neurons) -> Reading:
+    def read(self, state: Neurons) -> Readout:
         """Compare the outputs with the target."""
         output = state.index_select(1, self._outputs)
         if self._target is None:
-            return Reading(output, None, None)
+            return Readout(output, None, None)
         loss, gradient = self._potential.value_and_gradient(output, self._target)
         if self._unknown is not None:
             loss, gradient = loss.masked_fill(self._unknown, 0), gradient.masked_fill(self._unknown[:, None], 0)
-        return Reading(output, loss, gradient)
+        return Readout(output, loss, gradient)
 
-    def blame(self, force: Neurons, reading: Reading) -> Neurons:
+    def add_loss_gradient(self, force: Neurons, readout: Readout) -> Neurons:
         """Add ∂V/∂x to the force on the output neurons, in its own memory."""
-        return force if reading.gradient is None else force.index_add_(1, self._outputs, reading.gradient)
+        return force if readout.gradient is None else force.index_add_(1, self._outputs, readout.gradient)
 
 
 @final
-class Ears:
+class StreamIO:
     """Where a network is held and compared.
 
     Args:
@@ -212,7 +214,7 @@ class Ears:
         """The states in their own memory, those of the input neurons being the input; what is unknown of it stays.
 
         Raises:
-            InputError: another shape, or NaN under `Missing.STOP`.
+            InputError: another shape, or NaN under `MissingValues.STOP`.
         """
         check_input(input, self._streams.count, self._counts[0])
         if input is None:
@@ -223,14 +225,14 @@ class Ears:
             given = torch.where(torch.isfinite(given), given, state.index_select(1, self._inputs))
         return state.index_copy_(1, self._inputs, given)
 
-    def hear(self, state: Neurons, target: Tensor | None) -> Lesson:
+    def target_of(self, state: Neurons, target: Tensor | None) -> Target:
         """The lesson of a target.
 
         Raises:
-            InputError: another shape or kind, or NaN under `Missing.STOP`.
+            InputError: another shape or kind, or NaN under `MissingValues.STOP`.
         """
         if target is None:
-            return Lesson(None, None, self._outputs, self._potential)
+            return Target(None, None, self._outputs, self._potential)
         check_target(target, self._streams.count, self._counts[1], self._potential)
         given = like(target, state, kept=self._potential.classes)
         unknown = unknown_streams(target)
@@ -238,10 +240,10 @@ class Ears:
             self._refuse_holes("target")
             unknown = unknown.to(given.device)
             given = given.masked_fill(unknown if given.dim() == 1 else unknown[:, None], 0)
-        return Lesson(given, unknown, self._outputs, self._potential)
+        return Target(given, unknown, self._outputs, self._potential)
 
     def _refuse_holes(self, name: str) -> None:
-        if self._streams.missing is Missing.STOP:
+        if self._streams.missing is MissingValues.STOP:
             raise InputError(
                 f"NaN, an infinity or an unknown class in the {name}",
                 "numbers only, as the network was built with Missing.STOP",

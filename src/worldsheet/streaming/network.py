@@ -10,15 +10,15 @@ from torch import Tensor
 
 from worldsheet.core.errors import InputError
 from worldsheet.core.outcome import Outcome, Status
-from worldsheet.streaming.config import Missing, Start, Streams
-from worldsheet.streaming.equations import Credit, Laws, Pace
-from worldsheet.streaming.functional import Functional, Medium
+from worldsheet.streaming.config import MissingValues, Start, Streams
+from worldsheet.streaming.equations import Credit, Equations, StepCoefficients
+from worldsheet.streaming.functional import Functional, NeuronModel
 from worldsheet.streaming.graphs.connectivity import Connectivity
 from worldsheet.streaming.integrator import Exponential, NeuronIntegrator
-from worldsheet.streaming.io import Ears, check_places, has_holes, speeds
+from worldsheet.streaming.io import StreamIO, check_places, has_holes, speeds
 from worldsheet.streaming.shapes import Edges, Signal
 from worldsheet.streaming.sign import ConstantFlip, Plain, Sign, SignPolicy
-from worldsheet.streaming.state import Moment, PhasePoint, as_tensors, is_finite
+from worldsheet.streaming.state import PhasePoint, Snapshot, as_tensors, is_finite
 from worldsheet.streaming.trace import StepResult, Trace
 
 Stream: TypeAlias = Iterable[tuple[Tensor | None, Tensor | None]]
@@ -64,7 +64,7 @@ class HamiltonianNetwork:
         outputs: Sequence[int],
         inputs: Sequence[int] = (),
         *,
-        medium: Medium | None = None,
+        model: NeuronModel | None = None,
         functional: Functional | None = None,
         sign: SignPolicy | None = None,
         integrator: NeuronIntegrator | None = None,
@@ -74,20 +74,22 @@ class HamiltonianNetwork:
         device: torch.device | str | None = None,
     ) -> None:
         check_places(graph, inputs, outputs)
-        medium = medium or Medium()
+        model = model or NeuronModel()
         like = torch.empty(0, dtype=dtype, device=device if device is not None else graph.sources.device)
-        speed = speeds(medium, graph.neurons, like)
+        speed = speeds(model, graph.neurons, like)
         speed[list(inputs)] = 0  # held by the input
-        if medium.bias:
+        if model.bias:
             graph, speed = graph.with_source(), torch.cat([speed, speed.new_zeros(1)])
         self.sign = sign or ConstantFlip()
         self.streams = streams or Streams()
-        self._laws = Laws(graph.to(like.device), speed, medium, functional or Functional(), integrator or Exponential())
-        self._ears = Ears(inputs, outputs, self.streams, self.functional.potential, like.device)
-        self._paces: dict[float, Pace] = {}
+        self._laws = Equations(
+            graph.to(like.device), speed, model, functional or Functional(), integrator or Exponential()
+        )
+        self._io = StreamIO(inputs, outputs, self.streams, self.functional.potential, like.device)
+        self._coefficients: dict[float, StepCoefficients] = {}
         self._dt = nan
         self._point = self._drawn(start or Start(), like)
-        self._left: tuple[Credit, Moment] | None = None
+        self._left: tuple[Credit, Snapshot] | None = None
         self.time = 0.0
         self.steps = 0
 
@@ -115,7 +117,7 @@ class HamiltonianNetwork:
     @property
     def output(self) -> Signal:
         """The output neurons' states, (streams, outputs)."""
-        return self._ears.output(self._point.state)
+        return self._io.output(self._point.state)
 
     @property
     def finite(self) -> bool:
@@ -141,29 +143,29 @@ class HamiltonianNetwork:
             dt: seconds until the next instant.
 
         Raises:
-            InputError: wrong shapes, a step beyond the integrator's bound, or NaN under `Missing.STOP`.
+            InputError: wrong shapes, a step beyond the integrator's bound, or NaN under `MissingValues.STOP`.
         """
         self._set_dt(dt)
         self._learn(remembered=False)
         laws = self._laws
-        lesson = self._ears.hear(self._point.state, target)
-        point = self._point._replace(state=self._ears.hold(self._point.state, input))
-        sight = laws.see(point.weights, point.state)
-        velocity = partial(laws.velocity, point.state, sight)
-        moment = Moment(self.time, point, velocity, lesson, self.functional, self.streams.shared)
+        wanted = self._io.target_of(self._point.state, target)
+        point = self._point._replace(state=self._io.hold(self._point.state, input))
+        activations = laws.see(point.weights, point.state)
+        velocity = partial(laws.velocity, point.state, activations)
+        moment = Snapshot(self.time, point, velocity, wanted, self.functional, self.streams.shared)
         sign = self.sign.sign(moment)
-        pace = self._pace(sign, dt)
+        coefficients = self._coefficients_of(sign, dt)
         staggered = laws.integrator.staggered
-        state = laws.state(point.state, sight, pace)
-        reading = lesson.read(state if staggered else point.state)
-        conductance = laws.conductance(sight)
+        state = laws.state(point.state, activations, coefficients)
+        readout = wanted.read(state if staggered else point.state)
+        conductance = laws.conductance(activations)
         felt = laws.sensitivity(point.costate, conductance)
-        costate = laws.costate(point, lesson.blame(laws.pull(point, felt), reading), pace)
+        costate = laws.costate(point, wanted.add_loss_gradient(laws.pull(point, felt), readout), coefficients)
         if (self.steps + 1) % laws.integrator.every == 0:
             felt = laws.sensitivity(costate, conductance) if staggered else felt
-            self._left = laws.credit(felt, point.state, pace), moment
+            self._left = laws.credit(felt, point.state, coefficients), moment
         self._advance(point._replace(state=state, costate=costate), dt)
-        return StepResult(reading.output, reading.loss, sign, moment)
+        return StepResult(readout.output, readout.loss, sign, moment)
 
     @torch.no_grad()
     def listen(self, input: Tensor | None, dt: float) -> Signal:
@@ -174,9 +176,9 @@ class HamiltonianNetwork:
         """
         self._set_dt(dt)
         self._learn(remembered=False)
-        point = self._point._replace(state=self._ears.hold(self._point.state, input))
-        sight = self._laws.see(point.weights, point.state)
-        state = self._laws.state(point.state, sight, self._pace(-1.0, dt))
+        point = self._point._replace(state=self._io.hold(self._point.state, input))
+        activations = self._laws.see(point.weights, point.state)
+        state = self._laws.state(point.state, activations, self._coefficients_of(-1.0, dt))
         self._advance(point._replace(state=state), dt)
         return self.output
 
@@ -196,11 +198,11 @@ class HamiltonianNetwork:
             progress: is shown every step.
 
         Raises:
-            InputError: as `step`, except for NaN under `Missing.STOP`, which ends the run.
+            InputError: as `step`, except for NaN under `MissingValues.STOP`, which ends the run.
         """
         first = self.steps
         for input, target in stream:
-            if self.streams.missing is Missing.STOP and has_holes(input, target):
+            if self.streams.missing is MissingValues.STOP and has_holes(input, target):
                 return self._ended(Status.STOPPED, first, "the stream holds NaN or infinity: clean it, or Missing.SKIP")
             step = self.step(input, target, dt)
             if trace is not None:
@@ -240,7 +242,7 @@ class HamiltonianNetwork:
         """Edges answer what the last step left on the neurons: before anything looks at them again."""
         if self._left is not None:
             (credit, moment), self._left = self._left, None
-            moment.pass_by(remembered=remembered)
+            moment.invalidate(remembered=remembered)
             weights = self._laws.learn(self._point.weights, self._point.momentum, credit)
             self._point = self._point._replace(weights=weights)
 
@@ -259,17 +261,17 @@ class HamiltonianNetwork:
         weights = torch.stack([graph.on_edges(values) for values in drawn])
         weights = weights[0] if self.streams.shared else weights
         state = start.spread * torch.randn(count, graph.neurons, generator=generator).to(like)
-        if self._laws.medium.bias:
+        if self._laws.model.bias:
             state[:, -1] = 1
         return PhasePoint(state, torch.zeros_like(state), weights, torch.zeros_like(weights))
 
-    def _pace(self, sign: Sign, dt: float) -> Pace:
+    def _coefficients_of(self, sign: Sign, dt: float) -> StepCoefficients:
         """The pace of a step; those of signs that are the same for all are kept while dt stays."""
         if isinstance(sign, Tensor):
-            return self._laws.pace(sign, dt, self.streams.shared)
-        if sign not in self._paces:
-            self._paces[sign] = self._laws.pace(sign, dt, self.streams.shared)
-        return self._paces[sign]
+            return self._laws.coefficients(sign, dt, self.streams.shared)
+        if sign not in self._coefficients:
+            self._coefficients[sign] = self._laws.coefficients(sign, dt, self.streams.shared)
+        return self._coefficients[sign]
 
     def _set_dt(self, dt: float) -> None:
         """A new step is checked once."""
@@ -279,7 +281,7 @@ class HamiltonianNetwork:
             raise InputError(f"dt={dt}", "a positive finite number of seconds", "try dt=0.002")
         integrator, theta = self._laws.integrator, self.functional.dissipation
         integrator.check(max(float(self._laws.speed.max()) + theta, integrator.every * theta), dt)
-        self._dt, self._paces = dt, {}
+        self._dt, self._coefficients = dt, {}
 
     def _advance(self, point: PhasePoint, dt: float) -> None:
         self._point = point

@@ -12,14 +12,14 @@ from torch.nn.functional import log_softmax, one_hot
 
 from worldsheet.core.errors import InputError
 from worldsheet.streaming.derivatives import value_and_gradient
-from worldsheet.streaming.shapes import PerStream, Signal, Target
+from worldsheet.streaming.shapes import PerStream, Signal, TargetValues
 
 
 class Potential(ABC):
     """V(output, target), per stream."""
 
     @abstractmethod
-    def value_and_gradient(self, output: Signal, target: Target) -> tuple[PerStream, Signal]:
+    def value_and_gradient(self, output: Signal, target: TargetValues) -> tuple[PerStream, Signal]:
         """V and ∂V/∂output."""
 
     @property
@@ -46,7 +46,7 @@ class Squared(Potential):
         """Refuse what attracts nothing."""
         _refuse_not_positive("Squared", weight=self.weight)
 
-    def value_and_gradient(self, output: Signal, target: Target) -> tuple[PerStream, Signal]:
+    def value_and_gradient(self, output: Signal, target: TargetValues) -> tuple[PerStream, Signal]:
         """q/2 ‖e‖² and q e."""
         error = output - target
         gradient = error if self.weight == 1 else self.weight * error
@@ -78,7 +78,7 @@ class CrossEntropy(Potential):
         """One class per stream."""
         return True
 
-    def value_and_gradient(self, output: Signal, target: Target) -> tuple[PerStream, Signal]:
+    def value_and_gradient(self, output: Signal, target: TargetValues) -> tuple[PerStream, Signal]:
         """−q log softmax and q gain (softmax − one-hot)."""
         logarithms = log_softmax(self.gain * output, 1)
         right = one_hot(target, output.shape[1])
@@ -97,7 +97,7 @@ class Custom(Potential):
 
     function: Callable[[Tensor, Tensor], Tensor]
 
-    def value_and_gradient(self, output: Signal, target: Target) -> tuple[PerStream, Signal]:
+    def value_and_gradient(self, output: Signal, target: TargetValues) -> tuple[PerStream, Signal]:
         """V and its gradient by autograd.
 
         Raises:

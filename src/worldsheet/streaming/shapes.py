@@ -17,7 +17,7 @@ Index: TypeAlias = Int[Tensor, "edge"]
 Signal: TypeAlias = Float[Tensor, "stream channel"]
 """What enters or leaves at an instant: inputs u, outputs."""
 
-Target: TypeAlias = Shaped[Tensor, "stream *channel"]
+TargetValues: TypeAlias = Shaped[Tensor, "stream *channel"]
 """What the outputs are compared with: numbers of their shape, or one class per stream."""
 
 PerStream: TypeAlias = Float[Tensor, "stream"]

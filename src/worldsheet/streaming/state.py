@@ -8,7 +8,7 @@ from torch import Tensor
 
 from worldsheet.core.errors import InputError
 from worldsheet.streaming.functional import Functional
-from worldsheet.streaming.io import Lesson
+from worldsheet.streaming.io import Target
 from worldsheet.streaming.shapes import Edges, Neurons, PerStream, PerSystem
 from worldsheet.streaming.sign import Watched
 
@@ -32,7 +32,7 @@ class PhasePoint(NamedTuple):
 
 
 @final
-class Moment(Watched):
+class Snapshot(Watched):
     """A point in phase space at an instant, looked at before it moves.
 
     Energies are divided by φ: one number per system, which is all streams together where they share their weights. They
@@ -44,7 +44,7 @@ class Moment(Watched):
         time: float,
         point: PhasePoint,
         velocity: Callable[[], Neurons],
-        lesson: Lesson,
+        wanted: Target,
         functional: Functional,
         shared: bool,
     ) -> None:
@@ -53,7 +53,7 @@ class Moment(Watched):
         self._squared: tuple[PerSystem, PerSystem] | None = None
         self._state, self._costate = point.state, point.costate
         self._velocity = velocity
-        self._lesson = lesson
+        self._lesson = wanted
         self._functional = functional
         self._shared = shared
 
@@ -102,7 +102,7 @@ class Moment(Watched):
         """‖(π, π_w)‖."""
         return (self._per_system(self._costate.square().sum(1)) + self._squares()[1]).sqrt()
 
-    def pass_by(self, *, remembered: bool) -> None:
+    def invalidate(self, *, remembered: bool) -> None:
         """The edges are about to move: keep their sums of squares if they are to be remembered."""
         if remembered:
             self._squares()

@@ -8,7 +8,7 @@ from torch import Tensor
 from worldsheet.core.errors import InputError
 from worldsheet.streaming.shapes import PerStream, Signal
 from worldsheet.streaming.sign import Sign
-from worldsheet.streaming.state import Moment
+from worldsheet.streaming.state import Snapshot
 
 
 class StepResult(NamedTuple):
@@ -24,7 +24,7 @@ class StepResult(NamedTuple):
     output: Signal
     loss: PerStream | None
     sign: Sign
-    moment: Moment
+    moment: Snapshot
 
 
 @final

@@ -8,7 +8,7 @@ from typing import final
 from torch import Tensor
 
 from worldsheet.core.fields import Fields
-from worldsheet.core.types import Costate, Elsewhere, Field, State
+from worldsheet.core.types import AnyState, Costate, Field, State
 from worldsheet.dynamics import Character, Dynamics
 from worldsheet.problem import Linearised, View
 
@@ -28,10 +28,10 @@ class Substrate(Dynamics):
     inner: Dynamics
 
     @abstractmethod
-    def arrived(self, message: Elsewhere, view: View) -> Elsewhere:
+    def arrived(self, message: AnyState, view: View) -> AnyState:
         """What arrives of a message, from below or from above."""
 
-    def moved(self, after: Elsewhere, field: Field, view: View) -> Elsewhere:
+    def moved(self, after: AnyState, field: Field, view: View) -> AnyState:
         """What comes of a move that was meant to end at `after`."""
         return after
 
@@ -56,7 +56,7 @@ class Substrate(Dynamics):
         """As the inner dynamics."""
         self.inner.fit(depth)
 
-    def start(self, outputs: Sequence[Elsewhere]) -> Fields:
+    def start(self, outputs: Sequence[AnyState]) -> Fields:
         """As the inner dynamics."""
         return self.inner.start(outputs)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from worldsheet.core.errors import InputError
-from worldsheet.core.types import Elsewhere
+from worldsheet.core.types import AnyState
 from worldsheet.dynamics import Character
 from worldsheet.problem import View
 from worldsheet.substrates.base import Substrate
@@ -33,7 +33,7 @@ class Delayed(Substrate):
         if self.ticks < 0:
             raise InputError(f"Delayed(ticks={self.ticks})", "0 or more ticks", "use ticks=0 for fresh messages")
 
-    def arrived(self, message: Elsewhere, view: View) -> Elsewhere:
+    def arrived(self, message: AnyState, view: View) -> AnyState:
         """The message: what is old about it the schedule says."""
         return message
 

@@ -9,7 +9,7 @@ import torch
 from torch import Generator
 
 from worldsheet.core.errors import InputError
-from worldsheet.core.types import Elsewhere, Field
+from worldsheet.core.types import AnyState, Field
 from worldsheet.problem import View
 from worldsheet.substrates.base import Substrate
 
@@ -44,11 +44,11 @@ class Mismatched(Substrate):
         if self.factors is None:
             object.__setattr__(self, "factors", Factors(self.error, self.generator))
 
-    def arrived(self, message: Elsewhere, view: View) -> Elsewhere:
+    def arrived(self, message: AnyState, view: View) -> AnyState:
         """The message as it is."""
         return message
 
-    def moved(self, after: Elsewhere, field: Field, view: View) -> Elsewhere:
+    def moved(self, after: AnyState, field: Field, view: View) -> AnyState:
         """m_l times the state's move, or a move of the costate divided by it."""
         if self.error == 0 or self.factors is None:
             return after

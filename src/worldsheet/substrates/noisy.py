@@ -8,7 +8,7 @@ import torch
 from torch import Generator
 
 from worldsheet.core.errors import InputError
-from worldsheet.core.types import Elsewhere
+from worldsheet.core.types import AnyState
 from worldsheet.problem import View
 from worldsheet.substrates.base import Substrate
 from worldsheet.substrates.scales import mean_square
@@ -44,7 +44,7 @@ class Noisy(Substrate):
                 f"Noisy(std={self.std})", "0 or a positive number", "0.1 is noise of a tenth of the signal"
             )
 
-    def arrived(self, message: Elsewhere, view: View) -> Elsewhere:
+    def arrived(self, message: AnyState, view: View) -> AnyState:
         """The message and noise."""
         if self.std == 0:
             return message

@@ -7,7 +7,7 @@ import torch
 from torch import Generator
 
 from worldsheet.core.errors import InputError
-from worldsheet.core.types import Elsewhere
+from worldsheet.core.types import AnyState
 from worldsheet.problem import View
 from worldsheet.substrates.base import Substrate
 from worldsheet.substrates.scales import largest
@@ -41,7 +41,7 @@ class Quantised(Substrate):
         if self.bits is not None and self.bits < 2:
             raise InputError(f"Quantised(bits={self.bits})", "2 or more bits, or None", "use bits=8")
 
-    def arrived(self, message: Elsewhere, view: View) -> Elsewhere:
+    def arrived(self, message: AnyState, view: View) -> AnyState:
         """The nearest level, or one of the two nearest."""
         if self.bits is None:
             return message

@@ -6,7 +6,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from worldsheet.core.types import Elsewhere
+from worldsheet.core.types import AnyState
 from worldsheet.problem import View
 
 
@@ -24,12 +24,12 @@ class _Everywhere(Sequence[float]):
 _ONES = _Everywhere()
 
 
-def mean_square(message: Elsewhere, view: View) -> Tensor:
+def mean_square(message: AnyState, view: View) -> Tensor:
     """The mean square of a site's message; shaped to multiply it."""
     return message.square().mean() if _single(view) else message.square().mean(_inner(message), keepdim=True)
 
 
-def largest(message: Elsewhere, view: View) -> Tensor:
+def largest(message: AnyState, view: View) -> Tensor:
     """The largest size of any entry of a site's message; shaped to multiply it."""
     return message.abs().amax() if _single(view) else torch.amax(message.abs(), _inner(message), keepdim=True)
 
@@ -38,5 +38,5 @@ def _single(view: View) -> bool:
     return not isinstance(view.own(_ONES), Tensor)
 
 
-def _inner(message: Elsewhere) -> list[int]:
+def _inner(message: AnyState) -> list[int]:
     return list(range(1, message.dim()))

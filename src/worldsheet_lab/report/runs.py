@@ -91,7 +91,7 @@ class StagedRun(Run):
             if path.is_file():
                 try:
                     rows = json.loads(self.folder.read(path.name))
-                    found[stage] = [(str(deed), float(begin), float(end)) for deed, begin, end in rows]
+                    found[stage] = [(str(action), float(begin), float(end)) for action, begin, end in rows]
                 except (ValueError, TypeError) as error:
                     raise torn(path, str(error), "a list of deeds with their begin and end") from error
         return found

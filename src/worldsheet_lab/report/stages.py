@@ -52,8 +52,8 @@ def _gantt(timelines: Mapping[int, Sequence[Note]]) -> Figure:
     bars: dict[str, list[tuple[int, float, float, str]]] = {act: [] for act in _ACTS}
     for stage, notes in timelines.items():
         first = max(0, (len(notes) - DEEDS) // 2)
-        for deed, since, until in notes[first : first + DEEDS]:
-            bars[deed[0]].append((stage, since - origin, until - since, deed))
+        for action, since, until in notes[first : first + DEEDS]:
+            bars[action[0]].append((stage, since - origin, until - since, action))
     for act, found in bars.items():
         name, colour = _ACTS[act]
         stages, begin, took, deeds_named = zip(*found, strict=True) if found else ((), (), (), ())

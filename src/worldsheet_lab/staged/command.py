@@ -169,9 +169,9 @@ def _finish(folder: RunFolder) -> None:
         "samples_per_s": max(speeds, default=None),
     }
     folder.write_tensors(WEIGHTS_FILE, Checkpoints.weights(folder.path / CHECKPOINTS, setup.cuts))
-    deeds = [json.loads(folder.read(f"{TIMELINE}-{stage}.json")) for stage in range(setup.stages)]
+    actions = [json.loads(folder.read(f"{TIMELINE}-{stage}.json")) for stage in range(setup.stages)]
     title = f"{setup.recipe.data}, {setup.recipe.architecture} of {setup.cuts[-1]} layers in {setup.stages} stages"
-    folder.write(PICTURE, plots_stages.timeline(deeds, title))
+    folder.write(PICTURE, plots_stages.timeline(actions, title))
     Reports(folder.path).clear()
     folder.write(RESULT, json.dumps(result, indent=2).encode() + b"\n")
 

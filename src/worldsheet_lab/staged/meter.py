@@ -4,7 +4,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import TypeAlias, final
 
-from worldsheet.pipeline import Act, Done, Stage
+from worldsheet.pipeline import ActionType, Completed, Stage
 from worldsheet_lab.staged.reports import Report
 
 Tell: TypeAlias = Callable[[Report], None]
@@ -26,7 +26,7 @@ class Meter:
     """
 
     def __init__(self, stage: Stage, progress: Report, samples: list[int], tell: Tell) -> None:
-        self.done: list[Done] = []
+        self.done: list[Completed] = []
         self._stage = stage
         self._progress = progress
         self._samples = samples
@@ -36,12 +36,12 @@ class Meter:
         self._seen = 0.0  # seconds of work since the last report
         self._counted = 0  # samples answered since the last report
 
-    def note(self, done: Done) -> None:
+    def note(self, done: Completed) -> None:
         """Take a deed in."""
         self.done.append(done)
         self._seen += done.end - done.begin
-        if done.deed.act is Act.PULL:
-            self._counted += self._samples[done.deed.packet]
+        if done.action.act is ActionType.PULL:
+            self._counted += self._samples[done.action.packet]
             self._answered += 1
         if done.end - self._since >= INTERVAL:
             self.close(done.end)

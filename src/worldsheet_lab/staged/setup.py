@@ -10,7 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from worldsheet.core.errors import InputError
-from worldsheet.pipeline import Current, Locked, Order, Passive, Pipeline, Plan, Predicted, Stashed, Unlocked, Weights
+from worldsheet.pipeline import (
+    Current,
+    DelayCompensated,
+    Locked,
+    Pipeline,
+    PipelineSchedule,
+    Plan,
+    Predicted,
+    Stashed,
+    Unlocked,
+    Weights,
+)
 from worldsheet.pipeline.partition import balanced, measured_costs
 from worldsheet.problem import Chain
 from worldsheet_lab.choices import choose
@@ -19,7 +30,7 @@ from worldsheet_lab.errors import RunFolderError
 from worldsheet_lab.recipes import OPTIMIZERS, Recipe
 
 WEIGHTS: Mapping[str, Weights] = {
-    "passive": Passive(),
+    "passive": DelayCompensated(),
     "predicted": Predicted(),
     "stashed": Stashed(),
     "current": Current(),
@@ -78,7 +89,7 @@ class Setup:
             raise InputError("--free-running --locked", "one of the two", "a flush is what free running does without")
 
     @property
-    def order(self) -> Order:
+    def order(self) -> PipelineSchedule:
         """What stages do when."""
         return Locked(self.packets_per_update) if self.locked else Unlocked(self.packets_per_update)
 
@@ -98,7 +109,7 @@ class Setup:
             Plan(self.cuts),
             optimizer=make,
             weights=WEIGHTS[self.weights],
-            order=self.order,
+            schedule=self.order,
             messages=MESSAGES[self.messages],
             free_running=self.free_running,
         )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from worldsheet.pipeline import Plan
-from worldsheet.pipeline.transport.distributed import Wires
+from worldsheet.pipeline.transport.distributed import P2PTransport
 from worldsheet.problem import Chain
 from worldsheet_lab.data import DataSet, load
 from worldsheet_lab.recipes import DTYPES
@@ -69,7 +69,7 @@ class Worker:
         self._pipeline = self.setup.pipeline(self._chain)
         self._own = self._pipeline.stages[stage]
         device, messages = torch.device(recipe.device), self._pipeline.messages
-        self._wires = Wires(stage, self.setup.stages, device, messages=messages)
+        self._wires = P2PTransport(stage, self.setup.stages, device, messages=messages)
         self._checkpoints = Checkpoints(folder.path / CHECKPOINTS, stage)
         self._images = self._data.train_images.to(recipe.device, DTYPES[recipe.dtype])
         self._labels = self._data.train_labels.to(recipe.device)
@@ -123,7 +123,7 @@ class Worker:
         done = self._pipeline.run_stage(self._stage, self._wires, packets, meter.note)
         now = time.perf_counter()
         meter.close(now)
-        rows = [[str(deed), begin, end] for deed, begin, end in meter.done]
+        rows = [[str(action), begin, end] for action, begin, end in meter.done]
         self._folder.write(f"{TIMELINE}-{self._stage}.json", json.dumps(rows).encode())
         self._before += len(packets)
         if done.losses:

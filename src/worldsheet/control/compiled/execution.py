@@ -25,7 +25,7 @@ def mapped(change: Callable[..., Tensor], first: R, *others: R) -> R:
     return made(*(change(*(getattr(record, name) for record in (first, *others))) for name in names))  # type: ignore[no-any-return]
 
 
-class Whole(ABC):
+class Static(ABC):
     """A part of a record that is not taken apart; two with the same signature can stand for each other."""
 
     @abstractmethod
@@ -49,7 +49,7 @@ Form: TypeAlias = _Kept | tuple[Any, ...] | None
 def _names(record: type) -> tuple[str, ...]:
     """The fields of a record; none of what is not taken apart."""
     return (
-        tuple(field.name for field in fields(record)) if is_dataclass(record) and not issubclass(record, Whole) else ()
+        tuple(field.name for field in fields(record)) if is_dataclass(record) and not issubclass(record, Static) else ()
     )
 
 
@@ -65,7 +65,7 @@ def taken_apart(record: Any, leaves: list[Tensor], kept: list[Any]) -> Form:
     if names:
         return (made, *[taken_apart(getattr(record, name), leaves, kept) for name in names])
     kept.append(record)
-    return _Kept(record.signature() if isinstance(record, Whole) else record)
+    return _Kept(record.signature() if isinstance(record, Static) else record)
 
 
 def put_together(form: Form, leaves: Iterator[Tensor], kept: Iterator[Any]) -> Any:

@@ -11,7 +11,7 @@ from worldsheet.control.lqr.subproblem import Matched, Quadratic, control_gain
 
 @final
 @dataclass(frozen=True)
-class Scatterer:
+class ScanElement:
     """What pieces of the horizon make of the waves that reach them, x from the left and λ from the right.
 
         x_right = A x_left − C λ_right + b,       λ_left = J x_left + Aᵀ λ_right + j                            (25)
@@ -25,9 +25,9 @@ class Scatterer:
     packed: Tensor
 
     @staticmethod
-    def of(through: Tensor, far: Tensor, ahead: Tensor, near: Tensor, back: Tensor) -> "Scatterer":
+    def of(through: Tensor, far: Tensor, ahead: Tensor, near: Tensor, back: Tensor) -> "ScanElement":
         """From A, C (K, n, n), b (K, n, 1), J and j."""
-        return Scatterer(torch.cat((through, far, ahead, near, back), -1))
+        return ScanElement(torch.cat((through, far, ahead, near, back), -1))
 
     @property
     def _size(self) -> int:
@@ -64,7 +64,7 @@ class Scatterer:
         return self.packed[..., -1:]
 
 
-def joined(left: Scatterer, right: Scatterer) -> Scatterer:
+def combine(left: ScanElement, right: ScanElement) -> ScanElement:
     """Neighbouring pieces as one: the Redheffer star product, all echoes between them summed.
 
     The echoes are the geometric series Σ (−C J)^i = (1 + C J)⁻¹ with the left piece's C and the right piece's J.
@@ -76,7 +76,7 @@ def joined(left: Scatterer, right: Scatterer) -> Scatterer:
     onto, leaking, pushed = meeting[..., :size], meeting[..., size : 2 * size], meeting[..., 2 * size :]
     pushed = torch.baddbmm(pushed, leaking, back, alpha=-1)
     returned = torch.bmm(left.through.mT, near)
-    return Scatterer.of(
+    return ScanElement.of(
         torch.bmm(through, onto),
         torch.baddbmm(right.far, torch.bmm(through, leaking), through.mT),
         torch.baddbmm(right.ahead, through, pushed),
@@ -85,7 +85,7 @@ def joined(left: Scatterer, right: Scatterer) -> Scatterer:
     )
 
 
-def to_the_end(pieces: Scatterer, stride: int) -> Scatterer:
+def associative_scan(pieces: ScanElement, stride: int) -> ScanElement:
     """Every piece joined with all pieces to its right, in log K products of at most K pieces.
 
     Args:
@@ -94,10 +94,10 @@ def to_the_end(pieces: Scatterer, stride: int) -> Scatterer:
     """
     packed = pieces.packed
     while stride < len(packed):
-        whole = joined(Scatterer(packed[:-stride]), Scatterer(packed[stride:])).packed
+        whole = combine(ScanElement(packed[:-stride]), ScanElement(packed[stride:])).packed
         packed = torch.cat((whole, packed[-stride:]))
         stride *= 2
-    return Scatterer(packed)
+    return ScanElement(packed)
 
 
 def matched_by_scattering(local: Quadratic) -> Matched:
@@ -107,8 +107,8 @@ def matched_by_scattering(local: Quadratic) -> Matched:
     """
     size, (stages, batch) = local.state_size, local.gap.shape[:2]
     nothing, slope = torch.zeros_like(local.end_hessian), local.end_slope[..., None]
-    ends = Scatterer.of(nothing, nothing, torch.zeros_like(slope), local.end_hessian, slope)
-    whole = to_the_end(Scatterer(torch.cat((_scatterers(local).packed, ends.packed))), batch)
+    ends = ScanElement.of(nothing, nothing, torch.zeros_like(slope), local.end_hessian, slope)
+    whole = associative_scan(ScanElement(torch.cat((_elements(local).packed, ends.packed))), batch)
     impedance = 0.5 * (whole.near + whole.near.mT)
     transition, ahead = local.transition.flatten(0, 1), impedance[batch:]
     hessian = local.hessian.flatten(0, 1).baddbmm(transition.mT, torch.bmm(ahead, transition))
@@ -140,7 +140,7 @@ def rollout_by_scattering(closed: Tensor, drift: Tensor, start: Tensor) -> Tenso
     return torch.cat((start[None], states))
 
 
-def _scatterers(local: Quadratic) -> Scatterer:
+def _elements(local: Quadratic) -> ScanElement:
     """Every stage by itself, (N·B) pieces: the control out of S δx + R δu + Bᵀ δλ⁺ + e = 0."""
     size = local.state_size
     transition, hessian = local.transition.flatten(0, 1), local.hessian.flatten(0, 1)
@@ -148,7 +148,7 @@ def _scatterers(local: Quadratic) -> Scatterer:
     slope = local.slope.flatten(0, 1)[..., None]
     solved = _solved(hessian[..., size:, size:], torch.cat((across.mT, slope[:, size:], through.mT), -1))
     gains, push, shunt = solved[..., :size], solved[..., size : size + 1], solved[..., size + 1 :]
-    return Scatterer.of(
+    return ScanElement.of(
         torch.baddbmm(transition[..., :size], through, gains, alpha=-1),
         torch.bmm(through, shunt),
         torch.baddbmm(local.gap.reshape(-1, size, 1), through, push, alpha=-1),

@@ -15,7 +15,7 @@ _POINTS = 8192  # stages that move at once where their number is fixed, so that 
 
 
 @final
-class Places:
+class ActiveBatch:
     """Places for some problems of a batch; who ends goes, the next comes in.
 
     Attributes:

@@ -12,7 +12,7 @@ from worldsheet.control.methods.hamiltonian import control_curvature, convexifie
 from worldsheet.control.methods.history import History
 from worldsheet.control.methods.initial_guess import Start
 from worldsheet.control.methods.iterate import Residuals
-from worldsheet.control.methods.result import Ending, Rest
+from worldsheet.control.methods.result import RawResult, Termination
 
 _REFRESH = 20  # ticks between two looks at H_uu, which is constant in most problems
 _OVERFLOW = 1e12
@@ -44,7 +44,7 @@ class _Fields:
     controls: Tensor
 
 
-def relax_scattered(problem: Discretised, start: Start, settings: Scattered, history: History | None) -> Rest:
+def relax_scattered(problem: Discretised, start: Start, settings: Scattered, history: History | None) -> RawResult:
     """Tick (11) without matching over the horizon, the control eliminated by H_u = 0.
 
         x ← x − ν z g,     λ ← λ + (ν/z) r,     with r = F(x, u) − x⁺ and g = H_x − λ                              (26)
@@ -56,9 +56,9 @@ def relax_scattered(problem: Discretised, start: Start, settings: Scattered, his
     """
     now = _Fields(start.states, start.costates, start.controls)
     count = len(now.states)
-    endings = torch.full((count,), Ending.RUNNING.value, device=now.states.device)
-    endings = torch.where(problem.start.isfinite().all(-1), endings, Ending.NO_START.value)
-    ticks, bends = torch.zeros_like(endings), _bends(problem, now, settings)
+    terminations = torch.full((count,), Termination.RUNNING.value, device=now.states.device)
+    terminations = torch.where(problem.start.isfinite().all(-1), terminations, Termination.NO_START.value)
+    ticks, bends = torch.zeros_like(terminations), _bends(problem, now, settings)
     everyone = torch.arange(count, device=now.states.device)
     for tick in range(settings.max_ticks + 1):
         if tick and tick % _REFRESH == 0:
@@ -68,14 +68,14 @@ def relax_scattered(problem: Discretised, start: Start, settings: Scattered, his
             history.add(tick, everyone, now.states, now.costates, now.controls, seen.state_gap, seen.costate_gap)
         found = _residuals(problem, now, seen)
         fresh = _endings(found, now, settings, last=tick == settings.max_ticks)
-        stopped = (endings == Ending.RUNNING) & (fresh != Ending.RUNNING)
-        endings, ticks = torch.where(stopped, fresh, endings), torch.where(stopped, tick, ticks)
-        running = endings == Ending.RUNNING
+        stopped = (terminations == Termination.RUNNING) & (fresh != Termination.RUNNING)
+        terminations, ticks = torch.where(stopped, fresh, terminations), torch.where(stopped, tick, ticks)
+        running = terminations == Termination.RUNNING
         if not bool(running.any()):
             break
         now = _kept(running, _ticked(problem, now, seen, bends, settings), now)
     found = _residuals(problem, now, _look(problem, now))
-    return Rest(now.states, now.costates, now.controls, None, found, endings, ticks)
+    return RawResult(now.states, now.costates, now.controls, None, found, terminations, ticks)
 
 
 @final
@@ -153,10 +153,10 @@ def _residuals(problem: Discretised, now: _Fields, seen: _Seen) -> Residuals:
 
 def _endings(found: Residuals, now: _Fields, settings: Scattered, *, last: bool) -> Tensor:
     worst, largest = found.relative(now.states, now.costates), found.worst()
-    over = Ending.SPENT if last else Ending.RUNNING
+    over = Termination.SPENT if last else Termination.RUNNING
     ending = torch.full(worst.shape, over.value, device=worst.device)
-    ending = torch.where(worst <= settings.tol, Ending.CONVERGED.value, ending)
-    return torch.where(largest < _OVERFLOW, ending, Ending.OVERFLOWED.value)
+    ending = torch.where(worst <= settings.tol, Termination.CONVERGED.value, ending)
+    return torch.where(largest < _OVERFLOW, ending, Termination.OVERFLOWED.value)
 
 
 def _kept(running: Tensor, moved: _Fields, before: _Fields) -> _Fields:

@@ -13,7 +13,7 @@ from worldsheet.control.methods.hamiltonian import control_curvature, convexifie
 from worldsheet.control.methods.history import History
 from worldsheet.control.methods.initial_guess import Start, rollout
 from worldsheet.control.methods.iterate import Residuals
-from worldsheet.control.methods.result import Ending, Rest
+from worldsheet.control.methods.result import RawResult, Termination
 from worldsheet.core.errors import InputError
 
 _INNER = 3  # Newton steps on H_u = 0 in each sweep
@@ -55,11 +55,11 @@ class Sweeping:
     max_ticks: int
 
 
-def relax_by_sweeps(problem: Discretised, start: Start, settings: Sweeping, history: History | None) -> Rest:
+def relax_by_sweeps(problem: Discretised, start: Start, settings: Sweeping, history: History | None) -> RawResult:
     """Sweep until no allowed control is better, the budget is spent, or the fields overflow."""
     controls, each = start.controls, torch.arange(len(start.states), device=start.states.device)
-    endings = torch.where(problem.start.isfinite().all(-1), Ending.RUNNING.value, Ending.NO_START.value)
-    ticks, zero = torch.zeros_like(endings), start.states.new_zeros(len(each))
+    terminations = torch.where(problem.start.isfinite().all(-1), Termination.RUNNING.value, Termination.NO_START.value)
+    ticks, zero = torch.zeros_like(terminations), start.states.new_zeros(len(each))
     for tick in range(settings.max_ticks + 1):
         states = rollout(problem, start.states[:, 0], controls)
         costates = adjoint(problem, states, controls)
@@ -69,9 +69,9 @@ def relax_by_sweeps(problem: Discretised, start: Start, settings: Sweeping, hist
             history.add(tick, each, states, costates, controls, still, still)
         found = Residuals(zero, zero, stationarity(problem, controls, slope), zero, zero)
         fresh = _endings(states, costates, found, settings, last=tick == settings.max_ticks)
-        stopped = (endings == Ending.RUNNING) & (fresh != Ending.RUNNING)
-        endings, ticks = torch.where(stopped, fresh, endings), torch.where(stopped, tick, ticks)
-        running = endings == Ending.RUNNING
+        stopped = (terminations == Termination.RUNNING) & (fresh != Termination.RUNNING)
+        terminations, ticks = torch.where(stopped, fresh, terminations), torch.where(stopped, tick, ticks)
+        running = terminations == Termination.RUNNING
         if not bool(running.any()):
             break
         best = improved(problem, controls, slope, convexified(bend))
@@ -80,14 +80,14 @@ def relax_by_sweeps(problem: Discretised, start: Start, settings: Sweeping, hist
             best = improved(problem, best, slope, convexified(bend))
         mixed = controls + settings.relaxation * (best - controls)
         controls = torch.where(running[:, None, None], mixed, controls)
-    return Rest(states, costates, controls, None, found, endings, ticks)
+    return RawResult(states, costates, controls, None, found, terminations, ticks)
 
 
 def _endings(states: Tensor, costates: Tensor, found: Residuals, settings: Sweeping, *, last: bool) -> Tensor:
-    over = Ending.SPENT if last else Ending.RUNNING
-    ending = torch.where(found.relative(states, costates) <= settings.tol, Ending.CONVERGED.value, over.value)
+    over = Termination.SPENT if last else Termination.RUNNING
+    ending = torch.where(found.relative(states, costates) <= settings.tol, Termination.CONVERGED.value, over.value)
     sane = torch.maximum(states.abs().amax((1, 2)), costates.abs().amax((1, 2))) < _OVERFLOW
-    return torch.where(sane, ending, Ending.OVERFLOWED.value)
+    return torch.where(sane, ending, Termination.OVERFLOWED.value)
 
 
 def adjoint(problem: Discretised, states: Tensor, controls: Tensor) -> Tensor:

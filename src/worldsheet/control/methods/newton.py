@@ -10,13 +10,13 @@ from worldsheet.control.compiled.execution import mapped
 from worldsheet.control.derivatives import Expansion
 from worldsheet.control.discretized import Discretised
 from worldsheet.control.lqr.subproblem import Quadratic
-from worldsheet.control.methods.batch import Places
+from worldsheet.control.methods.batch import ActiveBatch
 from worldsheet.control.methods.history import History
 from worldsheet.control.methods.initial_guess import Start
 from worldsheet.control.methods.iterate import Conditions, Iterate, Residuals, complementarity, conditions, residuals
 from worldsheet.control.methods.kkt import condensed, direction
 from worldsheet.control.methods.line_search import search
-from worldsheet.control.methods.result import Ending, Rest
+from worldsheet.control.methods.result import RawResult, Termination
 from worldsheet.control.methods.stagewise import expanded
 
 BARRIER = 0.1
@@ -57,11 +57,11 @@ class _Seen:
     at: Iterate
     found: Conditions
     now: Residuals
-    endings: Tensor
+    terminations: Tensor
     local: Quadratic
 
 
-def relax_matched(problem: Discretised, start: Start, settings: Matched, history: History | None) -> Rest:
+def relax_matched(problem: Discretised, start: Start, settings: Matched, history: History | None) -> RawResult:
     """Tick until every problem is at rest: all stages move at once, by the impedance that reflects nothing.
 
     A tick expands all stages to second order, finds the matched impedance (24) and rides its wave (23). Linear dynamics
@@ -70,8 +70,8 @@ def relax_matched(problem: Discretised, start: Start, settings: Matched, history
     for many, and one or two evaluations of the merit. Of a large batch as many as fit a processor's cache move at once;
     a problem that ends makes room for the next. One that gets lost starts a second time, waiting where it is.
     """
-    places = Places(problem, start, settings.barrier)
-    ledger = _Ledger(problem, start)
+    places = ActiveBatch(problem, start, settings.barrier)
+    results = _ResultBuffer(problem, start)
     while places.busy:
         part, at, ticks = places.problem, places.at, places.ticks
         spent = ticks >= settings.max_ticks
@@ -79,26 +79,32 @@ def relax_matched(problem: Discretised, start: Start, settings: Matched, history
         seen = problem.problem.execution.run(_look, part, at, stage, spent, settings.tol)
         if history is not None:
             _tell(history, ticks, places.moving, seen)
-        running = places.taken & (seen.endings == Ending.RUNNING)
-        moved = direction(part, seen.at, seen.local, running | places.taken & (seen.endings == Ending.CONVERGED))
-        again = places.taken & ~spent & ~places.restarted & _lost(seen.endings)
+        running = places.taken & (seen.terminations == Termination.RUNNING)
+        moved = direction(
+            part, seen.at, seen.local, running | places.taken & (seen.terminations == Termination.CONVERGED)
+        )
+        again = places.taken & ~spent & ~places.restarted & _lost(seen.terminations)
         ended = places.taken & ~running & ~again
-        ledger.put(places.moving, ended, seen, moved[0].gains, ticks)
+        results.put(places.moving, ended, seen, moved[0].gains, ticks)
         after = search(part, seen.at, seen.found, moved, running) if bool(running.any()) else seen.at
         places.go_on(after, ended, again)
-    return ledger.rest()
+    return results.rest()
 
 
-def _lost(endings: Tensor) -> Tensor:
-    return (endings == Ending.STUCK) | (endings == Ending.INFEASIBLE) | (endings == Ending.OVERFLOWED)
+def _lost(terminations: Tensor) -> Tensor:
+    return (
+        (terminations == Termination.STUCK)
+        | (terminations == Termination.INFEASIBLE)
+        | (terminations == Termination.OVERFLOWED)
+    )
 
 
 def _look(problem: Discretised, at: Iterate, stage: Expansion, spent: Tensor, tol: float) -> _Seen:
     found = conditions(problem, at, stage)
     now = residuals(problem, at, found)
-    endings = _endings(problem, at, now, tol, spent)
+    terminations = _endings(problem, at, now, tol, spent)
     calm = _calmer(at, now, tol)
-    return _Seen(calm, found, now, endings, condensed(problem, calm, found))
+    return _Seen(calm, found, now, terminations, condensed(problem, calm, found))
 
 
 def _endings(problem: Discretised, at: Iterate, now: Residuals, tol: float, spent: Tensor) -> Tensor:
@@ -106,11 +112,13 @@ def _endings(problem: Discretised, at: Iterate, now: Residuals, tol: float, spen
     worst = now.relative(at.states, at.costates)
     stuck = at.failures >= _PATIENCE
     met = now.constraint <= 1e3 * tol
-    ending = torch.where(stuck, torch.where(met, Ending.STUCK.value, Ending.INFEASIBLE.value), Ending.RUNNING.value)
-    ending = torch.where(spent, torch.where(met, Ending.SPENT.value, Ending.INFEASIBLE.value), ending)
-    ending = torch.where(worst.isfinite(), ending, Ending.OVERFLOWED.value)
-    ending = torch.where(worst <= tol, Ending.CONVERGED.value, ending)
-    return torch.where(problem.start.isfinite().all(-1), ending, Ending.NO_START.value)
+    ending = torch.where(
+        stuck, torch.where(met, Termination.STUCK.value, Termination.INFEASIBLE.value), Termination.RUNNING.value
+    )
+    ending = torch.where(spent, torch.where(met, Termination.SPENT.value, Termination.INFEASIBLE.value), ending)
+    ending = torch.where(worst.isfinite(), ending, Termination.OVERFLOWED.value)
+    ending = torch.where(worst <= tol, Termination.CONVERGED.value, ending)
+    return torch.where(problem.start.isfinite().all(-1), ending, Termination.NO_START.value)
 
 
 def _calmer(at: Iterate, now: Residuals, tol: float) -> Iterate:
@@ -137,7 +145,7 @@ def _tell(history: History, ticks: Tensor, moving: Tensor, seen: _Seen) -> None:
 
 
 @final
-class _Ledger:
+class _ResultBuffer:
     """The last fields of every problem of the batch."""
 
     def __init__(self, problem: Discretised, start: Start) -> None:
@@ -146,7 +154,7 @@ class _Ledger:
         stages, controls = start.controls.shape[1:]
         self._gains = each.new_zeros((len(each), stages, controls, problem.size))
         self._residuals = Residuals(*(torch.full_like(each, torch.inf) for _ in range(5)))
-        self._endings = torch.full(each.shape, Ending.RUNNING.value, device=each.device)
+        self._endings = torch.full(each.shape, Termination.RUNNING.value, device=each.device)
         self._ticks = torch.zeros_like(self._endings)
 
     def put(self, moving: Tensor, ended: Tensor, seen: _Seen, gains: Tensor, ticks: Tensor) -> None:
@@ -160,9 +168,9 @@ class _Ledger:
         self._fields.controls[places] = at.controls[done]
         self._gains[places] = gains[:, done].transpose(0, 1)
         mapped(lambda all_, some: all_.index_copy_(0, places, some[done]), self._residuals, seen.now)
-        self._endings[places] = seen.endings[done]
+        self._endings[places] = seen.terminations[done]
         self._ticks[places] = ticks[done]
 
-    def rest(self) -> Rest:
+    def rest(self) -> RawResult:
         at = self._fields
-        return Rest(at.states, at.costates, at.controls, self._gains, self._residuals, self._endings, self._ticks)
+        return RawResult(at.states, at.costates, at.controls, self._gains, self._residuals, self._endings, self._ticks)

@@ -10,7 +10,7 @@ from worldsheet.control.methods.iterate import Residuals
 from worldsheet.core.outcome import Outcome, Status
 
 
-class Ending(IntEnum):
+class Termination(IntEnum):
     """Why a problem of a batch does not move any more."""
 
     RUNNING = 0
@@ -23,23 +23,23 @@ class Ending(IntEnum):
 
 
 _STATUS = {
-    Ending.CONVERGED: (Status.CONVERGED, ""),
-    Ending.SPENT: (Status.BUDGET_SPENT, "raise max_ticks, start from a better initial_guess, or loosen tol"),
-    Ending.STUCK: (
+    Termination.CONVERGED: (Status.CONVERGED, ""),
+    Termination.SPENT: (Status.BUDGET_SPENT, "raise max_ticks, start from a better initial_guess, or loosen tol"),
+    Termination.STUCK: (
         Status.BUDGET_SPENT,
         "no step leads downhill: scale states, controls and costs to about 1, give every control a cost, "
         "or start from another initial_guess",
     ),
-    Ending.INFEASIBLE: (
+    Termination.INFEASIBLE: (
         Status.BUDGET_SPENT,
         "constraints cannot be met from here: check that the initial state satisfies them and that the horizon is "
         "long enough, or start from another initial_guess",
     ),
-    Ending.OVERFLOWED: (
+    Termination.OVERFLOWED: (
         Status.DIVERGED,
         "a field overflowed: use a smaller dt or step, or Wave(impedance=Riccati())",
     ),
-    Ending.NO_START: (
+    Termination.NO_START: (
         Status.DIVERGED,
         "the initial state or parameters are NaN or infinite: check where they come from",
     ),
@@ -48,7 +48,7 @@ _STATUS = {
 
 @final
 @dataclass(frozen=True)
-class Rest:
+class RawResult:
     """Fields of all problems when they stopped, batch flattened.
 
     Attributes:
@@ -57,7 +57,7 @@ class Rest:
         controls: (B, N, m).
         gains: (B, N, m, nz), or None where the method has none.
         residuals: one number per condition and problem.
-        endings: (B,) of `Ending`.
+        endings: (B,) of `Termination`.
         ticks: (B,).
     """
 
@@ -66,7 +66,7 @@ class Rest:
     controls: Tensor
     gains: Tensor | None
     residuals: Residuals
-    endings: Tensor
+    terminations: Tensor
     ticks: Tensor
 
     def outcomes(self) -> tuple[Outcome, ...]:
@@ -75,6 +75,9 @@ class Rest:
         return tuple(
             Outcome(status, ticks, residual, remedy)
             for (status, remedy), ticks, residual in zip(
-                (_STATUS[Ending(code)] for code in self.endings.tolist()), self.ticks.tolist(), worst, strict=True
+                (_STATUS[Termination(code)] for code in self.terminations.tolist()),
+                self.ticks.tolist(),
+                worst,
+                strict=True,
             )
         )

@@ -17,7 +17,7 @@ from worldsheet.engine.batched.runs import runs
 from worldsheet.engine.batched.slab import Move, Shift, Slab, Span, Spans, cut, slabs
 from worldsheet.engine.measure import residual_of, start_fields, table_of
 from worldsheet.engine.sitewise.messages import Messages
-from worldsheet.problem import Caller, Chain
+from worldsheet.problem import BoundLayers, Chain
 from worldsheet.schedules import Phase, Tick
 
 
@@ -41,15 +41,15 @@ class StackedBlock(Engine):
         self.chain = chain
         self.topology = chain.topology
         self.dynamics = dynamics
-        self.caller = Caller(chain, target)
+        self.caller = BoundLayers(chain, target)
         self._messages = Messages(self.caller, everywhere=True, to_input=x.requires_grad)
         self._x = x
         self._slabs: list[Slab] = []
         self._spans = Spans()
         self._programs: Programs | None = None
         self._program_evaluations = self._program_pulls = 0
-        self._unseen: Program | None = None
-        self._seen = False
+        self._deferred: Program | None = None
+        self._messages_fresh = False
 
     @property
     def evaluations(self) -> int:
@@ -75,16 +75,16 @@ class StackedBlock(Engine):
 
     def move(self, tick: Tick) -> None:
         """See `Engine.move`; by a program, unless somebody has just looked, whose messages serve the tick as well."""
-        program = None if self._programs is None or self._seen else self._programs.of(tick)
+        program = None if self._programs is None or self._messages_fresh else self._programs.of(tick)
         if program is None:
             super().move(tick)
-            self._seen = False
+            self._messages_fresh = False
             return
         for operation in program.operations:
             operation()
         self._program_evaluations += program.evaluations
         self._program_pulls += program.pulls
-        self._unseen = program
+        self._deferred = program
 
     def fire(self, phase: Phase) -> None:
         """Move the sites of a phase: all read before any writes."""
@@ -101,7 +101,7 @@ class StackedBlock(Engine):
 
     def residual(self) -> Residual:
         """See `Engine.residual`; one norm per site."""
-        self._seen = True
+        self._messages_fresh = True
         views = [self._between.view(slab, span) for slab, span in self._moving()]
         return residual_of(self.dynamics, table_of(views, _norms))
 
@@ -112,7 +112,7 @@ class StackedBlock(Engine):
         return not all(map(isfinite, sums)) and super().overflowed
 
     @property
-    def problem(self) -> Caller:
+    def problem(self) -> BoundLayers:
         """The user's functions."""
         return self.caller
 
@@ -142,7 +142,7 @@ class StackedBlock(Engine):
 
     def credit_at_ends(self) -> tuple[float, float]:
         """See `Engine.credit_at_ends`."""
-        self._seen = True
+        self._messages_fresh = True
         size = len(self.chain)
         near = self._between.credit(*self._moving()[0])[0]
         slope = self._between.pulled(self._slabs[-1], Span(size, size))
@@ -189,7 +189,7 @@ class StackedBlock(Engine):
 
     def _look(self) -> None:
         """After programmed ticks: let go of older messages, and fire what was left for an onlooker."""
-        program, self._unseen = self._unseen, None
+        program, self._deferred = self._deferred, None
         if program is None:
             return
         for slab in self._slabs:

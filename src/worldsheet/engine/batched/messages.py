@@ -6,9 +6,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from worldsheet.core.types import Costate, Elsewhere, Field, Point, State
+from worldsheet.core.types import AnyState, Costate, Field, Point, State
 from worldsheet.dynamics import Dynamics
-from worldsheet.engine.batched.runs import Run
+from worldsheet.engine.batched.runs import LayerGroup
 from worldsheet.engine.batched.slab import Made, Slab, Span, cut
 from worldsheet.engine.sitewise.messages import Messages
 from worldsheet.layers import Evaluation, Pull, proximal
@@ -103,7 +103,7 @@ class SlabMessages:
             kept = self._own[span, id(values)] = (values, entries.reshape(-1, *[1] * (slab.states.dim() - 1)))
         return kept[1]
 
-    def _pull_inside(self, slab: Slab, layers: Span, out: Elsewhere) -> None:
+    def _pull_inside(self, slab: Slab, layers: Span, out: AnyState) -> None:
         """Pull credits back through layers between sites of one slab, the lowest into the first row of `out`."""
         first = max(layers.first - 1, 1)  # the lowest layer too, since its residual is read at the same states
         points, credits = self._evaluated(slab, Span(first, layers.last)), self._credited(slab, layers)
@@ -139,7 +139,7 @@ class SlabMessages:
         return self._messages.evaluation(layer, [self._point(layer - 1)])
 
     def _evaluate(
-        self, slab: Slab, run: Run, span: Span, out: Elsewhere, saved: dict[int, tuple[Span, list[Point]]]
+        self, slab: Slab, run: LayerGroup, span: Span, out: AnyState, saved: dict[int, tuple[Span, list[Point]]]
     ) -> None:
         first, last = max(run.first, span.first), min(run.last, span.last)
         if first > last:
@@ -171,7 +171,7 @@ class SlabMessages:
         whole = costate if kept == 1 else torch.mul(costate, kept, out=out)
         return torch.add(whole, self.state_residual(slab, span), alpha=residual, out=out)
 
-    def efforts(self, slab: Slab, run: Run) -> list[tuple[Tensor, Tensor | None]]:
+    def efforts(self, slab: Slab, run: LayerGroup) -> list[tuple[Tensor, Tensor | None]]:
         """∂𝓛/∂θ (4) of a run's parameters."""
         if run.alone:
             return list(zip(run.parameters, self.pull(run.first, last=True).efforts or (), strict=True))

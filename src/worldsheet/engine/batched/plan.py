@@ -8,16 +8,16 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
-from worldsheet.core.types import Costate, Elsewhere, Field, Point, State
+from worldsheet.core.types import AnyState, Costate, Field, Point, State
 from worldsheet.dynamics import Coefficients, Dynamics
 from worldsheet.engine.batched.slab import Slab, Span, cut
 from worldsheet.engine.sitewise.messages import Messages
-from worldsheet.layers import Bound, Cost, Operation, Places, Stack, Step
-from worldsheet.problem import Caller
+from worldsheet.layers import BoundOperations, Cost, OperandSlots, Operation, Stack, Step
+from worldsheet.problem import BoundLayers
 from worldsheet.schedules import Phase, Tick
 
 
-class Strip(NamedTuple):
+class LayerOperands(NamedTuple):
     """The fields that layers first..last read and write, a row for each layer l.
 
     Attributes:
@@ -28,16 +28,16 @@ class Strip(NamedTuple):
     """
 
     below: Point
-    states: Elsewhere
-    credits: Elsewhere
-    pulled: Elsewhere
+    states: AnyState
+    credits: AnyState
+    pulled: AnyState
 
-    def rows(self, start: int) -> "Strip":
+    def rows(self, start: int) -> "LayerOperands":
         """The rows from one on."""
-        return Strip(*(field[start:] for field in self)) if start else self
+        return LayerOperands(*(field[start:] for field in self)) if start else self
 
 
-class Link(ABC):
+class LayerGroupPlan(ABC):
     """Consecutive layers first..last that are evaluated together."""
 
     def __init__(self, first: int, last: int) -> None:
@@ -45,7 +45,7 @@ class Link(ABC):
         self.last = last
 
     @abstractmethod
-    def bound(self, start: int, quiet: int) -> Bound:
+    def bound(self, start: int, quiet: int) -> BoundOperations:
         """What makes r_l = f_l(x_{l-1}) − x_l, and p_{l-1} = J_lᵀ e_l, of its rows from `start` on.
 
         The first `quiet` of them send nothing down.
@@ -53,7 +53,7 @@ class Link(ABC):
 
 
 @final
-class Clamped(Link):
+class InputLayerPlan(LayerGroupPlan):
     """Layer 1, whose input never moves: its prediction is a constant, and nobody asks for its pull-back.
 
     Args:
@@ -66,13 +66,13 @@ class Clamped(Link):
         super().__init__(1, 1)
         self._residual = partial(torch.sub, prediction, state, out=credit)
 
-    def bound(self, start: int, quiet: int) -> Bound:
+    def bound(self, start: int, quiet: int) -> BoundOperations:
         """One difference."""
-        return Bound((self._residual,), ())
+        return BoundOperations((self._residual,), ())
 
 
 @final
-class Batched(Link):
+class Batched(LayerGroupPlan):
     """A run of equal layers, or one of any closed form, with memory of its own for what lies between its steps.
 
     Args:
@@ -81,21 +81,21 @@ class Batched(Link):
         strip: a row for each layer.
     """
 
-    def __init__(self, first: int, steps: Sequence[Stack], strip: Strip) -> None:
+    def __init__(self, first: int, steps: Sequence[Stack], strip: LayerOperands) -> None:
         super().__init__(first, first + len(strip.states) - 1)
         self._steps = steps
         self._strip = strip
         self._rooms = rooms_of(steps, strip)
 
-    def bound(self, start: int, quiet: int) -> Bound:
+    def bound(self, start: int, quiet: int) -> BoundOperations:
         """Batched operations on the rows wanted."""
         count = len(self._strip.states)
         steps = [step.part(start, count) for step in self._steps] if start else self._steps
         bound = bound_chain(steps, self._strip.rows(start), self._rooms.rows(start), quiet)
-        return bound if quiet < count - start else Bound(bound.ahead, ())
+        return bound if quiet < count - start else BoundOperations(bound.ahead, ())
 
 
-class Rooms(NamedTuple):
+class Workspaces(NamedTuple):
     """Memory between the steps of some layers, a tensor for each step.
 
     Attributes:
@@ -104,26 +104,28 @@ class Rooms(NamedTuple):
         credits: of that shape too, for what is pulled back to it; the first is p.
     """
 
-    values: list[Elsewhere]
-    work: list[Elsewhere]
-    credits: list[Elsewhere]
+    values: list[AnyState]
+    work: list[AnyState]
+    credits: list[AnyState]
 
-    def rows(self, start: int) -> "Rooms":
+    def rows(self, start: int) -> "Workspaces":
         """The rows from one on."""
-        return Rooms(*([room[start:] for room in held] for held in self)) if start else self
+        return Workspaces(*([room[start:] for room in held] for held in self)) if start else self
 
 
-def rooms_of(steps: Sequence[Stack], strip: Strip) -> Rooms:
+def rooms_of(steps: Sequence[Stack], strip: LayerOperands) -> Workspaces:
     """Memory for the steps of a strip; one row is evaluated, which tells the shapes."""
     values, value = [], strip.below[:1]
     for step in steps:
         value = step.part(0, 1).forward(value, None, None)[0]
         values.append(value.new_empty((len(strip.states), *value.shape[1:])))
     work = [torch.empty_like(field) for field in (strip.below, *values[:-1])]
-    return Rooms(values, work, [strip.pulled, *(torch.empty_like(value) for value in values[:-1])])
+    return Workspaces(values, work, [strip.pulled, *(torch.empty_like(value) for value in values[:-1])])
 
 
-def bound_chain(steps: Sequence[Stack], strip: Strip, rooms: Rooms, quiet: int, *, settled: bool = False) -> Bound:
+def bound_chain(
+    steps: Sequence[Stack], strip: LayerOperands, rooms: Workspaces, quiet: int, *, settled: bool = False
+) -> BoundOperations:
     """The steps of some layers, one after the other, at the states where they lie.
 
     Args:
@@ -134,16 +136,16 @@ def bound_chain(steps: Sequence[Stack], strip: Strip, rooms: Rooms, quiet: int, 
         settled: whether states take what is predicted; otherwise residuals are written to the credits.
     """
     top = len(steps) - 1
-    ahead: list[Bound] = []
+    ahead: list[BoundOperations] = []
     x, credits = strip.below, [*rooms.credits[1:], strip.credits]
     for index, step in enumerate(steps):
         value = strip.states if settled and index == top else rooms.values[index]
         below = rooms.credits[index]
-        at = Places(x, value, rooms.work[index], credits[index], below[quiet:] if quiet else below, quiet)
+        at = OperandSlots(x, value, rooms.work[index], credits[index], below[quiet:] if quiet else below, quiet)
         alone = settled or index < top
         ahead.append(step.bound(at) if alone else step.bound_residual(at, strip.states))
         x = value
-    return Bound(
+    return BoundOperations(
         tuple(operation for bound in ahead for operation in bound.ahead),
         tuple(operation for bound in reversed(ahead) for operation in bound.back),
     )
@@ -199,7 +201,7 @@ class Programs:
         first: f_1(x_0).
     """
 
-    def __init__(self, descent: Descent, caller: Caller, cost: Cost, slabs: Sequence[Slab], first: State) -> None:
+    def __init__(self, descent: Descent, caller: BoundLayers, cost: Cost, slabs: Sequence[Slab], first: State) -> None:
         self._descent = descent
         self._hidden = [slab for slab in slabs[:-1] if slab.span.last > 0]
         memory = {id(slab): (torch.empty_like(slab.states), torch.empty_like(slab.states)) for slab in slabs}
@@ -315,11 +317,13 @@ def descent_of(table: Coefficients | None) -> Descent | None:
     return None
 
 
-def _links(caller: Caller, slabs: Sequence[Slab], memory: dict[int, tuple[Tensor, Tensor]], first: State) -> list[Link]:
+def _links(
+    caller: BoundLayers, slabs: Sequence[Slab], memory: dict[int, tuple[Tensor, Tensor]], first: State
+) -> list[LayerGroupPlan]:
     """Layers 1..L − 1, the run of the first layer without it."""
     ground = next(slab for slab in slabs if slab.span.last >= 1)
     one = 1 - ground.span.first
-    found: list[Link] = [Clamped(first, ground.states[one], memory[id(ground)][0][one])]
+    found: list[LayerGroupPlan] = [InputLayerPlan(first, ground.states[one], memory[id(ground)][0][one])]
     for below, slab in zip([slabs[0], *slabs], slabs[:-1], strict=False):
         for run in slab.runs:
             start = max(run.first, 2)
@@ -333,7 +337,9 @@ def _links(caller: Caller, slabs: Sequence[Slab], memory: dict[int, tuple[Tensor
     return found
 
 
-def _output(steps: Sequence[Stack], strip: Strip, price: Callable[..., tuple[Operation, ...]]) -> tuple[Operation, ...]:
+def _output(
+    steps: Sequence[Stack], strip: LayerOperands, price: Callable[..., tuple[Operation, ...]]
+) -> tuple[Operation, ...]:
     """The open output: the last layer's prediction is the state, the cost's slope there is the credit."""
     bound = bound_chain(steps, strip, rooms_of(steps, strip), 0, settled=True)
     return (*bound.ahead, *price(strip.states[0], out=strip.credits[0]), *bound.back)
@@ -343,9 +349,9 @@ def _alone(steps: Sequence[Step] | None) -> list[Stack]:
     return [step.alone() for step in steps or ()]
 
 
-def _strip(layers: Span, under: Slab, slab: Slab, memory: dict[int, tuple[Tensor, Tensor]]) -> Strip:
+def _strip(layers: Span, under: Slab, slab: Slab, memory: dict[int, tuple[Tensor, Tensor]]) -> LayerOperands:
     sites = Span(layers.first - 1, layers.last - 1)
-    return Strip(
+    return LayerOperands(
         cut(under.states, under.span, sites),
         cut(slab.states, slab.span, layers),
         cut(memory[id(slab)][0], slab.span, layers),

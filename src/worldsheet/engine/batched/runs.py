@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from worldsheet.core.errors import InputError
-from worldsheet.core.types import Costate, Elsewhere, Point, State
-from worldsheet.layers import Stack, Traits
+from worldsheet.core.types import AnyState, Costate, Point, State
+from worldsheet.layers import ModuleInfo, Stack
 
 
 @final
-class Room:
+class Workspace:
     """Room for one tensor with a row for each of up to so many sites, taken when it is first needed.
 
     A large new tensor costs more than what is computed into it: the operating system hands it out page by page.
@@ -43,7 +43,7 @@ _ROUNDINGS = 1000  # by which a batched product may differ from single ones
 
 
 @final
-class Run:
+class LayerGroup:
     """Consecutive layers first..last of one form, or one layer of any kind, which has no steps here.
 
     Args:
@@ -59,9 +59,9 @@ class Run:
         self.parameters = parameters
         self.steps = steps
         self._part = (first, last, steps)
-        self._values = [Room(last + 1 - first) for _ in steps]
-        self._work = [Room(last + 1 - first) for _ in steps]
-        self._credits = [Room(last + 1 - first) for _ in steps]
+        self._values = [Workspace(last + 1 - first) for _ in steps]
+        self._work = [Workspace(last + 1 - first) for _ in steps]
+        self._credits = [Workspace(last + 1 - first) for _ in steps]
 
     @property
     def alone(self) -> bool:
@@ -83,7 +83,7 @@ class Run:
             saved.append(kept)
         return saved
 
-    def pull(self, first: int, last: int, credit: Costate, saved: Sequence[Point], out: Elsewhere) -> None:
+    def pull(self, first: int, last: int, credit: Costate, saved: Sequence[Point], out: AnyState) -> None:
         """Pull credits back through layers first..last, into `out`."""
         steps = self.part(first, last)
         for index in range(len(steps) - 1, 0, -1):
@@ -114,7 +114,7 @@ class Run:
         return self._part[2]
 
 
-def runs(traits: Sequence[Traits], passed: Sequence[Tensor], *, compiled: bool) -> list[Run]:
+def runs(traits: Sequence[ModuleInfo], passed: Sequence[Tensor], *, compiled: bool) -> list[LayerGroup]:
     """Consecutive layers that are equal but for their parameters on states of one shape, the last layer apart.
 
     Layers without a closed form are mapped together if that gives what each of them gave by itself.
@@ -135,7 +135,7 @@ def runs(traits: Sequence[Traits], passed: Sequence[Tensor], *, compiled: bool) 
             found[-1].append(index)
         else:
             found.append([index])
-    gathered: list[Run] = []
+    gathered: list[LayerGroup] = []
     for indices in found:
         run = _gathered(indices, traits)
         agree = run.alone or traits[indices[0]].steps is not None or _agree(run, passed)
@@ -161,11 +161,11 @@ def same_form(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and one.dtype == other.dtype and one.device == other.device
 
 
-def _compiled(run: Run, passed: Sequence[Tensor]) -> Run:
+def _compiled(run: LayerGroup, passed: Sequence[Tensor]) -> LayerGroup:
     """The run with its maps compiled, tried at the forward pass, so that a compiler that fails is told at once."""
     if not any(step.compiles for step in run.steps):
         return run
-    made = Run(run.first, run.last, tuple(step.compiled() for step in run.steps), run.parameters)
+    made = LayerGroup(run.first, run.last, tuple(step.compiled() for step in run.steps), run.parameters)
     points = torch.stack(list(passed[run.first - 1 : run.last]))
     credit = torch.zeros_like(torch.stack(list(passed[run.first : run.last + 1])))
     try:
@@ -180,7 +180,7 @@ def _compiled(run: Run, passed: Sequence[Tensor]) -> Run:
     return made
 
 
-def _equal(traits: Sequence[Traits], passed: Sequence[Tensor], index: int) -> bool:
+def _equal(traits: Sequence[ModuleInfo], passed: Sequence[Tensor], index: int) -> bool:
     forms, below, point = traits[index].forms, traits[index - 1].forms, passed[index]
     if not forms or not below or len(forms) != len(below) or not same_form(passed[index - 1], point):
         return False
@@ -188,16 +188,16 @@ def _equal(traits: Sequence[Traits], passed: Sequence[Tensor], index: int) -> bo
     return all(form.alike(other) and form.fits(point) and other.fits(point) for form, other in pairs)
 
 
-def _gathered(indices: Sequence[int], traits: Sequence[Traits]) -> Run:
+def _gathered(indices: Sequence[int], traits: Sequence[ModuleInfo]) -> LayerGroup:
     parameters = tuple({id(p): p for index in indices for p in traits[index].parameters}.values())
     steps: tuple[Stack, ...] = ()
     if len(indices) > 1:
         columns = zip(*(traits[index].forms for index in indices), strict=True)
         steps = tuple(column[0].stacked(column[1:]) for column in columns)
-    return Run(indices[0] + 1, indices[-1] + 1, steps, parameters)
+    return LayerGroup(indices[0] + 1, indices[-1] + 1, steps, parameters)
 
 
-def _agree(run: Run, passed: Sequence[Tensor]) -> bool:
+def _agree(run: LayerGroup, passed: Sequence[Tensor]) -> bool:
     """Whether layers mapped together give, to rounding, what they gave one by one, and leave what they read alone."""
     read, wanted = (torch.stack(list(passed[run.first - shift : run.last + 1 - shift])) for shift in (1, 0))
     if read.shape[1:] != wanted.shape[1:]:

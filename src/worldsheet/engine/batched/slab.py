@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from worldsheet.core.fields import Fields
-from worldsheet.core.types import Elsewhere, Field, Point
+from worldsheet.core.types import AnyState, Field, Point
 from worldsheet.dynamics import Coefficients
-from worldsheet.engine.batched.runs import Room, Run, same_form
+from worldsheet.engine.batched.runs import LayerGroup, Workspace, same_form
 from worldsheet.schedules import Phase
 
 
@@ -35,10 +35,10 @@ class Made(NamedTuple):
     """
 
     span: Span
-    value: Elsewhere
+    value: AnyState
     saved: dict[int, tuple[Span, list[Point]]]
 
-    def of(self, span: Span) -> Elsewhere:
+    def of(self, span: Span) -> AnyState:
         """The messages of some of the sites."""
         return cut(self.value, self.span, span)
 
@@ -52,16 +52,16 @@ class Shift(NamedTuple):
     """
 
     keep: float
-    terms: list[tuple[float, Elsewhere]]
+    terms: list[tuple[float, AnyState]]
 
 
-class Rooms(NamedTuple):
+class Workspaces(NamedTuple):
     """Memory for the messages of a slab."""
 
-    predictions: Room
-    residuals: Room
-    credits: Room
-    pulled: Room
+    predictions: Workspace
+    residuals: Workspace
+    credits: Workspace
+    pulled: Workspace
 
 
 @final
@@ -90,7 +90,7 @@ class Slab:
         room: memory for the messages.
     """
 
-    def __init__(self, span: Span, runs: tuple[Run, ...], states: Elsewhere, costates: Elsewhere) -> None:
+    def __init__(self, span: Span, runs: tuple[LayerGroup, ...], states: AnyState, costates: AnyState) -> None:
         sites = span.last + 1 - span.first
         self.span = span
         self.runs = runs
@@ -106,13 +106,13 @@ class Slab:
         self.points: dict[int, Tensor] = {}
         self.sent: dict[int, Tensor] = {}
         self.table: Coefficients | None = None
-        self.room = Rooms(Room(sites), Room(sites), Room(sites), Room(sites))
+        self.room = Workspaces(Workspace(sites), Workspace(sites), Workspace(sites), Workspace(sites))
 
-    def rows(self, field: Field, span: Span) -> Elsewhere:
+    def rows(self, field: Field, span: Span) -> AnyState:
         """A field at some of the sites."""
         return cut(self.states if field is Field.STATE else self.costates, self.span, span)
 
-    def move(self, field: Field, span: Span, value: Elsewhere) -> None:
+    def move(self, field: Field, span: Span, value: AnyState) -> None:
         """Give a field new values at some of the sites."""
         self.rows(field, span).copy_(value)
         self._moved(field)
@@ -155,14 +155,14 @@ class Slab:
         self.sent.clear()
 
 
-def cut(value: Elsewhere, span: Span, wanted: Span) -> Elsewhere:
+def cut(value: AnyState, span: Span, wanted: Span) -> AnyState:
     """The rows of some of the sites."""
     if span == wanted:
         return value
     return value[wanted.first - span.first : wanted.last + 1 - span.first]
 
 
-def slabs(x: Tensor, fields: Fields, found: Sequence[Run]) -> list[Slab]:
+def slabs(x: Tensor, fields: Fields, found: Sequence[LayerGroup]) -> list[Slab]:
     """Group sites 0..L by shape: the input apart unless the first layers are stacked, the output always apart."""
     states = [x.detach(), *fields.states]
     costates = [torch.zeros_like(x.detach()), *fields.costates]
@@ -178,7 +178,7 @@ def slabs(x: Tensor, fields: Fields, found: Sequence[Run]) -> list[Slab]:
     return made
 
 
-def _joined(states: Sequence[Tensor], site: int, found: Sequence[Run]) -> bool:
+def _joined(states: Sequence[Tensor], site: int, found: Sequence[LayerGroup]) -> bool:
     if site == 1 and found[0].alone:
         return False
     return same_form(states[site - 1], states[site])

@@ -10,12 +10,12 @@ from worldsheet.core.fields import Fields
 from worldsheet.core.reading import read
 from worldsheet.core.types import Costate, Field, Point, State, Table
 from worldsheet.dynamics import Dynamics
-from worldsheet.engine.base import WHOLE, Engine, Part, Residual
+from worldsheet.engine.base import WHOLE, Engine, Residual, SiteRange
 from worldsheet.engine.measure import norms, residual_of, start_fields, table_of
-from worldsheet.engine.sitewise.history import Sheet, held
+from worldsheet.engine.sitewise.history import FieldHistory, held
 from worldsheet.engine.sitewise.messages import Messages
 from worldsheet.layers import Pull, proximal
-from worldsheet.problem import Caller, Chain, View
+from worldsheet.problem import BoundLayers, Chain, View
 from worldsheet.schedules import FRESH, Delays, Firing, Phase, Schedule
 
 
@@ -44,14 +44,14 @@ class Block(Engine):
         *,
         keep: bool,
         recompute: bool = False,
-        part: Part = WHOLE,
+        part: SiteRange = WHOLE,
     ) -> None:
         self.chain = chain
         self.topology = chain.topology
         self.dynamics = dynamics
-        self.caller = Caller(chain, target)
+        self.caller = BoundLayers(chain, target)
         self.messages = Messages(self.caller, everywhere=keep, to_input=x.requires_grad, recompute=recompute)
-        self.sheet = Sheet(x, self.topology.size, schedule.memory)
+        self.sheet = FieldHistory(x, self.topology.size, schedule.memory)
         self._keep = keep
         self._unit: Tensor | None = None
         self._loss: Tensor | None = None
@@ -61,7 +61,7 @@ class Block(Engine):
         self._efforts: dict[int, tuple[Tensor | None, ...]] = {}
 
     @property
-    def problem(self) -> Caller:
+    def problem(self) -> BoundLayers:
         """The user's functions."""
         return self.caller
 

@@ -7,14 +7,14 @@ from typing import TypeAlias, final
 from torch import Tensor
 
 from worldsheet.core.fields import Fields
-from worldsheet.core.types import Elsewhere
+from worldsheet.core.types import AnyState
 
-Moment: TypeAlias = tuple[list[Tensor | None], list[Elsewhere | None]]
+ReplayedRun: TypeAlias = tuple[list[Tensor | None], list[AnyState | None]]
 """States and costates by site, 0..L; None where nothing is held: before the front, or after everyone has read it."""
 
 
 @final
-class Sheet:
+class FieldHistory:
     """States x_0..x_L and costates λ_1..λ_L now and, if messages may be old, some ticks ago.
 
     Tensors are replaced, never written into, so a moment in the past is a list of references.
@@ -27,8 +27,8 @@ class Sheet:
 
     def __init__(self, x: Tensor, size: int, memory: int) -> None:
         self.states: list[Tensor | None] = [x, *[None] * size]
-        self.costates: list[Elsewhere | None] = [None] * (size + 1)
-        self._past: deque[Moment] = deque(maxlen=memory)
+        self.costates: list[AnyState | None] = [None] * (size + 1)
+        self._past: deque[ReplayedRun] = deque(maxlen=memory)
 
     def start(self, fields: Fields) -> None:
         """Give the fields values before tick 0."""
@@ -41,7 +41,7 @@ class Sheet:
         if self._past.maxlen:
             self._past.appendleft((self.states.copy(), self.costates.copy()))
 
-    def moment(self, age: int) -> Moment:
+    def moment(self, age: int) -> ReplayedRun:
         """The fields now (age 0) or at the end of the tick `age` ticks ago, as far back as memory goes."""
         if age == 0 or not self._past:
             return self.states, self.costates

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from worldsheet.core.types import Costate, Point, State
-from worldsheet.layers import Efforts, Evaluation, Priced, Pull, Recorded, Remembered, Step, Stepwise
-from worldsheet.problem import Caller
+from worldsheet.layers import Checkpointed, ClosedForm, CostEvaluation, Efforts, Evaluation, Pull, Recorded, Step
+from worldsheet.problem import BoundLayers
 
 
 @final
@@ -32,7 +32,7 @@ class Messages:
 
     def __init__(
         self,
-        caller: Caller,
+        caller: BoundLayers,
         *,
         everywhere: bool,
         to_input: bool,
@@ -61,7 +61,7 @@ class Messages:
         self.evaluations += layer != self.caller.head
         made = self._evaluate(layer, points)
         if self._recompute and layer < self.caller.head - 1:
-            made = Remembered(made)
+            made = Checkpointed(made)
         self._evaluations[layer] = made
         return made
 
@@ -95,7 +95,7 @@ class Messages:
         self._pulled[layer] = (evaluation, credit, pull)
         return pull
 
-    def halves(self, layer: int, points: Sequence[Point], credit: Costate) -> tuple[Tensor | None, Efforts]:
+    def split_backward(self, layer: int, points: Sequence[Point], credit: Costate) -> tuple[Tensor | None, Efforts]:
         """Pull `credit` back through the layer for the last time: its input's credit now, the efforts when called for.
 
         Raises:
@@ -105,7 +105,7 @@ class Messages:
         self.pulls += layer != self.caller.head
         self.forget(layer)
         try:
-            return evaluation.halves(credit)
+            return evaluation.split_backward(credit)
         except RuntimeError as error:
             raise self.caller.blame(layer, points, error) from error
 
@@ -142,7 +142,7 @@ class Messages:
         differentiate = self.wanted[layer - 1]
         if traits.steps and self.closed(layer, points[0]):
             try:
-                return Stepwise(traits.steps, points, differentiate, traits.parameters)
+                return ClosedForm(traits.steps, points, differentiate, traits.parameters)
             except RuntimeError:
                 pass  # let the module itself say what is wrong
         elif layer == self.caller.head:
@@ -158,7 +158,7 @@ class Messages:
         if cost is None or self._autocast or not cost.fits(output, target):
             return None
         try:
-            return Priced(cost, output, target)
+            return CostEvaluation(cost, output, target)
         except (RuntimeError, IndexError):  # let the loss itself say what is wrong
             return None
 

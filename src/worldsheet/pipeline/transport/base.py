@@ -25,7 +25,7 @@ class Traffic(NamedTuple):
     waited: float
 
 
-class Links(ABC):
+class Transport(ABC):
     """The two edges of a stage. Packets and credits come in the order in which they were sent."""
 
     @property
@@ -71,7 +71,7 @@ class Links(ABC):
 
 
 @final
-class Queues(Links):
+class LocalTransport(Transport):
     """Links between stages of one process.
 
     Args:
@@ -128,11 +128,11 @@ Queue = deque[tuple[int, Tensor]]
 """Tensors with their packets' numbers, in order."""
 
 
-def queues(stages: int, messages: torch.dtype | None = None) -> list[Links]:
+def queues(stages: int, messages: torch.dtype | None = None) -> list[Transport]:
     """The links of all stages of one process, from the first to the last."""
     up: list[Queue] = [deque() for _ in range(stages + 1)]
     down: list[Queue] = [deque() for _ in range(stages + 1)]
-    return [Queues(up[s], down[s + 1], up[s + 1], down[s], messages) for s in range(stages)]
+    return [LocalTransport(up[s], down[s + 1], up[s + 1], down[s], messages) for s in range(stages)]
 
 
 def _is_next(queue: Queue, packet: int) -> bool:

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from worldsheet.core.types import Costate, State
-from worldsheet.pipeline.segment import Place
-from worldsheet.pipeline.transport.base import Links, Traffic
+from worldsheet.pipeline.segment import Endpoints
+from worldsheet.pipeline.transport.base import Traffic, Transport
 from worldsheet.pipeline.transport.message import HEADER, Agreement, Header, NeighbourError, floating
 
 _CPU = torch.device("cpu")
@@ -109,7 +109,7 @@ def agreed(store: Meeting, key: str, make: Callable[[], str] | None) -> str:
 
 
 @final
-class Wires(Links):
+class P2PTransport(Transport):
     """Edges to the processes of the stages below and above, one stage per rank of the default group.
 
     A message is a header (packet number, dtypes, shape) and the numbers, in one send. While a stage computes, the next
@@ -189,9 +189,9 @@ class Wires(Links):
                 edge.close()
 
 
-def place_of(stage: int, stages: int, device: torch.device) -> Place:
+def place_of(stage: int, stages: int, device: torch.device) -> Endpoints:
     """Where this process, whose rank is its stage, stands in a `worldsheet.pipeline.relax` spread over processes."""
-    return Place(stage, Wires(stage, stages, device), Wires(stage, stages, device))
+    return Endpoints(stage, P2PTransport(stage, stages, device), P2PTransport(stage, stages, device))
 
 
 class _Coming(NamedTuple):

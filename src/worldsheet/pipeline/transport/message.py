@@ -134,7 +134,7 @@ class Agreement:
             what = "what is no message" if header is None else f"packet {header.packet}"
             raise NeighbourError(
                 f"{self.name} sent {what} where packet {packet} comes",
-                f"packet {packet}, in the order in which both stages do their deeds",
+                f"packet {packet}, in the order in which both stages do their actions",
                 "start all stages with the same order, packets and code",
             )
         if header.dtype != (self.messages or header.kept):

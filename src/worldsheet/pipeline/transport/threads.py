@@ -9,43 +9,45 @@ import torch
 from torch import Tensor
 
 from worldsheet.core.types import Costate, State
-from worldsheet.pipeline.schedule import Act, Deed, Order
-from worldsheet.pipeline.transport.base import Links
+from worldsheet.pipeline.schedule import Action, ActionType, PipelineSchedule
+from worldsheet.pipeline.transport.base import Transport
 
 
-def as_they_come(order: Order, stage: int, stages: int, packets: int, links: Links) -> Iterator[Deed | None]:
-    """A stage's deeds as messages arrive: a credit if one is here, else a packet if one is; None where it must wait.
+def as_they_come(
+    schedule: PipelineSchedule, stage: int, stages: int, packets: int, transport: Transport
+) -> Iterator[Action | None]:
+    """A stage's actions as messages arrive: a credit if one is here, else a packet if one is; None where it must wait.
 
-    At most `order.lead` + 1 packets are in flight, as under the order itself, so that a credit is never staler than
-    `order.delay` says, and nobody waits for ever: the last stage always has something to do.
+    At most `schedule.warmup` + 1 packets are in flight, as under the schedule, so that a credit is never staler than
+    `schedule.delay` says, and nobody waits for ever: the last stage always has something to do.
     """
-    most, many = order.lead(stage, stages) + 1, order.packets_per_update
+    most, many = schedule.warmup(stage, stages) + 1, schedule.packets_per_update
     first, last = stage == 0, stage == stages - 1
     carried = answered = 0
     while answered < packets:
-        if answered < carried and (last or links.credit_here(answered)):
-            yield Deed(Act.PULL, answered)
+        if answered < carried and (last or transport.credit_here(answered)):
+            yield Action(ActionType.PULL, answered)
             answered += 1
             if answered % many == 0 or answered == packets:
-                yield Deed(Act.UPDATE, answered - 1)
-        elif carried < min(packets, answered + most) and (first or links.state_here(carried)):
-            yield Deed(Act.FORWARD, carried)
+                yield Action(ActionType.UPDATE, answered - 1)
+        elif carried < min(packets, answered + most) and (first or transport.state_here(carried)):
+            yield Action(ActionType.FORWARD, carried)
             carried += 1
         else:
             yield None
 
 
 @final
-class Arrivals(Links):
+class ThreadedTransport(Transport):
     """Links whose messages a thread for each side receives as they come, so that a stage sees what is here.
 
     Args:
-        inner: the links that carry them.
+        inner: the transport that carries them.
         states: how many come from below.
         credits: how many come from above.
     """
 
-    def __init__(self, inner: Links, states: int, credits: int) -> None:
+    def __init__(self, inner: Transport, states: int, credits: int) -> None:
         self._inner = inner
         self._states: deque[Tensor] = deque()
         self._credits: deque[Tensor] = deque()
@@ -61,7 +63,7 @@ class Arrivals(Links):
 
     @property
     def messages(self) -> torch.dtype | None:
-        """As those of the inner links."""
+        """As those of the inner transport."""
         return self._inner.messages
 
     def state_here(self, packet: int) -> bool:
@@ -81,11 +83,11 @@ class Arrivals(Links):
         return self._credits.popleft()
 
     def send_state(self, packet: int, state: State) -> None:
-        """Through the inner links."""
+        """Through the inner transport."""
         self._inner.send_state(packet, state)
 
     def send_credit(self, packet: int, credit: Costate) -> None:
-        """Through the inner links."""
+        """Through the inner transport."""
         self._inner.send_credit(packet, credit)
 
     def wait(self) -> None:
