@@ -19,7 +19,7 @@ from benchmarks.results import Result, plain
 from benchmarks.stream import stream
 from benchmarks.tables import tables
 from worldsheet_lab.choices import choose
-from worldsheet_lab.commands import Commands
+from worldsheet_lab.commands.group import Commands
 from worldsheet_lab.machine import Machine, this_machine
 
 # Wide enough for the tables where there is no terminal to ask, as in a pipe or a log.

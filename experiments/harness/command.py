@@ -11,7 +11,7 @@ from rich.table import Table
 from experiments.harness.claim import Claim, Verdict, claims_in, find
 from experiments.harness.record import Record, Size
 from experiments.harness.suite import Ending, Finished, run_all
-from worldsheet_lab.commands import Commands
+from worldsheet_lab.commands.group import Commands
 
 experiments = typer.Typer(
     cls=Commands,

@@ -1,32 +1,35 @@
-"""The command line: `worldsheet`."""
+"""The command line: `worldsheet`. What a command needs is imported when the command runs."""
 
+import runpy
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from worldsheet.version import __version__
-from worldsheet_lab.commands import Commands
-from worldsheet_lab.compare_command import EXAMPLE as COMPARE_EXAMPLE
-from worldsheet_lab.compare_command import compare
-from worldsheet_lab.control.command import EXAMPLE as CONTROL_EXAMPLE
-from worldsheet_lab.control.command import control
-from worldsheet_lab.report.command import EXAMPLE as REPORT_EXAMPLE
-from worldsheet_lab.report.command import report
-from worldsheet_lab.stream_command import EXAMPLE as STREAM_EXAMPLE
-from worldsheet_lab.stream_command import stream
-from worldsheet_lab.train_command import EXAMPLE, train
+from worldsheet_lab.commands import compare, control, report, stream, train
+from worldsheet_lab.commands.command import command
+from worldsheet_lab.commands.group import Commands
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
-app.command(epilog=EXAMPLE)(train)
-app.command(epilog=COMPARE_EXAMPLE)(compare)
-app.command(epilog=STREAM_EXAMPLE)(stream)
-app.command(epilog=CONTROL_EXAMPLE)(control)
-app.command(epilog=REPORT_EXAMPLE)(report)
+app.command(epilog=train.EXAMPLE)(command(train.Train, train.run))
+app.command(epilog=compare.EXAMPLE)(command(compare.Compare, compare.run))
+app.command(epilog=stream.EXAMPLE)(command(stream.Stream, stream.run))
+app.command(epilog=control.EXAMPLE)(command(control.Control, control.run))
+app.command(epilog=report.EXAMPLE)(command(report.Report, report.run))
+
+
+def version() -> str:
+    """The library's version, without importing the library."""
+    library = find_spec("worldsheet")
+    if library is None or library.origin is None:
+        raise ModuleNotFoundError("worldsheet is not installed", name="worldsheet")
+    return str(runpy.run_path(str(Path(library.origin).with_name("version.py")))["__version__"])
 
 
 def _print_version(wanted: bool) -> bool:
     if wanted:
-        typer.echo(f"worldsheet {__version__}")
+        typer.echo(f"worldsheet {version()}")
         raise typer.Exit
     return wanted
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from math import ceil
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import typer
@@ -15,89 +15,48 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from worldsheet.core.errors import InputError
-from worldsheet_lab import options, plots
+from worldsheet_lab import plots
 from worldsheet_lab.cells import Cells
+from worldsheet_lab.commands.compare import Compare
 from worldsheet_lab.contest.cell import trained
 from worldsheet_lab.contest.contest import Contest, contest_for
 from worldsheet_lab.contest.report import result_of, result_tables
-from worldsheet_lab.contest.rivals import BACKPROP, RIVALS
 from worldsheet_lab.data import DataSet, load
 from worldsheet_lab.recipes import FIELDS
 from worldsheet_lab.run_folder import RESULT, Row, RunFolder
 from worldsheet_lab.running import threads
 
-EXAMPLE = "Example: worldsheet compare --dynamics dyadic,pc-alm --seeds 3 --epochs 5 --run runs/rivals"
 PICTURE = "compare.png"
 CELLS = "cells.json"
 SHEET = "worldsheet-{}.safetensors"
 """The recorded relaxation of a dynamics, by its name, after training from the first seed."""
 
-_NAMES = ",".join(name for name in RIVALS if name != BACKPROP)
 
-Names = Annotated[str, typer.Option(help=f"any of {_NAMES}; backprop is always beside them")]
-Seeds = Annotated[int, typer.Option(help="how many seeds, counted up from --seed; 3 or more for an interval")]
-Ticks = Annotated[
-    int | None, typer.Option(help="budget of dynamics that do not settle at once; each its own if left out")
-]
-
-
-def compare(  # noqa: PLR0913, PLR0917  an argument per option
-    dynamics: Names = _NAMES,
-    seeds: Seeds = 3,
-    ticks: Ticks = None,
-    data: options.Data = None,
-    train_size: options.TrainSize = None,
-    test_size: options.TestSize = None,
-    seed: options.Seed = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    threads: options.Threads = None,
-    architecture: options.Architecture = None,
-    activation: options.Activation = None,
-    depth: options.Depth = None,
-    width: options.Width = None,
-    dropout: options.Dropout = None,
-    batch_size: options.BatchSize = None,
-    epochs: options.Epochs = None,
-    optimizer: options.Optimizer = None,
-    lr: options.LearningRate = None,
-    compare_every: options.CompareEvery = None,
-    data_dir: options.DataDir = None,
-    run: options.Run = None,
-    resume: options.Resume = None,
-    as_json: options.Json = False,
-) -> None:
-    """Train one network by several learning dynamics and by backprop.
-
-    Start weights and batches are the same for all dynamics of a seed. Shows
-    accuracy, the difference to backprop paired over seeds, the cosine of every
-    layer's gradient with backprop's, ticks, evaluations and time per step.
-
-    Ctrl-C stops; --resume goes on with the first network not yet finished.
-    """
-    given = locals()
+def compare(options: Compare) -> None:
+    """Carry the command out."""
+    given = vars(options)
     console = Console(stderr=True)
-    if resume is None:
+    if options.resume is None:
         changes = {name: given[name] for name in FIELDS if given.get(name) is not None and name != "data"}
-        contest = contest_for(data or "digits", dynamics, seeds, ticks, changes)
-        images = load(contest.recipe.data, data_dir).subset(contest.recipe.train_size, contest.recipe.test_size)
-        folder = RunFolder.create(contest.recipe, run)
+        contest = contest_for(options.data or "digits", options.dynamics, options.seeds, options.ticks, changes)
+        images = load(contest.recipe.data, options.data_dir).subset(contest.recipe.train_size, contest.recipe.test_size)
+        folder = RunFolder.create(contest.recipe, options.run)
         contest.save(folder)
     else:
         _refuse_beside_resume(given)
-        folder = RunFolder.open(resume)
+        folder = RunFolder.open(options.resume)
         contest = Contest.load(folder)
-        images = load(contest.recipe.data, data_dir).subset(contest.recipe.train_size, contest.recipe.test_size)
+        images = load(contest.recipe.data, options.data_dir).subset(contest.recipe.train_size, contest.recipe.test_size)
     if not folder.finished:
         _say(console, f"{', '.join(contest.names)} on {contest.recipe.data}, in {folder.path}")
         try:
             _carry_out(contest, folder, images, console)
         except KeyboardInterrupt:
             words = ["worldsheet", "compare", "--resume", str(folder.path)]
-            words += ["--data-dir", str(data_dir)] if data_dir else []
+            words += ["--data-dir", str(options.data_dir)] if options.data_dir else []
             _say(console, f"interrupted; go on with\n  {shlex.join(words)}")
             raise typer.Exit(130) from None
-    _show(folder, console, as_json)
+    _show(folder, console, options.as_json)
 
 
 def _carry_out(contest: Contest, folder: RunFolder, images: DataSet, console: Console) -> None:
@@ -144,7 +103,9 @@ def _line(console: Console, name: str) -> Callable[[], None]:
 def _refuse_beside_resume(given: Mapping[str, Any]) -> None:
     kept = {"resume", "data_dir", "as_json", "dynamics", "seeds"}
     others = [name for name, value in given.items() if value is not None and name not in kept]
-    others += [name for name, default in (("dynamics", _NAMES), ("seeds", 3)) if given[name] != default]
+    others += [
+        name for name, default in (("dynamics", Compare.dynamics), ("seeds", Compare.seeds)) if given[name] != default
+    ]
     if others:
         raise InputError(
             "--resume together with " + ", ".join(f"--{name.replace('_', '-')}" for name in others),

@@ -17,6 +17,7 @@ from worldsheet.dynamics import Dyadic
 from worldsheet.schedules import Schedule, Sweep, Synchronous, Wavefront
 from worldsheet_lab.choices import choose
 from worldsheet_lab.data import NAMES, DataSet
+from worldsheet_lab.names import DIGITS
 from worldsheet_lab.networks import ACTIVATIONS, ARCHITECTURES, Blueprint
 from worldsheet_lab.streams import drawing, seed_of
 
@@ -185,27 +186,7 @@ def _misread(given: str) -> InputError:
     return InputError(given, "what Recipe.to_json writes", "restore config.json, or start a new run")
 
 
-_DIGITS = Recipe(
-    data="digits",
-    train_size=None,
-    test_size=None,
-    architecture="mlp",
-    activation="tanh",
-    depth=10,
-    width=128,
-    dropout=0.1,
-    batch_size=64,
-    epochs=30,
-    optimizer="adam",
-    lr=1e-3,
-    rate=1.0,
-    schedule="wavefront",
-    seed=0,
-    device="cpu",
-    dtype="float32",
-    compare_every=100,
-    threads=1,  # on matrices of 64 x 128 a second thread costs more than it brings
-)
+_DIGITS = Recipe(**DIGITS)
 _LARGER = replace(_DIGITS, activation="relu", width=256, batch_size=128, epochs=5, threads=0)
 
 _DEFAULTS: Mapping[str, Recipe] = {

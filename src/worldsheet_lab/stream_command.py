@@ -5,8 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import typer
@@ -35,10 +34,9 @@ from worldsheet.streaming import (
 from worldsheet_lab import plots
 from worldsheet_lab.atomic import replace_file
 from worldsheet_lab.choices import choose
+from worldsheet_lab.commands.stream import Stream
 from worldsheet_lab.signals import SIGNALS, Signal, column
 from worldsheet_lab.stream_folder import save
-
-EXAMPLE = "Example: worldsheet stream --signal patched --speed 200 --figure stream.png"
 
 _ROWS, _COLUMNS = 15, 72
 _CURVE_POINTS = 3000
@@ -52,58 +50,41 @@ SIGNS: Mapping[str, SignPolicy] = {
 }
 
 
-def stream(  # noqa: PLR0913, PLR0917  an argument per option
-    signal: Annotated[str, typer.Option(help=", ".join(SIGNALS))] = "sine",
-    csv: Annotated[
-        Path | None, typer.Option(help="track the first column of this file instead, scaled; - is standard input")
-    ] = None,
-    spacing: Annotated[float, typer.Option(help="seconds from row to row of --csv")] = 0.1,
-    seconds: Annotated[
-        float, typer.Option(help="how long the stream lasts, in its own time; at most all of --csv")
-    ] = 30.0,
-    neurons: Annotated[int, typer.Option(help="fully connected; the first is the output")] = 5,
-    speed: Annotated[float, typer.Option(help="c, in 1/seconds")] = 50.0,
-    dissipation: Annotated[float, typer.Option(help="θ, in 1/seconds")] = 20.0,
-    mass: Annotated[float, typer.Option(help="m, the inertia of a weight")] = 0.005,
-    weight: Annotated[float, typer.Option(help="q of the potential q/2 (output − signal)²")] = 1.0,
-    sign: Annotated[str, typer.Option(help=f"sign of time for the costates: {', '.join(SIGNS)}")] = "flip",
-    dt: Annotated[float, typer.Option(help="seconds of the stream per step")] = 0.004,
-    seed: Annotated[int, typer.Option(help="initial weights and states")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1")] = "cpu",
-    figure: Annotated[Path, typer.Option(help="where the picture of the run is saved")] = Path("stream.png"),
-    run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="folder for the run's numbers")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print the result as one JSON object on stdout")] = False,
-) -> None:
-    """Let a few neurons learn to track a signal while it happens, forward in time only.
-
-    Nothing is unrolled and no past is kept: neurons, weights and costates
-    move together, each reading its neighbours at this instant.
-    """
-    wanted, longest = (choose("signal", signal, SIGNALS), math.inf) if csv is None else column(csv, spacing)
-    steps = _steps(min(seconds, longest), dt)
+def stream(options: Stream) -> None:
+    """Carry the command out."""
+    wanted, longest = (
+        (choose("signal", options.signal, SIGNALS), math.inf)
+        if options.csv is None
+        else column(options.csv, options.spacing)
+    )
+    steps = _steps(min(options.seconds, longest), options.dt)
     network = HamiltonianNetwork(
-        Dense(neurons, self_loops=True),
+        Dense(options.neurons, self_loops=True),
         [0],
-        model=NeuronModel(speed),
-        functional=Functional(Squared(weight), mass=mass, dissipation=dissipation),
-        sign=choose("sign policy", sign, SIGNS),
-        start=Start(generator=torch.Generator().manual_seed(seed)),
-        device=device,
+        model=NeuronModel(options.speed),
+        functional=Functional(Squared(options.weight), mass=options.mass, dissipation=options.dissipation),
+        sign=choose("sign policy", options.sign, SIGNS),
+        start=Start(generator=torch.Generator().manual_seed(options.seed)),
+        device=options.device,
     )
     trace = Trace(max(1, steps // _CURVE_POINTS))
     console = Console(stderr=True)
     begun = time.perf_counter()
-    with _watching(console, steps, dt, wanted) as watch:
-        moments = ((None, torch.full((1, 1), wanted((step + 1) * dt))) for step in range(steps))
-        outcome = network.run(moments, dt, trace, watch)
+    with _watching(console, steps, options.dt, wanted) as watch:
+        moments = ((None, torch.full((1, 1), wanted((step + 1) * options.dt))) for step in range(steps))
+        outcome = network.run(moments, options.dt, trace, watch)
     took = time.perf_counter() - begun
-    heard = [wanted(at + dt) for at in trace.times]
-    replace_file(figure, plots.tracking(trace, heard, f"{neurons} neurons, c = {speed:g}/s: {outcome.status.value}"))
-    result = _result(outcome, trace, heard, took) | {"figure": str(figure)}
-    if run is not None:
-        title = f"{neurons} neurons track {signal if csv is None else csv}, c = {speed:g}/s, {sign}"
-        save(run, trace, heard, {"title": title, "device": device, **result})
-    if as_json:
+    heard = [wanted(at + options.dt) for at in trace.times]
+    replace_file(
+        options.figure,
+        plots.tracking(trace, heard, f"{options.neurons} neurons, c = {options.speed:g}/s: {outcome.status.value}"),
+    )
+    result = _result(outcome, trace, heard, took) | {"figure": str(options.figure)}
+    if options.run is not None:
+        tracked = options.signal if options.csv is None else options.csv
+        title = f"{options.neurons} neurons track {tracked}, c = {options.speed:g}/s, {options.sign}"
+        save(options.run, trace, heard, {"title": title, "device": options.device, **result})
+    if options.as_json:
         typer.echo(json.dumps(result, allow_nan=False))
     else:
         _tell(result, outcome)

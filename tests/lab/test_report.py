@@ -18,9 +18,10 @@ from typer.testing import CliRunner
 import worldsheet as ws
 from run_folders import DEEDS
 from worldsheet_lab.cli import app
+from worldsheet_lab.commands.report import EXAMPLE
 from worldsheet_lab.control.problems import KNOWN
 from worldsheet_lab.evenly import evenly
-from worldsheet_lab.report.command import EXAMPLE, page_of
+from worldsheet_lab.report.command import page_of
 from worldsheet_lab.report.panel import Drawing, Panel
 from worldsheet_lab.report.runs import runs_at
 from worldsheet_lab.report.style import AT_REST, COLUMNS, MOMENTS

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from worldsheet_lab.cli import app
+from worldsheet_lab.commands.stream import EXAMPLE
 from worldsheet_lab.signals import column
-from worldsheet_lab.stream_command import EXAMPLE
 
 
 def stream(*arguments: object) -> Result:

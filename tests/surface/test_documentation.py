@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -10,9 +11,8 @@ from typing import Any
 
 import pytest
 
-import worldsheet as ws
+import public_surface
 from hooks import equation_numbers
-from worldsheet import pipeline
 from worldsheet.core.outcome import Status
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,8 +20,6 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("**/*.md"))
 LIBRARY = sorted((ROOT / "src" / "worldsheet").rglob("*.py"))
 SOURCES = [*LIBRARY, *sorted((ROOT / "src" / "worldsheet_lab").rglob("*.py"))]
-SPACES = {"": ws, "control": ws.control, "streaming": ws.streaming, "ports": ws.ports, "substrates": ws.substrates}
-SPACES |= {"pipeline": pipeline}
 ADVISED = {"remedy", "advice", "told", "CURE", "_STATUS"}  # names that a remedy has on its way to an outcome
 CITED = re.compile(r"(?<![\w)\]])\((\d{1,2}[a-z]?|W\d|[GMNTUX])\)(?!\w)")
 
@@ -31,11 +29,9 @@ def flat(text: str) -> str:
 
 
 def public_names() -> list[str]:
-    found = [f"worldsheet.{name}" for name in ws.__all__ if name not in (*SPACES, "__version__")]
-    for space, module in SPACES.items():
-        if space:
-            found += [f"worldsheet.{space}.{name}" for name in module.__all__]
-    return found
+    spaces = {name: importlib.import_module(name) for name in public_surface.PACKAGES}
+    found = [f"{space}.{name}" for space, module in spaces.items() for name in module.__all__]
+    return [name for name in found if inspect.isclass(reach(name)) or inspect.isfunction(reach(name))]
 
 
 def documented_names() -> list[str]:

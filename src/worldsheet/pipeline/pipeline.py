@@ -104,8 +104,8 @@ class Pipeline:
     def train(self, packets: Packets) -> TrainingResult:
         """Let packets pass through all stages in this process, in turns.
 
-        The actions of each stage are those of `schedule`, so that the weights are, to the last bit, what the same stages
-        in processes of their own arrive at.
+        The actions of each stage are those of `schedule`, so that the weights are, to the last bit, what the same
+        stages in processes of their own arrive at.
 
         Args:
             packets: pairs (x, target).

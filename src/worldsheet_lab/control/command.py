@@ -3,7 +3,7 @@
 import json
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import typer
@@ -17,57 +17,45 @@ from worldsheet.core.outcome import Status
 from worldsheet.dynamics import Riccati, Wave
 from worldsheet_lab import plots_control
 from worldsheet_lab.choices import choose
+from worldsheet_lab.commands.control import Control
 from worldsheet_lab.control import saved
 from worldsheet_lab.control.problems import KNOWN, Known
 from worldsheet_lab.run_folder import RESULT, RunFolder
 
-EXAMPLE = "Example: worldsheet control cartpole --run runs/cartpole"
-
-_METHODS = ("matched", "wave", "sweep")
 _KICK, _KICK_TICKS, _IMPEDANCE, _SPEED = 0.05, 400, 0.3, 0.5
 
 
-def control(  # noqa: PLR0913, PLR0917  an argument per option
-    problem: Annotated[str, typer.Argument(help=", ".join(KNOWN))] = "pendulum",
-    method: Annotated[str, typer.Option(help=f"{', '.join(_METHODS)}")] = "matched",
-    impedance: Annotated[float, typer.Option(help="z of the scalar wave")] = _IMPEDANCE,
-    speed: Annotated[float, typer.Option(help="ν of the scalar wave")] = _SPEED,
-    relaxation: Annotated[float, typer.Option(help="ω of the sweep")] = 0.5,
-    tol: Annotated[float, typer.Option(help="largest residual at rest")] = 1e-8,
-    max_ticks: Annotated[int, typer.Option(help="budget; 0 for the method's own")] = 0,
-    mpc: Annotated[int, typer.Option(help="steps of a disturbed closed loop afterwards; 0 for none")] = 0,
-    seed: Annotated[int, typer.Option(help="disturbances of the closed loop")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1")] = "cpu",
-    run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="folder; runs/control-<problem>")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print the result as one JSON object on stdout")] = False,
-) -> None:
-    """Solve a known optimal control problem and draw what happened.
-
-    The folder gets trajectories with costates, the waves of a kick over time
-    and tick, a film of the search, their numbers, and the result as JSON.
-    """
-    known = choose("problem", problem, KNOWN)
+def control(options: Control) -> None:
+    """Carry the command out."""
+    known = choose("problem", options.problem, KNOWN)
     console = Console(stderr=True)
-    posed = _posed(known, device)
+    posed = _posed(known, options.device)
     history = History()
     console.print(f"{known.title}: {posed.steps} stages, {posed.state_size} states, {posed.control_size} controls")
     begun = time.perf_counter()
     guess = known.guess(posed)
-    solution = solve(posed, _method(method, impedance, speed, relaxation), guess, tol, max_ticks or None, history)
+    solution = solve(
+        posed,
+        _method(options.method, options.impedance, options.speed, options.relaxation),
+        guess,
+        options.tol,
+        options.max_ticks or None,
+        history,
+    )
     seconds = time.perf_counter() - begun
     for line in _progress(history):
         console.print(line, highlight=False)
     console.print(f"{solution.outcome}; cost {float(solution.cost):.6g}, {1e3 * seconds:.0f} ms", highlight=False)
-    folder = RunFolder.at(run or Path("runs") / f"control-{problem}")
-    result = _result(problem, method, solution, seconds)
-    if mpc:
-        result["closed_loop"] = _closed_loop(posed, mpc, seed)
+    folder = RunFolder.at(options.run or Path("runs") / f"control-{options.problem}")
+    result = _result(options.problem, options.method, solution, seconds)
+    if options.mpc:
+        result["closed_loop"] = _closed_loop(posed, options.mpc, options.seed)
     waves = _kicked(known, solution)
     _draw(folder, known, solution, history, waves)
     saved.save(folder, known, solution, history, waves)
     console.print(f"figures in {folder.path}", highlight=False)
     folder.write(RESULT, json.dumps(result, indent=2).encode() + b"\n")
-    if as_json:
+    if options.as_json:
         typer.echo(json.dumps(result))
     else:
         Console().print(_table(result, folder.path))

@@ -3,13 +3,14 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import TypeAlias
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from worldsheet_lab.atomic import replace_file
+from worldsheet_lab.commands.report import Report
 from worldsheet_lab.errors import RunFolderError
 from worldsheet_lab.provenance import provenance
 from worldsheet_lab.report import control, energy, fidelity, learning, rivals, stages, stream, waves, worldsheets
@@ -17,8 +18,6 @@ from worldsheet_lab.report.page import Page
 from worldsheet_lab.report.panel import Panel
 from worldsheet_lab.report.run import Run
 from worldsheet_lab.report.runs import runs_at
-
-EXAMPLE = "Example: worldsheet report runs/deep runs/rivals --out report.html"
 
 Family: TypeAlias = Callable[[Sequence[Run]], Iterator[Panel]]
 """Makes the panels of one kind from whichever runs have what it takes."""
@@ -36,22 +35,13 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 
-def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="folders that the other commands wrote")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="where the page is written")] = Path("report.html"),
-    title: Annotated[str, typer.Option(help="its heading; the runs' names if left out")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="print the result as one JSON object on stdout")] = False,
-) -> None:
-    """Turn run folders into one page that opens in any browser, offline.
-
-    The worldsheet with a slider through its ticks, energies, reflections,
-    fidelity by layer, learning curves over seeds, stages, control, streams.
-    """
-    page = page_of(runs_at(runs), title)
+def report(options: Report) -> None:
+    """Carry the command out."""
+    page = page_of(runs_at(options.runs), options.title)
     content = page.html().encode()
-    _write(out, content)
+    _write(options.out, content)
     told = {
-        "report": str(out),
+        "report": str(options.out),
         "bytes": len(content),
         "runs": [{"run": str(run.folder.path), "kind": run.kind} for run in page.runs],
         "panels": [
@@ -59,12 +49,12 @@ def report(
             for panel in page.panels
         ],
     }
-    if as_json:
+    if options.as_json:
         typer.echo(json.dumps(told))
         return
     for panel in page.panels:
         typer.echo(f"  {panel.title}")
-    Console(stderr=True).print(Text(f"{out}, {len(content) / 1e6:.1f} MB"), soft_wrap=True)
+    Console(stderr=True).print(Text(f"{options.out}, {len(content) / 1e6:.1f} MB"), soft_wrap=True)
 
 
 def page_of(runs: Sequence[Run], title: str = "") -> Page:

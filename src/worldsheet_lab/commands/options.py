@@ -5,20 +5,17 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from worldsheet_lab.data import NAMES
-from worldsheet_lab.networks import ACTIVATIONS, ARCHITECTURES
-from worldsheet_lab.recipes import DTYPES, OPTIMIZERS, SCHEDULES, recipe_for
+from worldsheet_lab.names import ACTIVATIONS, ARCHITECTURES, DATA_SETS, DIGITS, DTYPES, OPTIMIZERS, SCHEDULES
 
-_DIGITS = recipe_for("digits")
 _RECIPE, _NETWORK, _OPTIMISATION, _STAGES = "The run", "The network", "Optimisation", "Training in stages"
 
 
 def _help(text: str, name: str) -> str:
-    return f"{text} [dim]({getattr(_DIGITS, name)} for digits)[/dim]"
+    return f"{text} [dim]({DIGITS[name]} for digits)[/dim]"
 
 
 Data: TypeAlias = Annotated[
-    str | None, typer.Option(help=f"{', '.join(NAMES)} [dim](default: digits)[/dim]", rich_help_panel=_RECIPE)
+    str | None, typer.Option(help=f"{', '.join(DATA_SETS)} [dim](default: digits)[/dim]", rich_help_panel=_RECIPE)
 ]
 TrainSize: TypeAlias = Annotated[
     int | None, typer.Option(help="training images used; all if left out", rich_help_panel=_RECIPE)
