@@ -103,7 +103,7 @@ class Problem(Static):
 
     @property
     def state_size(self) -> int:
-        """N."""
+        """n, the size of a state."""
         return self.initial_state.shape[-1]
 
     @property

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
+from typing_extensions import override
 
 from worldsheet.core.errors import LayerError
 from worldsheet.cut.sites import has_hooks, is_torchs_own
@@ -198,13 +199,13 @@ class Run(Watcher):
             "return a copy (.clone()), write out of place, or name the module around both in blocks=",
         )
 
+    @override
     def surrounded(self) -> None:
-        """See `Watcher.surrounded`."""
         self.surrounded_anywhere = True
         self.uncut = self.uncut or not self._inside
 
+    @override
     def hooked(self, tensor: Tensor) -> None:
-        """See `Watcher.hooked`."""
         if tensor.grad_fn is not None:
             self.hooked_nodes.append(tensor.grad_fn)
 

@@ -66,9 +66,9 @@ class Dynamics(ABC):
         return None
 
     @property
-    @abstractmethod
     def character(self) -> Character:
-        """Which field leads, how the output is held, what vanishes at rest."""
+        """Which field leads, how the output is held, what vanishes at rest; by default neither leads, and both rest."""
+        return Character()
 
     def fit(self, depth: int) -> None:
         """Refuse constants that are given site by site, for another number of sites than `depth`.
@@ -78,38 +78,42 @@ class Dynamics(ABC):
         """
         del depth
 
-    @abstractmethod
     def start(self, outputs: Sequence[AnyState]) -> Fields:
-        """Fields before tick 0, given what a forward pass puts at every site."""
+        """Fields before tick 0, given what a forward pass puts at every site; zeros by default."""
+        return Fields(zeros_like(outputs), zeros_like(outputs))
 
     @property
-    @abstractmethod
     def automatic(self) -> bool:
-        """Whether a constant is left to be estimated from the layers, by `calibrated`, before the first tick."""
+        """Whether `calibrated` has to estimate a constant from the layers before the first tick; by default not."""
+        return False
 
-    @abstractmethod
     def calibrated(self, linearised: Linearised) -> "Dynamics":
         """The same dynamics with every automatic constant turned into a number; itself if there is none.
 
         Raises:
             InputError: constants of the user's that are unstable for these layers.
         """
+        del linearised
+        return self
 
     @property
-    @abstractmethod
     def settles_at_once(self) -> bool:
-        """Whether one move on settled neighbours settles a site, so that a finite number of ticks is exact."""
+        """Whether one move on settled neighbours settles a site, so that finitely many ticks are exact; else False."""
+        return False
 
-    @abstractmethod
     def tolerance(self, precision: float) -> float | None:
-        """The relative residual that rounding to `precision` lets it reach, with some to spare.
+        """The relative residual that rounding to `precision` lets it reach, with some to spare; by default 256 times it.
 
         None for a dynamics that is not to come to rest: unless the user asks for a tolerance, only its budget ends it.
         """
+        return min(0.02, 256 * precision)
 
-    @abstractmethod
     def budget(self, depth: int) -> int:
-        """Ticks after which a relaxation over `depth` layers is given up unless the user says otherwise."""
+        """Ticks after which a relaxation over `depth` layers is given up unless the user says otherwise.
+
+        By default 100 (depth + 10): fifty round trips, and some for short chains.
+        """
+        return 100 * (depth + 10)
 
 
 def zeros_like(outputs: Sequence[AnyState]) -> tuple[AnyState, ...]:

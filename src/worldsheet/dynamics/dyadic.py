@@ -1,16 +1,14 @@
 """Dyadic relaxation: one-way waves that reflect nothing."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, isfinite
 from typing import final
 
 from worldsheet.core.errors import InputError
-from worldsheet.core.fields import Fields
-from worldsheet.core.types import AnyState, Costate, State
-from worldsheet.dynamics.base import Character, Dynamics, zeros_like
+from worldsheet.core.types import Costate, State
+from worldsheet.dynamics.base import Dynamics
 from worldsheet.dynamics.coefficients import Coefficients, Mix
-from worldsheet.problem import Linearised, View
+from worldsheet.problem import View
 
 
 @final
@@ -67,24 +65,6 @@ class Dyadic(Dynamics):
         """As sums: x += η r, λ += η (p − λ), e = λ."""
         del samples
         return Coefficients(Mix(residual=self.rate), Mix(costate=-self.rate, pulled=self.rate), Mix(costate=1.0))
-
-    @property
-    def character(self) -> Character:
-        """Both fields at once."""
-        return Character()
-
-    def start(self, outputs: Sequence[AnyState]) -> Fields:
-        """Zeros: the flow forgets its start."""
-        return Fields(zeros_like(outputs), zeros_like(outputs))
-
-    @property
-    def automatic(self) -> bool:
-        """False."""
-        return False
-
-    def calibrated(self, linearised: Linearised) -> Dynamics:
-        """Itself."""
-        return self
 
     @property
     def settles_at_once(self) -> bool:

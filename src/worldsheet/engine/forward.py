@@ -5,6 +5,7 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from worldsheet.core.errors import RelaxationError, SitesChangedError
 from worldsheet.core.fields import Fields
@@ -80,8 +81,8 @@ class ForwardEngine(Engine):
         """Relative rounding of the output's dtype."""
         return torch.finfo(self._replayed.first.predictions[self.topology.ends[-1] - 1].dtype).eps
 
+    @override
     def start(self, initial: Fields | None) -> None:
-        """See `Engine.start`."""
         self.sheet.start(start_fields(self.dynamics, self._replayed.first.predictions, initial))
         self._forget()
 
@@ -135,8 +136,8 @@ class ForwardEngine(Engine):
     def close(self) -> None:
         """Nothing: statistics have moved once, in the forward pass."""
 
+    @override
     def credit_at_ends(self) -> tuple[float, float]:
-        """See `Engine.credit_at_ends`."""
         credits = self.credits(0)
         near = [credits[site - 1] for site in self.topology.children[0]]
         ends = [self.pulled(site, FRESH) for site in self.topology.ends]

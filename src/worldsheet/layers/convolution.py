@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parameter import Parameter
+from typing_extensions import override
 
 from worldsheet.core.types import AnyState, Costate, Point, State
 from worldsheet.layers.stacked_steps import Stackable
@@ -49,8 +50,8 @@ class Convolution(Step):
         return Factors(m.weight, inputs, credit.permute(0, 2, 3, 1).flatten(0, 2), credit.shape[0])
 
     @property
+    @override
     def has_parameters(self) -> bool:
-        """True."""
         return True
 
     def fits(self, x: Point) -> bool:

@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeAlias, final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from worldsheet.core.types import AnyState, Costate, Point, State
 from worldsheet.layers.activations import Curve
@@ -157,21 +158,21 @@ class ClosedStack(Stack, ABC):
     def part(self, start: int, stop: int) -> "ClosedStack":
         """See `Stack.part`."""
 
+    @override
     def forward(self, x: Point, out: Tensor | None, work: Tensor | None) -> tuple[State, Point]:
-        """See `Stack.forward`."""
         y = self.like(x) if out is None else out
         operations, saved = self.ahead(x, y, x.new_empty(x.shape) if work is None else work)
         run(operations)
         return y, saved
 
+    @override
     def pull(self, credit: Costate, saved: Point, out: Tensor | None) -> AnyState:
-        """See `Stack.pull`."""
         pulled = saved.new_empty(saved.shape) if out is None else out
         run(self.back(credit, saved, pulled))
         return pulled
 
+    @override
     def bound(self, at: OperandSlots) -> BoundOperations:
-        """See `Stack.bound`."""
         ahead, saved = self.ahead(at.x, at.y, at.work)
         return BoundOperations(ahead, self._sent(at, saved))
 
@@ -238,8 +239,8 @@ class AffineStack(ClosedStack):
         return tuple(found)
 
     @property
+    @override
     def has_parameters(self) -> bool:
-        """True."""
         return True
 
     def part(self, start: int, stop: int) -> ClosedStack:

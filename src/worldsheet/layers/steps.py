@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parameter import Parameter
+from typing_extensions import override
 
 from worldsheet.core.types import AnyState, Costate, Point, State
 from worldsheet.layers.activations import Curve
@@ -127,8 +128,8 @@ class Affine(Step):
         return Factors(self._module.weight, _rows(saved), _rows(credit), credit.shape[0])
 
     @property
+    @override
     def has_parameters(self) -> bool:
-        """True."""
         return True
 
     def alike(self, other: Stackable) -> bool:

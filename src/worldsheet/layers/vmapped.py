@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.parameter import Parameter
+from typing_extensions import override
 
 from worldsheet.core.types import AnyState, Costate, Point, State
 from worldsheet.layers.stacked_steps import Stack, Stackable
@@ -135,8 +136,8 @@ class MappedStack(Stack):
         return any(tensor._version > 0 for tensor in self._tensors.values())
 
     @property
+    @override
     def compiles(self) -> bool:
-        """True."""
         return True
 
     def compiled(self) -> Stack:

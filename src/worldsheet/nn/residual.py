@@ -10,6 +10,7 @@ from typing import cast, final
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
+from typing_extensions import override
 
 from worldsheet.core.errors import InputError
 from worldsheet.core.types import AnyState, Costate, Point, State
@@ -63,8 +64,8 @@ class ResidualStack(ClosedStack):
         return tuple(pair for pair in zip(self.weights, products, strict=True) if pair[0].requires_grad)
 
     @property
+    @override
     def has_parameters(self) -> bool:
-        """True."""
         return True
 
     def part(self, start: int, stop: int) -> ClosedStack:
@@ -251,8 +252,8 @@ class _Weighted(Step):
         return ((weight, torch.mm(credit.t(), self._module.activation(saved)).mul_(self._module.scale)),)
 
     @property
+    @override
     def has_parameters(self) -> bool:
-        """True."""
         return True
 
     def fits(self, x: Point) -> bool:

@@ -5,6 +5,7 @@ from typing import Any, TypeAlias, final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from worldsheet.core.errors import InputError
 from worldsheet.core.fields import Fields
@@ -104,8 +105,8 @@ class StagedEngine(Engine):
         lowest = self._here[0]
         return lowest.block.input_gradient() if lowest.first else None
 
+    @override
     def credit_at_ends(self) -> tuple[float, float]:
-        """See `Engine.credit_at_ends`."""
         self._exchange(self._everywhere, frozenset())
         near = self._told(lambda segment: segment.block.credit_at_ends()[0])
         slope = self._told(lambda segment: segment.block.credit_at_ends()[1])

@@ -7,6 +7,7 @@ from typing import final
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from typing_extensions import override
 
 from worldsheet.core.errors import InputError
 from worldsheet.ports import BiasCentered, delayed
@@ -47,8 +48,8 @@ class Current(Weights):
     """The parameters as they are at each moment: up through θ now, back through θ then. No copies, not a gradient."""
 
     @property
+    @override
     def keeps(self) -> bool:
-        """False."""
         return False
 
     def seen(self, now: Sequence[Tensor], before: Sequence[Tensor], delay: float) -> list[Tensor] | None:
@@ -62,8 +63,8 @@ class Stashed(Weights):
     """The parameters at the way up, kept for the way back: a gradient, of a stale network. One copy per update."""
 
     @property
+    @override
     def keeps(self) -> bool:
-        """True."""
         return True
 
     def seen(self, now: Sequence[Tensor], before: Sequence[Tensor], delay: float) -> list[Tensor] | None:
@@ -86,8 +87,8 @@ class Predicted(Weights):
     horizon: float = 1.0
 
     @property
+    @override
     def keeps(self) -> bool:
-        """True."""
         return True
 
     def seen(self, now: Sequence[Tensor], before: Sequence[Tensor], delay: float) -> list[Tensor] | None:
@@ -132,12 +133,12 @@ class DelayCompensated(Weights):
             )
 
     @property
+    @override
     def keeps(self) -> bool:
-        """As the inner choice."""
         return self.inner.keeps
 
+    @override
     def seen(self, now: Sequence[Tensor], before: Sequence[Tensor], delay: float) -> list[Tensor] | None:
-        """As the inner choice."""
         return self.inner.seen(now, before, delay)
 
     def port(self, port: Optimizer, layers: Sequence[nn.Module], delay: float) -> Optimizer:

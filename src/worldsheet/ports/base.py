@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from worldsheet.core.errors import InputError
 
@@ -74,8 +75,8 @@ class ScalarPort(Port, ABC):
     def resistance(self, group: dict[str, Any]) -> float:
         """R of a parameter group."""
 
+    @override
     def answer(self, group: dict[str, Any]) -> Powers | None:
-        """See `Port.answer`."""
         resistance = self.resistance(group)
         powers = []
         for parameter in group["params"]:

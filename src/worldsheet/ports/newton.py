@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeAlias, final
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from worldsheet.core.errors import InputError
 from worldsheet.layers import Factors, Observer
@@ -98,8 +99,8 @@ class Newton(Port, Observer):
                 if layer.weight is factors.weight:
                     self._average(layer, factors, group)
 
+    @override
     def answer(self, group: dict[str, Any]) -> Powers | None:
-        """See `Port.answer`."""
         powers = [self._move(name, layer, group) for name, layer in _named(group) if layer.weight.grad is not None]
         if not powers:
             return None

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from worldsheet.core.topology import Topology
 from worldsheet.core.types import AnyState
@@ -88,13 +89,13 @@ class LinearisedPath(Linearised):
         self._cost = partial(Slope, caller.function(caller.head))
         self._slope: Slope | None = None
 
+    @override
     def ahead(self, tangents: Sequence[AnyState]) -> Sites:
-        """See `Linearised.ahead`."""
         below = (None, *tangents[:-1])
         return tuple(local.push(tangent) for local, tangent in zip(self._local, below, strict=True))
 
+    @override
     def back(self, covectors: Sequence[AnyState]) -> Sites:
-        """See `Linearised.back`."""
         pairs = list(zip(self._local, covectors, strict=True))[1:]
         found = [local.pull(covector) for local, covector in pairs]
         kept = [
@@ -102,8 +103,8 @@ class LinearisedPath(Linearised):
         ]
         return (*kept, torch.zeros_like(self.states[-1]))
 
+    @override
     def curved(self, tangents: Sequence[AnyState]) -> Sites:
-        """See `Linearised.curved`."""
         if self._slope is None:
             self._slope = self._cost(self.states[-1])
         return (self._slope.turned(tangents[-1]),)
@@ -127,8 +128,8 @@ class LinearisedProgram(Linearised):
         self._problem = problem
         self._forward: bool | None = None  # whether forward mode works here; None before the first product
 
+    @override
     def ahead(self, tangents: Sequence[AnyState]) -> Sites:
-        """See `Linearised.ahead`."""
         if self._forward is not False:
             found = self._problem.pushed(self.states, tangents)
             if self._forward is None:
@@ -137,13 +138,13 @@ class LinearisedProgram(Linearised):
                 return tuple(found)
         return self._secant(tangents)
 
+    @override
     def back(self, covectors: Sequence[AnyState]) -> Sites:
-        """See `Linearised.back`."""
         found, _ = self._problem.first.pull(covectors, priced=False)
         return tuple(torch.zeros_like(x) if part is None else part for x, part in zip(self.states, found, strict=True))
 
+    @override
     def curved(self, tangents: Sequence[AnyState]) -> Sites:
-        """See `Linearised.curved`."""
         found = self._problem.first.bent(self.outputs, tangents)
         if found is not None:
             return tuple(found)

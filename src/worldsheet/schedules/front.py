@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import final
 
+from typing_extensions import override
+
 from worldsheet.core.topology import Topology
 from worldsheet.core.types import Field
 from worldsheet.schedules.base import Firing, Schedule, Tick
@@ -43,8 +45,8 @@ class CreditFront(Schedule):
         return None
 
     @property
+    @override
     def uniform(self) -> bool:
-        """True."""
         return True
 
     @property

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from itertools import repeat
 from typing import final
 
+from typing_extensions import override
+
 from worldsheet.core.topology import Topology
 from worldsheet.core.types import Field
 from worldsheet.schedules.base import Firing, Schedule, Tick
@@ -34,8 +36,8 @@ class Leapfrog(Schedule):
         return 2 * topology.depth - (self.first is Field.STATE)
 
     @property
+    @override
     def uniform(self) -> bool:
-        """True."""
         return True
 
     @property

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import final
 
+from typing_extensions import override
+
 from worldsheet.core.topology import Topology
 from worldsheet.core.types import Field
 from worldsheet.schedules.base import Firing, Schedule, Tick
@@ -29,8 +31,8 @@ class Wavefront(Schedule):
         return 2 * topology.depth
 
     @property
+    @override
     def once(self) -> bool:
-        """True."""
         return True
 
 

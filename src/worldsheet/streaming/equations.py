@@ -94,7 +94,7 @@ class Equations:
         return self.speed * (activations.activity - state)
 
     def state(self, state: Neurons, activations: Activations, coefficients: StepCoefficients) -> Neurons:
-        """X a step later."""
+        """x a step later."""
         return torch.lerp(state, activations.activity, coefficients.reach)
 
     def conductance(self, activations: Activations) -> Neurons:

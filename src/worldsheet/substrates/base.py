@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from torch import Tensor
+from typing_extensions import override
 
 from worldsheet.core.fields import Fields
 from worldsheet.core.types import AnyState, Costate, Field, State
@@ -52,17 +53,17 @@ class Substrate(Dynamics):
         """As the inner dynamics, save that what is spoilt may move sites before credit arrives."""
         return replace(self.inner.character, descends=False)
 
+    @override
     def fit(self, depth: int) -> None:
-        """As the inner dynamics."""
         self.inner.fit(depth)
 
+    @override
     def start(self, outputs: Sequence[AnyState]) -> Fields:
-        """As the inner dynamics."""
         return self.inner.start(outputs)
 
     @property
+    @override
     def automatic(self) -> bool:
-        """As the inner dynamics."""
         return self.inner.automatic
 
     def calibrated(self, linearised: Linearised) -> Dynamics:
@@ -70,16 +71,16 @@ class Substrate(Dynamics):
         return replace(self, inner=self.inner.calibrated(linearised))
 
     @property
+    @override
     def settles_at_once(self) -> bool:
-        """As the inner dynamics."""
         return self.inner.settles_at_once
 
     def tolerance(self, precision: float) -> float | None:
         """As the inner dynamics, whose residuals a substrate may keep from ever getting there."""
         return self.inner.tolerance(precision)
 
+    @override
     def budget(self, depth: int) -> int:
-        """As the inner dynamics."""
         return self.inner.budget(depth)
 
 

@@ -35,17 +35,17 @@ class ScanElement:
 
     @property
     def through(self) -> Tensor:
-        """A."""
+        """A: what comes through."""
         return self.packed[..., : self._size]
 
     @property
     def far(self) -> Tensor:
-        """C."""
+        """C: what comes back from the right."""
         return self.packed[..., self._size : 2 * self._size]
 
     @property
     def ahead(self) -> Tensor:
-        """B."""
+        """b: what starts to the right."""
         return self.packed[..., 2 * self._size : 2 * self._size + 1]
 
     @property
@@ -55,12 +55,12 @@ class ScanElement:
 
     @property
     def near(self) -> Tensor:
-        """J."""
+        """J: what comes back from the left."""
         return self.packed[..., -self._size - 1 : -1]
 
     @property
     def back(self) -> Tensor:
-        """J."""
+        """j: what starts to the left."""
         return self.packed[..., -1:]
 
 

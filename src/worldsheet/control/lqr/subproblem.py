@@ -34,7 +34,7 @@ class Quadratic:
 
     @property
     def state_size(self) -> int:
-        """N."""
+        """n, the size of a state."""
         return self.gap.shape[-1]
 
     def lifted(self, shift: Tensor) -> "Quadratic":

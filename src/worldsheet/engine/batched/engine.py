@@ -5,6 +5,7 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from worldsheet.core.fields import Fields
 from worldsheet.core.reading import read
@@ -116,12 +117,12 @@ class StackedBlock(Engine):
         """The user's functions."""
         return self.caller
 
+    @override
     def close(self) -> None:
-        """See `Engine.close`."""
         self.caller.replay.settle()
 
+    @override
     def efforts(self) -> list[tuple[Tensor, Tensor | None]]:
-        """See `Engine.efforts`."""
         found: list[tuple[Tensor, Tensor | None]] = []
         for slab in self._slabs:
             for run in slab.runs:
@@ -132,16 +133,16 @@ class StackedBlock(Engine):
             found += zip(self.caller.traits[-1].parameters, efforts, strict=True)
         return found
 
+    @override
     def input_gradient(self) -> Tensor | None:
-        """See `Engine.input_gradient`."""
         if not self._x.requires_grad:
             return None
         if self._slabs[0].span.last > 0:
             return self._between.pulled(self._slabs[0], Span(0, 0))[0]
         return self._between.pull(1, last=True).inputs[0]
 
+    @override
     def credit_at_ends(self) -> tuple[float, float]:
-        """See `Engine.credit_at_ends`."""
         self._messages_fresh = True
         size = len(self.chain)
         near = self._between.credit(*self._moving()[0])[0]
@@ -150,21 +151,21 @@ class StackedBlock(Engine):
         return below, above
 
     @property
+    @override
     def fields(self) -> Fields:
-        """See `Engine.fields`."""
         self._look()
         states = [row for slab, span in self._moving() for row in cut(slab.states, slab.span, span)]
         costates = [row for slab, span in self._moving() for row in cut(slab.costates, slab.span, span)]
         return Fields(tuple(states), tuple(costates))
 
     @property
+    @override
     def loss(self) -> Tensor:
-        """See `Engine.loss`."""
         return self._between.loss
 
     @property
+    @override
     def precision(self) -> float:
-        """See `Engine.precision`."""
         return torch.finfo(self._slabs[-1].states.dtype).eps
 
     def _ready(self, move: Move) -> Tensor | Shift:

@@ -5,6 +5,7 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from worldsheet.core.fields import Fields
 from worldsheet.core.reading import read
@@ -161,21 +162,21 @@ class Block(Engine):
         self.messages.renew()
         self._efforts.clear()
 
+    @override
     def input_gradient(self) -> Tensor | None:
-        """See `Engine.input_gradient`."""
         if not self.messages.wanted[0]:
             return None
         pulled = self.pulled(0, FRESH, last=True)
         return None if 0 in self._cut else pulled
 
+    @override
     def credit_at_ends(self) -> tuple[float, float]:
-        """See `Engine.credit_at_ends`."""
         near = [self.credit(1, 0)]
         below, above = read([norms(near).norm(), self.pulled(self.topology.size, FRESH).norm()])
         return below, above
 
+    @override
     def close(self) -> None:
-        """See `Engine.close`."""
         self.caller.replay.settle()
 
     def credit(self, layer: int, age: int) -> Costate:

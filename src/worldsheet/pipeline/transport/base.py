@@ -6,6 +6,7 @@ from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from worldsheet.core.types import Costate, State
 from worldsheet.pipeline.transport.message import rounded
@@ -95,8 +96,8 @@ class LocalTransport(Transport):
         self._messages = messages
 
     @property
+    @override
     def messages(self) -> torch.dtype | None:
-        """As given."""
         return self._messages
 
     def state_here(self, packet: int) -> bool:

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+from typing_extensions import override
 
 from worldsheet.core.types import Costate, State
 from worldsheet.pipeline.segment import Endpoints
@@ -142,8 +143,8 @@ class P2PTransport(Transport):
         self._above = _Edge(stage + 1, above, device, carrier, window, up, down) if stage < stages - 1 else None
 
     @property
+    @override
     def messages(self) -> torch.dtype | None:
-        """As given."""
         return self._messages
 
     @property
