@@ -148,14 +148,6 @@ def test_processes_are_known_in_one_file_only() -> None:
     }
 
 
-@pytest.mark.parametrize("name", SOURCES)
-def test_nothing_is_imported_inside_a_function(name: str) -> None:
-    for function in ast.walk(TREES[name]):
-        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
-            inner = [node for node in ast.walk(function) if isinstance(node, (ast.Import, ast.ImportFrom))]
-            assert not inner, f"{name}:{inner[0].lineno}"
-
-
 @pytest.mark.parametrize("name", [name for name in SOURCES if name.startswith("dynamics/")])
 def test_a_dynamics_knows_nothing_but_a_view(name: str) -> None:
     for module, names in imports(TREES[name]):

@@ -102,7 +102,7 @@ class Dynamics(ABC):
         return False
 
     def tolerance(self, precision: float) -> float | None:
-        """The relative residual that rounding to `precision` lets it reach, with some to spare; by default 256 times it.
+        """The relative residual that rounding to `precision` lets it reach; by default 256 times that, at most 0.02.
 
         None for a dynamics that is not to come to rest: unless the user asks for a tolerance, only its budget ends it.
         """
