@@ -3,13 +3,14 @@
 PYTHON ?= python3
 TORCH  ?= 2.13.0
 ARGS   ?=
+GATE   := tests/laws tests/closed_form tests/parity tests/refusals tests/surface
 
 BIN   := .venv/bin
 STAMP := .venv/.installed
 PIP   := -m pip install -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test zoo check lint types imports blocks docs docs-serve notebooks release experiments bench gpu lock clean
+.PHONY: help demo test test-all zoo check lint types imports blocks docs docs-serve notebooks release experiments bench gpu lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,8 +19,11 @@ demo: $(STAMP) ## train a small network without a backward pass, offline
 	@$(BIN)/worldsheet train
 
 # Two worker processes of one thread each: torch would start a thread per core in both.
-test: $(STAMP) ## run the tests (ARGS='-k wave' for some of them)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+test: $(STAMP) ## run the tests of what is right: laws, closed forms, parity, refusals, surface (ARGS='-k wave')
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(GATE) $(ARGS)
+
+test-all: $(STAMP) ## run the others: commands, runs and pictures, planted defects
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/lab tests/defects $(ARGS)
 
 zoo: $(STAMP) .venv/.zoo ## run the tests on models that others wrote (installs transformers and others into .venv)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/zoo $(ARGS)
@@ -69,7 +73,7 @@ $(STAMP): requirements.lock pyproject.toml
 	    $(BIN)/python $(PIP) -r requirements.lock && \
 	    $(BIN)/python $(PIP) --no-deps --no-build-isolation -e .; \
 	else \
-	    $(BIN)/python $(PIP) -e '.[app,dev,docs,control-bench]'; \
+	    $(BIN)/python $(PIP) -e '.[full]'; \
 	fi
 	@touch $@
 
@@ -81,9 +85,9 @@ $(STAMP): requirements.lock pyproject.toml
 lock: ## rewrite requirements.lock from pyproject.toml (TORCH=2.13.0 names the torch)
 	@echo "resolving in build/lock"
 	@rm -rf build/lock && $(PYTHON) -m venv build/lock
-	@build/lock/bin/python $(PIP) 'torch==$(TORCH)' '.[app,dev,docs,control-bench]'
+	@build/lock/bin/python $(PIP) 'torch==$(TORCH)' '.[full]'
 	@{ echo '# Pins for Python 3.11 and newer: the library, the demo, the tests and the checks.'; \
-	   echo '# Regenerate with `make lock TORCH=$(TORCH)`: it resolves pyproject.toml [app,dev,docs,control-bench] afresh and freezes what it got.'; \
+	   echo '# Regenerate with `make lock TORCH=$(TORCH)`: it resolves pyproject.toml [full] afresh and freezes what it got.'; \
 	   build/lock/bin/python -m pip freeze --all --disable-pip-version-check \
 	   | grep -v -E '^(pip|wheel|worldsheet|triton|nvidia-[^=]*|cuda-[^=]*)( @|==)' | sed 's/+[a-z0-9.]*$$//'; } > build/requirements.lock
 	@mv build/requirements.lock requirements.lock && rm -rf build/lock
