@@ -8,7 +8,7 @@ from worldsheet.control.methods.initial_guess import Guess
 from worldsheet.control.methods.iterate import Residuals
 from worldsheet.control.mpc import MPC, Loop
 from worldsheet.control.problem import FreeDuration, Problem
-from worldsheet.control.solution import Trajectory
+from worldsheet.control.solution import Multipliers, Trajectory
 from worldsheet.control.solve import solve
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "ImplicitMidpoint",
     "Integrator",
     "Loop",
+    "Multipliers",
     "Problem",
     "Residuals",
     "Trajectory",

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -15,27 +15,69 @@ from worldsheet.control.methods.iterate import Residuals
 from worldsheet.control.methods.line_search import merit
 from worldsheet.control.methods.result import RawResult
 from worldsheet.control.problem import Problem
+from worldsheet.core.errors import InputError
 from worldsheet.core.outcome import Outcome, Status
 
 
-def parameter_gradients(
-    problem: Problem, states: Tensor, costates: Tensor, controls: Tensor, parameters: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Sum over stages and problems of ∂/∂θ (L_k + λ_{k+1}ᵀ F_k), and of ∂φ/∂θ: (27).
+@final
+@dataclass(frozen=True)
+class Multipliers:
+    """What it is worth to loosen a constraint a little, in cost per unit of the constraint.
 
-    States, costates and controls are given and not differentiated: credit travels between stages as costates only.
+    Attributes:
+        inequality: of path constraints, then of finite upper bounds, then of finite lower ones, (..., N, p); none is
+            negative.
+        terminal: of terminal constraints, (..., k).
     """
+
+    inequality: Tensor
+    terminal: Tensor
+
+
+def parameter_gradients(solved: "Trajectory", parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """∂/∂θ of the Lagrangian: φ + πᵀψ + Σ (L_k + λ_{k+1}ᵀ F_k + μ_kᵀ G_k) + λ_0ᵀ x_0, summed over problems (27).
+
+    States, costates, controls and multipliers are given and not differentiated, by the envelope theorem: what they
+    would change by makes no difference at a solution. Credit travels between stages as costates only.
+    """
+    problem = solved.problem
     flat = Discretised.of(problem)
-    steps, size = problem.steps, problem.state_size
-    count = len(flat.start)
-    path = states.detach().reshape(count, steps + 1, size)
-    ahead = costates.detach().reshape(count, steps + 1, size)[:, 1:]
-    control = controls.detach().reshape(count, steps, problem.control_size)
+    count, steps, size = len(flat.start), problem.steps, problem.state_size
+    given = problem.initial_state.expand(*problem.batch, size).reshape(count, size)
+    if problem.parameters is not None:
+        live = problem.parameters.expand(*problem.batch, problem.parameters.shape[-1]).reshape(count, 1, -1)
+        flat = replace(flat, parameters=live)
+    path = solved.states.detach().reshape(count, steps + 1, size)
+    costates = solved.costates.detach().reshape(count, steps + 1, size)
+    if problem.duration is not None:
+        chosen = (solved.duration.detach().reshape(count, 1, 1) / problem.duration.guess).log()
+        path = torch.cat((path, chosen.expand(count, steps + 1, 1)), -1)
     with torch.enable_grad():
-        stage = flat.stages(torch.cat((path[:, :-1], control), -1))
-        value = stage[..., 0].sum() + (ahead * stage[..., 1 : 1 + size]).sum() + flat.end(path[:, -1])[..., 0].sum()
+        points = torch.cat((path[:, :-1], solved.controls.detach().reshape(count, steps, -1)), -1)
+        stage, end = flat.stages(points), flat.end(path[:, -1])
+        value = stage[..., 0].sum() + (costates[:, 1:] * stage[..., 1 : 1 + size]).sum() + end[..., 0].sum()
+        value = value + (costates[:, 0] * given).sum() + _worth(solved, stage[..., 1 + flat.size :], end[..., 1:])
         found = effort(value, list(parameters.values()))
     return {name: part.detach() for name, part in zip(parameters, found, strict=True) if part is not None}
+
+
+def _worth(solved: "Trajectory", inequalities: Tensor, terminal: Tensor) -> Tensor:
+    """μᵀG + πᵀψ; zero where there is nothing that depends on anything.
+
+    Raises:
+        InputError: bounds that depend on a parameter, from a method that knows no multipliers.
+    """
+    if solved.multipliers is None:
+        if inequalities.requires_grad:
+            raise InputError(
+                "gradients of bounds that depend on a parameter, from a method without multipliers",
+                "Wave(impedance=Riccati()), the default",
+                "solve with the default method",
+            )
+        return inequalities.new_zeros(())
+    force = solved.multipliers.inequality.detach().reshape(inequalities.shape)
+    pull = solved.multipliers.terminal.detach().reshape(terminal.shape)
+    return (force * inequalities).sum() + (pull * terminal).sum()
 
 
 def accumulate(parameters: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
@@ -56,6 +98,7 @@ class Trajectory:
         states: (..., N + 1, n).
         costates: λ, what a small change of the state is worth, (..., N + 1, n); in units of cost per state.
         controls: (..., N, m).
+        multipliers: of path constraints, bounds and terminal constraints; None for methods that have none.
         gains: K of δu_k = K_k δx_k around the trajectory, (..., N, m, n); None for methods without an impedance.
         cost: φ + Σ L, (...).
         duration: t_N − t_0, (...).
@@ -69,6 +112,7 @@ class Trajectory:
     states: Tensor
     costates: Tensor
     controls: Tensor
+    multipliers: Multipliers | None
     gains: Tensor | None
     cost: Tensor
     duration: Tensor
@@ -103,14 +147,25 @@ class Trajectory:
         return Outcome(worst.status, ticks, worst.residual, f"{told}: {worst.remedy}")
 
     def gradients(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-        """d(sum of costs)/dθ of anything that dynamics and costs read, stage by stage: Σ (∂H/∂θ) (27).
+        """d(sum of optimal costs)/dθ of anything that the problem reads (27).
 
-        At a solution it is the gradient of the optimal cost. Each stage is pulled back by itself, with its own costate.
+        That is whatever dynamics, costs, constraints, bounds, initial states and `Problem.parameters` depend on. Each
+        stage is pulled back by itself, with its own costate and multipliers.
 
         Args:
             parameters: leaves by name, such as `dict(module.named_parameters())`; those that play no part are left out.
+
+        Raises:
+            InputError: a problem of the batch that is not solved, since only at a solution this is the gradient.
         """
-        return parameter_gradients(self.problem, self.states, self.costates, self.controls, parameters)
+        if not bool(self.converged.all()):
+            failed = int((~self.converged).sum())
+            raise InputError(
+                f"gradients of {len(self.outcomes)} problems of which {failed} did not converge",
+                "solved problems: only there what this computes is the gradient of the cost",
+                "look at `outcome`, and solve again from `problem.at(initial_state[converged])` for those that did",
+            )
+        return parameter_gradients(self, parameters)
 
     def accumulate(self, parameters: dict[str, Tensor]) -> None:
         """Add the gradients to the parameters' `.grad`, for any optimizer or port to use."""
@@ -134,6 +189,9 @@ def solution_of(flat: Discretised, rest: RawResult, history: History | None) -> 
         shaped(rest.states[..., :size]),
         shaped(rest.costates[..., :size]),
         shaped(rest.controls),
+        None
+        if rest.inequality is None or rest.equality is None
+        else Multipliers(shaped(rest.inequality), shaped(rest.equality)),
         None if rest.gains is None else shaped(rest.gains[..., :size]),
         shaped(cost),
         shaped(times[:, -1] - times[:, 0]),

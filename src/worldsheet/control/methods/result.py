@@ -56,6 +56,8 @@ class RawResult:
         costates: (B, N + 1, nz).
         controls: (B, N, m).
         gains: (B, N, m, nz), or None where the method has none.
+        inequality: multipliers of path constraints and bounds, (B, N, p), or None where the method has none.
+        equality: multipliers of terminal constraints, (B, k), likewise.
         residuals: one number per condition and problem.
         endings: (B,) of `Termination`.
         ticks: (B,).
@@ -65,6 +67,8 @@ class RawResult:
     costates: Tensor
     controls: Tensor
     gains: Tensor | None
+    inequality: Tensor | None
+    equality: Tensor | None
     residuals: Residuals
     terminations: Tensor
     ticks: Tensor
