@@ -80,6 +80,13 @@ DEFECTS = {
         "laws/test_control_scattering.py",
         "find_the_same_impedance",
     ),
+    "constraints-that-cost-nothing": Defect(
+        "control/solution.py",
+        "return (force * inequalities).sum() + (pull * terminal).sum()",
+        "return (force * inequalities).sum()",
+        "parity/test_control_gradients.py",
+        "gradient and terminal and constraint",
+    ),
     "the-wave-forgets-its-impedance": Defect(
         "control/methods/first_order.py",
         "costates[:, 1:] += speed / z * (reached - states[:, 1:])",
