@@ -34,7 +34,8 @@ def members(thing: Any) -> Iterator[str]:
         return
     fields = set(getattr(thing, "__dataclass_fields__", ()))
     for name, member in vars(thing).items():
-        if not name.startswith("_"):
+        inherited = getattr(member, "__qualname__", "").rpartition(".")[0] not in ("", thing.__qualname__)
+        if not name.startswith("_") and not inherited:  # torch puts an inherited step into classes of optimizers
             fields.discard(name)
             function = getattr(thing, name) if isinstance(member, (staticmethod, classmethod)) else member
             yield name + (arguments(function) if inspect.isroutine(function) else "")

@@ -93,7 +93,7 @@ def layers_of(
     for index in range(stages):
         own = [torch.cat([start[index].weight.flatten(), start[index].bias]) for start in starts]
         parameters = torch.stack(own * len(lrs)).detach().clone()
-        delay, lead = order.delay(index, stages), order.lead(index, stages)
+        delay, lead = order.delay(index, stages), order.warmup(index, stages)
         many = order.packets_per_update
         whole, rest = divmod(lead if delay else 0, many)
         outputs, inputs = starts[0][index].weight.shape

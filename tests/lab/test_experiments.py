@@ -127,7 +127,7 @@ def test_running_all_tells_how_each_ended(tmp_path: Path, monkeypatch: pytest.Mo
     no_data = claim_in(folder / "c99_data", at_least=1.0)
     raising = 'raise DataMissingError("no such data", "data", "fetch them")'
     script = SCRIPT.replace("value = cells.get", f"{raising}\n    value = cells.get")
-    script = "from worldsheet.core.errors import DataMissingError\n" + script
+    script = "from worldsheet_lab.errors import DataMissingError\n" + script
     (no_data.folder / "run.py").write_text(script)
 
     def run_them(*words: str) -> tuple[int, dict[str, str]]:

@@ -25,7 +25,7 @@ def test_every_stage_carries_and_answers_each_packet_once(order: PipelineSchedul
             flying += {ActionType.FORWARD: 1, ActionType.PULL: -1, ActionType.UPDATE: 0}[action.act]
             most = max(most, flying)
             assert flying >= 0
-        assert most <= order.lead(stage, stages) + 1
+        assert most <= order.warmup(stage, stages) + 1
         assert sum(action.act is ActionType.UPDATE for action in actions) == -(-packets // order.packets_per_update)
 
 

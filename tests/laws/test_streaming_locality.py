@@ -21,7 +21,7 @@ from worldsheet.streaming import (
     PhasePoint,
     Quadratic,
     Sparse,
-    laws,
+    equations,
 )
 from worldsheet.streaming.equations import Activations
 
@@ -67,7 +67,7 @@ def dependencies(graph: Connectivity, exact: bool, seed: int) -> dict[int, set[i
 def after(network: HamiltonianNetwork, point: PhasePoint, sight: Activations) -> dict[int, list[Tensor]]:
     """What each neuron holds after a step from a point whose drives are given."""
     equations, graph = network._laws, network.graph
-    pace = equations.pace(-1.0, 0.05, shared=True)
+    pace = equations.coefficients(-1.0, 0.05, shared=True)
     staggered = equations.integrator.staggered
     state = equations.state(point.state, sight, pace)
     blame = torch.zeros_like(state)
@@ -126,7 +126,7 @@ def called(tree: ast.AST) -> set[str]:
 
 
 def test_the_equations_are_elementwise_but_for_the_sums_over_edges() -> None:
-    tree = ast.parse(Path(laws.__file__).read_text(encoding="utf-8"))
+    tree = ast.parse(Path(equations.__file__).read_text(encoding="utf-8"))
     allowed = {
         "pull_states",
         "pull_weights",
@@ -134,7 +134,7 @@ def test_the_equations_are_elementwise_but_for_the_sums_over_edges() -> None:
         "isinstance",
         "len",
         "advance",
-        "Factors",
+        "StepFactors",
         "float",
         "torch.tensor",
         "tensor",
@@ -158,4 +158,4 @@ def test_a_network_keeps_nothing_of_the_past() -> None:
     assert changing == {"_point", "_left"}  # and of what is left for the edges, the newest only
     assert all(field.grad_fn is None for field in network.point)
     assert network._left is None
-    assert len(network._paces) == 1
+    assert len(network._coefficients) == 1

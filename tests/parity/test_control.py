@@ -164,7 +164,7 @@ def test_the_gradient_of_a_neural_flow_is_autograds_through_the_solver(integrato
 def test_the_gradient_of_an_optimal_cost_is_its_slope_in_the_parameters() -> None:
     gravity = torch.tensor(9.81, dtype=DOUBLE, requires_grad=True)
 
-    def solved() -> C.Solution:
+    def solved() -> C.Trajectory:
         problem = pendulum(STARTS)
         swung = C.Problem(
             **{

@@ -11,11 +11,11 @@ from torch import Tensor
 import worldsheet as ws
 from nets import law
 from plants import DOUBLE, bounded, close, double_integrator, pendulum
-from worldsheet.control import places
 from worldsheet.control.compiled.execution import put_together, taken_apart
 from worldsheet.control.compiled.native import Climb, Recursion
 from worldsheet.control.lqr.riccati import matched_by_recursion, ride
 from worldsheet.control.lqr.subproblem import Quadratic
+from worldsheet.control.methods import batch
 from worldsheet_lab.control.problems import KNOWN
 
 C = ws.control
@@ -132,7 +132,7 @@ def test_machine_code_finds_what_torch_finds(integrator: C.Integrator) -> None:
 def test_few_places_and_a_queue_solve_what_all_at_once_do(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = pendulum(STARTS, bounds=(-8.0, 8.0))
     whole = C.solve(problem)
-    monkeypatch.setattr(places, "_NUMBERS", 2 * 20 * 9)  # two places
+    monkeypatch.setattr(batch, "_NUMBERS", 2 * 20 * 9)  # two places
     queued = C.solve(problem)
     assert queued.ticks.tolist() == whole.ticks.tolist()
     assert len(set(queued.ticks.tolist())) > 1  # they leave at different times
@@ -155,7 +155,7 @@ def test_parameters_go_with_their_problem_to_its_place(monkeypatch: pytest.Monke
         parameters=masses,
     )
     whole = C.solve(problem)
-    monkeypatch.setattr(places, "_NUMBERS", 3 * 10 * 9)
+    monkeypatch.setattr(batch, "_NUMBERS", 3 * 10 * 9)
     close(C.solve(problem).states, whole.states, 1e-10)
 
 

@@ -59,7 +59,7 @@ def in_turns(pipeline: Pipeline, data: list[tuple[Tensor, Tensor]], turns: Itera
             if pipeline.stages[index].updates == -(-len(data) // order.packets_per_update):
                 runs.pop(index, None)
         assert waited < 5000, "all stages wait"
-        assert pipeline.stages[index].in_flight <= order.lead(index, count) + 1
+        assert pipeline.stages[index].in_flight <= order.warmup(index, count) + 1
     return happened
 
 

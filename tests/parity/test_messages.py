@@ -143,7 +143,7 @@ def test_a_pull_back_in_two_halves_is_the_pull_back(module: nn.Module, to_input:
 
 @pytest.mark.parametrize("slack", [0, 1, 2])
 def test_slack_is_given_to_each_edge(slack: int) -> None:
-    leads = [Unlocked(1, slack).lead(stage, 4) for stage in range(4)]
+    leads = [Unlocked(1, slack).warmup(stage, 4) for stage in range(4)]
     assert leads == [3 * (1 + slack), 2 * (1 + slack), 1 + slack, 0]
 
 

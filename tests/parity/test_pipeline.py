@@ -136,7 +136,7 @@ def test_packets_see_the_parameters_that_the_order_says(
     pipeline = Pipeline(chain, stages, optimizer=OPTIMIZERS[optimizer], weights=weights, schedule=order)
     pipeline.train(data)
     parts = [nn.Sequential(*(twin[i] for i in pipeline.plan.layers(s))) for s in range(stages)]
-    literal(parts, data, OPTIMIZERS[optimizer], [order.lead(s, stages) for s in range(stages)], many, weights)
+    literal(parts, data, OPTIMIZERS[optimizer], [order.warmup(s, stages) for s in range(stages)], many, weights)
     for ours, theirs in zip(mine.parameters(), joined.from_iterable(p.parameters() for p in parts), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
@@ -152,7 +152,7 @@ def test_current_weights_carry_up_through_then_and_pull_back_through_now(many: i
     chain = ws.Chain(mine, nn.MSELoss())
     Pipeline(chain, 4, optimizer=OPTIMIZERS["momentum"], weights=Current(), schedule=order).train(data)
     parts = [nn.Sequential(layer) for layer in twin]
-    literal(parts, data, OPTIMIZERS["momentum"], [order.lead(s, 4) for s in range(4)], many, Current())
+    literal(parts, data, OPTIMIZERS["momentum"], [order.warmup(s, 4) for s in range(4)], many, Current())
     for ours, theirs in zip(mine.parameters(), joined.from_iterable(p.parameters() for p in parts), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 

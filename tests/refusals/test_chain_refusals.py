@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import worldsheet as ws
 from nets import Order, assert_tells, every_order
+from worldsheet_lab.errors import DataMissingError, RunFolderError
 
 MSE = nn.MSELoss()
 

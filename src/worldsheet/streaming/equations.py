@@ -58,7 +58,7 @@ class Credit(NamedTuple):
     Attributes:
         sensitivity: δ_i = c_i σ′(a_i) π_i.
         state: x_j, what went along the edges.
-        pace: how far they move.
+        coefficients: how far they move.
     """
 
     sensitivity: Neurons

@@ -266,7 +266,7 @@ class HamiltonianNetwork:
         return PhasePoint(state, torch.zeros_like(state), weights, torch.zeros_like(weights))
 
     def _coefficients_of(self, sign: Sign, dt: float) -> StepCoefficients:
-        """The pace of a step; those of signs that are the same for all are kept while dt stays."""
+        """The coefficients of a step; those of signs that are the same for all are kept while dt stays."""
         if isinstance(sign, Tensor):
             return self._laws.coefficients(sign, dt, self.streams.shared)
         if sign not in self._coefficients:
