@@ -47,9 +47,9 @@ KINDS: dict[str, tuple[Make, float]] = {
     "terminal cost": (lambda p: posed(terminal_cost=lambda x: p * (x - 0.5).square().sum(-1)), 3.0),
     "parameters": (lambda p: posed(dynamics=parametric, parameters=p.reshape(1)), 2.0),
     "initial state": (lambda p: posed(initial_state=torch.stack([p, 0 * p])), 1.0),
-    "path constraint": (lambda p: posed(path_constraint=lambda x, u, t: -x[..., 1:] - p), 0.3),
+    "path constraint": (lambda p: posed(path_constraint=lambda x, u, t: -x[..., 1:] - p), 0.27),
     "dynamics and path constraint": (
-        lambda p: posed(dynamics=pendulum(p), path_constraint=lambda x, u, t: -x[..., 1:] - 0.15 * p),
+        lambda p: posed(dynamics=pendulum(p), path_constraint=lambda x, u, t: -x[..., 1:] - 0.135 * p),
         2.0,
     ),
     "terminal constraint": (lambda p: posed(terminal_constraint=lambda x: x[..., :1] - 0.15 * p), 2.0),
@@ -63,6 +63,28 @@ def slope(make: Make, at: Tensor, step: float = 1e-4) -> Tensor:
     ends = [solve(make(at + sign * step), tol=TOL) for sign in (1, -1)]
     assert all(bool(end.converged.all()) for end in ends)
     return (ends[0].cost.sum() - ends[1].cost.sum()) / (2 * step)
+
+
+def looked_at(problem: Problem, seed: int = 0) -> Tensor:
+    """Some function of all of a solution: a random sum of its trajectories, with the cost and the duration."""
+    sol = solve(problem, tol=TOL)
+    assert bool(sol.converged.all())
+    draw = torch.Generator().manual_seed(seed)
+    fields = (sol.states, sol.controls, sol.cost, sol.duration, sol.times)
+    sums = [(torch.randn(field.shape, generator=draw, dtype=field.dtype) * field).sum() for field in fields]
+    return torch.stack(sums).sum()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_trajectories_move_with_what_the_problem_reads(kind: str) -> None:
+    make, value = KINDS[kind]
+    leaf = torch.tensor(value, dtype=torch.float64, requires_grad=True)
+    (found,) = torch.autograd.grad(looked_at(make(leaf)), leaf)
+    with torch.no_grad():
+        step = 1e-4
+        wanted = (looked_at(make(leaf + step)) - looked_at(make(leaf - step))) / (2 * step)
+    assert float(wanted.abs()) > 1e-3
+    torch.testing.assert_close(found, wanted, rtol=2e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -123,3 +145,97 @@ def test_bounds_that_depend_on_a_parameter_need_multipliers() -> None:
     assert sol.outcome.converged
     with pytest.raises(ws.errors.InputError, match="without multipliers"):
         sol.gradients({"p": leaf})
+
+
+def test_the_first_control_moves_with_the_state_as_the_gain_says() -> None:
+    start = START.clone().requires_grad_()
+    sol = solve(posed(initial_state=start), tol=1e-10)
+    (slope_,) = torch.autograd.grad(sol.controls[0].sum(), start)
+    assert sol.gains is not None
+    torch.testing.assert_close(slope_, sol.gains[0, 0], rtol=1e-7, atol=1e-9)
+    (worth,) = torch.autograd.grad(solve(posed(initial_state=start), tol=1e-10).cost, start)
+    torch.testing.assert_close(worth, sol.costates[0], rtol=1e-7, atol=1e-9)
+
+
+def test_a_linear_problem_passes_gradcheck_as_a_batch() -> None:
+    torch.manual_seed(0)
+    starts = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
+    matrix = torch.tensor([[0.9, 0.2], [-0.1, 0.8]], dtype=torch.float64, requires_grad=True)
+    price = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+
+    def of(starts: Tensor, matrix: Tensor, price: Tensor) -> tuple[Tensor, ...]:
+        sol = solve(
+            Problem(
+                dynamics=lambda x, u, t: x @ matrix.T + torch.stack([0 * u[..., 0], u[..., 0]], -1),
+                running_cost=lambda x, u, t: x.square().sum(-1) + price * u[..., 0] ** 2,
+                initial_state=starts,
+                control_size=1,
+                steps=6,
+                integrator=ws.control.Discrete(),
+            ),
+            tol=1e-12,
+        )
+        return sol.states, sol.controls, sol.cost
+
+    assert torch.autograd.gradcheck(of, (starts, matrix, price), atol=1e-6)
+
+
+def test_a_module_in_the_dynamics_learns_through_the_solution() -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Linear(2, 1).double()
+
+    def made() -> Problem:
+        def dynamics(x: Tensor, u: Tensor, t: Tensor) -> Tensor:
+            return torch.stack([x[..., 1], u[..., 0] + 0.1 * net(x).tanh()[..., 0]], -1)
+
+        return posed(dynamics=dynamics, bounds=(-0.6, 0.6))
+
+    looked_at(made()).backward()
+    found = [parameter.grad for parameter in net.parameters()]
+    for parameter, gradient in zip(net.parameters(), found, strict=True):
+        direction, step = torch.randn_like(parameter), 1e-4
+        values = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                parameter.add_(direction, alpha=sign * step)
+                values.append(looked_at(made()))
+                parameter.add_(direction, alpha=-sign * step)
+        assert gradient is not None
+        wanted = (values[0] - values[1]) / (2 * step)
+        torch.testing.assert_close((gradient * direction).sum(), wanted, rtol=5e-3, atol=1e-5)
+
+
+def test_nothing_is_attached_where_nothing_requires_grad_or_none_is_wanted() -> None:
+    assert not solve(posed()).states.requires_grad
+    with torch.no_grad():
+        assert not solve(posed(initial_state=START.clone().requires_grad_())).controls.requires_grad
+
+
+def test_a_problem_that_failed_carries_no_gradient_and_says_so() -> None:
+    starts = torch.tensor([[1.0, 0.0], [torch.nan, 0.0]], dtype=torch.float64, requires_grad=True)
+    sol = solve(posed(initial_state=starts))
+    assert sol.converged.tolist() == [True, False]
+    with pytest.warns(UserWarning, match="1 of 2 problems did not converge"):
+        sol.controls.nan_to_num().sum().backward()
+
+
+@pytest.mark.parametrize("field", ["controls", "cost"])
+def test_a_second_derivative_is_refused(field: str) -> None:
+    leaf = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    value = getattr(solve(posed(dynamics=pendulum(leaf))), field).sum()
+    with pytest.raises(ws.errors.InputError, match="second derivatives"):
+        torch.autograd.grad(value, leaf, create_graph=True)
+
+
+@pytest.mark.parametrize("integrator", [ws.control.RK4(), ws.control.ImplicitMidpoint()], ids=str)
+def test_integrators_are_differentiated_through(integrator: ws.control.Integrator) -> None:
+    assert not solve(posed(integrator=integrator)).states.requires_grad
+    leaf = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+
+    def at(value: Tensor) -> Tensor:
+        return looked_at(posed(dynamics=pendulum(value), integrator=integrator))
+
+    (found,) = torch.autograd.grad(at(leaf), leaf)
+    with torch.no_grad():
+        wanted = (at(leaf + 1e-4) - at(leaf - 1e-4)) / 2e-4
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)

@@ -113,11 +113,12 @@ def newton_steps(function: Function, start: Tensor, count: int) -> Tensor:
     with torch.enable_grad():
         for _ in range(count):
             copies = found.expand(found.shape[-1], *found.shape)
+            follows = differentiable and (found.requires_grad or function(copies).requires_grad)
             copies = copies if copies.requires_grad else copies.detach().requires_grad_()
             values = function(copies)
-            jacobian = _rows(values, copies, keep=differentiable)
+            jacobian = _rows(values, copies, keep=follows)
             step = torch.linalg.solve_ex(jacobian, values[0][..., None]).result[..., 0]
-            found = found - (step if differentiable else step.detach())
+            found = found - (step if follows else step.detach())
     return found
 
 
@@ -151,3 +152,21 @@ def _run(values: Tensor, inputs: tuple[Tensor, ...], cotangent: Tensor, *, keep:
         (values,), (cotangent,), True, keep, inputs, allow_unreachable=True, accumulate_grad=False
     )
     return pulled
+
+
+def live_slope(function: Function, points: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """As `slope`, both with their graphs down to whatever the function closes over; points and weights are given."""
+    with torch.enable_grad():
+        leaf = points.detach().requires_grad_()
+        values = function(leaf)
+        total = (weights.detach() * values).sum()
+        if not total.requires_grad:
+            return values, torch.zeros_like(leaf)
+        (gradient,) = torch.autograd.grad(total, leaf, create_graph=True, materialize_grads=True)
+        return function(points.detach()), gradient  # the graph of the values must not go on to the points
+
+
+def depends(function: Function, points: Tensor) -> bool:
+    """Whether a function's values depend on anything that requires grad besides its points."""
+    with torch.enable_grad():
+        return function(points.detach()).requires_grad

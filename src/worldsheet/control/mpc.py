@@ -78,8 +78,9 @@ class MPC:
         self.solution = solve(self._problem.at(state, time), self._method, warm, self._tol, self._max_ticks)
         return self.solution
 
+    @torch.no_grad()
     def run(self, state: Tensor, steps: int, plant: Callable[[Tensor, Tensor, float], Tensor] | None = None) -> Loop:
-        """Drive a plant for `steps` stages from a state.
+        """Drive a plant for `steps` stages from a state; nothing carries gradients (`control` does).
 
         Args:
             state: where it is, (..., n).

@@ -15,6 +15,7 @@ from worldsheet.control.methods.iterate import Residuals
 from worldsheet.control.methods.line_search import merit
 from worldsheet.control.methods.result import RawResult
 from worldsheet.control.problem import Problem
+from worldsheet.control.sensitivity import live
 from worldsheet.core.errors import InputError
 from worldsheet.core.outcome import Outcome, Status
 
@@ -173,12 +174,14 @@ class Trajectory:
 
 
 def solution_of(flat: Discretised, rest: RawResult, history: History | None) -> Trajectory:
-    """A flat result in the shapes of its problem."""
+    """A flat result in the shapes of its problem, with its dependence on what requires grad."""
     problem, batch = flat.problem, flat.problem.batch
     size = problem.state_size
-    times = flat.times(rest.states)
     none = rest.states.new_zeros((*rest.controls.shape[:2], 0))
-    cost = merit(flat, rest.states, rest.controls, none, none)[..., 0]
+    with torch.no_grad():
+        cost = merit(flat, rest.states, rest.controls, none, none)[..., 0]
+    states, controls, cost = live(flat, rest, cost) or (rest.states, rest.controls, cost)
+    times = flat.times(states)
 
     def shaped(tensor: Tensor) -> Tensor:
         return tensor.reshape((*batch, *tensor.shape[1:]))
@@ -186,9 +189,9 @@ def solution_of(flat: Discretised, rest: RawResult, history: History | None) -> 
     return Trajectory(
         problem,
         shaped(times),
-        shaped(rest.states[..., :size]),
+        shaped(states[..., :size]),
         shaped(rest.costates[..., :size]),
-        shaped(rest.controls),
+        shaped(controls),
         None
         if rest.inequality is None or rest.equality is None
         else Multipliers(shaped(rest.inequality), shaped(rest.equality)),

@@ -2,6 +2,7 @@
 
 from math import isfinite
 
+import torch
 from torch import Tensor
 
 from worldsheet.control.discretized import Discretised
@@ -10,6 +11,7 @@ from worldsheet.control.methods.forward_backward import ForwardBackwardSweep, Sw
 from worldsheet.control.methods.history import History
 from worldsheet.control.methods.initial_guess import Guess, start_of
 from worldsheet.control.methods.newton import BARRIER, Matched, relax_matched
+from worldsheet.control.methods.result import RawResult
 from worldsheet.control.problem import Problem
 from worldsheet.control.solution import Trajectory, solution_of
 from worldsheet.core.errors import InputError
@@ -41,6 +43,12 @@ def solve(
     `impedance` of a wave play a part: all of its speed crosses, and a speed that is too high is an outcome.
     A problem that fails does not touch the others of its batch: look at `converged` and `outcomes`.
 
+    With the matched wave states, controls, times and cost of a solution carry gradients with respect to whatever the
+    problem reads: initial states, `Problem.parameters`, and tensors or module weights that its functions close over,
+    through active bounds and constraints and a free duration, by one more linear solve in the backward pass (implicit
+    differentiation). Where a constraint is just about to become active there is no derivative; what is found then is
+    that of the problem with a barrier of about `tol`. Second derivatives are refused; `torch.no_grad()` leaves it out.
+
     Args:
         problem: what to solve, for every initial state of its batch.
         method: how.
@@ -57,18 +65,29 @@ def solve(
     if max_ticks is not None and max_ticks < 0:
         raise InputError(f"max_ticks={max_ticks}", "0 or more", "leave it out")
     flat = Discretised.of(problem)
+    with torch.no_grad():  # the search builds no graph; what a solution depends on is attached to it afterwards
+        rest = _relaxed(flat, method, initial_guess, tol, max_ticks, history)
+    return solution_of(flat, rest, history)
+
+
+def _relaxed(
+    flat: Discretised,
+    method: Wave | ForwardBackwardSweep,
+    initial_guess: Guess | Trajectory | Tensor | None,
+    tol: float,
+    max_ticks: int | None,
+    history: History | None,
+) -> RawResult:
     start = start_of(flat, _guess(initial_guess))
     if isinstance(method, Wave) and isinstance(method.impedance, Riccati):
         barrier = _WARM_BARRIER if isinstance(initial_guess, Trajectory) else BARRIER
-        settings = Matched(tol, _or(max_ticks, _MATCHED_TICKS), barrier)
-        return solution_of(flat, relax_matched(flat, start, settings, history), history)
-    _refuse_constraints(problem, method)
+        return relax_matched(flat, start, Matched(tol, _or(max_ticks, _MATCHED_TICKS), barrier), history)
+    _refuse_constraints(flat.problem, method)
     if isinstance(method, ForwardBackwardSweep):
-        sweeping = Sweeping(method.relaxation, tol, _or(max_ticks, _SWEEPS))
-        return solution_of(flat, relax_by_sweeps(flat, start, sweeping, history), history)
+        return relax_by_sweeps(flat, start, Sweeping(method.relaxation, tol, _or(max_ticks, _SWEEPS)), history)
     if isinstance(method.impedance, (int, float)):
         scattered = Scattered(method.speed, float(method.impedance), tol, _or(max_ticks, _WAVE_TICKS))
-        return solution_of(flat, relax_scattered(flat, start, scattered, history), history)
+        return relax_scattered(flat, start, scattered, history)
     raise InputError(f"{method}", "a number or Riccati() as impedance", "use Wave(impedance=Riccati())")
 
 

@@ -75,7 +75,7 @@ def relax_scattered(problem: Discretised, start: Start, settings: Scattered, his
             break
         now = _kept(running, _ticked(problem, now, seen, bends, settings), now)
     found = _residuals(problem, now, _look(problem, now))
-    return RawResult(now.states, now.costates, now.controls, None, None, None, found, terminations, ticks)
+    return RawResult(now.states, now.costates, now.controls, None, None, None, None, found, terminations, ticks)
 
 
 @final

@@ -80,7 +80,7 @@ def relax_by_sweeps(problem: Discretised, start: Start, settings: Sweeping, hist
             best = improved(problem, best, slope, convexified(bend))
         mixed = controls + settings.relaxation * (best - controls)
         controls = torch.where(running[:, None, None], mixed, controls)
-    return RawResult(states, costates, controls, None, None, None, found, terminations, ticks)
+    return RawResult(states, costates, controls, None, None, None, None, found, terminations, ticks)
 
 
 def _endings(states: Tensor, costates: Tensor, found: Residuals, settings: Sweeping, *, last: bool) -> Tensor:

@@ -54,7 +54,7 @@ def start_of(problem: Discretised, guess: Guess) -> Start:
     controls = controls.clamp(low, high)
     first = problem.start.clone()
     if given.duration is not None and guess.duration is not None:
-        first[:, -1] = (guess.duration.reshape(-1) / given.duration.guess).log()
+        first[:, -1] = (guess.duration.detach().reshape(-1) / given.duration.guess).log()
     states = _flat(problem, "states", guess.states, (steps + 1, size))
     if states is None:
         states = rollout(problem, first, controls)

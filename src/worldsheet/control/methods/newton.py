@@ -153,7 +153,7 @@ class _ResultBuffer:
         each = start.states.new_zeros(len(start.states))
         stages, controls = start.controls.shape[1:]
         self._gains = each.new_zeros((len(each), stages, controls, problem.size))
-        self._inequality = self._equality = each.new_zeros((len(each), 0))
+        self._inequality = self._equality = self._slacks = each.new_zeros((len(each), 0))
         self._residuals = Residuals(*(torch.full_like(each, torch.inf) for _ in range(5)))
         self._endings = torch.full(each.shape, Termination.RUNNING.value, device=each.device)
         self._ticks = torch.zeros_like(self._endings)
@@ -166,8 +166,10 @@ class _ResultBuffer:
         places, at = moving[done], seen.at
         if self._inequality.shape[1:] != at.forces.shape[1:] or self._equality.shape[1:] != at.pulls.shape[1:]:
             self._inequality = at.forces.new_zeros((len(self._ticks), *at.forces.shape[1:]))
+            self._slacks = torch.ones_like(self._inequality)
             self._equality = at.pulls.new_zeros((len(self._ticks), *at.pulls.shape[1:]))
         self._inequality[places], self._equality[places] = at.forces[done], at.pulls[done]
+        self._slacks[places] = at.slacks[done]
         self._fields.states[places] = at.states[done]
         self._fields.costates[places] = at.costates[done]
         self._fields.controls[places] = at.controls[done]
@@ -177,6 +179,6 @@ class _ResultBuffer:
         self._ticks[places] = ticks[done]
 
     def rest(self) -> RawResult:
-        at, multipliers = self._fields, (self._inequality, self._equality)
+        at, multipliers = self._fields, (self._inequality, self._equality, self._slacks)
         fields = (at.states, at.costates, at.controls, self._gains, *multipliers)
         return RawResult(*fields, self._residuals, self._endings, self._ticks)

@@ -58,6 +58,7 @@ class RawResult:
         gains: (B, N, m, nz), or None where the method has none.
         inequality: multipliers of path constraints and bounds, (B, N, p), or None where the method has none.
         equality: multipliers of terminal constraints, (B, k), likewise.
+        slacks: s > 0 of G + s = 0, (B, N, p), likewise.
         residuals: one number per condition and problem.
         endings: (B,) of `Termination`.
         ticks: (B,).
@@ -69,6 +70,7 @@ class RawResult:
     gains: Tensor | None
     inequality: Tensor | None
     equality: Tensor | None
+    slacks: Tensor | None
     residuals: Residuals
     terminations: Tensor
     ticks: Tensor
