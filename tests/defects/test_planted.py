@@ -87,6 +87,13 @@ DEFECTS = {
         "parity/test_control_gradients.py",
         "gradient and terminal and constraint",
     ),
+    "an-active-bound-lets-go-in-the-backward-pass": Defect(
+        "control/sensitivity.py",
+        "hessian = stage.hessian + jacobian.mT @ (stiffness[..., None] * jacobian)",
+        "hessian = stage.hessian",
+        "parity/test_control_gradients.py",
+        "trajectories_move and upper",
+    ),
     "the-wave-forgets-its-impedance": Defect(
         "control/methods/first_order.py",
         "costates[:, 1:] += speed / z * (reached - states[:, 1:])",
