@@ -9,7 +9,7 @@ from typing import Any, final
 
 import torch
 
-from benchmarks.rivals import Rival, running
+from benchmarks.rivals import ExternalMethod, running
 from worldsheet.control import Compiled, Execution, Guess, Problem, Trajectory, solve
 from worldsheet_lab.control.problems import KNOWN, Known
 
@@ -138,7 +138,7 @@ def one(case: str, solver: Any, executions: dict[str, Execution], rounds: int, t
         return One(case, _raced(turns, rounds, _builds(solver, executions, rivals[0])))
 
 
-def _builds(solver: Any, executions: dict[str, Execution], rival: Rival | None) -> Callable[[str], float]:
+def _builds(solver: Any, executions: dict[str, Execution], rival: ExternalMethod | None) -> Callable[[str], float]:
     def seconds(name: str) -> float:
         if name == "IPOPT":
             return float(solver.build_seconds)
@@ -150,7 +150,7 @@ def _builds(solver: Any, executions: dict[str, Execution], rival: Rival | None) 
     return seconds
 
 
-def _asked(rival: Rival, known: Known) -> Answer:
+def _asked(rival: ExternalMethod, known: Known) -> Answer:
     seconds, cost, steps, _ = rival.ask(" ".join(map(str, known.initial))).split()
     return Answer(float(seconds), float(cost), int(steps), None)
 

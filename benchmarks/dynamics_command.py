@@ -21,7 +21,7 @@ from benchmarks.methods import AUTOGRAD, Method
 from benchmarks.models import Instance
 from benchmarks.relaxations import BATCH, STUDIES, Study, instance_of
 from benchmarks.results import Timing, plain
-from benchmarks.rivals import SCRIPTS, Rival, Task, running
+from benchmarks.rivals import SCRIPTS, ExternalMethod, Task, running
 from benchmarks.timing import Spread, Stopwatch, in_turns, paired_ratios, spread
 from benchmarks.timing import threads as with_threads
 from worldsheet_lab.choices import choose
@@ -118,7 +118,9 @@ def measured(study: Study, settings: Settings, pythons: Mapping[str, Path], tell
     )
 
 
-def _timings(study: Study, built: Instance, rivals: Sequence[Rival], rounds: int, count: int) -> Iterator[Timing]:
+def _timings(
+    study: Study, built: Instance, rivals: Sequence[ExternalMethod], rounds: int, count: int
+) -> Iterator[Timing]:
     """Everybody in turns. `.grad` is None before each call."""
     optimizer = SGD(built.chain.parameters(), lr=1e-3) if study.trains else None
     steps: dict[str, Callable[[], None]] = {}

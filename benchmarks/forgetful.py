@@ -10,7 +10,7 @@ from worldsheet.substrates import Substrate
 
 @final
 @dataclass(frozen=True)
-class Forgetful(Substrate):
+class Uncached(Substrate):
     """Moves as another dynamics does, but into new memory, so that no message is recognised as one already sent.
 
     The engine knows a message by the tensors it was made from. On `Synchronous` every tick therefore evaluates and

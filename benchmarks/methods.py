@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeAlias, final
 
 from torch import Tensor
 
-from benchmarks.forgetful import Forgetful
+from benchmarks.forgetful import Uncached
 from worldsheet.diagnostics.autograd import autograd_backward
 from worldsheet.dynamics import Dyadic, Dynamics
 from worldsheet.problem import Chain
@@ -49,4 +49,4 @@ AUTOGRAD = Method("autograd", autograd_backward, None)
 # Called as users call it, with the defaults; they are these rules.
 WAVEFRONT = Method("wavefront", backward, Rules(Dyadic(), Wavefront()))
 SYNCHRONOUS = _relaxing("synchronous", Rules(Dyadic(), Synchronous()))
-LITERAL = _relaxing("literal", Rules(Forgetful(Dyadic()), Synchronous()))
+LITERAL = _relaxing("literal", Rules(Uncached(Dyadic()), Synchronous()))

@@ -43,7 +43,7 @@ _PACKET = torch.ones(1, 8), torch.zeros(1, 8)
 _OPTIMIZER = partial(torch.optim.SGD, lr=0.0)
 
 
-class Nap(NamedTuple):
+class StageLatency(NamedTuple):
     """How long a stage sleeps for a packet.
 
     Attributes:
@@ -55,7 +55,7 @@ class Nap(NamedTuple):
     spread: float = 0.0
 
 
-class Night(NamedTuple):
+class LatencyRun(NamedTuple):
     """Stages and how they sleep.
 
     Attributes:
@@ -64,18 +64,22 @@ class Night(NamedTuple):
     """
 
     name: str
-    naps: tuple[Nap, ...]
+    naps: tuple[StageLatency, ...]
 
 
-def nights(stages: int, up: float) -> tuple[Night, ...]:
+def nights(stages: int, up: float) -> tuple[LatencyRun, ...]:
     """All alike; one in the middle twice as slow; each sleep drawn anew, with a deviation of a fifth."""
-    even, half = (Nap(up),) * stages, stages // 2
-    slow = (*even[:half], Nap(2 * up), *even[half + 1 :])
-    return Night("even", even), Night("one stage 2x slower", slow), Night("20 % jitter", (Nap(up, 0.2),) * stages)
+    even, half = (StageLatency(up),) * stages, stages // 2
+    slow = (*even[:half], StageLatency(2 * up), *even[half + 1 :])
+    return (
+        LatencyRun("even", even),
+        LatencyRun("one stage 2x slower", slow),
+        LatencyRun("20 % jitter", (StageLatency(up, 0.2),) * stages),
+    )
 
 
 @final
-class Sleeper(nn.Module, OffersStep):
+class SimulatedLatency(nn.Module, OffersStep):
     """Returns its input, after a sleep; on the way back it sleeps as long for the input's credit and for the efforts.
 
     Args:
@@ -87,7 +91,7 @@ class Sleeper(nn.Module, OffersStep):
         sleeps: the length of each, and the moment at which it was over.
     """
 
-    def __init__(self, nap: Nap, seed: int, first: bool) -> None:
+    def __init__(self, nap: StageLatency, seed: int, first: bool) -> None:
         super().__init__()
         self.gain = nn.Parameter(torch.ones(()))
         self.sleeps: list[tuple[float, float]] = []
@@ -122,7 +126,7 @@ class Sleeper(nn.Module, OffersStep):
 
 @final
 class _Sleep(Step):
-    def __init__(self, sleeper: Sleeper) -> None:
+    def __init__(self, sleeper: SimulatedLatency) -> None:
         self._sleeper = sleeper
 
     @property
@@ -217,7 +221,7 @@ def _take_part(rank: int, stages: int, length: Length, where: Path) -> None:
         dist.barrier()
 
 
-def _all(night: Night, rank: int, length: Length) -> Iterator[Slept]:
+def _all(night: LatencyRun, rank: int, length: Length) -> Iterator[Slept]:
     stages = len(night.naps)
     packets = round(length.packets * length.up / max(nap.up for nap in night.naps))
     for name in _ORDERS:
@@ -226,9 +230,9 @@ def _all(night: Night, rank: int, length: Length) -> Iterator[Slept]:
         yield _timed(night, rank, name, stages, stages * length.flushes)
 
 
-def _timed(night: Night, rank: int, order: str, pieces: int, packets: int) -> Slept:
+def _timed(night: LatencyRun, rank: int, order: str, pieces: int, packets: int) -> Slept:
     stages, naps = len(night.naps), night.naps
-    sleeper = Sleeper(naps[rank], seed_of(0, night.name, rank), first=rank == 0)
+    sleeper = SimulatedLatency(naps[rank], seed_of(0, night.name, rank), first=rank == 0)
     train = (
         _flushing(sleeper, rank, stages, _SCHEDULES[order])
         if pieces
@@ -257,15 +261,15 @@ def _middle(slept: list[tuple[float, float]]) -> float:
     return sum(length for length, _ in some[1:]) / (some[-1][1] - some[0][1])
 
 
-def _unlocked(sleeper: Sleeper, rank: int, stages: int, order: Unlocked) -> Callable[[int], object]:
-    modules: list[nn.Module] = [Sleeper(Nap(0.0), 0, first=False) for _ in range(stages)]
+def _unlocked(sleeper: SimulatedLatency, rank: int, stages: int, order: Unlocked) -> Callable[[int], object]:
+    modules: list[nn.Module] = [SimulatedLatency(StageLatency(0.0), 0, first=False) for _ in range(stages)]
     modules[rank] = sleeper
     pipeline = Pipeline(Chain(modules, nn.MSELoss()), stages, optimizer=_OPTIMIZER, schedule=order, weights=Current())
     wires = P2PTransport(rank, stages, torch.device("cpu"))
     return lambda packets: pipeline.run_stage(rank, wires, [_PACKET] * packets)
 
 
-def _flushing(sleeper: Sleeper, rank: int, stages: int, schedule: Any) -> Callable[[int], object]:
+def _flushing(sleeper: SimulatedLatency, rank: int, stages: int, schedule: Any) -> Callable[[int], object]:
     """A flush after as many micro-batches as there are stages, the fewest that 1F1B takes."""
     stage = PipelineStage(sleeper, rank, stages, torch.device("cpu"))
     order = schedule(stage, stages, loss_fn=nn.MSELoss())
@@ -280,7 +284,7 @@ def _flushing(sleeper: Sleeper, rank: int, stages: int, schedule: Any) -> Callab
     return train
 
 
-def _paper(naps: tuple[Nap, ...], pieces: int) -> float | None:
+def _paper(naps: tuple[StageLatency, ...], pieces: int) -> float | None:
     """The busiest stage's share of the time in the order itself."""
     if any(nap.spread for nap in naps):
         return None

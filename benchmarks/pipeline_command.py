@@ -10,7 +10,7 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks.pipeline_asleep import Length as Night
+from benchmarks.pipeline_asleep import Length as LatencyRun
 from benchmarks.pipeline_asleep import slept
 from benchmarks.pipeline_cases import CASES, MICRO_BATCHES
 from benchmarks.pipeline_tables import tables
@@ -24,7 +24,7 @@ ASLEEP = "asleep"
 
 _WIDTH = 140
 _LONG, _SHORT = Length(3, 0, 3, MICRO_BATCHES), Length(2, 4, 2, (1, 4))
-_LONG_NIGHT, _SHORT_NIGHT = Night(0.03, 160, 2), Night(0.01, 80, 2)
+_LONG_NIGHT, _SHORT_NIGHT = LatencyRun(0.03, 160, 2), LatencyRun(0.01, 80, 2)
 _NAMES = (*CASES, ASLEEP)
 
 

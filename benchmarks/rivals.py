@@ -36,7 +36,7 @@ class Task(NamedTuple):
 
 @final
 @dataclass(frozen=True)
-class Rival:
+class ExternalMethod:
     """A running script that answers when it is asked, with one training step of a network.
 
     Attributes:
@@ -73,7 +73,7 @@ class Rival:
 @contextmanager
 def running(
     pythons: Mapping[str, Path], words: Sequence[str], scripts: Mapping[str, Path] = SCRIPTS
-) -> Iterator[Sequence[Rival]]:
+) -> Iterator[Sequence[ExternalMethod]]:
     """Start the rivals for which there is a Python, and end them afterwards.
 
     Raises:
@@ -87,14 +87,14 @@ def running(
 
 
 @contextmanager
-def _started(name: str, command: Sequence[str]) -> Iterator[Rival]:
+def _started(name: str, command: Sequence[str]) -> Iterator[ExternalMethod]:
     try:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     except OSError as error:
         raise _no_rival(name, str(error)) from error
     with process:
         try:
-            yield Rival(name, _number(name, process.stdout.readline() if process.stdout else ""), process)
+            yield ExternalMethod(name, _number(name, process.stdout.readline() if process.stdout else ""), process)
         finally:
             process.kill()
 

@@ -7,9 +7,9 @@ from typing import Any
 from experiments.harness import Cells, Findings, Record, Size, experiment
 from worldsheet_lab import plots
 from worldsheet_lab.contest.cell import trained
-from worldsheet_lab.contest.contest import Contest, contest_for
+from worldsheet_lab.contest.contest import RuleComparison, comparison_for
 from worldsheet_lab.contest.report import result_of
-from worldsheet_lab.contest.rivals import BACKPROP, RIVALS
+from worldsheet_lab.contest.rivals import BACKPROP, LEARNING_RULES
 from worldsheet_lab.data import load
 from worldsheet_lab.running import threads
 
@@ -27,10 +27,10 @@ CONTESTS: dict[Size, dict[str, Any]] = {
 SEEDS = 3
 
 
-def contest_of(size: Size) -> Contest:
+def contest_of(size: Size) -> RuleComparison:
     changes = dict(CONTESTS[size])
-    names = ",".join(name for name in RIVALS if name != BACKPROP)
-    return contest_for(changes.pop("data"), names, SEEDS, None, changes)
+    names = ",".join(name for name in LEARNING_RULES if name != BACKPROP)
+    return comparison_for(changes.pop("data"), names, SEEDS, None, changes)
 
 
 def measure(size: Size, cells: Cells) -> Findings:

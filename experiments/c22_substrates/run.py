@@ -13,7 +13,7 @@ from matplotlib.ticker import PercentFormatter
 import worldsheet as ws
 from experiments.harness import Cells, Findings, Record, Size, experiment
 from worldsheet_lab.contest.cell import trained
-from worldsheet_lab.contest.rivals import Rival
+from worldsheet_lab.contest.rivals import LearningRule
 from worldsheet_lab.data import load
 from worldsheet_lab.recipes import Recipe, recipe_for
 from worldsheet_lab.running import threads
@@ -90,7 +90,7 @@ def train(size: Size, name: str, axis: str, value: float | None, seed: int) -> d
     if inner.ticks is None and not spoilt.settles_at_once:
         budget = 12 * plan.depth
     data = load("digits").subset(plan.train_size, None)
-    row = trained(plan, data, Rival(spoilt, ws.Stop(max_ticks=budget)), lambda: None)
+    row = trained(plan, data, LearningRule(spoilt, ws.Stop(max_ticks=budget)), lambda: None)
     return {"accuracy": row["accuracy"][-1], "cosine": row["smallest_cosine"], "status": row["status"][:8]}
 
 

@@ -19,7 +19,7 @@ from worldsheet_lab import plots
 from worldsheet_lab.cells import Cells
 from worldsheet_lab.commands.compare import Compare
 from worldsheet_lab.contest.cell import trained
-from worldsheet_lab.contest.contest import Contest, contest_for
+from worldsheet_lab.contest.contest import RuleComparison, comparison_for
 from worldsheet_lab.contest.report import result_of, result_tables
 from worldsheet_lab.data import DataSet, load
 from worldsheet_lab.recipes import FIELDS
@@ -38,14 +38,14 @@ def compare(options: Compare) -> None:
     console = Console(stderr=True)
     if options.resume is None:
         changes = {name: given[name] for name in FIELDS if given.get(name) is not None and name != "data"}
-        contest = contest_for(options.data or "digits", options.dynamics, options.seeds, options.ticks, changes)
+        contest = comparison_for(options.data or "digits", options.dynamics, options.seeds, options.ticks, changes)
         images = load(contest.recipe.data, options.data_dir).subset(contest.recipe.train_size, contest.recipe.test_size)
         folder = RunFolder.create(contest.recipe, options.run)
         contest.save(folder)
     else:
         _refuse_beside_resume(given)
         folder = RunFolder.open(options.resume)
-        contest = Contest.load(folder)
+        contest = RuleComparison.load(folder)
         images = load(contest.recipe.data, options.data_dir).subset(contest.recipe.train_size, contest.recipe.test_size)
     if not folder.finished:
         _say(console, f"{', '.join(contest.names)} on {contest.recipe.data}, in {folder.path}")
@@ -59,7 +59,7 @@ def compare(options: Compare) -> None:
     _show(folder, console, options.as_json)
 
 
-def _carry_out(contest: Contest, folder: RunFolder, images: DataSet, console: Console) -> None:
+def _carry_out(contest: RuleComparison, folder: RunFolder, images: DataSet, console: Console) -> None:
     """Every cell that is not known yet, then the result and its picture."""
     cells = Cells(folder.path / CELLS, torch.device(contest.recipe.device), lambda key: None)
     found: dict[tuple[str, int], Row] = {}
@@ -76,7 +76,9 @@ def _carry_out(contest: Contest, folder: RunFolder, images: DataSet, console: Co
 
 
 @contextmanager
-def _progress(contest: Contest, per_epoch: int, console: Console) -> Iterator[Callable[[str], Callable[[], None]]]:
+def _progress(
+    contest: RuleComparison, per_epoch: int, console: Console
+) -> Iterator[Callable[[str], Callable[[], None]]]:
     """Told the name of each cell, gives what is to be called after each of its steps."""
     if not console.is_terminal:
         yield partial(_line, console)

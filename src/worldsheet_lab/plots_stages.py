@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 Note: TypeAlias = tuple[str, float, float]
-"""What was done (F3, B2, U7: `Deed` in writing), when it began and when it ended, in seconds."""
+"""What was done (F3, B2, U7: `Action` in writing), when it began and when it ended, in seconds."""
 
 _UP, _BACK, _UPDATE, _IDLE = "tab:blue", "tab:orange", "0.15", "0.93"
 _ROUNDS = 12  # packets of the last stage that a window shows

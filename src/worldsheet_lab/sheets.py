@@ -18,7 +18,7 @@ from worldsheet.engine import Stop
 from worldsheet.problem import Chain
 from worldsheet.schedules import Synchronous
 from worldsheet.solve import relax
-from worldsheet_lab.contest.rivals import Rival
+from worldsheet_lab.contest.rivals import LearningRule
 
 Sheet: TypeAlias = Mapping[str, Tensor]
 """The tensors of a recorded relaxation by name, see `recorded`."""
@@ -34,7 +34,7 @@ _NUMBERS = 2**25  # 128 MiB in float32
 _EXACT = Dyadic()
 
 
-def recorded(rival: Rival, chain: Chain, x: Tensor, target: Tensor) -> Sheet:
+def recorded(rival: LearningRule, chain: Chain, x: Tensor, target: Tensor) -> Sheet:
     """Relax a batch once and keep what a picture of it needs; T rows in time, L sites, K probes, U units.
 
     - `ticks` (T,), `state_residuals` and `costate_residuals` (T, L): norms over the batch (2), (3).
@@ -123,7 +123,7 @@ def _sampled(fields: Sequence[Tensor], sample: int) -> Tensor:
     return found
 
 
-def _fidelity(rival: Rival, chain: Chain, x: Tensor, target: Tensor, ticks: int) -> dict[str, Tensor]:
+def _fidelity(rival: LearningRule, chain: Chain, x: Tensor, target: Tensor, ticks: int) -> dict[str, Tensor]:
     """Relax anew, for fewer ticks each time."""
     probes = sorted({round(ticks * (number + 1) / PROBES) for number in range(PROBES)} - {0})
     rows: list[list[float]] = []
@@ -141,7 +141,9 @@ def _fidelity(rival: Rival, chain: Chain, x: Tensor, target: Tensor, ticks: int)
     }
 
 
-def _waves(rival: Rival, chain: Chain, x: Tensor, target: Any, record: Record, rest: Fields) -> dict[str, Tensor]:
+def _waves(
+    rival: LearningRule, chain: Chain, x: Tensor, target: Any, record: Record, rest: Fields
+) -> dict[str, Tensor]:
     if not isinstance(rival.dynamics, Wave) or record.every != 1:
         return {}
     return dict(vars(wave_report(chain, x, target, rival.dynamics, record, rest)))

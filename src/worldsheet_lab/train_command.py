@@ -15,7 +15,7 @@ from worldsheet_lab.commands.train import Train
 from worldsheet_lab.recipes import FIELDS, recipe_for
 from worldsheet_lab.run_folder import Row, RunFolder
 from worldsheet_lab.running import CURVES, SHEET, begin, carry_out, pick_up
-from worldsheet_lab.staged.command import Manner, go_on, train_in_stages
+from worldsheet_lab.staged.command import RunOptions, go_on, train_in_stages
 from worldsheet_lab.staged.engines import cuts_of, stages_of
 from worldsheet_lab.staged.setup import Setup
 from worldsheet_lab.staged.worker import SETUP
@@ -27,10 +27,10 @@ def train(options: Train) -> None:
     """Carry the command out."""
     given = _given(options)
     console = Console(stderr=True)
-    manner = Manner(options.data_dir, options.as_json, options.tensorboard)
+    run_options = RunOptions(options.data_dir, options.as_json, options.tensorboard)
     if options.resume is not None and (options.resume / SETUP).is_file():
         _refuse_beside_resume([*given, *(["run"] if options.run else [])])
-        go_on(options.resume, manner)
+        go_on(options.resume, run_options)
         return
     count = stages_of(options.engine, options.stages)
     if options.resume is None:
@@ -47,7 +47,7 @@ def train(options: Train) -> None:
                 plan,
             )
             train_in_stages(
-                replace(setup, free_running=options.free_running, messages=options.messages), options.run, manner
+                replace(setup, free_running=options.free_running, messages=options.messages), options.run, run_options
             )
             return
         folder, training = begin(recipe, options.data_dir, options.run)
@@ -61,7 +61,7 @@ def train(options: Train) -> None:
             return
         training = pick_up(folder, options.data_dir)
         _say(console, f"going on in {folder.path} at epoch {training.position.epoch + 1}")
-    _carry_out(training, folder, manner)
+    _carry_out(training, folder, run_options)
     _show(folder, options.as_json)
 
 
@@ -79,17 +79,17 @@ def _refuse_beside_resume(others: list[str]) -> None:
         )
 
 
-def _carry_out(training: Training, folder: RunFolder, manner: Manner) -> None:
+def _carry_out(training: Training, folder: RunFolder, run_options: RunOptions) -> None:
     """Train to the end, or to a Ctrl-C, which is told how to resume."""
     console = Console(stderr=True)
     begun = time.perf_counter()
     try:
-        carry_out(training, folder, console, board=manner.board)
+        carry_out(training, folder, console, board=run_options.board)
     except KeyboardInterrupt:
         words = ["worldsheet", "train", "--resume", str(folder.path)]
-        words += ["--data-dir", str(manner.data_dir)] if manner.data_dir else []
+        words += ["--data-dir", str(run_options.data_dir)] if run_options.data_dir else []
         _say(console, f"interrupted; go on with the next command, the result will be the same:\n  {shlex.join(words)}")
-        if manner.as_json:
+        if run_options.as_json:
             _print_json({"status": "interrupted", "run": str(folder.path)})
         raise typer.Exit(130) from None
     _say(console, f"finished in {time.perf_counter() - begun:.1f} s")

@@ -19,7 +19,7 @@ from worldsheet.problem import Chain
 from worldsheet.schedules import Synchronous
 from worldsheet.solve import backward, relax
 from worldsheet_lab.contenders import Contender
-from worldsheet_lab.contest.rivals import Rival
+from worldsheet_lab.contest.rivals import LearningRule
 from worldsheet_lab.data import DataSet
 from worldsheet_lab.recipes import DTYPES, Recipe
 from worldsheet_lab.run_folder import Row, RunFolder, damaged_checkpoint
@@ -140,7 +140,7 @@ class Training:
         """The relaxed network's worldsheet, every site at every tick, on test images."""
         count = self.recipe.batch_size
         model = copy.deepcopy(self.relaxed.model).eval()
-        rival = Rival(self.recipe.dynamics, schedule=Synchronous())
+        rival = LearningRule(self.recipe.dynamics, schedule=Synchronous())
         return recorded(rival, Chain(model, self.relaxed.chain.loss), self._test[0][:count], self._test[1][:count])
 
     def _run_epoch(self, watchers: Sequence[Watcher]) -> None:

@@ -9,8 +9,8 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from benchmarks.command import bench
-from benchmarks.pipeline_asleep import Length as Night
-from benchmarks.pipeline_asleep import Nap, nights, slept
+from benchmarks.pipeline_asleep import Length as LatencyRun
+from benchmarks.pipeline_asleep import StageLatency, nights, slept
 from benchmarks.pipeline_cases import CASES, instance
 from benchmarks.pipeline_contenders import ONE, RANKS, UNLOCKED
 from benchmarks.pipeline_processes import in_processes
@@ -55,7 +55,7 @@ def test_a_contest_tells_rates_refusals_and_bytes() -> None:
 
 
 def test_sleeping_stages_cannot_be_busier_than_their_order() -> None:
-    rows = slept(2, Night(0.004, 24, 2))
+    rows = slept(2, LatencyRun(0.004, 24, 2))
     assert len(rows) == 12
     for row in rows:
         flush = row["pieces"]
@@ -71,7 +71,7 @@ def test_one_stage_is_slower_and_sleeps_are_drawn() -> None:
     even, slow, jitter = nights(4, 0.01)
     assert [nap.up for nap in even.naps] == [0.01] * 4
     assert [nap.up for nap in slow.naps] == [0.01, 0.01, 0.02, 0.01]
-    assert jitter.naps == (Nap(0.01, 0.2),) * 4
+    assert jitter.naps == (StageLatency(0.01, 0.2),) * 4
 
 
 def test_the_cases_are_those_of_the_issue() -> None:

@@ -14,8 +14,8 @@ from worldsheet_lab import compare_command
 from worldsheet_lab.cli import app
 from worldsheet_lab.contest import cell
 from worldsheet_lab.contest.cell import trained
-from worldsheet_lab.contest.contest import contest_for
-from worldsheet_lab.contest.rivals import Rival
+from worldsheet_lab.contest.contest import comparison_for
+from worldsheet_lab.contest.rivals import LearningRule
 from worldsheet_lab.contest.statistics import paired
 from worldsheet_lab.data import DataSet
 from worldsheet_lab.recipes import recipe_for
@@ -66,7 +66,7 @@ def test_json_pairs_equal_starts_and_equal_batches(tmp_path: Path) -> None:
 def test_a_killed_comparison_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, int]] = []
 
-    def counted(recipe: Any, data: Any, rival: Rival, on_step: Any, keep: Any) -> Any:
+    def counted(recipe: Any, data: Any, rival: LearningRule, on_step: Any, keep: Any) -> Any:
         if len(calls) == 3:
             raise KeyboardInterrupt
         calls.append((rival.description, recipe.seed))
@@ -142,7 +142,7 @@ def test_students_interval_of_paired_differences() -> None:
 
 
 def test_a_budget_is_for_those_that_do_not_settle_at_once() -> None:
-    contest = contest_for("digits", "dyadic,pc,wave", 1, 7, {})
+    contest = comparison_for("digits", "dyadic,pc,wave", 1, 7, {})
     stops = {name: contest.rival(name).stop.max_ticks for name in contest.names}
     assert stops == {"backprop": None, "dyadic": None, "pc": 7, "wave": 7}
 
@@ -150,7 +150,7 @@ def test_a_budget_is_for_those_that_do_not_settle_at_once() -> None:
 def test_equilibrium_propagation_is_the_mean_of_two_nudges(digits: DataSet) -> None:
     model = recipe_for("digits", TINY).model(digits).eval()  # without dropout
     chain, x, target = ws.Chain(model, torch.nn.CrossEntropyLoss()), digits.train_images[:8], digits.train_labels[:8]
-    rival = contest_for("digits", "ep", 1, 5, {"depth": 3}).rival("ep").calibrated(chain, x, target)
+    rival = comparison_for("digits", "ep", 1, 5, {"depth": 3}).rival("ep").calibrated(chain, x, target)
     assert isinstance(rival.dynamics, ws.PredictiveCoding)
     wanted = ws.centred(chain, x, target, rival.dynamics, stop=ws.Stop(max_ticks=5))
     loss = rival.gradient(chain, x, target)
@@ -164,7 +164,7 @@ def test_equilibrium_propagation_is_the_mean_of_two_nudges(digits: DataSet) -> N
 
 def test_a_relaxation_that_diverges_ends_its_training_and_is_told(digits: DataSet) -> None:
     recipe = recipe_for("digits", {**TINY, "compare_every": 0})
-    rival = Rival(ws.PredictiveCoding(1e6), ws.Stop(max_ticks=60))
+    rival = LearningRule(ws.PredictiveCoding(1e6), ws.Stop(max_ticks=60))
     row = trained(recipe, digits.subset(96, 60), rival, lambda: None)
     assert row["status"].startswith("diverged: a relaxation that diverged")
     assert len(row["accuracy"]) == 1
@@ -174,7 +174,7 @@ def test_a_relaxation_that_diverges_ends_its_training_and_is_told(digits: DataSe
 def test_cosines_are_those_of_compare_and_looking_changes_nothing(
     digits: DataSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data, rival = digits.subset(96, 60), Rival(ws.PredictiveCoding(0.1), ws.Stop(max_ticks=6))
+    data, rival = digits.subset(96, 60), LearningRule(ws.PredictiveCoding(0.1), ws.Stop(max_ticks=6))
     seen: list[ws.diagnostics.Comparison] = []
 
     def watched(*arguments: Any) -> ws.diagnostics.Comparison:

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from worldsheet_lab import names
-from worldsheet_lab.contest.rivals import BACKPROP, RIVALS
+from worldsheet_lab.contest.rivals import BACKPROP, LEARNING_RULES
 from worldsheet_lab.control.problems import KNOWN
 from worldsheet_lab.data import NAMES
 from worldsheet_lab.networks import ACTIVATIONS, ARCHITECTURES
@@ -21,7 +21,7 @@ TABLES = {
     "OPTIMIZERS": OPTIMIZERS,
     "SCHEDULES": SCHEDULES,
     "DTYPES": DTYPES,
-    "RULES": [name for name in RIVALS if name != BACKPROP],
+    "RULES": [name for name in LEARNING_RULES if name != BACKPROP],
     "SIGNALS": SIGNALS,
     "SIGNS": SIGNS,
     "PROBLEMS": KNOWN,

@@ -14,13 +14,13 @@ import torch
 from click.testing import Result
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
+from worldsheet_lab.subsample import subsample
 
 import worldsheet as ws
 from run_folders import DEEDS
 from worldsheet_lab.cli import app
 from worldsheet_lab.commands.report import EXAMPLE
 from worldsheet_lab.control.problems import KNOWN
-from worldsheet_lab.evenly import evenly
 from worldsheet_lab.report.command import page_of
 from worldsheet_lab.report.panel import Drawing, Panel
 from worldsheet_lab.report.runs import runs_at
@@ -246,7 +246,7 @@ def test_long_records_are_thinned_and_say_so(run_folders: Folders, tmp_path: Pat
 
 @pytest.mark.parametrize(("count", "most"), [(1, 5), (5, 5), (6, 5), (1000, 7), (0, 3)])
 def test_rows_are_even_and_end_at_the_ends(count: int, most: int) -> None:
-    rows = evenly(count, most)
+    rows = subsample(count, most)
     assert len(rows) == min(count, most)
     assert rows[:1] + rows[-1:] == ([0, count - 1] if count else [])
     gaps = np.diff(rows)

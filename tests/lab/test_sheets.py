@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import worldsheet as ws
 from worldsheet_lab import sheets
-from worldsheet_lab.contest.rivals import RIVALS, Rival
+from worldsheet_lab.contest.rivals import LEARNING_RULES, LearningRule
 from worldsheet_lab.sheets import by_layer, recorded
 
 DEPTH, WIDTHS = 3, (6, 5, 5, 3)
@@ -34,7 +34,7 @@ Problem = tuple[ws.Chain, Tensor, Tensor]
 
 def test_a_dyadic_sheet_ends_at_backprop(problem: Problem) -> None:
     chain, x, target = problem
-    sheet = recorded(RIVALS["dyadic"](DEPTH), chain, x, target)
+    sheet = recorded(LEARNING_RULES["dyadic"](DEPTH), chain, x, target)
     rest = ws.relax(chain, x, target)
     assert sheet["ticks"].tolist() == sheet["moments"].tolist() == list(range(2 * DEPTH + 1))
     for site, (states, costates) in enumerate(
@@ -52,7 +52,7 @@ def test_a_dyadic_sheet_ends_at_backprop(problem: Problem) -> None:
 
 def test_the_sample_is_the_one_with_the_largest_credit(problem: Problem) -> None:
     chain, x, target = problem
-    sheet = recorded(RIVALS["dyadic"](DEPTH), chain, x, target)
+    sheet = recorded(LEARNING_RULES["dyadic"](DEPTH), chain, x, target)
     rest = ws.relax(chain, x, target)
     sample = int(rest.costates[-1].norm(dim=1).argmax())
     for name, fields in (("states", rest.states), ("costates", rest.costates)):
@@ -65,7 +65,7 @@ def test_the_sample_is_the_one_with_the_largest_credit(problem: Problem) -> None
 @pytest.mark.parametrize("name", ["wave", "pc", "ep", "pc-alm"])
 def test_fidelity_by_tick_is_that_of_relaxations_that_end_there(name: str, problem: Problem) -> None:
     chain, x, target = problem
-    rival = RIVALS[name](DEPTH).calibrated(chain, x, target)
+    rival = LEARNING_RULES[name](DEPTH).calibrated(chain, x, target)
     sheet = recorded(rival, chain, x, target)
     for probe, cosines in zip(sheet["probes"].tolist(), sheet["cosines"], strict=True):
         solution = replace(rival, stop=ws.Stop(max_ticks=probe)).solution(chain, x, target)
@@ -77,7 +77,7 @@ def test_fidelity_by_tick_is_that_of_relaxations_that_end_there(name: str, probl
 
 def test_a_wave_is_reported_as_wave_report_does(problem: Problem) -> None:
     chain, x, target = problem
-    rival = RIVALS["wave"](DEPTH).calibrated(chain, x, target)
+    rival = LEARNING_RULES["wave"](DEPTH).calibrated(chain, x, target)
     sheet = recorded(rival, chain, x, target)
     assert isinstance(rival.dynamics, ws.Wave)
     record = ws.Record(fields=True)
@@ -92,7 +92,7 @@ def test_long_relaxations_of_large_layers_keep_fewer_samples_and_ticks(
     problem: Problem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chain, x, target = problem
-    rival = Rival(ws.Dyadic(0.5), ws.Stop(max_ticks=20))
+    rival = LearningRule(ws.Dyadic(0.5), ws.Stop(max_ticks=20))
     numbers = 2 * 21 * sum(WIDTHS[1:])
     monkeypatch.setattr(sheets, "_NUMBERS", 3 * numbers + 1)
     few = recorded(rival, chain, x, target)
@@ -106,11 +106,11 @@ def test_long_relaxations_of_large_layers_keep_fewer_samples_and_ticks(
 
 def test_a_relaxation_that_diverges_has_no_cosine(problem: Problem) -> None:
     chain, x, target = problem
-    rival = Rival(ws.PredictiveCoding(rate=30.0), ws.Stop(max_ticks=40))
+    rival = LearningRule(ws.PredictiveCoding(rate=30.0), ws.Stop(max_ticks=40))
     sheet = recorded(rival, chain, x, target)
     assert sheet["cosines"][-1].isnan().all()
 
 
 def test_backprop_has_no_sheet(problem: Problem) -> None:
     with pytest.raises(ws.errors.InputError, match="a phase of backprop"):
-        recorded(RIVALS["backprop"](DEPTH), *problem)
+        recorded(LEARNING_RULES["backprop"](DEPTH), *problem)

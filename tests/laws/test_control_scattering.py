@@ -8,7 +8,7 @@ from torch import Tensor
 from nets import law
 from plants import DOUBLE, close
 from worldsheet.control.lqr.parallel_scan import ScanElement, combine, matched_by_scattering, rollout_by_scattering
-from worldsheet.control.lqr.riccati import matched_by_recursion, ride
+from worldsheet.control.lqr.riccati import matched_by_recursion, rollout_of
 from worldsheet.control.lqr.subproblem import Quadratic
 
 SIZES = st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 9), st.integers(1, 3), st.integers(0, 2**16))
@@ -48,7 +48,7 @@ def test_products_and_recursion_find_the_same_impedance(sizes: tuple[int, int, i
 @given(SIZES)
 def test_a_matched_wave_leaves_no_residual(sizes: tuple[int, int, int, int, int]) -> None:
     local, start = drawn(sizes)
-    step = ride(local, matched_by_scattering(local), start)
+    step = rollout_of(local, matched_by_scattering(local), start)
     moved = torch.cat((step.states[:-1], step.controls), -1)
     size = local.state_size
     ahead = (local.hessian @ moved[..., None] + local.transition.mT @ step.costates[1:, ..., None])[..., 0]

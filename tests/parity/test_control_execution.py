@@ -12,8 +12,8 @@ import worldsheet as ws
 from nets import law
 from plants import DOUBLE, bounded, close, double_integrator, pendulum
 from worldsheet.control.compiled.execution import put_together, taken_apart
-from worldsheet.control.compiled.native import Climb, Recursion
-from worldsheet.control.lqr.riccati import matched_by_recursion, ride
+from worldsheet.control.compiled.native import Recursion, RegularizationSchedule
+from worldsheet.control.lqr.riccati import matched_by_recursion, rollout_of
 from worldsheet.control.lqr.subproblem import Quadratic
 from worldsheet.control.methods import batch
 from worldsheet_lab.control.problems import KNOWN
@@ -59,8 +59,10 @@ def test_the_recursion_in_c_is_the_recursion(recursion: Recursion, sizes: tuple[
     local, first = drawn(sizes)
     zero = first.new_zeros(len(first))
     everyone = torch.ones_like(zero, dtype=torch.bool)
-    step, shift, fine = recursion.direction(local, Climb(first, zero, everyone, 1e-4, 8.0, 9), free=False)
-    wanted = ride(local, matched_by_recursion(local), torch.zeros_like(first))
+    step, shift, fine = recursion.direction(
+        local, RegularizationSchedule(first, zero, everyone, 1e-4, 8.0, 9), free=False
+    )
+    wanted = rollout_of(local, matched_by_recursion(local), torch.zeros_like(first))
     for name in ("states", "costates", "controls", "gains")[: 2 if sizes[1] == 0 else 4]:
         close(getattr(step, name), getattr(wanted, name), 1e-9)
     assert fine.all()
@@ -76,7 +78,7 @@ def test_the_ladder_in_c_stops_at_the_lowest_rung_that_is_convex(
     local, first = drawn(sizes, dent)
     zero = first.new_zeros(len(first))
     asked = torch.arange(len(first)) % 2 == 0
-    _, shift, fine = recursion.direction(local, Climb(first, zero, asked, 1e-2, 8.0, 9), free=False)
+    _, shift, fine = recursion.direction(local, RegularizationSchedule(first, zero, asked, 1e-2, 8.0, 9), free=False)
     rungs = [0.0, *(1e-2 * 8.0**i for i in range(9))]
     for k in range(len(first)):
         one = local.select(torch.tensor([k]))
@@ -90,7 +92,7 @@ def test_the_ladder_in_c_stops_at_the_lowest_rung_that_is_convex(
 @pytest.mark.parametrize("sizes", [(2, 1), (3, 2), (1, 0)])
 def test_a_recursion_for_known_sizes_is_that_for_any(recursion: Recursion, sizes: tuple[int, int]) -> None:
     local, first = drawn((*sizes, 6, 3, 1), 2.0)
-    climb = Climb(first, first.new_zeros(3), torch.ones(3, dtype=torch.bool), 1e-2, 8.0, 9)
+    climb = RegularizationSchedule(first, first.new_zeros(3), torch.ones(3, dtype=torch.bool), 1e-2, 8.0, 9)
     mine, shift, fine = Recursion(DOUBLE, sizes).direction(local, climb, free=False)
     step, wanted, well = recursion.direction(local, climb, free=False)
     close(mine.states, step.states, 1e-9)
@@ -103,7 +105,7 @@ def test_a_recursion_for_known_sizes_is_that_for_any(recursion: Recursion, sizes
 def test_a_free_entry_of_the_start_moves_to_where_its_costate_vanishes(recursion: Recursion) -> None:
     local, first = drawn((3, 2, 5, 2, 7))
     zero = first.new_zeros(2)
-    climb = Climb(first, zero, torch.ones(2, dtype=torch.bool), 1e-4, 8.0, 9)
+    climb = RegularizationSchedule(first, zero, torch.ones(2, dtype=torch.bool), 1e-4, 8.0, 9)
     step, _, fine = recursion.direction(local, climb, free=True)
     assert fine.all()
     close(step.costates[0, :, -1], -first[:, -1], 1e-10)

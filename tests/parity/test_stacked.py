@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import worldsheet as ws
-from benchmarks.forgetful import Forgetful
+from benchmarks.forgetful import Uncached
 from nets import law
 
 DYNAMICS = [ws.Dyadic(0.7), ws.Dyadic(), ws.Wave(0.5), ws.PredictiveCoding(), ws.AugmentedLagrangian()]
@@ -121,7 +121,7 @@ def test_any_chain_gives_the_same_numbers_stacked_moved_by_coefficients_and_aske
     stop = ws.Stop(max_ticks=data.draw(st.integers(1, 7)))
     alone, moved, asked = (
         ws.relax(chain, x, target, law_of_motion, schedule, stop, stack=stack)
-        for law_of_motion, stack in ((dynamics, False), (dynamics, True), (Forgetful(dynamics), True))
+        for law_of_motion, stack in ((dynamics, False), (dynamics, True), (Uncached(dynamics), True))
     )
     for other in (moved, asked):
         pairs = [*zip(other.states + other.costates, alone.states + alone.costates, strict=True)]

@@ -1,4 +1,4 @@
-"""What a control problem refuses at the door, by the name of the culprit, and what comes back as an outcome."""
+"""What a control problem refuses, by the name of the culprit, and what comes back as an outcome."""
 
 from collections.abc import Callable
 from math import inf, nan

@@ -11,7 +11,7 @@ from torch import Tensor
 from worldsheet.control.derivatives import depends, live_slope
 from worldsheet.control.discretized import Discretised
 from worldsheet.control.expansion import expand_end, expand_stages
-from worldsheet.control.lqr.riccati import matched_by_recursion, ride
+from worldsheet.control.lqr.riccati import matched_by_recursion, rollout_of
 from worldsheet.control.lqr.subproblem import Matched, Quadratic, Step
 from worldsheet.control.methods.result import RawResult, Termination
 from worldsheet.core.errors import InputError
@@ -159,7 +159,7 @@ def _answered(factors: _Factors, slope: Tensor, end_slope: Tensor) -> tuple[Step
         end = end_slope + (factors.end.mT @ pull[..., None])[..., 0]
         local = replace(factors.local, slope=slope.transpose(0, 1).contiguous(), end_slope=end)
         matched = matched_by_recursion(local)
-        step = ride(local, matched, _start(factors.problem, matched))
+        step = rollout_of(local, matched, _start(factors.problem, matched))
         pull = pull + (factors.end @ step.states[-1, :, :, None])[..., 0] / _YIELD
     return step, pull
 

@@ -1,4 +1,4 @@
-"""Errors raised at the door: what was given, what is accepted, what to do."""
+"""Errors: what was given, what is accepted, what to do."""
 
 
 class WorldsheetError(Exception):

@@ -12,7 +12,7 @@ from torch import Tensor
 from worldsheet.core.errors import RelaxationError
 from worldsheet.diagnostics import compare
 from worldsheet_lab.contenders import Contender
-from worldsheet_lab.contest.rivals import Rival
+from worldsheet_lab.contest.rivals import LearningRule
 from worldsheet_lab.data import DataSet
 from worldsheet_lab.recipes import DTYPES, Recipe
 from worldsheet_lab.run_folder import Row
@@ -24,7 +24,7 @@ Keep: TypeAlias = Callable[[Sheet], object]
 
 
 def trained(
-    recipe: Recipe, data: DataSet, rival: Rival, on_step: Callable[[], object], keep: Keep | None = None
+    recipe: Recipe, data: DataSet, rival: LearningRule, on_step: Callable[[], object], keep: Keep | None = None
 ) -> Row:
     """Train a rival as the recipe says and return what it has shown, as JSON.
 
@@ -84,7 +84,7 @@ class _Looks:
         self.cosines: dict[str, list[float]] = defaultdict(list)
         self.counts: list[tuple[int, int, int]] = []
 
-    def add(self, contender: Contender, rival: Rival, images: Tensor, labels: Tensor) -> None:
+    def add(self, contender: Contender, rival: LearningRule, images: Tensor, labels: Tensor) -> None:
         """Relax once more, on a chain in eval mode so that no statistics move, and compare."""
         contender.model.eval()
         solution = rival.solution(contender.chain, images, labels)

@@ -8,7 +8,7 @@ from typing import Any, final
 from worldsheet.core.errors import InputError
 from worldsheet.engine import Stop
 from worldsheet_lab.choices import choose
-from worldsheet_lab.contest.rivals import BACKPROP, RIVALS, Rival
+from worldsheet_lab.contest.rivals import BACKPROP, LEARNING_RULES, LearningRule
 from worldsheet_lab.errors import RunFolderError
 from worldsheet_lab.recipes import Recipe, recipe_for
 from worldsheet_lab.run_folder import RunFolder
@@ -18,7 +18,7 @@ CONTEST = "compare.json"
 
 @final
 @dataclass(frozen=True)
-class Contest:
+class RuleComparison:
     """A comparison before it runs.
 
     Attributes:
@@ -39,7 +39,7 @@ class Contest:
     def __post_init__(self) -> None:
         """Refuse what cannot be compared."""
         for name in self.names:
-            choose("dynamics", name, RIVALS)
+            choose("dynamics", name, LEARNING_RULES)
         if len(set(self.names)) < len(self.names):
             raise InputError(f"--dynamics {','.join(self.names)}", "each name once", "leave out the second one")
         if self.seeds < 1:
@@ -52,9 +52,9 @@ class Contest:
         """Rival and seed, all rivals of a seed before the next."""
         return [(name, self.recipe.seed + k) for k in range(self.seeds) for name in self.names]
 
-    def rival(self, name: str) -> Rival:
+    def rival(self, name: str) -> LearningRule:
         """A rival with its budget."""
-        rival = RIVALS[name](self.recipe.depth)
+        rival = LEARNING_RULES[name](self.recipe.depth)
         bounded = rival.dynamics is not None and not rival.dynamics.settles_at_once
         return replace(rival, stop=Stop(max_ticks=self.ticks)) if bounded and self.ticks else rival
 
@@ -68,7 +68,7 @@ class Contest:
         folder.write(CONTEST, json.dumps(plain, indent=2).encode() + b"\n")
 
     @staticmethod
-    def load(folder: RunFolder) -> "Contest":
+    def load(folder: RunFolder) -> "RuleComparison":
         """The contest that a folder was made for.
 
         Raises:
@@ -76,7 +76,7 @@ class Contest:
         """
         try:
             plain = json.loads(folder.read(CONTEST))
-            return Contest(folder.recipe(), tuple(plain["dynamics"]), int(plain["seeds"]), plain["ticks"])
+            return RuleComparison(folder.recipe(), tuple(plain["dynamics"]), int(plain["seeds"]), plain["ticks"])
         except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
             raise RunFolderError(
                 f"{folder.path / CONTEST}: {error}",
@@ -85,7 +85,7 @@ class Contest:
             ) from error
 
 
-def contest_for(data: str, names: str, seeds: int, ticks: int | None, changes: Mapping[str, Any]) -> Contest:
+def comparison_for(data: str, names: str, seeds: int, ticks: int | None, changes: Mapping[str, Any]) -> RuleComparison:
     """A contest with the defaults of a data set: small enough that every dynamics trains in minutes on one core.
 
     Raises:
@@ -103,4 +103,4 @@ def contest_for(data: str, names: str, seeds: int, ticks: int | None, changes: M
         defaults |= {"train_size": 10000, "epochs": 1, "architecture": "mlp"}
     asked = [name.strip() for name in names.split(",") if name.strip()]
     others = tuple(name for name in asked if name != BACKPROP)
-    return Contest(recipe_for(data, {**defaults, **changes}), (BACKPROP, *others), seeds, ticks)
+    return RuleComparison(recipe_for(data, {**defaults, **changes}), (BACKPROP, *others), seeds, ticks)

@@ -12,13 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from worldsheet.version import __version__
-from worldsheet_lab.contest.contest import Contest
+from worldsheet_lab.contest.contest import RuleComparison
 from worldsheet_lab.contest.rivals import BACKPROP
 from worldsheet_lab.contest.statistics import LEAST, paired
 from worldsheet_lab.run_folder import Row
 
 
-def result_of(contest: Contest, cells: Mapping[tuple[str, int], Row]) -> Row:
+def result_of(contest: RuleComparison, cells: Mapping[tuple[str, int], Row]) -> Row:
     """What all cells have shown; differences are to backprop, paired by seed."""
     seeds = sorted({seed for _, seed in cells})
     own = {name: [cells[name, seed] for seed in seeds] for name in contest.names}

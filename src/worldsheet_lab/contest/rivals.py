@@ -21,7 +21,7 @@ _UNTIL_SETTLED = Stop()
 
 @final
 @dataclass(frozen=True)
-class Rival:
+class LearningRule:
     """A dynamics, when its sites move, and how long it may run.
 
     Attributes:
@@ -37,7 +37,7 @@ class Rival:
     twice: bool = False
     schedule: Schedule | None = None
 
-    def calibrated(self, chain: Chain, x: Tensor, target: Tensor) -> "Rival":
+    def calibrated(self, chain: Chain, x: Tensor, target: Tensor) -> "LearningRule":
         """The same with its automatic constants measured on these layers."""
         if self.dynamics is None:
             return self
@@ -90,12 +90,12 @@ def _mean(phases: Centred) -> Solution:
     )
 
 
-RIVALS: Mapping[str, Callable[[int], Rival]] = {
-    BACKPROP: lambda depth: Rival(None),
-    "dyadic": lambda depth: Rival(Dyadic()),
-    "wave": lambda depth: Rival(Wave(), Stop(max_ticks=4 * depth)),
-    "pc": lambda depth: Rival(PredictiveCoding(), Stop(max_ticks=2 * depth)),
-    "ep": lambda depth: Rival(PredictiveCoding(nudge=0.5), Stop(max_ticks=2 * depth), twice=True),
-    "pc-alm": lambda depth: Rival(AugmentedLagrangian(), Stop(max_ticks=2 * depth)),
+LEARNING_RULES: Mapping[str, Callable[[int], LearningRule]] = {
+    BACKPROP: lambda depth: LearningRule(None),
+    "dyadic": lambda depth: LearningRule(Dyadic()),
+    "wave": lambda depth: LearningRule(Wave(), Stop(max_ticks=4 * depth)),
+    "pc": lambda depth: LearningRule(PredictiveCoding(), Stop(max_ticks=2 * depth)),
+    "ep": lambda depth: LearningRule(PredictiveCoding(nudge=0.5), Stop(max_ticks=2 * depth), twice=True),
+    "pc-alm": lambda depth: LearningRule(AugmentedLagrangian(), Stop(max_ticks=2 * depth)),
 }
 """By name: given the number of sites, a dynamics with its default constants and budget."""

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from worldsheet.control import History, Trajectory
 from worldsheet_lab.control.problems import Known
-from worldsheet_lab.evenly import evenly
 from worldsheet_lab.provenance import provenance
 from worldsheet_lab.run_folder import RunFolder
+from worldsheet_lab.subsample import subsample
 
 ABOUT = "control.json"
 TRAJECTORY = "trajectory.safetensors"
@@ -55,5 +55,5 @@ def _residuals(history: History) -> dict[str, Tensor]:
 
 
 def _thinned(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    kept = evenly(len(rows["ticks"]), _ROWS)
+    kept = subsample(len(rows["ticks"]), _ROWS)
     return {name: tensor[kept] for name, tensor in rows.items()}

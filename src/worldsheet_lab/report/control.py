@@ -7,7 +7,6 @@ import numpy as np
 import plotly.graph_objects as go
 from torch import Tensor
 
-from worldsheet_lab.evenly import evenly
 from worldsheet_lab.report.panel import Drawing, Figure, Panel
 from worldsheet_lab.report.run import Run
 from worldsheet_lab.report.runs import ControlRun
@@ -22,6 +21,7 @@ from worldsheet_lab.report.style import (
     on_canvas,
     stride,
 )
+from worldsheet_lab.subsample import subsample
 
 _WORDS = (
     "Thin lines: the solution; thick lines: the fields at the tick of the slider. A costate is what a small change of "
@@ -40,7 +40,7 @@ def _panel(run: ControlRun) -> Panel:
     states, controls = run.names
     end, search, waves = run.trajectory, run.search, run.waves
     times, ticks = end["times"], search["ticks"].tolist()
-    film = evenly(len(ticks), MOMENTS)
+    film = subsample(len(ticks), MOMENTS)
     drawings = [
         Drawing("States", _curves(times, end["states"], search["states"][film], states)),
         Drawing("Costates", _curves(times, end["costates"], search["costates"][film], states, "λ of ")),

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor
 
-from worldsheet_lab.evenly import evenly
 from worldsheet_lab.report.panel import Drawing, Panel
 from worldsheet_lab.report.run import Run, sheets_of
 from worldsheet_lab.report.style import COLOURS, POINTS, curve, figure, left_out, log_axis, with_legend
 from worldsheet_lab.sheets import Sheet
+from worldsheet_lab.subsample import subsample
 
 
 def panels(runs: Sequence[Run]) -> Iterator[Panel]:
@@ -41,7 +41,7 @@ def _pair(sheets: Mapping[str, Sheet], ticks: str, parts: tuple[str, str], title
     made = figure("tick", "")
     for colour, (name, sheet) in zip(_colours(sheets), sheets.items(), strict=True):
         for part, dash in zip(parts, ("solid", "dash"), strict=True):
-            rows = evenly(len(sheet[ticks]), POINTS)
+            rows = subsample(len(sheet[ticks]), POINTS)
             total = sheet[part].square().sum(1).sqrt()
             more = {"legendgroup": name, "showlegend": dash == "solid", "dash": dash}
             made.add_trace(curve(sheet[ticks][rows].numpy(), total[rows].numpy(), name, colour, **more))
@@ -52,7 +52,7 @@ def _pair(sheets: Mapping[str, Sheet], ticks: str, parts: tuple[str, str], title
 def _single(sheets: Mapping[str, Sheet], ticks: str, curves: Mapping[str, Tensor], title: str) -> Drawing:
     made = figure("tick", "")
     for colour, (name, values) in zip(_colours(curves), curves.items(), strict=True):
-        rows = evenly(len(values), POINTS)
+        rows = subsample(len(values), POINTS)
         made.add_trace(curve(sheets[name][ticks][rows].numpy(), values[rows].numpy(), name, colour))
     log_axis(made)
     return Drawing(title, made, with_legend(made))

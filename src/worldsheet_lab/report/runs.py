@@ -10,7 +10,7 @@ from torch import Tensor
 
 from worldsheet.core.errors import InputError
 from worldsheet_lab.compare_command import SHEET as RIVALS_SHEET
-from worldsheet_lab.contest.contest import CONTEST, Contest
+from worldsheet_lab.contest.contest import CONTEST, RuleComparison
 from worldsheet_lab.control import saved as control
 from worldsheet_lab.errors import RunFolderError
 from worldsheet_lab.plots_stages import Note
@@ -121,9 +121,9 @@ class CompareRun(Run):
     kind = "worldsheet compare"
 
     @property
-    def contest(self) -> Contest:
+    def contest(self) -> RuleComparison:
         """What was compared."""
-        return Contest.load(self.folder)
+        return RuleComparison.load(self.folder)
 
     @property
     def about(self) -> str:

@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from worldsheet_lab.evenly import evenly
 from worldsheet_lab.plots_stages import Note
 from worldsheet_lab.report.panel import Drawing, Figure, Panel
 from worldsheet_lab.report.run import Run
 from worldsheet_lab.report.runs import StagedRun
 from worldsheet_lab.report.style import COLOURS, POINTS, curve, figure, left_out, whole_axis
 from worldsheet_lab.run_folder import Row
+from worldsheet_lab.subsample import subsample
 
 DEEDS = 80
 """Deeds of each stage that are drawn."""
@@ -35,7 +35,7 @@ def panels(runs: Sequence[Run]) -> Iterator[Panel]:
             words += " Between bars a stage waits for a neighbour." + _window(most)
         if rows:
             drawings += [_by_segment(rows, "loss", "Training loss (nats per image)"), _throughput(rows)]
-            words += left_out(len(rows), len(evenly(len(rows), POINTS)), "segments")
+            words += left_out(len(rows), len(subsample(len(rows), POINTS)), "segments")
         if drawings:
             yield Panel(f"stages-{run.label}", f"Stages, {run.label}", words, tuple(drawings))
 
@@ -90,7 +90,7 @@ def _busy(timelines: Mapping[int, Sequence[Note]]) -> Figure:
 
 
 def _by_segment(rows: Sequence[Row], part: str, title: str) -> Drawing:
-    shown = [rows[row] for row in evenly(len(rows), POINTS)]
+    shown = [rows[row] for row in subsample(len(rows), POINTS)]
     line = curve([row["segment"] for row in shown], [row[part] for row in shown], part, COLOURS[0])
     made = figure("segment", "", line, showlegend=False)
     made.update_traces(mode="lines+markers")

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch import Tensor
 
-from worldsheet_lab.evenly import evenly
 from worldsheet_lab.report.panel import Drawing, Figure, Panel
 from worldsheet_lab.report.run import Run
 from worldsheet_lab.report.runs import StreamRun
 from worldsheet_lab.report.style import COLOURS, PALE, POINTS, curve, figure, left_out, log_axis
+from worldsheet_lab.subsample import subsample
 
 _LINEAR = 0.1  # below it the scale of energies is linear
 _WINDOW = 1.0  # seconds
@@ -25,7 +25,7 @@ def panels(runs: Sequence[Run]) -> Iterator[Panel]:
 
 def _panel(run: StreamRun, trace: dict[str, Tensor]) -> Panel:
     count = len(trace["times"])
-    rows = evenly(count, POINTS)
+    rows = subsample(count, POINTS)
     times = trace["times"][rows].numpy()
     tracking = figure("time (s)", "state")
     tracking.add_trace(curve(times, trace["wanted"][rows].numpy(), "signal", PALE, width=5, opacity=0.5))
@@ -58,7 +58,7 @@ def _error(trace: dict[str, Tensor]) -> Figure:
     begin = np.searchsorted(times, times - _WINDOW, side="right")
     end = np.arange(1, len(times) + 1)
     means = (sums[end] - sums[begin]) / (end - begin)
-    rows = evenly(len(times), POINTS)
+    rows = subsample(len(times), POINTS)
     made = figure("time (s)", "", curve(times[rows], np.sqrt(means)[rows], "error", COLOURS[1]), showlegend=False)
     made.update_yaxes(rangemode="tozero")
     return made

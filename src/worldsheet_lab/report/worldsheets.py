@@ -7,7 +7,6 @@ import plotly.graph_objects as go
 import torch
 from torch import Tensor
 
-from worldsheet_lab.evenly import evenly
 from worldsheet_lab.report.panel import Drawing, Panel
 from worldsheet_lab.report.run import Run, sheets_of
 from worldsheet_lab.report.style import (
@@ -23,6 +22,7 @@ from worldsheet_lab.report.style import (
     stride,
 )
 from worldsheet_lab.sheets import SAMPLES, Sheet
+from worldsheet_lab.subsample import subsample
 
 _HEIGHT = 320
 _DECADES = 3  # of one sample's fields
@@ -50,7 +50,7 @@ def panels(runs: Sequence[Run]) -> Iterator[Panel]:
 def _panel(key: str, name: str, sheet: Sheet, *, folded: bool) -> Panel:
     ticks = sheet["ticks"].tolist()
     moments = sheet["moments"].tolist() if "moments" in sheet else ticks
-    film = evenly(len(moments), MOMENTS)
+    film = subsample(len(moments), MOMENTS)
     at = [moments[row] for row in film]
     drawings = [_heat_map(ticks, sheet[part], title, at) for part, title in _RESIDUALS]
     words = (

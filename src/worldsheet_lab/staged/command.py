@@ -18,7 +18,7 @@ from worldsheet_lab.run_folder import METRICS, RESULT, RunFolder
 from worldsheet_lab.staged.checkpoints import Checkpoints
 from worldsheet_lab.staged.display import watching
 from worldsheet_lab.staged.elastic import Torchrun
-from worldsheet_lab.staged.launch import NEIGHBOUR_GONE, Where, be_stage, start_here, stay_here
+from worldsheet_lab.staged.launch import NEIGHBOUR_GONE, WorkerConfig, be_stage, start_here, stay_here
 from worldsheet_lab.staged.reports import Reports
 from worldsheet_lab.staged.setup import Setup
 from worldsheet_lab.staged.worker import CHECKPOINTS, SETUP, TIMELINE, plan_of
@@ -30,7 +30,7 @@ PICTURE = "timeline.png"
 
 @final
 @dataclass(frozen=True)
-class Manner:
+class RunOptions:
     """What does not change a run's result.
 
     Attributes:
@@ -44,7 +44,7 @@ class Manner:
     board: bool
 
 
-def train_in_stages(setup: Setup, place: Path | None, manner: Manner) -> None:
+def train_in_stages(setup: Setup, place: Path | None, run_options: RunOptions) -> None:
     """Begin a run, or have a part in one that `torchrun` has begun, and show its result.
 
     Raises:
@@ -53,12 +53,12 @@ def train_in_stages(setup: Setup, place: Path | None, manner: Manner) -> None:
     """
     torchrun = Torchrun.around()
     if torchrun is None:
-        _carry_out(begin(setup, manner.data_dir, place), manner)
+        _carry_out(begin(setup, run_options.data_dir, place), run_options)
     else:
-        _take_part(torchrun, lambda: str(_begun(setup, place, manner).path), manner)
+        _take_part(torchrun, lambda: str(_begun(setup, place, run_options).path), run_options)
 
 
-def go_on(place: Path, manner: Manner) -> None:
+def go_on(place: Path, run_options: RunOptions) -> None:
     """Train from the newest checkpoint to the end, or show the result of a run that is finished.
 
     Raises:
@@ -66,13 +66,13 @@ def go_on(place: Path, manner: Manner) -> None:
     """
     torchrun = Torchrun.around()
     if torchrun is not None:
-        _take_part(torchrun, lambda: str(place), manner)
+        _take_part(torchrun, lambda: str(place), run_options)
         return
     folder = RunFolder.open(place)
     if folder.finished:
-        _show(folder, manner)
+        _show(folder, run_options)
     else:
-        _carry_out(folder, manner)
+        _carry_out(folder, run_options)
 
 
 def begin(setup: Setup, data_dir: Path | None, place: Path | None) -> RunFolder:
@@ -90,10 +90,10 @@ def begin(setup: Setup, data_dir: Path | None, place: Path | None) -> RunFolder:
     return folder
 
 
-def _begun(setup: Setup, place: Path | None, manner: Manner) -> RunFolder:
+def _begun(setup: Setup, place: Path | None, run_options: RunOptions) -> RunFolder:
     """A new run, or the one that the same command has begun before."""
     if place is None or not (place / SETUP).is_file():
-        return begin(setup, manner.data_dir, place)
+        return begin(setup, run_options.data_dir, place)
     folder = RunFolder.open(place)
     known = Setup.from_json(folder.read(SETUP).decode())
     if (known if setup.cuts else replace(known, cuts=())) != setup:
@@ -105,19 +105,19 @@ def _begun(setup: Setup, place: Path | None, manner: Manner) -> RunFolder:
     return folder
 
 
-def _carry_out(folder: RunFolder, manner: Manner) -> None:
+def _carry_out(folder: RunFolder, run_options: RunOptions) -> None:
     setup = _setup_of(folder)
-    where = _where(folder, setup, manner)
+    where = _where(folder, setup, run_options)
     with watching(folder, setup.recipe.epochs, Console(stderr=True)):
         statuses = start_here(where)
     if any(statuses):
-        _tell_failures(statuses, folder, manner)
+        _tell_failures(statuses, folder, run_options)
         raise typer.Exit(130 if 130 in statuses or -signal.SIGINT in statuses else NEIGHBOUR_GONE)
     _finish(folder)
-    _show(folder, manner)
+    _show(folder, run_options)
 
 
-def _take_part(torchrun: Torchrun, make: Any, manner: Manner) -> None:
+def _take_part(torchrun: Torchrun, make: Any, run_options: RunOptions) -> None:
     folder = RunFolder(Path(torchrun.agree(make, TIMEOUT)))
     first = torchrun.rank == 0
     if not folder.finished:
@@ -126,7 +126,7 @@ def _take_part(torchrun: Torchrun, make: Any, manner: Manner) -> None:
             raise wrong_size(torchrun.size, setup.stages)
         if torchrun.here:
             stay_here()
-        where = replace(_where(folder, setup, manner), store=torchrun.meeting(TIMEOUT))
+        where = replace(_where(folder, setup, run_options), store=torchrun.meeting(TIMEOUT))
         if first:
             with watching(folder, setup.recipe.epochs, Console(stderr=True, force_terminal=False)):
                 be_stage(torchrun.rank, where)  # others write to this terminal too, so it gets lines
@@ -134,7 +134,7 @@ def _take_part(torchrun: Torchrun, make: Any, manner: Manner) -> None:
         else:
             be_stage(torchrun.rank, where)
     if first:
-        _show(folder, manner)
+        _show(folder, run_options)
 
 
 def wrong_size(processes: int, stages: int) -> InputError:
@@ -150,10 +150,10 @@ def _setup_of(folder: RunFolder) -> Setup:
     return Setup.from_json(folder.read(SETUP).decode())
 
 
-def _where(folder: RunFolder, setup: Setup, manner: Manner) -> Where:
+def _where(folder: RunFolder, setup: Setup, run_options: RunOptions) -> WorkerConfig:
     threads = setup.recipe.threads or 1
-    how = (manner.board, setup.recipe.device)
-    return Where(folder.path, manner.data_dir, setup.stages, "", TIMEOUT, threads, *how)
+    how = (run_options.board, setup.recipe.device)
+    return WorkerConfig(folder.path, run_options.data_dir, setup.stages, "", TIMEOUT, threads, *how)
 
 
 def _finish(folder: RunFolder) -> None:
@@ -176,10 +176,10 @@ def _finish(folder: RunFolder) -> None:
     folder.write(RESULT, json.dumps(result, indent=2).encode() + b"\n")
 
 
-def _show(folder: RunFolder, manner: Manner) -> None:
+def _show(folder: RunFolder, run_options: RunOptions) -> None:
     """The result of a finished run, on stdout."""
     result = folder.result()
-    if manner.as_json:
+    if run_options.as_json:
         typer.echo(json.dumps({"run": str(folder.path), **result}))
         return
     for epoch, accuracy in enumerate(result["test_accuracy"], start=1):
@@ -189,14 +189,14 @@ def _show(folder: RunFolder, manner: Manner) -> None:
         _say(str(folder.path / name))
 
 
-def _tell_failures(statuses: list[int], folder: RunFolder, manner: Manner) -> None:
+def _tell_failures(statuses: list[int], folder: RunFolder, run_options: RunOptions) -> None:
     for stage, status in enumerate(statuses):
         if status < 0:
             _say(f"stage {stage} was ended by signal {-status} ({signal.Signals(-status).name})")
         elif status:
             _say(f"stage {stage} ended with status {status}")
     words = ["worldsheet", "train", "--resume", str(folder.path)]
-    words += ["--data-dir", str(manner.data_dir)] if manner.data_dir else []
+    words += ["--data-dir", str(run_options.data_dir)] if run_options.data_dir else []
     _say(f"go on with the next command, the result will be the same:\n  {shlex.join(words)}")
 
 

@@ -27,7 +27,7 @@ _LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 
 @final
 @dataclass(frozen=True)
-class Where:
+class WorkerConfig:
     """What a stage's process must know before it can read its setup.
 
     Attributes:
@@ -51,7 +51,7 @@ class Where:
     device: str = "cpu"
 
 
-def start_here(where: Where) -> list[int]:
+def start_here(where: WorkerConfig) -> list[int]:
     """Start a process for each stage on this machine and wait for all: their exit statuses.
 
     They meet in a file and talk over the loopback interface.
@@ -70,7 +70,7 @@ def stay_here() -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", _LOOPBACK)
 
 
-def be_stage(stage: int, where: Where) -> None:
+def be_stage(stage: int, where: WorkerConfig) -> None:
     """Be the process of a stage from beginning to end; leaves the process with a status if it cannot go on."""
     torch.set_num_threads(where.threads)
     try:

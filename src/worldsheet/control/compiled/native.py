@@ -24,7 +24,7 @@ _SOURCE = Path(__file__).with_name("riccati.c")
 
 @final
 @dataclass(frozen=True)
-class Climb:
+class RegularizationSchedule:
     """Which shifts of the Hessians are tried: none or a third of the last, then, if wanted, smallest · ratio^i.
 
     Attributes:
@@ -41,7 +41,7 @@ class Climb:
     wanted: Tensor
     smallest: float
     ratio: float
-    rungs: int
+    tried: int
 
 
 @final
@@ -62,11 +62,13 @@ class Recursion:
         self._code = loaded(known + _SOURCE.read_text(), dtype)
         self._task = _task(self._real)
 
-    def direction(self, local: Quadratic, climb: Climb, *, free: bool) -> tuple[Step, Tensor, Tensor]:
+    def direction(
+        self, local: Quadratic, schedule: RegularizationSchedule, *, free: bool
+    ) -> tuple[Step, Tensor, Tensor]:
         """Solve (22): the step, its shift and whether it is fine; if `free`, the last entry of δx_0 is chosen too."""
         stages, batch, n = local.gap.shape
         m = local.slope.shape[-1] - n
-        shift = climb.shift
+        shift = schedule.shift
         made = {
             "shift": shift.clone(),
             "states": shift.new_empty(stages + 1, batch, n),
@@ -74,12 +76,12 @@ class Recursion:
             "controls": shift.new_empty(stages, batch, m),
             "gains": shift.new_zeros(stages, batch, m, n),
             "push": shift.new_empty(stages, batch, m),
-            "fine": torch.empty_like(climb.wanted),
+            "fine": torch.empty_like(schedule.wanted),
         }
         given = (local.hessian, local.slope, local.transition, local.gap, local.end_hessian, local.end_slope)
-        held = [part.contiguous() for part in (*given, climb.first, climb.wanted)]
+        held = [part.contiguous() for part in (*given, schedule.first, schedule.wanted)]
         pointers = (part.data_ptr() for part in (*held, *made.values()))
-        task = self._task(stages, batch, n, m, int(free), climb.rungs, climb.smallest, climb.ratio, *pointers)
+        task = self._task(stages, batch, n, m, int(free), schedule.tried, schedule.smallest, schedule.ratio, *pointers)
         self._code.direction(ctypes.byref(task))
         step = Step(made["states"], made["costates"], made["controls"], made["gains"])
         return step, made["shift"], made["fine"]
@@ -87,7 +89,7 @@ class Recursion:
 
 def _task(real: Any) -> Any:
     """The C structure of that name."""
-    numbers = [(name, ctypes.c_int) for name in ("stages", "batch", "n", "m", "free", "rungs")]
+    numbers = [(name, ctypes.c_int) for name in ("stages", "batch", "n", "m", "free", "tried")]
     reals = [(name, real) for name in ("first", "ratio")]
     pointers = [(name, ctypes.c_void_p) for name in (*_GIVEN, *_MADE)]
     return type("Task", (ctypes.Structure,), {"_fields_": numbers + reals + pointers})

@@ -52,7 +52,7 @@ def _packed(local: Quadratic) -> tuple[Tensor, Tensor]:
     return hessian, torch.cat((transition, one), -2)
 
 
-def ride(local: Quadratic, matched: Matched, start: Tensor) -> Step:
+def rollout_of(local: Quadratic, matched: Matched, start: Tensor) -> Step:
     """Follow the matched control law from δx_0 (B, n): the wave that goes up and meets no reflection."""
     size = local.state_size
     onto, through = local.transition[..., :size], local.transition[..., size:]

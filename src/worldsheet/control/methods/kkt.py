@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from worldsheet.control.compiled.execution import mapped
-from worldsheet.control.compiled.native import Climb
+from worldsheet.control.compiled.native import RegularizationSchedule
 from worldsheet.control.discretized import Discretised
 from worldsheet.control.lqr.parallel_scan import matched_by_scattering
-from worldsheet.control.lqr.riccati import FEW_PROBLEMS, matched_by_recursion, ride
+from worldsheet.control.lqr.riccati import FEW_PROBLEMS, matched_by_recursion, rollout_of
 from worldsheet.control.lqr.subproblem import Matched, Quadratic, Step
 from worldsheet.control.methods.iterate import Conditions, Iterate
 
@@ -59,14 +59,14 @@ def direction(problem: Discretised, at: Iterate, local: Quadratic, wanted: Tenso
     first = at.costates[:, 0]
     native = problem.problem.execution.recursion(at.shift, (at.states.shape[-1], at.controls.shape[-1]))
     if native is not None:
-        climb = Climb(first, at.shift, wanted, _FIRST, _RATIO, _RUNGS)
-        return native.direction(local, climb, free=bool(problem.free))
+        schedule = RegularizationSchedule(first, at.shift, wanted, _FIRST, _RATIO, _RUNGS)
+        return native.direction(local, schedule, free=bool(problem.free))
     shift = torch.where(at.shift > 3 * _FIRST, at.shift / 3, 0.0)
     step, fine = _solved(problem, local, first, shift, wanted)
     bad = (wanted & ~fine).nonzero().flatten()
     if len(bad):
-        ladder = at.shift[bad].clamp(min=_FIRST) * _rungs(at.shift)
-        other, lifted, helped = _smallest_fine(problem.select(bad), local.select(bad), first[bad], ladder)
+        candidates = at.shift[bad].clamp(min=_FIRST) * _rungs(at.shift)
+        other, lifted, helped = _smallest_fine(problem.select(bad), local.select(bad), first[bad], candidates)
         step = mapped(lambda one, new: one.index_copy(1, bad, new), step, other)
         shift, fine = shift.index_copy(0, bad, lifted), fine.index_copy(0, bad, helped)
     return step, shift, fine
@@ -77,18 +77,18 @@ def _rungs(like: Tensor) -> Tensor:
 
 
 def _smallest_fine(
-    problem: Discretised, local: Quadratic, first: Tensor, ladder: Tensor
+    problem: Discretised, local: Quadratic, first: Tensor, candidates: Tensor
 ) -> tuple[Step, Tensor, Tensor]:
     """Try all shifts of (J, B) at once and keep each problem's smallest that works, else the largest."""
-    rungs, count = ladder.shape
-    column = torch.arange(count, device=ladder.device)
-    many = column.repeat(rungs)
+    tried, count = candidates.shape
+    column = torch.arange(count, device=candidates.device)
+    many = column.repeat(tried)
     every = torch.ones_like(many, dtype=torch.bool)
-    step, fine = _solved(problem.select(many), local.select(many), first[many], ladder.flatten(), every)
-    table = fine.reshape(rungs, count)
-    rung = torch.where(table.any(0), table.to(torch.int8).argmax(0), rungs - 1)
-    chosen = rung * count + column
-    return mapped(lambda part: part[:, chosen], step), ladder.flatten()[chosen], fine[chosen]
+    step, fine = _solved(problem.select(many), local.select(many), first[many], candidates.flatten(), every)
+    table = fine.reshape(tried, count)
+    chosen_row = torch.where(table.any(0), table.to(torch.int8).argmax(0), tried - 1)
+    chosen = chosen_row * count + column
+    return mapped(lambda part: part[:, chosen], step), candidates.flatten()[chosen], fine[chosen]
 
 
 def _solved(
@@ -100,17 +100,17 @@ def _solved(
         if bool((reached | ~wanted).all()):
             return step, fine
     lifted = local.lifted(shift)
-    return _ridden(problem, lifted, matched_by_recursion(lifted), first)
+    return _rolled_out(problem, lifted, matched_by_recursion(lifted), first)
 
 
 def _by_products(problem: Discretised, local: Quadratic, first: Tensor, shift: Tensor) -> tuple[Step, Tensor, Tensor]:
     """A step, whether it is fine, and whether its impedance is finite."""
     lifted = local.lifted(shift)
     matched = matched_by_scattering(lifted)
-    return *_ridden(problem, lifted, matched, first), matched.impedance.isfinite().flatten(2).all(-1).all(0)
+    return *_rolled_out(problem, lifted, matched, first), matched.impedance.isfinite().flatten(2).all(-1).all(0)
 
 
-def _ridden(problem: Discretised, local: Quadratic, matched: Matched, first: Tensor) -> tuple[Step, Tensor]:
+def _rolled_out(problem: Discretised, local: Quadratic, matched: Matched, first: Tensor) -> tuple[Step, Tensor]:
     """The wave up; a free entry of z_0 moves to where its costate, `first` (B, nz) before, vanishes."""
     start = torch.zeros_like(problem.start)
     fine = matched.convex
@@ -119,7 +119,7 @@ def _ridden(problem: Discretised, local: Quadratic, matched: Matched, first: Ten
         fine = fine & (curve > 0)
         moved = -(matched.source[0, :, -1] + first[:, -1]) / curve
         start = torch.cat((start[:, :-1], moved[:, None]), -1)
-    step = ride(local, matched, start)
+    step = rollout_of(local, matched, start)
     finite = step.states.isfinite().all(-1).all(0) & step.costates.isfinite().all(-1).all(0)
     return step, fine & finite
 

@@ -1,7 +1,7 @@
 """Rows of a long record that a picture or a file can do with."""
 
 
-def evenly(count: int, most: int) -> list[int]:
+def subsample(count: int, most: int) -> list[int]:
     """At most `most` of `count` rows, evenly spaced, the first and the last among them."""
     if count <= most:
         return list(range(count))
