@@ -28,8 +28,8 @@ def run(
     """Move a block tick by tick until it has settled, its budget is spent, its credit has arrived or it diverges.
 
     A dynamics that settles at once is stopped when its schedule is exact, without measuring anything; otherwise the
-    residual is measured as `stop` says, and also after the last tick if `measure_final`. Where parameters move too nothing
-    ever settles, and the budget ends it. A forward that calls other sites than before ends it too.
+    residual is measured as `stop` says, and also after the last tick if `measure_final`. Where parameters move too
+    nothing ever settles, and the budget ends it. A forward that calls other sites than before ends it too.
     """
     clock = _Clock()
     try:
