@@ -1,4 +1,4 @@
-"""What cutting a forward asks of torch under names that torch calls private: it still does what is needed.
+"""What is asked of torch under names that torch calls private (core/private_torch.py): it still does what is needed.
 
 Each test stands for one such name. One that fails after an update of torch says which part of `worldsheet.cut` has to
 be written anew; nothing here is public, and none of it can be had from public names.
@@ -19,6 +19,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
+
+from worldsheet.core.private_torch import core_decompositions, storage_users, unnoticed_writes
 
 DOUBLE = torch.float64
 
@@ -455,3 +457,33 @@ def test_a_hook_on_several_tensors_puts_hooks_of_torchs_own_on_each() -> None:
     with Seen() as seen:
         torch.autograd.graph.register_multi_grad_hook((x, y), lambda _: None)
     assert seen.functions.count(Tensor.register_hook) == 2
+
+
+def test_a_graph_can_be_kept_from_noticing_a_write() -> None:
+    weight = random(3, grad=True)
+    told, untold = weight.square().sum(), weight.square().sum()
+    with torch.no_grad(), unnoticed_writes([weight]):
+        weight.add_(1)
+    (slope,) = torch.autograd.grad(untold, weight)
+    assert torch.equal(slope, 2 * weight)
+    with torch.no_grad():
+        weight.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(told, weight)
+
+
+def test_there_is_a_table_of_operations_made_of_fewer() -> None:
+    table, aten = core_decompositions(), torch.ops.aten
+    a, b, c = random(3), random(3), random(3)
+    assert torch.allclose(table[aten.addcmul.default](a, b, c, value=2), a + 2 * b * c)
+    assert aten.add.Tensor not in table
+
+
+def test_who_holds_a_piece_of_memory_is_counted() -> None:
+    tensor = random(3)
+    storage = tensor.untyped_storage()
+    alone = storage_users(storage)
+    other = tensor.detach()
+    assert storage_users(storage) == alone + 1
+    del other
+    assert storage_users(storage) == alone == 2

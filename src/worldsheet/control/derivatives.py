@@ -6,7 +6,8 @@ from typing import TypeAlias, final
 
 import torch
 from torch import Tensor
-from torch.autograd import Variable
+
+from worldsheet.core.private_torch import run_backward
 
 Function: TypeAlias = Callable[[Tensor], Tensor]
 """From points (..., d) to values (..., q), point by point."""
@@ -148,7 +149,7 @@ def _pull(values: Tensor, points: Tensor, cotangent: Tensor, *, keep: bool) -> T
 
 def _run(values: Tensor, inputs: tuple[Tensor, ...], cotangent: Tensor, *, keep: bool) -> tuple[Tensor | None, ...]:
     """One pass of autograd's engine; `torch.autograd.grad` would check first what is ours anyway."""
-    pulled: tuple[Tensor | None, ...] = Variable._execution_engine.run_backward(
+    pulled: tuple[Tensor | None, ...] = run_backward(
         (values,), (cotangent,), True, keep, inputs, allow_unreachable=True, accumulate_grad=False
     )
     return pulled

@@ -5,7 +5,8 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
+
+from worldsheet.core.private_torch import tree_flatten, tree_unflatten
 
 _PLAIN = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device)
 
@@ -21,14 +22,14 @@ class Inputs:
     """
 
     def __init__(self, x: Any) -> None:
-        self._own, self._spec = pytree.tree_flatten(x)
+        self._own, self._spec = tree_flatten(x)
         self._kept = [_copy(leaf) for leaf in self._own]
         self._versions = [leaf._version if isinstance(leaf, Tensor) else 0 for leaf in self._own]
 
     def again(self) -> Any:
         """The input for one more run."""
         pairs = zip(self._own, self._kept, self._versions, strict=True)
-        return pytree.tree_unflatten([self._fresh(*row) for row in pairs], self._spec)
+        return tree_unflatten([self._fresh(*row) for row in pairs], self._spec)
 
     def undo(self) -> None:
         """Make the tensors what they were."""

@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor
+
+from worldsheet.core.private_torch import run_backward
 
 
 def is_watched(leaf: Tensor) -> bool:
@@ -24,9 +25,7 @@ def deliver(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
     """Add whole gradients to `.grad` as the end of a backward pass does, with the user's hooks."""
     if pairs:
         leaves, gradients = zip(*pairs, strict=True)
-        torch.autograd.Variable._execution_engine.run_backward(
-            leaves, gradients, False, False, (), allow_unreachable=True, accumulate_grad=True
-        )
+        run_backward(leaves, gradients, False, False, (), allow_unreachable=True, accumulate_grad=True)
 
 
 @contextmanager

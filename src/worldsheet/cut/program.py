@@ -7,9 +7,9 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
-from torch.utils import _pytree as pytree
 
 from worldsheet.core.errors import LayerError, WorldsheetError
+from worldsheet.core.private_torch import tree_leaves, without_function_modes
 from worldsheet.cut.run import Feed, Run, Seen
 from worldsheet.cut.sites import Blocks, Choice
 from worldsheet.cut.tap import tapped
@@ -99,7 +99,7 @@ class Program:
             ) from error
         if run.sites:
             return output
-        with torch._C.DisableTorchFunction():
+        with without_function_modes():
             return run.cut("", type(self.module).__name__, output)
 
     def _priced(self, output: Any, target: Any) -> Tensor:
@@ -142,5 +142,5 @@ def describe(value: Any) -> str:
     """Shapes and dtypes of the tensors in a value, or its class."""
     if isinstance(value, Tensor):
         return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
-    found = [describe(leaf) for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
+    found = [describe(leaf) for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
     return ", ".join(found[:4]) + ("" if len(found) <= 4 else ", ...") if found else type(value).__name__

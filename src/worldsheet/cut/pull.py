@@ -1,6 +1,6 @@
 """Pulling credits back through a run: where torch's engine works for this folder."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TypeAlias, final
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from worldsheet.core.errors import LayerError
+from worldsheet.core.private_torch import run_backward
 from worldsheet.cut.leaves import deliver, is_watched, silenced
 from worldsheet.cut.linearity import Parts
 from worldsheet.cut.run import Run
@@ -19,9 +20,6 @@ Edges: TypeAlias = tuple[GradientEdge, ...]
 
 Credits: TypeAlias = tuple[Tensor, ...]
 """The covectors to pull back from them."""
-
-_engine: Callable[..., tuple[Tensor | None, ...]] = torch.autograd.Variable._execution_engine.run_backward
-"""torch.autograd.grad and backward, less the checks of what the engine has made itself, which a narrow site feels."""
 
 
 def pull_by_sites(run: Run, cost: Tensor, *, once: bool) -> None:
@@ -182,7 +180,7 @@ def _whole(ends: Edges, site: Site) -> tuple[Edges, Credits]:
 
 def _accumulate(edges: Edges, credits: Credits, keep: bool) -> None:
     """Pull back to states, whose sites take what arrives, and to leaves, where torch accumulates."""
-    _engine(edges, credits, keep, False, (), allow_unreachable=True, accumulate_grad=True)
+    run_backward(edges, credits, keep, False, (), allow_unreachable=True, accumulate_grad=True)
 
 
 def _captured(
@@ -191,7 +189,7 @@ def _captured(
     """What arrives at some ends, where it stays."""
     if not ends or not edges:
         return (None,) * len(ends)
-    return _engine(edges, credits, keep, False, tuple(ends), allow_unreachable=True, accumulate_grad=False)
+    return run_backward(edges, credits, keep, False, tuple(ends), allow_unreachable=True, accumulate_grad=False)
 
 
 @final

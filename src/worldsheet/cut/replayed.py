@@ -8,9 +8,9 @@ import torch
 import torch.autograd.forward_ad as forward_mode
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
-from torch.utils import _pytree as pytree
 
 from worldsheet.core.errors import LayerError, SitesChangedError
+from worldsheet.core.private_torch import tree_leaves
 from worldsheet.core.problem import Problem
 from worldsheet.core.topology import Topology
 from worldsheet.core.types import AnyState
@@ -133,7 +133,7 @@ class Replayed(Problem):
         self._inputs = Inputs(x)
         holders = [part for part in (program.module, program.loss) if _is_module(part)]
         modules = list(dict.fromkeys(module for holder in holders for module in holder.modules()))
-        held = [*pytree.tree_leaves((x, target)), *(p for holder in holders for p in holder.parameters())]
+        held = [*tree_leaves((x, target)), *(p for holder in holders for p in holder.parameters())]
         self._world = World(modules, {each.device for each in held if isinstance(each, Tensor)})
         self.keeps = True
         feed = _Kept()
@@ -298,7 +298,7 @@ def shapes_along(path: Sequence[nn.Module], x: Tensor) -> list[tuple[int, ...]]:
 
 
 def _samples(x: Any, predictions: Sequence[Tensor]) -> int:
-    for tensor in (*pytree.tree_leaves(x), *predictions):
+    for tensor in (*tree_leaves(x), *predictions):
         if isinstance(tensor, Tensor) and tensor.dim():
             return int(tensor.shape[0])
     return 1

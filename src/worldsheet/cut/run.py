@@ -10,11 +10,19 @@ from weakref import ref
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
-from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
 from worldsheet.core.errors import LayerError
+from worldsheet.core.private_torch import (
+    is_transformed,
+    saved_tensor_hooks,
+    storage_users,
+    tree_flatten,
+    tree_leaves,
+    tree_unflatten,
+    without_function_modes,
+)
 from worldsheet.cut.sites import has_hooks, is_torchs_own
 from worldsheet.cut.state import STATE_NODE, Gate, Site, crosses_sites, site_of, states_of
 from worldsheet.cut.tap import Call
@@ -151,7 +159,7 @@ class Run(Watcher):
             raise
         finally:
             self._inside -= 1
-        with torch._C.DisableTorchFunction():
+        with without_function_modes():
             if module in self._watched:
                 self._show(self._watched[module], args, returned)
             return returned if name is None else self.cut(name, type(module).__name__, returned)
@@ -163,13 +171,13 @@ class Run(Watcher):
         if type(returned) is Tensor:
             return self._cut(name, kind, (returned,))[0] if _has_past(returned) else returned
         plain = type(returned) is tuple and all(type(leaf) is Tensor for leaf in returned)
-        leaves, spec = (returned, None) if plain else pytree.tree_flatten(returned)
+        leaves, spec = (returned, None) if plain else tree_flatten(returned)
         past = {id(leaf): leaf for leaf in leaves if type(leaf) is Tensor and _has_past(leaf)}
         if not past:
             return returned
         states = dict(zip(past, self._cut(name, kind, tuple(past.values())), strict=True))
         cut = [states.get(id(leaf), leaf) for leaf in leaves]
-        return tuple(cut) if spec is None else pytree.tree_unflatten(cut, spec)
+        return tuple(cut) if spec is None else tree_unflatten(cut, spec)
 
     def joined(self, name: str, made: Tensor) -> Tensor:
         """See `Watcher.joined`: cut outside of all sites; a number is none."""
@@ -184,7 +192,7 @@ class Run(Watcher):
         Raises:
             LayerError: memory that a site has returned and that its own code still holds.
         """
-        with torch._C.DisableTorchFunction():
+        with without_function_modes():
             base = target._base if target._is_view() else target
             if base is None:
                 return
@@ -215,7 +223,7 @@ class Run(Watcher):
         Raises:
             LayerError: a state stands below the roots, unless it is just by such states that derivatives are taken.
         """
-        with torch._C.DisableTorchFunction():
+        with without_function_modes():
             read = set(states_among(below([root.grad_fn for root in roots if root.grad_fn is not None])))
             by_states = bool(points) and all(site_of(point) is not None for point in points)
             if read and not (by_states and read <= {point.grad_fn for point in points}):
@@ -284,7 +292,7 @@ class _Again:
         Raises:
             LayerError: it writes into that.
         """
-        given = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         versions = [each._version for each in given]
         elsewhere = [buffer._version for buffer in self._outside]
         returned = checkpoint(self, *args, use_reentrant=False, **kwargs)
@@ -312,7 +320,7 @@ _OWNERS = 2
 
 def _is_shared(prediction: Tensor, storage: torch.UntypedStorage) -> bool:
     """Whether anybody besides a prediction holds its memory; a view's base counts if Python knows of it."""
-    count = torch._C._storage_Use_Count(storage._cdata)
+    count = storage_users(storage)
     if not prediction._is_view():
         return count > _OWNERS
     return count > _OWNERS + 1 or _names_of_base(prediction) > _NAMES
@@ -331,9 +339,9 @@ def _has_past(tensor: Tensor) -> bool:
 
 def _surroundings() -> Any:
     """What must be as at the start of a run where it is cut: transforms of torch.func, hooks on what graphs save."""
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    if is_transformed():
         return object()
-    return torch._C._autograd._top_saved_tensors_default_hooks(True)
+    return saved_tensor_hooks(True)
 
 
 _NAMES = _names_of_base(torch.zeros(1).view(1, 1))

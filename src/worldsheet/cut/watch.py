@@ -10,10 +10,10 @@ from torch.compiler import is_dynamo_compiling
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from worldsheet.core.private_torch import saved_tensor_hooks, step_aside, step_back
 from worldsheet.cut.state import hook_between_sites, site_of
 
 _Arguments: TypeAlias = tuple[Any, ...]
-_saved_hooks: Callable[[bool], Any] = torch._C._autograd._top_saved_tensors_default_hooks
 
 
 class Watcher(ABC):
@@ -47,26 +47,22 @@ class Watch(TorchFunctionMode):
     def __init__(self, watcher: Watcher) -> None:
         super().__init__()
         self._watcher = watcher
-        self._hooks = _saved_hooks(True)
+        self._hooks = saved_tensor_hooks(True)
 
     def pause(self) -> bool:
         """Look away, if nobody else looks in between; `resume` ends it."""
-        depth = torch._C._len_torch_function_stack()
-        if depth == 0 or torch._C._get_function_stack_at(depth - 1) is not self:
-            return False
-        torch._C._pop_torch_function_stack()
-        return True
+        return step_aside(self)
 
     def resume(self) -> None:
         """Look again."""
-        torch._C._push_on_torch_function_stack(self)
+        step_back(self)
 
     def __torch_function__(
         self, func: Any, types: Any, args: _Arguments = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if is_dynamo_compiling():  # what is compiled is never cut
             return func(*args, **kwargs or {})
-        hooks = _saved_hooks(True)
+        hooks = saved_tensor_hooks(True)
         if hooks is not None and hooks != self._hooks:
             self._watcher.surrounded()
         act = _SPECIAL.get(func)

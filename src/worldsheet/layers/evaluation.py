@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
 from worldsheet.core.errors import LayerError
+from worldsheet.core.private_torch import run_backward, storage_users
 from worldsheet.core.types import Costate, Point, State
 from worldsheet.cut import is_watched, leaves_below, silenced
 from worldsheet.layers.layer import ModuleInfo
@@ -146,10 +147,8 @@ class Recorded(Evaluation):
             wanted += self.parameters
         if not wanted or not differs:
             return Pull((None,) * len(leaves), (None,) * len(self.parameters) if effort else None)
-        # torch.autograd.grad, less its checks of what the engine has made itself, which a narrow layer feels
-        engine = torch.autograd.Variable._execution_engine.run_backward
         with silenced(self.parameters) if effort and any(map(is_watched, self.parameters)) else _UNHEARD:
-            pulled: tuple[Tensor | None, ...] = engine(
+            pulled: tuple[Tensor | None, ...] = run_backward(
                 (root,), (credit,), keep, False, (*wanted,), allow_unreachable=True, accumulate_grad=False
             )
         inputs = pulled[:count]
@@ -293,7 +292,7 @@ def _owned(gradient: Tensor, foreign: bool) -> Tensor:
     if foreign or gradient.layout is not torch.strided:
         return gradient.clone()
     storage = gradient.untyped_storage()
-    alone = torch._C._storage_Use_Count(storage._cdata) == 2  # the gradient and `storage` here
+    alone = storage_users(storage) == 2  # the gradient and `storage` here
     return gradient if alone and storage.nbytes() == gradient.numel() * gradient.element_size() else gradient.clone()
 
 

@@ -7,8 +7,8 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
+from worldsheet.core.private_torch import tree_leaves
 from worldsheet.layers.layer import ModuleInfo
 
 

@@ -11,6 +11,7 @@ from torch.nn.parameter import Parameter
 from torch.optim import Optimizer
 
 from worldsheet.core.errors import InputError
+from worldsheet.core.private_torch import unnoticed_writes
 from worldsheet.core.types import Costate, Point, State
 from worldsheet.engine.sitewise.messages import Messages
 from worldsheet.layers import Efforts
@@ -196,7 +197,7 @@ class Stage:
             for kept, parameter in zip(self._before, self.parameters, strict=True):
                 kept.copy_(parameter.detach())
         # layers in flight hold on to the parameters and are told what they shall see of them
-        with torch.autograd._unsafe_preserve_version_counter(tuple(self.parameters)):  # type: ignore[attr-defined]
+        with unnoticed_writes(self.parameters):
             self.optimizer.step()
         self.optimizer.zero_grad()
         self._values = self._weights.seen([p.detach() for p in self.parameters], self._before, self._delay)

@@ -7,9 +7,9 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
-from torch.utils import _pytree as pytree
 
 from worldsheet.core.errors import LayerError, WorldsheetError
+from worldsheet.core.private_torch import tree_leaves
 from worldsheet.core.problem import Problem
 from worldsheet.core.types import Point, State
 from worldsheet.layers.losses import Cost, cost_of
@@ -128,4 +128,4 @@ class BoundLayers(Problem):
 
 
 def _requires_grad(target: Any) -> bool:
-    return any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in pytree.tree_leaves(target))
+    return any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(target))

@@ -7,9 +7,9 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
-from torch.utils import _pytree as pytree
 
 from worldsheet.core.errors import InputError, LayerError
+from worldsheet.core.private_torch import tree_leaves
 from worldsheet.core.topology import Topology
 from worldsheet.cut import Blocks, Program, Replayed, describe, grouped, refuse_sharded, shapes_along
 from worldsheet.layers.layer import (
@@ -242,7 +242,7 @@ class Chain:
 
 def _sum_of_outputs(output: Any, _: object) -> Tensor:
     """A loss that reads whatever is differentiable, to look at sites without one."""
-    parts = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
+    parts = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
     if not parts:
         raise LayerError(
             "sites of a module that returns nothing that requires grad",

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from worldsheet.core.errors import InputError
+from worldsheet.core.private_torch import tree_leaves
 from worldsheet.core.reading import read
 from worldsheet.core.topology import Topology
 from worldsheet.dynamics import Dynamics

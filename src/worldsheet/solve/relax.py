@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from worldsheet.core.fields import Fields
 from worldsheet.core.outcome import Outcome, Status
+from worldsheet.core.private_torch import tree_map
 from worldsheet.core.record import Record
 from worldsheet.dynamics import Dyadic, Dynamics
 from worldsheet.engine import ForwardEngine, Stop, engine_for, run

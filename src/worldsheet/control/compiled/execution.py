@@ -14,6 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from worldsheet.control.compiled.codegen import Straight, straight
 from worldsheet.control.compiled.native import Recursion
 from worldsheet.core.errors import InputError
+from worldsheet.core.private_torch import compiled_graph
 
 R = TypeVar("R")
 
@@ -218,7 +219,7 @@ def _code(
         graph.graph.eliminate_dead_code()
         graph.recompile()
         with torch.no_grad():
-            code = torch._inductor.compile(graph, [*leaves])
+            code = compiled_graph(graph, leaves)
             code(*leaves)
     except Exception as error:
         raise InputError(

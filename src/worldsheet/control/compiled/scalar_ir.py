@@ -5,8 +5,9 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
-from torch._decomp import core_aten_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
+
+from worldsheet.core.private_torch import core_decompositions
 
 aten = torch.ops.aten
 
@@ -106,7 +107,7 @@ def scalars(function: Callable[..., tuple[Tensor, ...]], fields: list[Tensor]) -
     Raises:
         UnknownError: an operation that is not known here.
     """
-    table: Any = core_aten_decompositions()
+    table: Any = core_decompositions()
     graph = make_fx(function, decomposition_table=table)(*fields)
     graph.graph.eliminate_dead_code()
     run = _Run(graph)
