@@ -243,3 +243,28 @@ def test_float32_reaches_its_own_precision() -> None:
     sol = C.solve(single, tol=1e-5)
     assert sol.states.dtype == torch.float32
     assert sol.outcome.converged
+
+
+@pytest.mark.parametrize("tol", [1e-8, 1e-6])
+def test_a_start_on_a_limit_is_solved_before_it_is_called_so(tol: float) -> None:
+    """The multiplier of the limit there has no bound, and must not make every residual small beside it."""
+
+    def solved(wall: float) -> C.Trajectory:
+        problem = C.Problem(
+            dynamics=lambda x, u, t: torch.stack((x[..., 1], u[..., 0]), -1),
+            running_cost=lambda x, u, t: x[..., 0] ** 2 + 0.1 * x[..., 1] ** 2 + 0.1 * u[..., 0] ** 2,
+            initial_state=torch.tensor([1.0, 0.0], dtype=DOUBLE),
+            control_size=1,
+            steps=40,
+            dt=0.1,
+            bounds=(-1.0, 1.0),
+            path_constraint=lambda x, u, t: x[..., :1] - wall,
+        )
+        return C.solve(problem, tol=tol)
+
+    at, far = solved(1.0), solved(1.5)
+    assert at.outcome.converged
+    assert float(at.residuals.worst()) < 100 * tol
+    assert float(far.cost) == pytest.approx(0.961120, abs=1e-6)  # IPOPT's
+    assert float(at.cost) == pytest.approx(float(far.cost), abs=10 * tol)
+    close(at.states, far.states, 1e3 * tol)

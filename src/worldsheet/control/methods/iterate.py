@@ -138,10 +138,12 @@ class Residuals:
         """The largest residual, (B,), in units that fit the fields.
 
         Dynamics are compared with the mean state where that is above 1; costates, controls and products with a
-        hundredth of the mean costate where that is above 1; constraints with nothing.
+        hundredth of the mean costate where that is above 1; constraints with nothing. The tenth of the stages with the
+        largest costates does not count: one multiplier without limit must not make everything small beside it.
         """
         length = states.abs().mean((1, 2)).clamp(min=1.0)
-        worth = (0.01 * costates.abs().mean((1, 2))).clamp(min=1.0)
+        stages = costates.abs().mean(2).sort(1).values
+        worth = (0.01 * stages[:, : max(1, 9 * stages.shape[1] // 10)].mean(1)).clamp(min=1.0)
         dual = torch.maximum(torch.maximum(self.costate, self.control), self.complementarity)
         return torch.maximum(torch.maximum(self.dynamics / length, dual / worth), self.constraint)
 
