@@ -14,7 +14,6 @@ import torch
 from click.testing import Result
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
-from worldsheet_lab.subsample import subsample
 
 import worldsheet as ws
 from run_folders import DEEDS
@@ -25,6 +24,7 @@ from worldsheet_lab.report.command import page_of
 from worldsheet_lab.report.panel import Drawing, Panel
 from worldsheet_lab.report.runs import runs_at
 from worldsheet_lab.report.style import AT_REST, COLUMNS, MOMENTS
+from worldsheet_lab.subsample import subsample
 
 Folders = dict[str, Path]
 

@@ -134,6 +134,26 @@ def test_any_chain_gives_the_same_numbers_stacked_moved_by_coefficients_and_aske
             assert float((ours - theirs).norm()) <= 1e-9 * float(theirs.norm()) + 1e-13 * largest
 
 
+@pytest.mark.parametrize(("dynamics", "schedule"), RUNNING)
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("below", [0, 1])
+def test_equal_layers_without_a_closed_form_at_the_bottom(
+    dynamics: ws.dynamics.Dynamics, schedule: ws.schedules.Schedule, count: int, below: int
+) -> None:
+    """Of two the lower one is the input's, whose prediction never changes, and the other stands alone."""
+    torch.manual_seed(0)
+    modules = [*(nn.Linear(3, 3) for _ in range(below)), *(nn.LayerNorm(3) for _ in range(count)), nn.Linear(3, 2)]
+    chain = ws.Chain(nn.Sequential(*modules).double(), nn.MSELoss())
+    x, target = torch.randn(4, 3, dtype=torch.float64), torch.randn(4, 2, dtype=torch.float64)
+    for ticks in (1, 2, 5):
+        alone, stacked = (
+            ws.relax(chain, x, target, dynamics, schedule, ws.Stop(max_ticks=ticks), stack=stack)
+            for stack in (False, True)
+        )
+        for ours, theirs in zip(stacked.states + stacked.costates, alone.states + alone.costates, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
 class Seen(ws.extend.View):
     """A site below the output with given fields and messages."""
 

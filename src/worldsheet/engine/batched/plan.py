@@ -331,8 +331,8 @@ def _links(
                 continue
             under = slab if start > slab.span.first else below
             strip = _strip(Span(start, run.last), under, slab, memory)
-            alone = start == run.last
-            steps = _alone(caller.traits[start - 1].steps) if alone else run.part(start, run.last)
+            own = caller.traits[start - 1].steps if start == run.last else None
+            steps = _alone(own) if own else run.part(start, run.last)  # of two layers without a form, one is left
             found.append(Batched(start, steps, strip))
     return found
 
