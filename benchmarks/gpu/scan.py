@@ -9,7 +9,7 @@ from benchmarks.gpu.plan import Figures, Item, NotHereError, Part, Plan
 
 def recurrent() -> Figures:
     """Forward and backward of a long sequence, beside torch's own loop."""
-    if not hasattr(ws, "nn"):
+    if not hasattr(ws.nn, "Recurrent"):
         raise NotHereError("this version has no worldsheet.nn.Recurrent")
     raise NotHereError("worldsheet.nn.Recurrent is there, and nothing here measures it yet")
 
