@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 import worldsheet as ws
-from worldsheet.control import FreeDuration, Problem, solve
+from worldsheet.control import FreeDuration, Problem, Trajectory, solve
+from worldsheet_lab.control.problems import KNOWN
 
 Make = Callable[[Tensor], Problem]
 
@@ -66,9 +67,14 @@ def slope(make: Make, at: Tensor, step: float = 1e-4) -> Tensor:
 
 
 def looked_at(problem: Problem, seed: int = 0) -> Tensor:
-    """Some function of all of a solution: a random sum of its trajectories, with the cost and the duration."""
+    """Some function of all of a solution."""
     sol = solve(problem, tol=TOL)
     assert bool(sol.converged.all())
+    return weighed(sol, seed)
+
+
+def weighed(sol: Trajectory, seed: int = 0) -> Tensor:
+    """A random sum of a solution's trajectories, its cost and its duration."""
     draw = torch.Generator().manual_seed(seed)
     fields = (sol.states, sol.controls, sol.cost, sol.duration, sol.times)
     sums = [(torch.randn(field.shape, generator=draw, dtype=field.dtype) * field).sum() for field in fields]
@@ -239,3 +245,49 @@ def test_integrators_are_differentiated_through(integrator: ws.control.Integrato
     with torch.no_grad():
         wanted = (at(leaf + 1e-4) - at(leaf - 1e-4)) / 2e-4
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+KNOWN_STARTS = {
+    "vanderpol": (0.0, 1.0),
+    "bangbang": (1.0, 0.05),
+    "obstacle": (0.0, 0.0, 0.0, 0.0),
+    "cartpole": (0.0, 0.0, 0.0, 0.0),
+}
+"""None of them, as the textbook's start of the bang-bang problem would be, where two controls could leave a bound."""
+
+
+@pytest.mark.parametrize("name", KNOWN_STARTS)
+def test_solutions_of_known_problems_move_with_where_they_start(name: str) -> None:
+    known = KNOWN[name]
+    start = torch.tensor(KNOWN_STARTS[name], dtype=torch.float64, requires_grad=True)
+    problem = known.build(start)
+    sol = solve(problem, initial_guess=known.guess(problem), tol=TOL)
+    assert sol.outcome.converged
+    (found,) = torch.autograd.grad(weighed(sol), start)
+    with torch.no_grad():
+        direction = torch.randn(start.shape, generator=torch.Generator().manual_seed(1), dtype=start.dtype)
+        sides = [solve(known.build(start + side * direction), initial_guess=sol, tol=TOL) for side in (1e-5, -1e-5)]
+        assert all(side.outcome.converged for side in sides)
+        wanted = (weighed(sides[0]) - weighed(sides[1])) / 2e-5
+    torch.testing.assert_close((found * direction).sum(), wanted, rtol=5e-4, atol=1e-5)
+
+
+def test_least_time_moves_its_controls_as_they_add_up() -> None:
+    start = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
+    problem = KNOWN["bangbang"].build(start)
+    sol = solve(problem, initial_guess=KNOWN["bangbang"].guess(problem), tol=TOL)
+    (time,) = torch.autograd.grad(sol.duration, start, retain_graph=True)
+    torch.testing.assert_close(time, torch.ones_like(time), rtol=1e-6, atol=1e-6)  # of v + 2 sqrt(x + v²/2)
+    (total,) = torch.autograd.grad(sol.controls.sum(), start)
+    wanted = torch.tensor([0.0, -problem.steps / 2.0], dtype=torch.float64)  # Σ u T/N = −v, with T = 2
+    torch.testing.assert_close(total, wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_controls_that_cost_nothing_have_no_derivative_and_it_is_said() -> None:
+    start = START.clone().requires_grad_()
+    sol = solve(posed(initial_state=start, running_cost=lambda x, u, t: 0 * u[..., 0]))
+    assert sol.outcome.converged
+    with pytest.warns(UserWarning, match="1 of 1 problems ended where there is no derivative"):
+        sol.controls.sum().backward()
+    assert start.grad is not None
+    assert start.grad.tolist() == [0.0, 0.0]

@@ -155,19 +155,10 @@ def _run(values: Tensor, inputs: tuple[Tensor, ...], cotangent: Tensor, *, keep:
     return pulled
 
 
-def live_slope(function: Function, points: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """As `slope`, both with their graphs down to whatever the function closes over; points and weights are given."""
+def live_slope(function: Function, points: Tensor, weights: Tensor) -> Tensor:
+    """The gradient (..., d) of the weighted sum, with its graph down to whatever the function closes over."""
     with torch.enable_grad():
         leaf = points.detach().requires_grad_()
-        values = function(leaf)
-        total = (weights.detach() * values).sum()
-        if not total.requires_grad:
-            return values, torch.zeros_like(leaf)
+        total = (weights * function(leaf)).sum()
         (gradient,) = torch.autograd.grad(total, leaf, create_graph=True, materialize_grads=True)
-        return function(points.detach()), gradient  # the graph of the values must not go on to the points
-
-
-def depends(function: Function, points: Tensor) -> bool:
-    """Whether a function's values depend on anything that requires grad besides its points."""
-    with torch.enable_grad():
-        return function(points.detach()).requires_grad
+    return gradient

@@ -8,17 +8,14 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 
-from worldsheet.control.derivatives import depends, live_slope
+from worldsheet.control.derivatives import live_slope
 from worldsheet.control.discretized import Discretised
 from worldsheet.control.expansion import expand_end, expand_stages
-from worldsheet.control.lqr.riccati import matched_by_recursion, rollout_of
-from worldsheet.control.lqr.subproblem import Matched, Quadratic, Step
+from worldsheet.control.lqr.riccati import matched_by_recursion
+from worldsheet.control.lqr.subproblem import Quadratic, Step
+from worldsheet.control.methods.kkt import YIELD, rolled_out
 from worldsheet.control.methods.result import RawResult, Termination
 from worldsheet.core.errors import InputError
-
-_YIELD = 1e-6
-_REFINEMENTS = 4
-"""A terminal constraint is met by multipliers that are corrected a few times, each time by a penalty of 1/_YIELD."""
 
 
 class Live(NamedTuple):
@@ -55,24 +52,21 @@ def live(flat: Discretised, rest: RawResult, cost: Tensor) -> Live | None:
     """
     if not torch.is_grad_enabled() or rest.inequality is None or rest.equality is None or rest.slacks is None:
         return None
-    flat = _opened(flat)
-    points = torch.cat((rest.states[:, :-1], rest.controls), -1)
-    given = flat.start.requires_grad or (flat.parameters is not None and flat.parameters.requires_grad)
-    if not (given or depends(flat.stages, points) or depends(flat.end, rest.states[:, -1])):
+    flat = opened(flat)
+    points, last, size = torch.cat((rest.states[:, :-1], rest.controls), -1), rest.states[:, -1], flat.size
+    values, end = flat.stages(points), flat.end(last)
+    if not (flat.start.requires_grad or values.requires_grad or end.requires_grad):
         return None
-    one = rest.states.new_ones((*rest.controls.shape[:-1], 1))
-    weights = torch.cat((one, rest.costates[:, 1:], rest.inequality), -1)
-    ends = torch.cat((torch.ones_like(cost)[:, None], rest.equality), -1)
-    values, slope = live_slope(flat.stages, points, weights)
-    end, end_slope = live_slope(flat.end, rest.states[:, -1], ends)
-    size = flat.size
+    weights, ends = weights_of(rest.costates, rest.inequality, rest.equality)
+    slope = live_slope(flat.stages, points, weights) if values.requires_grad else torch.zeros_like(points)
+    end_slope = live_slope(flat.end, last, ends) if end.requires_grad else torch.zeros_like(last)
     lagrangian = (weights * values).sum((1, 2)) + (ends * end).sum(1) + (rest.costates[:, 0] * flat.start).sum(1)
     conditions = slope, end_slope, values[..., 1 : 1 + size], values[..., 1 + size :], end[..., 1:], flat.start
     factors = _factors(flat, rest, points, weights)
     return Live(*_apply(factors, rest.states, rest.controls, cost, lagrangian, *conditions))
 
 
-def _opened(flat: Discretised) -> Discretised:
+def opened(flat: Discretised) -> Discretised:
     """The same with initial states and parameters that are not detached."""
     problem = flat.problem
     state = problem.initial_state.expand(*problem.batch, problem.state_size).reshape(len(flat.start), -1)
@@ -81,6 +75,12 @@ def _opened(flat: Discretised) -> Discretised:
         return replace(flat, start=start)
     extra = problem.parameters.expand(*problem.batch, problem.parameters.shape[-1])
     return replace(flat, start=start, parameters=extra.reshape(len(flat.start), 1, -1))
+
+
+def weights_of(costates: Tensor, inequality: Tensor, equality: Tensor) -> tuple[Tensor, Tensor]:
+    """(1, λ⁺, μ) of every stage and (1, π) of the end: by them (L, F, G) and (φ, ψ) make the Lagrangian."""
+    stage = torch.cat((torch.ones_like(costates[:, 1:, :1]), costates[:, 1:], inequality), -1)
+    return stage, torch.cat((torch.ones_like(costates[:, 0, :1]), equality), -1)
 
 
 @torch.no_grad()
@@ -101,7 +101,7 @@ def _factors(flat: Discretised, rest: RawResult, points: Tensor, weights: Tensor
         torch.zeros_like(points.transpose(0, 1)),
         onward.transpose(0, 1).contiguous(),
         torch.zeros_like(rest.states[:, 1:].transpose(0, 1)),
-        end.hessian + target.mT @ target / _YIELD,
+        end.hessian + target.mT @ target / YIELD,
         torch.zeros_like(rest.states[:, -1]),
     )
     return _Factors(closed, local, jacobian, stiffness, target, rest.terminations == Termination.CONVERGED)
@@ -116,10 +116,12 @@ class _Solution(torch.autograd.Function):
         ctx: Any, factors: _Factors, states: Tensor, controls: Tensor, cost: Tensor, lagrangian: Tensor, *rest: Tensor
     ) -> Any:
         ctx.factors = factors
+        ctx.shapes = states.shape, controls.shape
+        ctx.set_materialize_grads(False)
         return states.clone(), controls.clone(), cost.clone()
 
     @staticmethod
-    def backward(ctx: Any, states: Tensor, controls: Tensor, cost: Tensor) -> Any:
+    def backward(ctx: Any, states: Tensor | None, controls: Tensor | None, cost: Tensor | None) -> Any:
         if torch.is_grad_enabled():
             raise InputError(
                 "second derivatives of a solution of an optimal control problem",
@@ -127,46 +129,65 @@ class _Solution(torch.autograd.Function):
                 "differentiate the first ones by finite differences, or solve the larger problem",
             )
         factors: _Factors = ctx.factors
-        states, controls, cost = (_of_solved(factors, each) for each in (states, controls, cost))
-        slope = torch.cat((states[:, :-1], controls), -1)
-        step, pull = _answered(factors, slope, states[:, -1])
-        moved = torch.cat((step.states[:-1], step.controls), -1).transpose(0, 1)
-        force = factors.stiffness * (factors.jacobian @ moved[..., None])[..., 0]
-        costates = step.costates.transpose(0, 1)
-        fixed = None, None, None, None
-        return *fixed, cost, moved, step.states[-1], costates[:, 1:], force, pull, costates[:, 0]
+        if cost is not None:
+            _warn(~factors.solved & (cost != 0), _UNSOLVED)
+            cost = torch.where(factors.solved, cost, 0.0)
+        if states is None and controls is None:
+            return None, None, None, None, cost, *[None] * 6
+        states, controls = (
+            factors.end.new_zeros(shape) if each is None else each
+            for each, shape in zip((states, controls), ctx.shapes, strict=True)
+        )
+        return None, None, None, None, cost, *_pulled_back(factors, states, controls)
 
 
 _apply: Callable[..., tuple[Tensor, Tensor, Tensor]] = _Solution.apply
 
+_UNSOLVED = "did not converge: they carry no gradient; raise max_ticks, or leave them out of the loss by `converged`"
+_NO_MINIMUM = "ended where there is no derivative: give every control a cost that curves, or leave them out of the loss"
 
-def _of_solved(factors: _Factors, gradient: Tensor) -> Tensor:
-    """Without those of problems that are not solved, which is said."""
-    lost = ~factors.solved & (gradient != 0).reshape(len(gradient), -1).any(1)
+
+def _warn(lost: Tensor, reason: str) -> None:
     if bool(lost.any()):
-        warnings.warn(
-            f"{int(lost.sum())} of {len(lost)} problems did not converge: their trajectories carry no gradient; "
-            "look at `converged`, raise max_ticks or leave them out of the loss",
-            stacklevel=3,
-        )
-    return torch.where(factors.solved.reshape(-1, *[1] * (gradient.dim() - 1)), gradient, 0.0)
+        warnings.warn(f"{int(lost.sum())} of {len(lost)} problems {reason}", stacklevel=3)
 
 
-def _answered(factors: _Factors, slope: Tensor, end_slope: Tensor) -> tuple[Step, Tensor]:
-    """K w = −g: the step of the quadratic problem whose slopes are the gradients, and what ψ pulls with."""
-    pull = end_slope.new_zeros((len(end_slope), factors.end.shape[1]))
-    for _ in range(_REFINEMENTS if pull.shape[1] else 1):
-        end = end_slope + (factors.end.mT @ pull[..., None])[..., 0]
-        local = replace(factors.local, slope=slope.transpose(0, 1).contiguous(), end_slope=end)
-        matched = matched_by_recursion(local)
-        step = rollout_of(local, matched, _start(factors.problem, matched))
-        pull = pull + (factors.end @ step.states[-1, :, :, None])[..., 0] / _YIELD
-    return step, pull
+def _pulled_back(factors: _Factors, states: Tensor, controls: Tensor) -> list[Tensor]:
+    """By condition of `live`, what gradients by states and controls come to; zero for problems that carry none."""
+    step, pull, fine = _answered(factors, torch.cat((states[:, :-1], controls), -1), states[:, -1])
+    asked = (states != 0).flatten(1).any(1) | (controls != 0).flatten(1).any(1)
+    _warn(asked & ~factors.solved, _UNSOLVED)
+    _warn(asked & factors.solved & ~fine, _NO_MINIMUM)
+    moved = torch.cat((step.states[:-1], step.controls), -1).transpose(0, 1)
+    force = factors.stiffness * (factors.jacobian @ moved[..., None])[..., 0]
+    costates = step.costates.transpose(0, 1)
+    found = moved, step.states[-1], costates[:, 1:], force, pull, costates[:, 0]
+    carried = factors.solved & fine
+    return [torch.where(carried.reshape(-1, *[1] * (part.dim() - 1)), part, 0.0) for part in found]
 
 
-def _start(problem: Discretised, matched: Matched) -> Tensor:
-    """δz_0: zero, but for a free duration, which moves to where its costate vanishes."""
-    start = torch.zeros_like(problem.start)
-    if problem.free:
-        start[:, -1] = -matched.source[0, :, -1] / matched.impedance[0, :, -1, -1]
-    return start
+def _answered(factors: _Factors, slope: Tensor, end_slope: Tensor) -> tuple[Step, Tensor, Tensor]:
+    """K w = −g: the step of the quadratic problem with slopes g, what ψ pulls with, and whether there is a minimum.
+
+    The answers to g and to a pull by each row of ψ are found side by side; the pulls are those that ψ w = 0 needs.
+    """
+    count, rows = factors.end.shape[:2]
+    every = torch.arange(count, device=slope.device).repeat(1 + rows)
+    local = replace(
+        factors.local.select(every),
+        slope=torch.cat((slope, slope.new_zeros((rows * count, *slope.shape[1:])))).transpose(0, 1).contiguous(),
+        end_slope=torch.cat((end_slope, *factors.end.unbind(1))),
+    )
+    steps, fine = rolled_out(
+        factors.problem.select(every), local, matched_by_recursion(local), torch.zeros_like(local.end_slope)
+    )
+    ends = steps.states[-1].reshape(1 + rows, count, -1)
+    missed = torch.einsum("bkn,jbn->bkj", factors.end, ends)
+    pull = -(torch.linalg.pinv(missed[..., 1:]) @ missed[..., :1])[..., 0]
+    shares = torch.cat((pull.new_ones((count, 1)), pull), 1).T[..., None]
+
+    def summed(part: Tensor) -> Tensor:
+        return (part.reshape(len(part), 1 + rows, count, -1) * shares).sum(1)
+
+    step = Step(summed(steps.states), summed(steps.costates), summed(steps.controls), steps.gains[:, :count])
+    return step, pull, fine.reshape(1 + rows, count).all(0)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -15,7 +15,7 @@ from worldsheet.control.methods.iterate import Residuals
 from worldsheet.control.methods.line_search import merit
 from worldsheet.control.methods.result import RawResult
 from worldsheet.control.problem import Problem
-from worldsheet.control.sensitivity import live
+from worldsheet.control.sensitivity import live, opened, weights_of
 from worldsheet.core.errors import InputError
 from worldsheet.core.outcome import Outcome, Status
 
@@ -43,42 +43,39 @@ def parameter_gradients(solved: "Trajectory", parameters: Mapping[str, Tensor]) 
     """
     problem = solved.problem
     flat = Discretised.of(problem)
-    count, steps, size = len(flat.start), problem.steps, problem.state_size
-    given = problem.initial_state.expand(*problem.batch, size).reshape(count, size)
-    if problem.parameters is not None:
-        live = problem.parameters.expand(*problem.batch, problem.parameters.shape[-1]).reshape(count, 1, -1)
-        flat = replace(flat, parameters=live)
-    path = solved.states.detach().reshape(count, steps + 1, size)
-    costates = solved.costates.detach().reshape(count, steps + 1, size)
+    count, steps = len(flat.start), problem.steps
+    path = solved.states.detach().reshape(count, steps + 1, -1)
+    costates = torch.nn.functional.pad(solved.costates.detach().reshape(count, steps + 1, -1), (0, flat.free))
     if problem.duration is not None:
         chosen = (solved.duration.detach().reshape(count, 1, 1) / problem.duration.guess).log()
         path = torch.cat((path, chosen.expand(count, steps + 1, 1)), -1)
+    points = torch.cat((path[:, :-1], solved.controls.detach().reshape(count, steps, -1)), -1)
     with torch.enable_grad():
-        points = torch.cat((path[:, :-1], solved.controls.detach().reshape(count, steps, -1)), -1)
-        stage, end = flat.stages(points), flat.end(path[:, -1])
-        value = stage[..., 0].sum() + (costates[:, 1:] * stage[..., 1 : 1 + size]).sum() + end[..., 0].sum()
-        value = value + (costates[:, 0] * given).sum() + _worth(solved, stage[..., 1 + flat.size :], end[..., 1:])
+        flat = opened(flat)
+        values, end = flat.stages(points), flat.end(path[:, -1])
+        multipliers = _multipliers(solved, values[..., 1 + flat.size :], end[..., 1:])
+        stage_weights, end_weights = weights_of(costates, *multipliers)
+        value = (stage_weights * values).sum() + (end_weights * end).sum() + (costates[:, 0] * flat.start).sum()
         found = effort(value, list(parameters.values()))
     return {name: part.detach() for name, part in zip(parameters, found, strict=True) if part is not None}
 
 
-def _worth(solved: "Trajectory", inequalities: Tensor, terminal: Tensor) -> Tensor:
-    """μᵀG + πᵀψ; zero where there is nothing that depends on anything.
+def _multipliers(solved: "Trajectory", inequalities: Tensor, terminal: Tensor) -> tuple[Tensor, Tensor]:
+    """μ and π in the shapes of G and ψ; zero from a method that knows none, where nothing depends on them.
 
     Raises:
-        InputError: bounds that depend on a parameter, from a method that knows no multipliers.
+        InputError: bounds that depend on a parameter, from such a method.
     """
-    if solved.multipliers is None:
-        if inequalities.requires_grad:
-            raise InputError(
-                "gradients of bounds that depend on a parameter, from a method without multipliers",
-                "Wave(impedance=Riccati()), the default",
-                "solve with the default method",
-            )
-        return inequalities.new_zeros(())
-    force = solved.multipliers.inequality.detach().reshape(inequalities.shape)
-    pull = solved.multipliers.terminal.detach().reshape(terminal.shape)
-    return (force * inequalities).sum() + (pull * terminal).sum()
+    if solved.multipliers is not None:
+        known = solved.multipliers
+        return known.inequality.reshape(inequalities.shape), known.terminal.reshape(terminal.shape)
+    if inequalities.requires_grad:
+        raise InputError(
+            "gradients of bounds that depend on a parameter, from a method without multipliers",
+            "Wave(impedance=Riccati()), the default",
+            "solve with the default method",
+        )
+    return torch.zeros_like(inequalities), torch.zeros_like(terminal)
 
 
 def accumulate(parameters: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:

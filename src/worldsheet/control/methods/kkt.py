@@ -14,7 +14,7 @@ from worldsheet.control.lqr.riccati import FEW_PROBLEMS, matched_by_recursion, r
 from worldsheet.control.lqr.subproblem import Matched, Quadratic, Step
 from worldsheet.control.methods.iterate import Conditions, Iterate
 
-_YIELD = 1e-6  # a terminal constraint gives way by this much per unit of multiplier within one step, and not at rest
+YIELD = 1e-6  # a terminal constraint gives way by this much per unit of multiplier within one step, and not at rest
 _FIRST, _RATIO, _RUNGS = 1e-4, 8.0, 9  # what is tried on Hessians that are not convex, all at once
 
 
@@ -100,17 +100,17 @@ def _solved(
         if bool((reached | ~wanted).all()):
             return step, fine
     lifted = local.lifted(shift)
-    return _rolled_out(problem, lifted, matched_by_recursion(lifted), first)
+    return rolled_out(problem, lifted, matched_by_recursion(lifted), first)
 
 
 def _by_products(problem: Discretised, local: Quadratic, first: Tensor, shift: Tensor) -> tuple[Step, Tensor, Tensor]:
     """A step, whether it is fine, and whether its impedance is finite."""
     lifted = local.lifted(shift)
     matched = matched_by_scattering(lifted)
-    return *_rolled_out(problem, lifted, matched, first), matched.impedance.isfinite().flatten(2).all(-1).all(0)
+    return *rolled_out(problem, lifted, matched, first), matched.impedance.isfinite().flatten(2).all(-1).all(0)
 
 
-def _rolled_out(problem: Discretised, local: Quadratic, matched: Matched, first: Tensor) -> tuple[Step, Tensor]:
+def rolled_out(problem: Discretised, local: Quadratic, matched: Matched, first: Tensor) -> tuple[Step, Tensor]:
     """The wave up; a free entry of z_0 moves to where its costate, `first` (B, nz) before, vanishes."""
     start = torch.zeros_like(problem.start)
     fine = matched.convex
@@ -137,8 +137,8 @@ def condensed(problem: Discretised, at: Iterate, found: Conditions) -> Quadratic
     end_hessian, end_slope = found.end.hessian, found.end_slope
     if at.pulls.shape[-1]:
         jacobian = found.end.jacobian[..., 1:, :]
-        end_hessian = end_hessian + jacobian.mT @ jacobian / _YIELD
-        end_slope = end_slope + (jacobian.mT @ found.target()[..., None])[..., 0] / _YIELD
+        end_hessian = end_hessian + jacobian.mT @ jacobian / YIELD
+        end_slope = end_slope + (jacobian.mT @ found.target()[..., None])[..., 0] / YIELD
     return Quadratic(
         hessian.transpose(0, 1).contiguous(),
         slope.transpose(0, 1).contiguous(),
@@ -160,5 +160,5 @@ def expanded(at: Iterate, found: Conditions, step: Step, shift: Tensor, fine: Te
         forces = (at.barrier[:, None, None] + at.forces * (found.inequality() + change)) / at.slacks
         slacks = -found.misfit - change
     if pulls.shape[-1]:
-        pulls = (found.target() + (found.end.jacobian[..., 1:, :] @ states[:, -1, :, None])[..., 0]) / _YIELD
+        pulls = (found.target() + (found.end.jacobian[..., 1:, :] @ states[:, -1, :, None])[..., 0]) / YIELD
     return Direction(states, costates, controls, slacks, forces, pulls, shift, fine, step.gains.transpose(0, 1))
