@@ -451,6 +451,8 @@ def test_by_default_blocks_are_sites_where_lists_of_blocks_are_and_weight_layers
     assert chosen == ["blocks.0", "blocks.1"]  # a choice of one's own makes no sites of sums
     check(module, x, data(3, 4), None)
     check(module, x, data(3, 4), "blocks.*")
+    listed = [row.name for row in ws.Chain(module, square, blocks=["stem", "blocks.1"]).sites(x)]
+    assert listed == ["stem", "blocks.1"]
 
 
 def test_a_chain_follows_the_module() -> None:

@@ -98,13 +98,22 @@ def refused(module: nn.Module, verb: Verb, kind: Any, *fragments: str, loss: Any
         (lambda part: False, "lambda"),
         ("A", "'A'"),
         ("*.*", "'*.*'"),
+        (["a", "c"], "'c'"),
+        ((nn.Linear, "c"), "'c'"),
     ],
-    ids=["class", "classes", "names", "several names", "function", "case", "level"],
+    ids=["class", "classes", "names", "several names", "function", "case", "level", "one name", "a class and a name"],
 )
 def test_blocks_that_match_nothing(blocks: Any, told: str) -> None:
     with pytest.raises(ws.errors.InputError) as refusal:
         ws.Chain(Pair(), MSE, blocks=blocks)
     assert_tells(refusal.value, "blocks=", told, "no submodule of Pair meets", "'a' (Linear), 'b' (Linear)")
+
+
+def test_a_module_is_chosen_by_name_or_class() -> None:
+    module = Pair()
+    with pytest.raises(ws.errors.InputError) as refusal:
+        ws.Chain(module, MSE, blocks=module.a)
+    assert_tells(refusal.value, "blocks=Linear", "or a list of classes and names", "['stem', 'layers.*']")
 
 
 def test_blocks_that_match_nothing_any_more() -> None:

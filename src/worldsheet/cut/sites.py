@@ -1,9 +1,9 @@
 """Which submodules of a module are sites."""
 
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import TypeAlias, final
+from typing import Any, TypeAlias, final
 
 from torch import nn
 from torch.jit import ScriptModule
@@ -14,7 +14,7 @@ from worldsheet.core.errors import InputError
 IsBlock: TypeAlias = Callable[[nn.Module], bool]
 """Picks submodules."""
 
-Blocks: TypeAlias = type[nn.Module] | tuple[type[nn.Module] | str, ...] | str | IsBlock
+Blocks: TypeAlias = type[nn.Module] | str | Sequence[type[nn.Module] | str] | IsBlock
 """Classes of submodules, names with wildcards, or a function that is asked about each."""
 
 _LISTS = (nn.ModuleList, nn.ModuleDict)
@@ -105,26 +105,47 @@ def chosen_sites(root: nn.Module, blocks: Blocks) -> dict[nn.Module, str]:
     if is_sealed(root):
         return {root: ""}
     reachable = _reachable(root)
-    if isinstance(blocks, str):
-        blocks = (blocks,)
-    if isinstance(blocks, (type, tuple)):
-        parts = blocks if isinstance(blocks, tuple) else (blocks,)
-        classes = tuple(part for part in parts if not isinstance(part, str))
+    if callable(blocks) and not isinstance(blocks, (type, nn.Module)):
+        found = {module: name for module, name in reachable.items() if blocks(module)}
+    else:
+        parts = _parts(blocks)
+        classes = tuple(part for part in parts if isinstance(part, type))
         patterns = [part for part in parts if isinstance(part, str)]
+        for pattern in patterns:
+            if not any(_matches(name, pattern) for name in reachable.values()):
+                raise _unmet(pattern, root, reachable)
         found = {
             module: name
             for module, name in reachable.items()
             if isinstance(module, classes) or any(_matches(name, pattern) for pattern in patterns)
         }
-    else:
-        found = {module: name for module, name in reachable.items() if blocks(module)}
     if not found:
-        raise InputError(
-            f"blocks={blocks!r}, which no submodule of {type(root).__name__} meets",
-            "classes of submodules, their names with wildcards ('layers.*'), or a function that picks some",
-            f"choose among {_examples(reachable)}",
-        )
+        raise _unmet(blocks, root, reachable)
     return found
+
+
+def _parts(blocks: Any) -> Sequence[type[nn.Module] | str]:
+    """Classes and names with wildcards.
+
+    Raises:
+        InputError: anything else.
+    """
+    parts: Any = [blocks] if isinstance(blocks, (str, type)) else blocks
+    if not isinstance(parts, Sequence) or not all(isinstance(part, (str, type)) for part in parts):
+        accepted = f"{_ACCEPTED}, or a list of classes and names"
+        raise InputError(f"blocks={blocks!r}", accepted, "pass for example ['stem', 'layers.*']")
+    return parts
+
+
+def _unmet(blocks: Any, root: nn.Module, reachable: Mapping[nn.Module, str]) -> InputError:
+    return InputError(
+        f"blocks={blocks!r}, which no submodule of {type(root).__name__} meets",
+        _ACCEPTED,
+        f"choose among {_examples(reachable)}",
+    )
+
+
+_ACCEPTED = "classes of submodules, their names with wildcards ('layers.*'), or a function that picks some"
 
 
 def grouped(names: Mapping[nn.Module, str]) -> list[str]:

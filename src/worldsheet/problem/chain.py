@@ -47,11 +47,11 @@ class Chain:
         flatten: open nested plain Sequentials of a path, so that each innermost module is a site; otherwise a nested
             Sequential is one block-sized site, which costs fewer messages.
         blocks: submodules that are to be the sites: classes, names with wildcards as in `"layers.*"`, several of these
-            in a tuple, or a function that is asked about each submodule; a Sequential is then no path.
+            in a list, or a function that is asked about each submodule; a Sequential is then no path.
 
     Raises:
         InputError: no layers, something that is not a module, a loss that cannot be called, or blocks that no submodule
-            meets.
+            meets, each name by itself.
     """
 
     def __init__(
