@@ -1,6 +1,7 @@
 """Machine code, places in a batch and second starts: each against what plain torch finds without them."""
 
 import shutil
+from math import nan
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import worldsheet as ws
-from nets import law
+from nets import assert_tells, law
 from plants import DOUBLE, bounded, close, double_integrator, pendulum
 from worldsheet.control.compiled.execution import put_together, taken_apart
 from worldsheet.control.compiled.native import Recursion, RegularizationSchedule
@@ -129,6 +130,42 @@ def test_machine_code_finds_what_torch_finds(integrator: C.Integrator) -> None:
     later = C.solve(quick.at(0.9 * STARTS, 0.3))  # other numbers, the same code
     close(later.cost, C.solve(plain.at(0.9 * STARTS, 0.3)).cost, 1e-8)
     assert compiled.seconds == made
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch's code generator, of torch
+@needs_c
+def test_machine_code_of_tensors_that_have_changed_is_refused() -> None:
+    pull = torch.tensor(2.0, dtype=DOUBLE)
+
+    def dynamics(x: Tensor, u: Tensor, t: Tensor) -> Tensor:
+        return torch.stack((x[..., 1], u[..., 0] - pull * x[..., 0].sin()), -1)
+
+    problem = C.Problem(**{**vars(pendulum(STARTS, 8)), "dynamics": dynamics, "execution": C.Compiled()})
+    before = C.solve(problem).cost
+    pull.data.fill_(-1.0)
+    with pytest.raises(ws.errors.InputError) as refusal:
+        C.solve(problem)
+    assert_tells(refusal.value, "a tensor of shape ()", "changed since they were compiled", "Problem.parameters")
+    pull.fill_(2.0)
+    close(C.solve(problem).cost, before, 0.0)
+
+
+@needs_c
+def test_straight_code_is_checked_once_in_a_solve() -> None:
+    points, factors = torch.randn(2, 3, 2, dtype=DOUBLE), torch.tensor([2.0, nan], dtype=DOUBLE)
+    compiled = C.Compiled()
+
+    def code() -> list[Tensor]:
+        compiled.begin()
+        found = compiled.straight("key", lambda x: (factors * x,), [points[:1, :1]])
+        assert found is not None
+        return found(points)
+
+    close(code()[0][..., 0], code()[0][..., 0], 0.0)
+    factors[0] = 3.0
+    with pytest.raises(ws.errors.InputError, match=r"a tensor of shape \(2,\) that has changed"):
+        code()
 
 
 def test_few_places_and_a_queue_solve_what_all_at_once_do(monkeypatch: pytest.MonkeyPatch) -> None:

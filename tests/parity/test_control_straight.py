@@ -63,7 +63,7 @@ def test_nothing_is_written_twice_and_nothing_void() -> None:
         eye = torch.eye(2, dtype=DOUBLE)
         return ((x.sin() @ eye) * 1 + 0 * x.exp() + (x.sin() - x.sin()) * 0,)
 
-    found, outputs = scalars(function, [drawn(1, 1, 2)])
+    found, outputs, _ = scalars(function, [drawn(1, 1, 2)])
     assert [found.table[number][0] for number in outputs[0].flatten().tolist()] == ["sin", "sin"]
 
 

@@ -58,12 +58,14 @@ def solve(
         history: filled with one problem's fields at every tick.
 
     Raises:
-        InputError: a method that cannot take the problem, a guess of the wrong shape, a tolerance that is no number.
+        InputError: a method that cannot take the problem, a guess of the wrong shape, a tolerance that is no number, or
+            tensors that functions of a compiled problem close over and that have changed.
     """
     if not (isfinite(tol) and tol > 0):
         raise InputError(f"tol={tol}", "a positive number", "try 1e-8 in float64, 1e-4 in float32")
     if max_ticks is not None and max_ticks < 0:
         raise InputError(f"max_ticks={max_ticks}", "0 or more", "leave it out")
+    problem.execution.begin()
     flat = Discretised.of(problem)
     with torch.no_grad():  # the search builds no graph; what a solution depends on is attached to it afterwards
         rest = _relaxed(flat, method, initial_guess, tol, max_ticks, history)

@@ -25,6 +25,9 @@ class Straight:
         function: of tensors (1, 1, ·), to tensors (1, 1, ...).
         fields: one stage of each.
 
+    Attributes:
+        constants: what the function closes over.
+
     Raises:
         UnknownError: an operation without a scalar form, or too many of them.
         InputError: no C compiler, or a dtype that C has not.
@@ -32,7 +35,7 @@ class Straight:
 
     def __init__(self, function: Callable[..., tuple[Tensor, ...]], fields: list[Tensor]) -> None:
         like = fields[0]
-        found, outputs = scalars(function, fields)
+        found, outputs, self.constants = scalars(function, fields)
         self._shapes = [part.shape[2:] for part in outputs]
         lines = list(_lines(found, outputs))
         if len(lines) > _LARGEST:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from worldsheet.control.compiled.codegen import Straight, straight
+from worldsheet.control.compiled.constants import Constants
 from worldsheet.control.compiled.native import Recursion
 from worldsheet.core.errors import InputError
 from worldsheet.core.private_torch import compiled_graph
@@ -92,6 +93,10 @@ class Execution(ABC):
         """Whether a new number of problems costs something, so that it should stay the same while some of them end."""
 
     @abstractmethod
+    def begin(self) -> None:
+        """A solve begins: what functions close over may have changed since the last one."""
+
+    @abstractmethod
     def run(self, function: Callable[..., R], *given: Any) -> R:
         """function(*given)."""
 
@@ -115,6 +120,9 @@ class Eager(Execution):
         """Any number of problems is as good as another."""
         return False
 
+    def begin(self) -> None:
+        """Nothing is kept from one solve to the next."""
+
     def run(self, function: Callable[..., R], *given: Any) -> R:
         """Call it."""
         return function(*given)
@@ -132,8 +140,9 @@ class Compiled(Execution):
 
     Stages that are too large for C or have an operation without a scalar form go by that generator, too. Making it
     takes tens of seconds, once for a number of problems and all that `Problem.at` and `MPC` make of them. Dynamics,
-    costs and constraints are read at that moment: a number or tensor that they close over must not change afterwards.
-    What differs from solve to solve belongs into `Problem.parameters`.
+    costs and constraints are read at that moment. A tensor that they close over is compared at every solve, which
+    refuses one that has changed; numbers and all else that they read must not change. What differs from solve to solve
+    belongs into `Problem.parameters`.
 
     Attributes:
         seconds: wall-clock time spent on making code so far.
@@ -141,7 +150,8 @@ class Compiled(Execution):
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self._made: dict[Any, tuple[Callable[..., list[Tensor]], Form]] = {}
+        self._current: set[Constants] = set()
+        self._made: dict[Any, tuple[Callable[..., list[Tensor]], Form, Constants]] = {}
         self._recursions: dict[tuple[torch.dtype, tuple[int, int]], Recursion] = {}
         self._straight: dict[Hashable, Straight | None] = {}
 
@@ -150,11 +160,16 @@ class Compiled(Execution):
         """A new shape is new code."""
         return True
 
+    def begin(self) -> None:
+        """The constants of code are compared once more when it is next used."""
+        self._current.clear()
+
     def run(self, function: Callable[..., R], *given: Any) -> R:
         """Look up the code for these shapes, or make it.
 
         Raises:
-            InputError: a function that cannot be traced, or no working C++ compiler.
+            InputError: a function that cannot be traced, tensors it closes over that have changed, or no working C++
+                compiler.
         """
         leaves: list[Tensor] = []
         kept: list[Any] = []
@@ -165,7 +180,8 @@ class Compiled(Execution):
             begun = time.perf_counter()
             self._made[key] = _code(function, form, leaves, kept)
             self.seconds += time.perf_counter() - begun
-        code, out = self._made[key]
+        code, out, constants = self._made[key]
+        self._check(constants)
         found: R = put_together(out, iter(code(*leaves)), iter(()))
         return found
 
@@ -190,7 +206,8 @@ class Compiled(Execution):
         """C on a processor; None elsewhere and for what has no scalar form or is too large.
 
         Raises:
-            InputError: no C compiler, or a dtype that C has not.
+            InputError: tensors that the function closes over and that have changed, no C compiler, or a dtype that C
+                has not.
         """
         like = fields[0]
         if like.device.type != "cpu":
@@ -200,13 +217,21 @@ class Compiled(Execution):
             begun = time.perf_counter()
             self._straight[key] = straight(function, fields)
             self.seconds += time.perf_counter() - begun
-        return self._straight[key]
+        code = self._straight[key]
+        if code is not None:
+            self._check(code.constants)
+        return code
+
+    def _check(self, constants: Constants) -> None:
+        if constants not in self._current:
+            constants.check()
+            self._current.add(constants)
 
 
 def _code(
     function: Callable[..., Any], form: Form, leaves: list[Tensor], kept: list[Any]
-) -> tuple[Callable[..., list[Tensor]], Form]:
-    """The function on bare tensors, and the form of what it returns."""
+) -> tuple[Callable[..., list[Tensor]], Form, Constants]:
+    """The function on bare tensors, the form of what it returns, and what it closes over."""
     forms: list[Form] = []
 
     def bare(*tensors: Tensor) -> list[Tensor]:
@@ -218,6 +243,7 @@ def _code(
         graph = make_fx(bare)(*leaves)
         graph.graph.eliminate_dead_code()
         graph.recompile()
+        constants = Constants(graph)
         with torch.no_grad():
             code = compiled_graph(graph, leaves)
             code(*leaves)
@@ -227,4 +253,4 @@ def _code(
             "functions of tensors without branches on their values, and a C++ compiler",
             "use torch.where instead of if, install g++, or leave Compiled() out",
         ) from error
-    return code, forms[-1]
+    return code, forms[-1], constants

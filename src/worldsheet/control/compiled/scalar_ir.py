@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from worldsheet.control.compiled.constants import Constants
 from worldsheet.core.private_torch import core_decompositions
 
 aten = torch.ops.aten
@@ -101,8 +102,10 @@ class Scalars:
         return number
 
 
-def scalars(function: Callable[..., tuple[Tensor, ...]], fields: list[Tensor]) -> tuple[Scalars, list[Tensor]]:
-    """The operations of a function at one point, and the numbers of what it returns, in their shapes.
+def scalars(
+    function: Callable[..., tuple[Tensor, ...]], fields: list[Tensor]
+) -> tuple[Scalars, list[Tensor], Constants]:
+    """The operations of a function at one point, the numbers of what it returns in their shapes, and its constants.
 
     Raises:
         UnknownError: an operation that is not known here.
@@ -112,7 +115,7 @@ def scalars(function: Callable[..., tuple[Tensor, ...]], fields: list[Tensor]) -
     graph.graph.eliminate_dead_code()
     run = _Run(graph)
     found = run.run(*(run.entered(number, field) for number, field in enumerate(fields)))
-    return run.scalars, [run.named(part).numbers for part in found]
+    return run.scalars, [run.named(part).numbers for part in found], Constants(graph)
 
 
 @final
