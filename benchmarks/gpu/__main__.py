@@ -41,25 +41,29 @@ def main(arguments: list[str] | None = None) -> int:
         return work(PARTS[options.worker], plan, once=options.once)
     _same_run(options.out, {"version": __version__, "device": options.device, "toy": toy})
     end = time.monotonic() + options.seconds
-    for name in options.parts or PARTS:
-        _run(PARTS[name], options, end)
+    for part in options.parts or PARTS.values():
+        _run(part, options, end)
     return _report(options)
 
 
 def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     here = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help=f"some of {', '.join(PARTS)}; all if left out")
+    parser.add_argument("parts", nargs="*", type=_part, help=f"some of {', '.join(PARTS)}; all if left out")
     parser.add_argument("--device", default=here, help="cuda, cuda:1, cpu")
     parser.add_argument("--toy", action="store_true", help="toy size; always so on a CPU")
     parser.add_argument("--data", type=Path, action="append", default=_folders(), help="a folder with CIFAR-10")
-    parser.add_argument(
-        "--out", type=Path, help="folder of the results, runs/gpu-DEVICE if left out; a run goes on there"
-    )
-    parser.add_argument("--seconds", type=float, default=470.0, help="how long everything may take")
+    parser.add_argument("--out", type=Path, help="folder of results, runs/gpu-DEVICE if left out; a run goes on there")
+    parser.add_argument("--seconds", type=float, default=460.0, help="how long everything may take, but for 15 s")
     parser.add_argument("--worker", choices=list(PARTS), help=argparse.SUPPRESS)
     parser.add_argument("--once", action="store_true", help=argparse.SUPPRESS)
     return parser
+
+
+def _part(name: str) -> Part:
+    if name not in PARTS:
+        raise argparse.ArgumentTypeError(f"no part is called {name!r}; there are {', '.join(PARTS)}")
+    return PARTS[name]
 
 
 def _folders() -> list[Path]:
@@ -84,14 +88,8 @@ def _run(part: Part, options: argparse.Namespace, end: float) -> None:
     begun = time.monotonic()
     while (left := min(part.seconds - (time.monotonic() - begun), end - time.monotonic())) > 0:
         words = [sys.executable, "-m", "benchmarks.gpu", "--worker", part.name, "--device", options.device]
-        words += [
-            "--out",
-            str(options.out),
-            "--seconds",
-            str(left),
-            *["--toy"] * options.toy,
-            *["--once"] * (not first),
-        ]
+        words += ["--out", str(options.out), "--seconds", str(left)]
+        words += ["--toy"] * options.toy + ["--once"] * (not first)
         words += [word for folder in options.data for word in ("--data", str(folder))]
         try:
             status = subprocess.run(words, cwd=ROOT, check=False, env=_environment(), timeout=left + _GRACE).returncode

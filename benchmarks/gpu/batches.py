@@ -80,5 +80,5 @@ class Batches(Part):
 
     def items(self, plan: Plan) -> Sequence[Item]:
         """Pendulums, cart-poles, ticks."""
-        items = [Item(f"4096 x {name}", partial(swing_ups, name, plan)) for name in ("pendulum", "cartpole")]
+        items = [Item(f"swing-ups, {name}", partial(swing_ups, name, plan)) for name in ("pendulum", "cartpole")]
         return [*items, *(Item(f"PC-ALM, width {width}", partial(ticks, width, plan)) for width in (128, 1024))]
