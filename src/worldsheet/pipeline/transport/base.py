@@ -130,7 +130,7 @@ Queue = deque[tuple[int, Tensor]]
 
 
 def queues(stages: int, messages: torch.dtype | None = None) -> list[Transport]:
-    """The links of all stages of one process, from the first to the last."""
+    """The transports of all stages of one process, from the first to the last."""
     up: list[Queue] = [deque() for _ in range(stages + 1)]
     down: list[Queue] = [deque() for _ in range(stages + 1)]
     return [LocalTransport(up[s], down[s + 1], up[s + 1], down[s], messages) for s in range(stages)]
