@@ -154,7 +154,7 @@ class _Scope:
         """Note a step."""
         self._seen += 1
         if self._seen % self._every == 0:
-            point = (self._wanted(step.moment.time + self._dt), float(step.output[0, 0]))
+            point = (self._wanted(step.time + self._dt), float(step.output[0, 0]))
             self._points = [*self._points[-_COLUMNS + 1 :], point]
 
     def picture(self) -> RenderableType:

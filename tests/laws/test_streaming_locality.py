@@ -76,12 +76,12 @@ def after(network: HamiltonianNetwork, point: PhasePoint, sight: Activations) ->
     felt = equations.sensitivity(point.costate, conductance)
     costate = equations.costate(point, equations.pull(point, felt) + blame, pace)
     felt = equations.sensitivity(costate, conductance) if staggered else felt
-    momentum = point.momentum.clone()
-    weights = equations.learn(point.weights.clone(), momentum, equations.credit(felt, point.state, pace))
+    own = point._replace(weights=point.weights.clone(), momentum=point.momentum.clone())
+    weights, momentum = equations.learn(own, felt, pace), own.momentum
     rows = {}
     for neuron in range(graph.neurons):
-        own = graph.on_edges((graph.targets == neuron).to(DOUBLE)) != 0
-        rows[neuron] = [state[:, neuron], costate[:, neuron], momentum[own], weights[own]]
+        edges = graph.on_edges((graph.targets == neuron).to(DOUBLE)) != 0
+        rows[neuron] = [state[:, neuron], costate[:, neuron], momentum[edges], weights[edges]]
     return rows
 
 
@@ -155,7 +155,6 @@ def test_a_network_keeps_nothing_of_the_past() -> None:
     for _ in range(5):
         network.step(None, torch.zeros(1, 1, dtype=DOUBLE), 0.01)
     changing = {name for name, value in vars(network).items() if isinstance(value, (Tensor, tuple, list))}
-    assert changing == {"_point", "_left"}  # and of what is left for the edges, the newest only
+    assert changing == {"_point"}
     assert all(field.grad_fn is None for field in network.point)
-    assert network._left is None
     assert len(network._coefficients) == 1

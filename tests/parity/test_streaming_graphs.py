@@ -130,7 +130,7 @@ def test_a_track_holds_each_system_by_itself() -> None:
     ("inside", "recorded"),
     [
         (streaming.hamiltonian_within(-0.02, 0.02), lambda trace: trace.hamiltonians.abs() <= 0.02),
-        (lambda moment: moment.lagrangian < 0.05, lambda trace: trace.lagrangians < 0.05),
+        (lambda moment: moment.energies().lagrangian < 0.05, lambda trace: trace.lagrangians < 0.05),
     ],
     ids=["energy", "of one's own"],
 )

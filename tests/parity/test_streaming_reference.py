@@ -151,20 +151,36 @@ def test_a_saved_network_goes_on_to_the_same_bits(sign: streaming.SignPolicy) ->
         assert torch.equal(mine, theirs)
 
 
-def test_looking_between_steps_changes_nothing() -> None:
-    """Edges move when they are looked at, or at the next step: to the same bits."""
+def test_recording_and_looking_between_steps_change_nothing() -> None:
+    """A step that computes energies moves the network to the same bits as one that does not."""
     watched, left = (HamiltonianNetwork(Dense(5), [0]) for _ in range(2))
     for number in range(20):
         target = torch.tensor([[0.5 * (number % 11) / 11]])
-        energy = watched.step(None, target, 0.002).moment.hamiltonian
-        held = watched.point
-        moment = left.step(None, target, 0.002).moment
+        assert watched.step(None, target, 0.002, record=True).energies is not None
+        assert left.step(None, target, 0.002).energies is None
         assert left.finite
-        assert torch.equal(moment.hamiltonian, energy)  # its sums were kept when the edges moved on
         if number % 3 == 0:
-            watched.point = held
+            watched.point = watched.point
     for mine, theirs in zip(watched.point, left.point, strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_energies_are_those_of_the_point_that_a_step_begins_at() -> None:
+    model = NeuronModel(speed=20.0, bias=False)
+    moving = HamiltonianNetwork(Dense(5), [0], model=model, dtype=DOUBLE, functional=Functional(mass=0.7))
+    for number in range(20):
+        target, before = torch.tensor([[0.5 * (number % 11) / 11]], dtype=DOUBLE), moving.point
+        energies = moving.step(None, target, 0.002, record=True).energies
+        assert energies is not None
+        kinetic = before.momentum.square().sum() / (2 * 0.7)
+        potential = 0.5 * (before.state[0, 0] - target[0, 0]) ** 2
+        velocity = 20 * (torch.tanh(moving.graph.drive(before.weights, before.state)) - before.state)
+        work = (before.costate * velocity).sum()
+        assert float(energies.kinetic) == pytest.approx(float(kinetic), rel=1e-12)
+        assert float(energies.lagrangian) == pytest.approx(float(kinetic + potential), rel=1e-12)
+        assert float(energies.hamiltonian) == pytest.approx(float(potential + work - kinetic), rel=1e-12)
+        norm = (before.costate.square().sum() + before.momentum.square().sum()).sqrt()
+        assert float(energies.costate_norm) == pytest.approx(float(norm), rel=1e-12)
 
 
 def test_a_point_is_a_copy() -> None:

@@ -27,7 +27,9 @@ from worldsheet.streaming import (
     Squared,
     Streams,
     Trace,
+    TrackFlip,
 )
+from worldsheet.streaming.sign import Watched
 
 NAN, INF = math.nan, math.inf
 
@@ -195,10 +197,23 @@ def test_a_saved_network_fits_only_its_like() -> None:
 
 
 def test_energies_of_a_moment_are_not_told_from_weights_that_have_moved_on() -> None:
-    moving = network()
-    early = moving.step(torch.zeros(1, 1), torch.ones(1, 2), 0.01).moment
-    late = moving.step(torch.zeros(1, 1), torch.ones(1, 2), 0.01).moment
-    assert float(late.lagrangian) > 0
+    seen: list[Watched] = []
+
+    def keep(moment: Watched) -> torch.Tensor:
+        seen.append(moment)
+        return moment.costate_norm < 1
+
+    network(sign=TrackFlip(keep)).step(torch.zeros(1, 1), torch.ones(1, 2), 0.01)
     with pytest.raises(ws.errors.InputError) as caught:
-        _ = early.hamiltonian
-    assert_tells(caught.value, "t = 0", "until the next step", "Trace")
+        _ = seen[0].hamiltonian
+    assert_tells(caught.value, "t = 0", "record=True", "Trace")
+
+
+def test_a_trace_does_not_record_steps_without_energies() -> None:
+    trace, moving = Trace(every=2), network()
+    trace.add(moving.step(torch.zeros(1, 1), torch.ones(1, 2), 0.01, record=trace.due))
+    trace.add(moving.step(torch.zeros(1, 1), torch.ones(1, 2), 0.01, record=trace.due))  # not its turn
+    assert len(trace.times) == 1
+    with pytest.raises(ws.errors.InputError) as caught:
+        trace.add(moving.step(torch.zeros(1, 1), torch.ones(1, 2), 0.01))
+    assert_tells(caught.value, "no energies", "record=True", "trace.due")

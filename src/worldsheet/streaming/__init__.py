@@ -19,7 +19,7 @@ from worldsheet.streaming.sign import (
     costate_within,
     hamiltonian_within,
 )
-from worldsheet.streaming.state import PhasePoint, Snapshot
+from worldsheet.streaming.state import Energies, PhasePoint, Snapshot
 from worldsheet.streaming.trace import StepResult, Trace
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "CrossEntropy",
     "Custom",
     "Dense",
+    "Energies",
     "Exponential",
     "ForwardEuler",
     "Functional",

@@ -52,20 +52,6 @@ class StepCoefficients(NamedTuple):
     flow: float
 
 
-class Credit(NamedTuple):
-    """What a step leaves on the neurons for their edges to answer.
-
-    Attributes:
-        sensitivity: δ_i = c_i σ′(a_i) π_i.
-        state: x_j, what went along the edges.
-        coefficients: how far they move.
-    """
-
-    sensitivity: Neurons
-    state: Neurons
-    coefficients: StepCoefficients
-
-
 @final
 @dataclass(frozen=True)
 class Equations:
@@ -114,20 +100,14 @@ class Equations:
         """δ_i = c_i σ′(a_i) π_i, which the edges of i feel."""
         return conductance * costate
 
-    def credit(self, sensitivity: Neurons, state: Neurons, coefficients: StepCoefficients) -> Credit:
-        """What the edges are told; the gain is in it where it is not the same for all."""
-        return Credit(
-            sensitivity if coefficients.credit_gain is None else sensitivity * coefficients.credit_gain,
-            state,
-            coefficients,
-        )
-
-    def learn(self, weights: Edges, momentum: Edges, credit: Credit) -> Edges:
-        """π_w a step later in its own memory, under the effort c_i σ′(a_i) π_i x_j; then the weights, returned."""
-        coefficients, staggered = credit.coefficients, self.integrator.staggered
+    def learn(self, point: PhasePoint, sensitivity: Neurons, coefficients: StepCoefficients) -> Edges:
+        """Move π_w, in its own memory, under the effort δ_i x_j; then the weights, which are returned."""
+        weights, momentum = point.weights, point.momentum
+        gain, staggered = coefficients.credit_gain, self.integrator.staggered
         moved = weights if staggered else weights.add(momentum, alpha=coefficients.flow)
+        credit = sensitivity if gain is None else sensitivity * gain
         self.graph.add_effort(
-            momentum, credit.sensitivity, credit.state, keep=coefficients.momentum_keep, gain=coefficients.momentum_gain
+            momentum, credit, point.state, keep=coefficients.momentum_keep, gain=coefficients.momentum_gain
         )
         self.functional.regulariser.pull_weights(momentum, weights, coefficients.momentum_gain_on_edges)
         return weights.add_(momentum, alpha=coefficients.flow) if staggered else moved

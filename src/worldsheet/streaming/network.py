@@ -11,11 +11,11 @@ from torch import Tensor
 from worldsheet.core.errors import InputError
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.streaming.config import MissingValues, Start, Streams
-from worldsheet.streaming.equations import Credit, Equations, StepCoefficients
+from worldsheet.streaming.equations import Activations, Equations, StepCoefficients
 from worldsheet.streaming.functional import Functional, NeuronModel
 from worldsheet.streaming.graphs.connectivity import Connectivity
 from worldsheet.streaming.integrator import Exponential, NeuronIntegrator
-from worldsheet.streaming.io import StreamIO, check_places, has_holes, speeds
+from worldsheet.streaming.io import Readout, StreamIO, Target, check_places, has_holes, speeds
 from worldsheet.streaming.shapes import Edges, Signal
 from worldsheet.streaming.sign import ConstantFlip, Plain, Sign, SignPolicy
 from worldsheet.streaming.state import PhasePoint, Snapshot, as_tensors, is_finite
@@ -89,19 +89,16 @@ class HamiltonianNetwork:
         self._coefficients: dict[float, StepCoefficients] = {}
         self._dt = nan
         self._point = self._drawn(start or Start(), like)
-        self._left: tuple[Credit, Snapshot] | None = None
         self.time = 0.0
         self.steps = 0
 
     @property
     def point(self) -> PhasePoint:
         """A copy of the point in phase space; set it to go on from another one, which is copied too."""
-        self._look()
         return PhasePoint(*(field.clone() for field in self._point))
 
     @point.setter
     def point(self, point: PhasePoint) -> None:
-        self._look()
         self._point = PhasePoint(*(field.detach().clone() for field in point))
 
     @property
@@ -122,31 +119,29 @@ class HamiltonianNetwork:
     @property
     def finite(self) -> bool:
         """Whether every state, costate, weight and momentum is a number."""
-        self._look()
         return is_finite(self._point)
 
     @property
     def effort(self) -> Edges:
         """c_i σ′(a_i) π_i x_j on every edge at this instant: what a backward pass would call the gradient."""
-        self._look()
         laws, point = self._laws, self._point
         conductance = laws.conductance(laws.see(point.weights, point.state))
         return self.graph.effort(laws.sensitivity(point.costate, conductance), point.state, shared=self.streams.shared)
 
     @torch.no_grad()
-    def step(self, input: Tensor | None, target: Tensor | None, dt: float) -> StepResult:
+    def step(self, input: Tensor | None, target: Tensor | None, dt: float, *, record: bool = False) -> StepResult:
         """Hear an instant of the stream, answer, and learn from it.
 
         Args:
             input: what the input neurons are held at, (streams, inputs); None if there are none.
             target: what the outputs are compared with, (streams, outputs) or one class per stream; None is no error.
             dt: seconds until the next instant.
+            record: also compute the energies that the step begins with, by a pass over the edges.
 
         Raises:
             InputError: wrong shapes, a step beyond the integrator's bound, or NaN under `MissingValues.STOP`.
         """
         self._set_dt(dt)
-        self._learn(remembered=False)
         laws = self._laws
         wanted = self._io.target_of(self._point.state, target)
         point = self._point._replace(state=self._io.hold(self._point.state, input))
@@ -154,18 +149,30 @@ class HamiltonianNetwork:
         velocity = partial(laws.velocity, point.state, activations)
         moment = Snapshot(self.time, point, velocity, wanted, self.functional, self.streams.shared)
         sign = self.sign.sign(moment)
+        energies = moment.energies() if record else None
+        moment.close()
         coefficients = self._coefficients_of(sign, dt)
+        after, readout = self._moved(point, activations, wanted, coefficients)
+        result = StepResult(readout.output, readout.loss, sign, self.time, energies)
+        self._advance(after, dt)
+        return result
+
+    def _moved(
+        self, point: PhasePoint, activations: Activations, wanted: Target, coefficients: StepCoefficients
+    ) -> tuple[PhasePoint, Readout]:
+        """One step of (6), and the outputs that the target was compared with; weights and momenta in their memory."""
+        laws = self._laws
         staggered = laws.integrator.staggered
         state = laws.state(point.state, activations, coefficients)
         readout = wanted.read(state if staggered else point.state)
         conductance = laws.conductance(activations)
         felt = laws.sensitivity(point.costate, conductance)
         costate = laws.costate(point, wanted.add_loss_gradient(laws.pull(point, felt), readout), coefficients)
+        weights = point.weights
         if (self.steps + 1) % laws.integrator.every == 0:
             felt = laws.sensitivity(costate, conductance) if staggered else felt
-            self._left = laws.credit(felt, point.state, coefficients), moment
-        self._advance(point._replace(state=state, costate=costate), dt)
-        return StepResult(readout.output, readout.loss, sign, moment)
+            weights = laws.learn(point, felt, coefficients)
+        return PhasePoint(state, costate, weights, point.momentum), readout
 
     @torch.no_grad()
     def listen(self, input: Tensor | None, dt: float) -> Signal:
@@ -175,7 +182,6 @@ class HamiltonianNetwork:
             InputError: wrong shapes, or a step beyond the integrator's bound.
         """
         self._set_dt(dt)
-        self._learn(remembered=False)
         point = self._point._replace(state=self._io.hold(self._point.state, input))
         activations = self._laws.see(point.weights, point.state)
         state = self._laws.state(point.state, activations, self._coefficients_of(-1.0, dt))
@@ -204,7 +210,7 @@ class HamiltonianNetwork:
         for input, target in stream:
             if self.streams.missing is MissingValues.STOP and has_holes(input, target):
                 return self._ended(Status.STOPPED, first, "the stream holds NaN or infinity: clean it, or Missing.SKIP")
-            step = self.step(input, target, dt)
+            step = self.step(input, target, dt, record=trace is not None and trace.due)
             if trace is not None:
                 trace.add(step)
             if progress is not None:
@@ -217,7 +223,6 @@ class HamiltonianNetwork:
 
     def state_dict(self) -> dict[str, Tensor]:
         """All that is needed to go on to the same bits: the point in phase space, the time and the number of steps."""
-        self._look()
         clock = {"time": torch.tensor(self.time, dtype=torch.float64), "steps": torch.tensor(self.steps)}
         return {name: values.clone() for name, values in {**as_tensors(self._point), **clock}.items()}
 
@@ -237,19 +242,6 @@ class HamiltonianNetwork:
                 )
         self.point = PhasePoint(**{name: saved[name].to(values) for name, values in own.items()})
         self.time, self.steps = float(saved["time"]), int(saved["steps"])
-
-    def _learn(self, *, remembered: bool) -> None:
-        """Edges answer what the last step left on the neurons: before anything looks at them again."""
-        if self._left is not None:
-            (credit, moment), self._left = self._left, None
-            moment.invalidate(remembered=remembered)
-            weights = self._laws.learn(self._point.weights, self._point.momentum, credit)
-            self._point = self._point._replace(weights=weights)
-
-    @torch.no_grad()
-    def _look(self) -> None:
-        """Somebody looks between two steps: edges move now, and the last step's energies can still be asked for."""
-        self._learn(remembered=True)
 
     def _drawn(self, start: Start, like: Tensor) -> PhasePoint:
         """Weights and states from the generator, on the CPU so that every device begins alike."""

@@ -5,6 +5,7 @@ from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from worldsheet.core.errors import InputError
 from worldsheet.streaming.functional import Functional
@@ -31,12 +32,29 @@ class PhasePoint(NamedTuple):
     momentum: Edges
 
 
+class Energies(NamedTuple):
+    """What a step began with, divided by φ: one number per system, which is all streams where they share their weights.
+
+    Attributes:
+        potential: V + R.
+        kinetic: m/2 |ẇ|² = |π_w|²/2m.
+        lagrangian: m/2 |ẇ|² + V + R.
+        hamiltonian: V + R + π · ẋ − |π_w|²/2m.
+        costate_norm: ‖(π, π_w)‖.
+    """
+
+    potential: PerSystem
+    kinetic: PerSystem
+    lagrangian: PerSystem
+    hamiltonian: PerSystem
+    costate_norm: PerSystem
+
+
 @final
 class Snapshot(Watched):
-    """A point in phase space at an instant, looked at before it moves.
+    """A point in phase space at the beginning of a step, as a sign policy sees it.
 
-    Energies are divided by φ: one number per system, which is all streams together where they share their weights. They
-    are worked out when they are asked for, which is possible until the edges move: until the next step.
+    Each number is computed when it is asked for, once, with a pass over the edges: most policies and steps need none.
     """
 
     def __init__(
@@ -51,9 +69,8 @@ class Snapshot(Watched):
         self.time = time
         self._point: PhasePoint | None = point
         self._squared: tuple[PerSystem, PerSystem] | None = None
-        self._state, self._costate = point.state, point.costate
         self._velocity = velocity
-        self._lesson = wanted
+        self._wanted = wanted
         self._functional = functional
         self._shared = shared
 
@@ -62,51 +79,45 @@ class Snapshot(Watched):
         """Where the systems are; these tensors move with the network.
 
         Raises:
-            InputError: the next step has been taken.
+            InputError: the step has been taken.
         """
         if self._point is None:
             raise InputError(
-                f"a look at t = {self.time:g} after the network went on",
-                "a moment until the next step: its edges are the network's own, which moves them",
-                "ask for energies right after the step, record them with a Trace, or clone what is to be kept",
+                f"the network has moved on since t = {self.time:g}, the moment that is looked at",
+                "a moment while its step is taken: its tensors are the network's own",
+                "take the step with record=True, record with a Trace, or clone what is to be kept",
             )
         return self._point
 
     @property
-    def potential(self) -> PerSystem:
-        """V + R."""
-        regulariser = self._functional.regulariser
-        loss = self._lesson.read(self._state).loss
-        states = regulariser.of_states(self._state)
+    @override
+    def hamiltonian(self) -> PerSystem:
+        work = (self.point.costate * self._velocity()).sum(1)
+        return self._potential() + self._per_system(work) - self._kinetic()
+
+    @property
+    @override
+    def costate_norm(self) -> PerSystem:
+        return (self._per_system(self.point.costate.square().sum(1)) + self._squares()[1]).sqrt()
+
+    def energies(self) -> Energies:
+        """All of them."""
+        potential, kinetic = self._potential(), self._kinetic()
+        return Energies(potential, kinetic, kinetic + potential, self.hamiltonian, self.costate_norm)
+
+    def close(self) -> None:
+        """The network is about to move."""
+        self._point = None
+
+    def _potential(self) -> PerSystem:
+        regulariser, state = self._functional.regulariser, self.point.state
+        loss = self._wanted.read(state).loss
+        states = regulariser.of_states(state)
         weights, _ = self._squares()
         return self._per_system(states if loss is None else states + loss) + regulariser.of_weights(weights)
 
-    @property
-    def kinetic(self) -> PerSystem:
-        """m/2 |ẇ|² = |π_w|²/2m."""
+    def _kinetic(self) -> PerSystem:
         return self._squares()[1] / (2 * self._functional.mass)
-
-    @property
-    def lagrangian(self) -> PerSystem:
-        """m/2 |ẇ|² + V + R."""
-        return self.kinetic + self.potential
-
-    @property
-    def hamiltonian(self) -> PerSystem:
-        """V + R + π · ẋ − |π_w|²/2m."""
-        work = (self._costate * self._velocity()).sum(1)
-        return self.potential + self._per_system(work) - self.kinetic
-
-    @property
-    def costate_norm(self) -> PerSystem:
-        """‖(π, π_w)‖."""
-        return (self._per_system(self._costate.square().sum(1)) + self._squares()[1]).sqrt()
-
-    def invalidate(self, *, remembered: bool) -> None:
-        """The edges are about to move: keep their sums of squares if they are to be remembered."""
-        if remembered:
-            self._squares()
-        self._point = None
 
     def _squares(self) -> tuple[PerSystem, PerSystem]:
         """Σ w² and Σ π_w², one pass over the edges each, once."""

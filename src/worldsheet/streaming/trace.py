@@ -8,7 +8,7 @@ from torch import Tensor
 from worldsheet.core.errors import InputError
 from worldsheet.streaming.shapes import PerStream, Signal
 from worldsheet.streaming.sign import Sign
-from worldsheet.streaming.state import Snapshot
+from worldsheet.streaming.state import Energies
 
 
 class StepResult(NamedTuple):
@@ -18,13 +18,15 @@ class StepResult(NamedTuple):
         output: the outputs that the target was compared with, (streams, outputs).
         loss: V of them per stream, 0 where the target is unknown; None without a target.
         sign: s.
-        moment: where the systems were before the step.
+        time: when the step began, in seconds since the start.
+        energies: what it began with; None unless the step was taken with `record=True`.
     """
 
     output: Signal
     loss: PerStream | None
     sign: Sign
-    moment: Snapshot
+    time: float
+    energies: Energies | None
 
 
 @final
@@ -46,16 +48,32 @@ class Trace:
         self.times: list[float] = []
         self._rows: dict[str, list[Tensor]] = {}
 
+    @property
+    def due(self) -> bool:
+        """Whether the next step is to be written down: it is to be taken with `record=True` then."""
+        return self._seen % self.every == 0
+
     def add(self, step: StepResult) -> None:
-        """Look at a step, and write it down if it is its turn."""
-        if self._seen % self.every == 0:
-            moment = step.moment
-            self.times.append(moment.time)
+        """Look at a step, and write it down if it is its turn.
+
+        Raises:
+            InputError: a step to be written down that was taken without `record=True`.
+        """
+        if self.due:
+            if step.energies is None:
+                raise InputError(
+                    "the step holds no energies to record",
+                    "a step taken with record=True",
+                    "call network.step(input, target, dt, record=trace.due), or network.run(…, trace=trace)",
+                )
+            energies = step.energies
+            self.times.append(step.time)
             self._write("outputs", step.output)
             self._write("losses", torch.zeros(len(step.output)) if step.loss is None else step.loss)
-            self._write("signs", torch.as_tensor(step.sign).expand_as(moment.costate_norm))
-            for name in ("hamiltonian", "lagrangian", "costate_norm"):
-                self._write(name, getattr(moment, name))
+            self._write("signs", torch.as_tensor(step.sign).expand_as(energies.costate_norm))
+            self._write("hamiltonian", energies.hamiltonian)
+            self._write("lagrangian", energies.lagrangian)
+            self._write("costate_norm", energies.costate_norm)
         self._seen += 1
 
     def _write(self, name: str, values: Tensor) -> None:
