@@ -29,6 +29,7 @@ def drawn(sizes: tuple[int, int, int, int, int]) -> tuple[Quadratic, Tensor]:
         draw(stages, batch, n),
         end @ end.mT,
         draw(batch, n),
+        torch.zeros(batch, n + m, dtype=DOUBLE),
     )
     return local, draw(batch, n)
 

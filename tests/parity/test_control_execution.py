@@ -44,6 +44,7 @@ def drawn(sizes: tuple[int, int, int, int, int], dent: float = 0.0) -> tuple[Qua
         draw(stages, batch, n),
         end @ end.mT + 0.1 * eye[:n, :n],
         draw(batch, n),
+        draw(batch, n + m).square() + 0.1,
     )
     return local, draw(batch, n)
 
@@ -213,7 +214,7 @@ def test_records_come_apart_and_together() -> None:
     leaves: list[Tensor] = []
     kept: list[object] = []
     form = taken_apart((local, first, 0.5, None), leaves, kept)
-    assert len(leaves) == 7
+    assert len(leaves) == 8
     assert kept == [0.5, None]
     again, last, number, nothing = put_together(form, iter(leaves), iter(kept))
     assert again.slope is local.slope

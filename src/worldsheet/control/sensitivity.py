@@ -103,6 +103,7 @@ def _factors(flat: Discretised, rest: RawResult, points: Tensor, weights: Tensor
         torch.zeros_like(rest.states[:, 1:].transpose(0, 1)),
         end.hessian + target.mT @ target / YIELD,
         torch.zeros_like(rest.states[:, -1]),
+        torch.zeros_like(points[:, 0]),
     )
     return _Factors(closed, local, jacobian, stiffness, target, rest.terminations == Termination.CONVERGED)
 

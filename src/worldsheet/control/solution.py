@@ -12,7 +12,6 @@ from worldsheet.control.derivatives import effort
 from worldsheet.control.discretized import Discretised
 from worldsheet.control.methods.history import History
 from worldsheet.control.methods.iterate import Residuals
-from worldsheet.control.methods.line_search import merit
 from worldsheet.control.methods.result import RawResult
 from worldsheet.control.problem import Problem
 from worldsheet.control.sensitivity import live, opened, weights_of
@@ -174,9 +173,8 @@ def solution_of(flat: Discretised, rest: RawResult, history: History | None) -> 
     """A flat result in the shapes of its problem, with its dependence on what requires grad."""
     problem, batch = flat.problem, flat.problem.batch
     size = problem.state_size
-    none = rest.states.new_zeros((*rest.controls.shape[:2], 0))
     with torch.no_grad():
-        cost = merit(flat, rest.states, rest.controls, none, none)[..., 0]
+        cost = flat.cost(rest.states, rest.controls)
     states, controls, cost = live(flat, rest, cost) or (rest.states, rest.controls, cost)
     times = flat.times(states)
 

@@ -18,7 +18,7 @@ from worldsheet.core.errors import InputError
 from worldsheet.dynamics import Riccati, Wave
 
 _MATCHED = Wave(impedance=Riccati())
-_MATCHED_TICKS, _WAVE_TICKS, _SWEEPS = 200, 20_000, 500
+_MATCHED_TICKS, _WAVE_TICKS, _SWEEPS = 300, 20_000, 500
 _WARM_BARRIER = 1e-3
 
 
@@ -53,8 +53,8 @@ def solve(
         problem: what to solve, for every initial state of its batch.
         method: how.
         initial_guess: controls, a `Guess`, or an earlier solution of the same sizes.
-        tol: largest residual at rest, relative to the mean size of states and costates where that is above 1.
-        max_ticks: budget; by default 200 for the matched wave, 20 000 for the scalar wave, 500 sweeps.
+        tol: largest residual at rest, each compared with the size of what it is made of (`Residuals`).
+        max_ticks: budget; by default 300 for the matched wave, 20 000 for the scalar wave, 500 sweeps.
         history: filled with one problem's fields at every tick.
 
     Raises:

@@ -1,6 +1,6 @@
 """The problem near a point: quadratic cost and linear dynamics, driven by the residuals."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -23,6 +23,7 @@ class Quadratic:
         gap: r, (N, B, n).
         end_hessian: P_N, (B, n, n).
         end_slope: g_N, (B, n).
+        curb: what one unit of regularisation adds to the Hessians' diagonals, (B, n + m).
     """
 
     hessian: Tensor
@@ -31,6 +32,7 @@ class Quadratic:
     gap: Tensor
     end_hessian: Tensor
     end_slope: Tensor
+    curb: Tensor
 
     @property
     def state_size(self) -> int:
@@ -38,22 +40,18 @@ class Quadratic:
         return self.gap.shape[-1]
 
     def lifted(self, shift: Tensor) -> "Quadratic":
-        """With shift (B,) times the identity added to every Hessian."""
-        eye = torch.eye(self.hessian.shape[-1], dtype=shift.dtype, device=shift.device)
-        size = self.state_size
-        return Quadratic(
-            self.hessian + shift[:, None, None] * eye,
-            self.slope,
-            self.transition,
-            self.gap,
-            self.end_hessian + shift[:, None, None] * eye[:size, :size],
-            self.end_slope,
+        """With shift (B,) times `curb` added to the diagonal of every Hessian."""
+        size, added = self.state_size, torch.diag_embed(shift[:, None] * self.curb)
+        return replace(
+            self,
+            hessian=self.hessian + added,
+            end_hessian=self.end_hessian + added[:, :size, :size],
         )
 
     def select(self, index: Tensor) -> "Quadratic":
         """Some of the problems, or copies of them."""
         stages = (self.hessian[:, index], self.slope[:, index], self.transition[:, index], self.gap[:, index])
-        return Quadratic(*stages, self.end_hessian[index], self.end_slope[index])
+        return Quadratic(*stages, self.end_hessian[index], self.end_slope[index], self.curb[index])
 
 
 @final

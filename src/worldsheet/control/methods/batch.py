@@ -1,14 +1,17 @@
 """The problems of a batch that move at present, and those that wait for a place."""
 
+from math import pi
 from typing import final
 
 import torch
 from torch import Tensor
 
 from worldsheet.control.discretized import Discretised
-from worldsheet.control.methods.initial_guess import Start
+from worldsheet.control.methods.initial_guess import Start, rollout, tame
 from worldsheet.control.methods.iterate import Iterate
 from worldsheet.control.methods.line_search import MEMORY
+
+RESTARTS = 2  # how often a problem that gets lost starts anew
 
 _NUMBERS = 2**20  # in the Hessians of the problems that move at once, so that they stay near the processor
 _POINTS = 8192  # stages that move at once where their number is fixed, so that few places stay empty in the end
@@ -23,12 +26,12 @@ class ActiveBatch:
         at: where they are.
         ticks: how many each has done, (W,).
         moving: which problem of the batch is in each place, (W,); −1 where a place is kept but empty.
-        restarted: which of them have started twice, (W,).
+        attempt: how often each has started anew, (W,).
     """
 
     def __init__(self, problem: Discretised, start: Start, barrier: float) -> None:
         self._all, self._barrier = problem, barrier
-        self._waiting = _started(problem, start, barrier)
+        self._waiting = _started(problem, start, barrier, curbed=False)
         stages, controls = start.controls.shape[1:]
         room = _NUMBERS // (stages * (problem.size + controls) ** 2)
         if problem.problem.execution.fixed:
@@ -36,7 +39,7 @@ class ActiveBatch:
         self._next = min(max(1, room), len(problem.start))
         self.moving = torch.arange(self._next, device=problem.start.device)
         self.ticks = torch.zeros_like(self.moving)
-        self.restarted = torch.zeros_like(self.moving, dtype=torch.bool)
+        self.attempt = torch.zeros_like(self.moving)
         self.problem, self.at = self._entered(self.moving)
 
     @property
@@ -64,7 +67,7 @@ class ActiveBatch:
         taken = self.taken.nonzero().flatten()
         if len(taken) < len(self.moving) and not self.problem.problem.execution.fixed:
             self.problem, self.at = self.problem.select(taken), self.at.select(taken)
-            self.moving, self.ticks, self.restarted = self.moving[taken], self.ticks[taken], self.restarted[taken]
+            self.moving, self.ticks, self.attempt = self.moving[taken], self.ticks[taken], self.attempt[taken]
 
     def _enter(self, places: Tensor) -> None:
         coming = torch.arange(self._next, self._next + len(places), device=places.device)
@@ -72,31 +75,36 @@ class ActiveBatch:
         self._next += len(places)
         self.at.put(places, at)
         self.problem = self.problem.put(places, problem)
-        self.moving[places], self.ticks[places], self.restarted[places] = coming, 0, False
+        self.moving[places], self.ticks[places], self.attempt[places] = coming, 0, 0
 
     def _restart(self, places: Tensor) -> None:
-        """All states where the first is, controls in the middle of what is allowed, nothing worth anything."""
-        problem = self.problem.select(places)
-        stages, controls = self.at.controls.shape[1:]
-        states = problem.start[:, None].repeat(1, stages + 1, 1)
-        low, high = problem.problem.limits()
-        middle = torch.where((high - low).isfinite(), (low + high) / 2, torch.zeros_like(low).clamp(low, high))
-        start = Start(states, torch.zeros_like(states), middle.expand(len(places), stages, controls).clone())
-        self.at.put(places, _started(problem, start, self._barrier))
-        self.restarted[places] = True
+        """Start anew, the second time elsewhere; now steps are held back in all states, too."""
+        problem, first = self.problem.select(places), self.attempt[places] == 0
+        waiting, swaying = _waiting(problem), _swaying(problem)
+        start = Start(
+            *(torch.where(first[:, None, None], one, other) for one, other in zip(waiting, swaying, strict=True))
+        )
+        self.at.put(places, _started(problem, start, self._barrier, curbed=True))
+        self.attempt[places] += 1
 
     def _entered(self, which: Tensor) -> tuple[Discretised, Iterate]:
         return self._all.select(which), self._waiting.select(which)
 
 
-def _started(problem: Discretised, start: Start, barrier: float) -> Iterate:
-    """Slacks and forces that fit a start."""
+def _started(problem: Discretised, start: Start, barrier: float, *, curbed: bool) -> Iterate:
+    """Slacks and forces that fit a start.
+
+    Regularisation is added to what is chosen, controls and a free duration: how much it holds a step back does not
+    depend on the units of states then. If `curbed`, it is added to states as well.
+    """
     count, size = len(start.states), problem.size
     with torch.no_grad():
         inequality = problem.stages(torch.cat((start.states[:, :-1], start.controls), -1))[..., 1 + size :]
         targets = problem.end(start.states[:, -1])[..., 1:]
     slacks = (-inequality).clamp(min=0.1 * min(1.0, barrier**0.5)).nan_to_num(1.0)
     each = start.states.new_zeros(count)
+    curb = each.new_ones((count, size + start.controls.shape[-1]))
+    curb[:, : size - problem.free] = float(curbed)
     return Iterate(
         states=start.states,
         costates=start.costates,
@@ -105,8 +113,44 @@ def _started(problem: Discretised, start: Start, barrier: float) -> Iterate:
         forces=barrier / slacks,
         pulls=torch.zeros_like(targets),
         barrier=each + (barrier if slacks.shape[-1] else 0.0),
+        sizes=start.states.abs().mean(1).clamp(min=1.0),
         shift=each.clone(),
+        curb=curb,
         weight=each.clone(),
         failures=each.clone(),
         past=each.new_full((count, MEMORY, 2), torch.inf),
     )
+
+
+def _waiting(problem: Discretised) -> Start:
+    """All states where the first is, controls in the middle of what is allowed."""
+    stages = problem.problem.steps
+    states = problem.start[:, None].repeat(1, stages + 1, 1)
+    middle = _middle(problem)[0].expand(len(states), stages, -1)
+    return Start(states, torch.zeros_like(states), middle.clone())
+
+
+def _swaying(problem: Discretised) -> Start:
+    """Where controls lead that sway about the middle of what is allowed, each with its own number of periods.
+
+    That leaves points of symmetry behind, such as a car at rest, where steering makes no difference to first order.
+    """
+    middle, reach = _middle(problem)
+    stages, controls = problem.problem.steps, len(middle)
+    turns = torch.linspace(0, 2 * pi, stages, dtype=middle.dtype, device=middle.device)[:, None]
+    number = torch.arange(1, controls + 1, dtype=middle.dtype, device=middle.device)
+    swayed = (
+        (middle + reach / 2 * (number * turns + 0.5).cos())
+        .clamp(*problem.problem.limits())
+        .expand(len(problem.start), stages, controls)
+    )
+    states = tame(rollout(problem, problem.start, swayed), problem.start)
+    return Start(states, torch.zeros_like(states), swayed.clone())
+
+
+def _middle(problem: Discretised) -> tuple[Tensor, Tensor]:
+    """The middle of what is allowed and how far it is to its edge, (m,); 0, or next to it, and ½ without two edges."""
+    low, high = problem.problem.limits()
+    bounded = (high - low).isfinite()
+    middle = torch.where(bounded, (low + high) / 2, torch.zeros_like(low).clamp(low, high))
+    return middle, torch.where(bounded, (high - low) / 2, 0.5)

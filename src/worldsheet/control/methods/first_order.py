@@ -11,7 +11,7 @@ from worldsheet.control.discretized import Discretised
 from worldsheet.control.methods.hamiltonian import control_curvature, convexified, improved, stationarity, weights
 from worldsheet.control.methods.history import History
 from worldsheet.control.methods.initial_guess import Start
-from worldsheet.control.methods.iterate import Residuals
+from worldsheet.control.methods.iterate import Residuals, compared
 from worldsheet.control.methods.result import RawResult, Termination
 
 _REFRESH = 20  # ticks between two looks at H_uu, which is constant in most problems
@@ -152,7 +152,7 @@ def _residuals(problem: Discretised, now: _Fields, seen: _Seen) -> Residuals:
 
 
 def _endings(found: Residuals, now: _Fields, settings: Scattered, *, last: bool) -> Tensor:
-    worst, largest = found.relative(now.states, now.costates), found.worst()
+    worst, largest = compared(found, now.states, now.costates).worst(), found.worst()
     over = Termination.SPENT if last else Termination.RUNNING
     ending = torch.full(worst.shape, over.value, device=worst.device)
     ending = torch.where(worst <= settings.tol, Termination.CONVERGED.value, ending)

@@ -12,7 +12,7 @@ from worldsheet.control.expansion import expand_end, expand_stages
 from worldsheet.control.methods.hamiltonian import control_curvature, convexified, improved, stationarity, weights
 from worldsheet.control.methods.history import History
 from worldsheet.control.methods.initial_guess import Start, rollout
-from worldsheet.control.methods.iterate import Residuals
+from worldsheet.control.methods.iterate import Residuals, compared
 from worldsheet.control.methods.result import RawResult, Termination
 from worldsheet.core.errors import InputError
 
@@ -85,7 +85,9 @@ def relax_by_sweeps(problem: Discretised, start: Start, settings: Sweeping, hist
 
 def _endings(states: Tensor, costates: Tensor, found: Residuals, settings: Sweeping, *, last: bool) -> Tensor:
     over = Termination.SPENT if last else Termination.RUNNING
-    ending = torch.where(found.relative(states, costates) <= settings.tol, Termination.CONVERGED.value, over.value)
+    ending = torch.where(
+        compared(found, states, costates).worst() <= settings.tol, Termination.CONVERGED.value, over.value
+    )
     sane = torch.maximum(states.abs().amax((1, 2)), costates.abs().amax((1, 2))) < _OVERFLOW
     return torch.where(sane, ending, Termination.OVERFLOWED.value)
 

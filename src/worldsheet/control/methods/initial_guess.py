@@ -1,7 +1,7 @@
 """Where a search starts."""
 
 from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -30,9 +30,7 @@ class Guess:
     duration: Tensor | None = None
 
 
-@final
-@dataclass(frozen=True)
-class Start:
+class Start(NamedTuple):
     """Fields before tick 0, (B, N + 1, nz) and (B, N, m)."""
 
     states: Tensor
@@ -57,9 +55,7 @@ def start_of(problem: Discretised, guess: Guess) -> Start:
         first[:, -1] = (guess.duration.detach().reshape(-1) / given.duration.guess).log()
     states = _flat(problem, "states", guess.states, (steps + 1, size))
     if states is None:
-        states = rollout(problem, first, controls)
-        wild = ~(states.abs().amax((1, 2)) < _FAR)
-        states = torch.where(wild[:, None, None], first[:, None], states)
+        states = tame(rollout(problem, first, controls), first)
     else:
         states = torch.cat((states, first[:, None, size:].expand(-1, steps + 1, -1)), -1)
         states[:, 0] = first
@@ -75,6 +71,12 @@ def rollout(problem: Discretised, first: Tensor, controls: Tensor) -> Tensor:
         for stage, control in zip(torch.arange(controls.shape[1]).to(first), controls.unbind(1), strict=True):
             states.append(run(_followed, problem, states[-1], control.contiguous(), stage.clone()))
     return torch.stack(states, 1)
+
+
+def tame(states: Tensor, first: Tensor) -> Tensor:
+    """The states (B, N + 1, nz), or the first of them throughout where they leave a box of size 1e8."""
+    wild = ~(states.abs().amax((1, 2)) < _FAR)
+    return torch.where(wild[:, None, None], first[:, None], states)
 
 
 def _followed(problem: Discretised, state: Tensor, control: Tensor, stage: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Where a search stands: the fields of every problem of a batch, and what the residuals say of them."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import final
 
 import torch
@@ -25,7 +25,9 @@ class Iterate:
         forces: multipliers of G ≤ 0, > 0, (B, N, p).
         pulls: multipliers of ψ = 0, (B, k).
         barrier: μ, what s · force is held at, (B,).
-        shift: added to the Hessians in the last step, (B,).
+        sizes: of each state, the largest of its means over the horizon so far, at least 1, (B, nz).
+        shift: added to the Hessians in the last step, in units of `curb`, (B,).
+        curb: what one unit of shift adds to the diagonal of a stage's Hessian, (B, nz + m).
         weight: of the constraints in the merit function, (B,).
         failures: ticks without progress in a row, (B,).
         past: merit of the last ticks as (cost with barrier, violation), (B, M, 2), infinite where there was none.
@@ -38,7 +40,9 @@ class Iterate:
     forces: Tensor
     pulls: Tensor
     barrier: Tensor
+    sizes: Tensor
     shift: Tensor
+    curb: Tensor
     weight: Tensor
     failures: Tensor
     past: Tensor
@@ -51,6 +55,10 @@ class Iterate:
         """Write other problems into these places."""
         for field in fields(self):
             getattr(self, field.name)[index] = getattr(other, field.name)
+
+    def grown(self) -> "Iterate":
+        """With the sizes of these states."""
+        return replace(self, sizes=torch.maximum(self.sizes, self.states.abs().mean(1)))
 
     def points(self) -> Tensor:
         """W = (z, u) of every stage, (B, N, nz + m)."""
@@ -111,14 +119,16 @@ def conditions(problem: Discretised, at: Iterate, stage: Expansion) -> Condition
 @final
 @dataclass(frozen=True)
 class Residuals:
-    """The largest violation of each optimality condition, one number per problem.
+    """The largest violation of each optimality condition, one number per problem, compared with what it is made of.
 
     Attributes:
-        dynamics: |F − x⁺|, in units of the state.
-        costate: |H_x − λ|, at the end |φ_x − λ_N|, in units of cost per state.
-        control: |H_u| with the multipliers of bounds and path constraints, in units of cost per control.
-        complementarity: slack times multiplier.
-        constraint: what exceeds bounds and path constraints, and |ψ|.
+        dynamics: |F − x⁺| of each state over its mean size where that is above 1.
+        costate: |H_x − λ|, at the end |φ_x − λ_N|, of each state over a hundredth of its mean costate where that is
+            above 1.
+        control: |H_u| with the multipliers of bounds and path constraints, of each control over a hundredth of what
+            costates push it with, where that is above 1.
+        complementarity: slack times multiplier, over the cost where that is below 1.
+        constraint: what exceeds bounds and path constraints, and |ψ|, compared with nothing.
     """
 
     dynamics: Tensor
@@ -134,42 +144,89 @@ class Residuals:
             found = torch.maximum(found, getattr(self, field.name))
         return found
 
-    def relative(self, states: Tensor, costates: Tensor) -> Tensor:
-        """The largest residual, (B,), in units that fit the fields.
-
-        Dynamics are compared with the mean state where that is above 1; costates, controls and products with a
-        hundredth of the mean costate where that is above 1; constraints with nothing. The tenth of the stages with the
-        largest costates does not count: one multiplier without limit must not make everything small beside it.
-        """
-        length = states.abs().mean((1, 2)).clamp(min=1.0)
-        stages = costates.abs().mean(2).sort(1).values
-        worth = (0.01 * stages[:, : max(1, 9 * stages.shape[1] // 10)].mean(1)).clamp(min=1.0)
-        dual = torch.maximum(torch.maximum(self.costate, self.control), self.complementarity)
-        return torch.maximum(torch.maximum(self.dynamics / length, dual / worth), self.constraint)
-
     def reshaped(self, shape: torch.Size) -> "Residuals":
         """For a batch of that shape."""
         return mapped(lambda part: part.reshape(shape), self)
 
 
-def residuals(problem: Discretised, at: Iterate, found: Conditions) -> Residuals:
+@final
+@dataclass(frozen=True)
+class Units:
+    """What residuals are compared with, so that the units of states and controls make no difference (28).
+
+    A costate of the tenth of the stages where it is largest does not count: one multiplier without limit must not make
+    everything small beside it. What is of size 1 or less is compared with 1, in a problem of small cost with that cost.
+
+    Attributes:
+        states: (B, nz).
+        costates: (B, nz).
+        controls: (B, m).
+        cost: (B,).
+    """
+
+    states: Tensor
+    costates: Tensor
+    controls: Tensor
+    cost: Tensor
+
+    @staticmethod
+    def of(at: Iterate, found: Conditions) -> "Units":
+        """At an iterate."""
+        size = at.states.shape[-1]
+        pushed = (at.costates[:, 1:, None, :] @ found.stage.jacobian[..., 1 : 1 + size, size:])[..., 0, :]
+        cost = found.stage.values[..., 0].abs().sum(-1) + found.end.values[..., 0].abs()
+        least = cost.clamp(_LEAST_COST, 1.0)[:, None]
+        return Units(
+            at.sizes,
+            torch.maximum(_SHARE * _usual(at.costates), least),
+            torch.maximum(_SHARE * _usual(pushed), least),
+            least[:, 0],
+        )
+
+
+_SHARE = 0.01
+_LEAST_COST = 1e-6
+
+
+def _usual(values: Tensor) -> Tensor:
+    """The mean size over stages (B, N, n), the tenth with the largest left out: (B, n)."""
+    ordered = values.abs().sort(1).values
+    return ordered[:, : max(1, 9 * ordered.shape[1] // 10)].mean(1)
+
+
+def residuals(problem: Discretised, at: Iterate, found: Conditions, units: Units) -> Residuals:
     """Residuals of the problem itself, without a barrier."""
     size, free = problem.size, problem.free
-    inner = torch.cat((found.slope[:, 1:, :size].flatten(1), found.end_slope, at.costates[:, 0, size - free :]), -1)
+    costate = torch.cat((found.slope[:, 1:, :size], found.end_slope[:, None]), 1) / units.costates[:, None]
+    inner = costate.flatten(1)
     if free:
-        inner = torch.cat((inner, found.slope[:, 0, size - free : size]), -1)
+        edges = torch.stack((at.costates[:, 0], found.slope[:, 0, :size]), 1) / units.costates[:, None]
+        inner = torch.cat((inner, edges[..., size - free :].flatten(1)), -1)
     return Residuals(
-        _largest(found.gap),
+        _largest(found.gap / units.states[:, None]),
         _largest(inner),
-        _largest(found.slope[..., size:]),
-        complementarity(at, torch.zeros_like(at.barrier)),
+        _largest(found.slope[..., size:] / units.controls[:, None]),
+        complementarity(at, torch.zeros_like(at.barrier), units),
         torch.maximum(_largest(found.misfit), _largest(found.target())),
     )
 
 
-def complementarity(at: Iterate, barrier: Tensor) -> Tensor:
+def complementarity(at: Iterate, barrier: Tensor, units: Units) -> Tensor:
     """How far s · force is from a barrier, (B,)."""
-    return _largest(at.slacks * at.forces - barrier[:, None, None])
+    return _largest(at.slacks * at.forces - barrier[:, None, None]) / units.cost
+
+
+def compared(found: Residuals, states: Tensor, costates: Tensor) -> Residuals:
+    """Dynamics over the mean state and all that is dual over a hundredth of the mean costate, where those exceed 1."""
+    length = states.abs().mean((1, 2)).clamp(min=1.0)
+    worth = (_SHARE * _usual(costates).mean(1)).clamp(min=1.0)
+    return Residuals(
+        found.dynamics / length,
+        found.costate / worth,
+        found.control / worth,
+        found.complementarity / worth,
+        found.constraint,
+    )
 
 
 def _largest(values: Tensor) -> Tensor:

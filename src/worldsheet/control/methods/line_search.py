@@ -99,8 +99,8 @@ def _aimed(at: Iterate, found: Conditions, step: Step, shift: Tensor, fine: Tens
     whole = expanded(at, found, step, shift, fine)
     full = _room(at.slacks, whole.slacks)
     slope, bend = _promised(at, found, whole)
-    here = _merit(found.stage.values, found.end.values, at.states, at.slacks, at.barrier)
-    weight = (slope + 0.5 * bend.clamp(min=0)) / ((1 - _MARGIN) * here[..., 1] + 1e-8)
+    here = _merit(found.stage.values, found.end.values, at.states, at.slacks, at)
+    weight = (slope + 0.5 * bend.clamp(min=0)) / ((1 - _MARGIN) * here[..., 1] + 1e-14)
     weight = torch.maximum(weight, 0.5 * at.weight)
     past = torch.cat((at.past[:, 1:], here[:, None]), 1)
     ceiling = torch.where(past[..., 0].isfinite(), past[..., 0] + weight[:, None] * past[..., 1], -torch.inf).amax(-1)
@@ -125,21 +125,17 @@ def _settled(at: Iterate, aim: Aim, length: Tensor, good: Tensor) -> Iterate:
     return replace(moved, past=aim.past, weight=aim.weight, shift=lifted, failures=failures)
 
 
-def merit(problem: Discretised, states: Tensor, controls: Tensor, slacks: Tensor, barrier: Tensor) -> Tensor:
-    """Cost with barrier, and sum of all violations, (..., B, 2); infinite where a function is not finite."""
-    with torch.no_grad():
-        stage = problem.stages(torch.cat((states[..., :-1, :], controls), -1))
-        return _merit(stage, problem.end(states[..., -1, :]), states, slacks, barrier)
+def _merit(stage: Tensor, end: Tensor, states: Tensor, slacks: Tensor, at: Iterate) -> Tensor:
+    """Cost with barrier, and sum of all violations, (..., B, 2), from values (L, F, G) and (φ, ψ).
 
-
-def _merit(stage: Tensor, end: Tensor, states: Tensor, slacks: Tensor, barrier: Tensor) -> Tensor:
-    """From values (L, F, G) and (φ, ψ)."""
+    What a state of dynamics misses counts relative to its size; infinite where a function is not finite.
+    """
     size = states.shape[-1]
     cost = stage[..., 0].sum(-1) + end[..., 0]
-    gap = stage[..., 1 : 1 + size] - states[..., 1:, :]
+    gap = (stage[..., 1 : 1 + size] - states[..., 1:, :]) / at.sizes[:, None]
     violation = gap.abs().sum((-2, -1)) + end[..., 1:].abs().sum(-1)
     if slacks.shape[-1]:
-        cost = cost - barrier * slacks.log().sum((-2, -1))
+        cost = cost - at.barrier * slacks.log().sum((-2, -1))
         violation = violation + (stage[..., 1 + size :] + slacks).abs().sum((-2, -1))
     return torch.stack((cost, violation), -1).nan_to_num(torch.inf, torch.inf, torch.inf)
 
@@ -150,7 +146,7 @@ def _tried(problem: Discretised, at: Iterate, step: Direction, lengths: Tensor, 
     states, slacks = at.states + along * step.states, at.slacks + along * step.slacks
     with torch.no_grad():
         stage = problem.stages(_points(at, step, lengths)) if values is None else values
-        return _merit(stage, problem.end(states[..., -1, :]), states, slacks, at.barrier)
+        return _merit(stage, problem.end(states[..., -1, :]), states, slacks, at)
 
 
 def _points(at: Iterate, step: Direction, lengths: Tensor) -> Tensor:

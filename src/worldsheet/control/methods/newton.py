@@ -10,10 +10,18 @@ from worldsheet.control.compiled.execution import mapped
 from worldsheet.control.derivatives import Expansion
 from worldsheet.control.discretized import Discretised
 from worldsheet.control.lqr.subproblem import Quadratic
-from worldsheet.control.methods.batch import ActiveBatch
+from worldsheet.control.methods.batch import RESTARTS, ActiveBatch
 from worldsheet.control.methods.history import History
 from worldsheet.control.methods.initial_guess import Start
-from worldsheet.control.methods.iterate import Conditions, Iterate, Residuals, complementarity, conditions, residuals
+from worldsheet.control.methods.iterate import (
+    Conditions,
+    Iterate,
+    Residuals,
+    Units,
+    complementarity,
+    conditions,
+    residuals,
+)
 from worldsheet.control.methods.kkt import condensed, direction
 from worldsheet.control.methods.line_search import search
 from worldsheet.control.methods.result import RawResult, Termination
@@ -68,7 +76,8 @@ def relax_matched(problem: Discretised, start: Start, settings: Matched, history
     with quadratic cost are solved in one tick; elsewhere convergence is quadratic near a solution. Cost per tick: one
     evaluation of all stages with derivatives, 2 log N products of n × n scatterers for few problems or N small steps
     for many, and one or two evaluations of the merit. Of a large batch as many as fit a processor's cache move at once;
-    a problem that ends makes room for the next. One that gets lost starts a second time, waiting where it is.
+    a problem that ends makes room for the next. One that gets lost starts anew, first waiting where it is, then
+    swaying.
     """
     places = ActiveBatch(problem, start, settings.barrier)
     results = _ResultBuffer(problem, start)
@@ -83,7 +92,7 @@ def relax_matched(problem: Discretised, start: Start, settings: Matched, history
         moved = direction(
             part, seen.at, seen.local, running | places.taken & (seen.terminations == Termination.CONVERGED)
         )
-        again = places.taken & ~spent & ~places.restarted & _lost(seen.terminations)
+        again = places.taken & ~spent & (places.attempt < RESTARTS) & _lost(seen.terminations)
         ended = places.taken & ~running & ~again
         results.put(places.moving, ended, seen, moved[0].gains, ticks)
         after = search(part, seen.at, seen.found, moved, running) if bool(running.any()) else seen.at
@@ -101,15 +110,17 @@ def _lost(terminations: Tensor) -> Tensor:
 
 def _look(problem: Discretised, at: Iterate, stage: Expansion, spent: Tensor, tol: float) -> _Seen:
     found = conditions(problem, at, stage)
-    now = residuals(problem, at, found)
+    at = at.grown()
+    units = Units.of(at, found)
+    now = residuals(problem, at, found, units)
     terminations = _endings(problem, at, now, tol, spent)
-    calm = _calmer(at, now, tol)
+    calm = _calmer(at, now, units, tol)
     return _Seen(calm, found, now, terminations, condensed(problem, calm, found))
 
 
 def _endings(problem: Discretised, at: Iterate, now: Residuals, tol: float, spent: Tensor) -> Tensor:
     """Which problems have come to an end, and why."""
-    worst = now.relative(at.states, at.costates)
+    worst = now.worst()
     stuck = at.failures >= _PATIENCE
     met = now.constraint <= 1e3 * tol
     ending = torch.where(
@@ -121,16 +132,16 @@ def _endings(problem: Discretised, at: Iterate, now: Residuals, tol: float, spen
     return torch.where(problem.start.isfinite().all(-1), ending, Termination.NO_START.value)
 
 
-def _calmer(at: Iterate, now: Residuals, tol: float) -> Iterate:
+def _calmer(at: Iterate, now: Residuals, units: Units, tol: float) -> Iterate:
     """Lower the barrier where the conditions hold to within it."""
     if not at.slacks.shape[-1]:
         return at
-    floor, barrier = tol / 10, at.barrier
+    floor, barrier = tol / 10 * units.cost, at.barrier
     for _ in range(4):
-        product = complementarity(at, barrier)
-        worst = replace(now, complementarity=product).relative(at.states, at.costates)
-        lower = torch.minimum(0.2 * barrier, barrier**1.5).clamp(min=floor)
-        barrier = torch.where(worst <= _CLOSE * barrier, lower, barrier)
+        worst = replace(now, complementarity=complementarity(at, barrier, units)).worst()
+        lower = torch.minimum(0.2 * barrier, barrier**1.5)
+        lower = torch.minimum(torch.maximum(lower, floor), barrier)
+        barrier = torch.where(worst <= _CLOSE * barrier / units.cost, lower, barrier)
     changed = (barrier < at.barrier)[:, None, None]
     return replace(at, barrier=barrier, past=torch.where(changed, torch.inf, at.past))
 

@@ -1,0 +1,149 @@
+"""Problems whose units, symmetry or missing cost once kept the search from its end, against IPOPT's costs."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import worldsheet as ws
+
+C, DOUBLE = ws.control, torch.float64
+
+
+def swing_up(unit: float) -> ws.control.Problem:
+    """A pendulum with a third state that counts ∫u² in a unit of its own; the cost does not depend on the unit."""
+
+    def dynamics(x: Tensor, u: Tensor, t: Tensor) -> Tensor:
+        angle, speed, _ = x.unbind(-1)
+        force = u[..., 0]
+        return torch.stack((speed, force - 9.81 * angle.sin() - 0.1 * speed, unit * force.square()), -1)
+
+    def terminal(x: Tensor) -> Tensor:
+        angle, speed, energy = x.unbind(-1)
+        return 10 * ((angle - math.pi).square() + speed.square()) + 0.05 * energy / unit
+
+    return C.Problem(
+        dynamics=dynamics,
+        running_cost=lambda x, u, t: 0.1 * (x[..., 0] - math.pi).square() + 0.01 * x[..., 1].square(),
+        terminal_cost=terminal,
+        control_size=1,
+        steps=60,
+        dt=0.05,
+        initial_state=torch.zeros(3, dtype=DOUBLE),
+        integrator=C.ExplicitEuler(),
+        bounds=(-8.0, 8.0),
+    )
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-3, 1e-9, 1e3, 1e6])
+def test_the_unit_of_a_state_makes_no_difference(unit: float) -> None:
+    problem = swing_up(unit)
+    found = C.solve(problem)
+    assert found.outcome.converged
+    assert found.outcome.ticks < 30
+    assert float(found.cost) == pytest.approx(3.563870, abs=1e-6)
+    state = problem.initial_state
+    for control in found.controls:  # what is claimed of the third state is what its controls come to
+        state = state + 0.05 * problem.dynamics(state, control, torch.tensor(0.0))
+    assert float(found.states[-1, 2]) == pytest.approx(float(state[2]), rel=1e-7)
+
+
+def glider(length: float, speed: float) -> ws.control.Trajectory:
+    """The hang glider of COPS, as far as possible, in units of so many metres and metres per second."""
+
+    def dynamics(x: Tensor, u: Tensor, t: Tensor) -> Tensor:
+        across, _, vx, vy = (x * x.new_tensor((length, length, speed, speed))).unbind(-1)
+        lifting = u[..., 0]
+        away = (across / 100 - 2.5).square()
+        sinking = vy - 2.5 * (1 - away) * (-away).exp()
+        v = (vx.square() + sinking.square()).sqrt()
+        drag = 0.5 * (0.034 + 0.069662 * lifting.square()) * 1.13 * 14 * v.square()
+        lift = 0.5 * lifting * 1.13 * 14 * v.square()
+        ax = (-lift * sinking / v - drag * vx / v) / 100
+        ay = (lift * vx / v - drag * sinking / v) / 100 - 9.80665
+        return torch.stack((vx / length, vy / length, ax / speed, ay / speed), -1)
+
+    units = torch.tensor((length, length, speed, speed), dtype=DOUBLE)
+    start = torch.tensor((0.0, 1000.0, 13.2275675, -1.28750052), dtype=DOUBLE) / units
+    end = torch.tensor((1320.0, 900.0, 13.2275675, -1.28750052), dtype=DOUBLE) / units
+    problem = C.Problem(
+        dynamics=dynamics,
+        running_cost=lambda x, u, t: 0 * x[..., 0],
+        terminal_cost=lambda x: -x[..., 0],
+        terminal_constraint=lambda x: x[..., 1:] - end[1:],
+        initial_state=start,
+        control_size=1,
+        steps=100,
+        duration=C.FreeDuration(100.0),
+        bounds=(0.0, 1.4),
+    )
+    part = torch.linspace(0, 1, 101, dtype=DOUBLE)[:, None]
+    guess = C.Guess(controls=torch.ones(100, 1, dtype=DOUBLE), states=start + part * (end - start))
+    return C.solve(problem, initial_guess=guess)
+
+
+@pytest.mark.parametrize(("length", "speed"), [(100.0, 10.0), (1.0, 1.0), (10.0, 1.0)])
+def test_a_glider_flies_as_far_in_metres_as_in_hundreds_of_them(length: float, speed: float) -> None:
+    found = glider(length, speed)
+    assert found.outcome.converged
+    assert -float(found.cost) * length == pytest.approx(1247.74, abs=0.01)
+
+
+def test_a_boat_without_a_cost_of_steering_arrives_to_the_default_tolerance() -> None:
+    """Zermelo: near the end a step that meets the constraints must count for more than the cost that it gives up."""
+    problem = C.Problem(
+        dynamics=lambda x, u, t: torch.stack((u[..., 0].cos() - x[..., 1], u[..., 0].sin()), -1),
+        running_cost=lambda x, u, t: 1 + 0 * x[..., 0],
+        terminal_constraint=lambda x: x,
+        initial_state=torch.tensor((3.66, -1.86), dtype=DOUBLE),
+        control_size=1,
+        steps=60,
+        duration=C.FreeDuration(5.0),
+    )
+    found = C.solve(problem)
+    assert found.outcome.converged
+    assert float(found.duration) == pytest.approx(5.4581812, abs=1e-6)
+
+
+def parking() -> ws.control.Problem:
+    """A car that moves one metre on and two aside in the least time; at rest, steering makes no difference."""
+
+    def dynamics(x: Tensor, u: Tensor, t: Tensor) -> Tensor:
+        heading, speed, wheel = x[..., 2], x[..., 3], x[..., 4]
+        turning = speed * wheel.tan() / 2.5
+        return torch.stack((speed * heading.cos(), speed * heading.sin(), turning, u[..., 0], u[..., 1]), -1)
+
+    def limits(x: Tensor, u: Tensor, t: Tensor) -> Tensor:
+        y, speed, wheel = x[..., 1], x[..., 3], x[..., 4]
+        return torch.stack((speed - 2, -2 - speed, wheel - 0.6, -0.6 - wheel, y - 3.5, -0.1 - y), -1)
+
+    return C.Problem(
+        dynamics=dynamics,
+        running_cost=lambda x, u, t: 1 + 0.01 * u.square().sum(-1),
+        terminal_constraint=lambda x: x - x.new_tensor((1.0, 0.0, 0.0, 0.0, 0.0)),
+        initial_state=torch.tensor((0.0, 2.0, 0.0, 0.0, 0.0), dtype=DOUBLE),
+        control_size=2,
+        steps=80,
+        duration=C.FreeDuration(8.0),
+        bounds=([-1.5, -0.8], [1.5, 0.8]),
+        path_constraint=limits,
+    )
+
+
+def standing(part: Tensor) -> Tensor:
+    zero = 0 * part
+    return torch.stack((part, 2 - 2 * part, zero, zero, zero), -1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guess", [None, standing], ids=["no guess", "a straight line at rest"])
+def test_a_car_parks_from_a_guess_at_rest(guess: Callable[[Tensor], Tensor] | None) -> None:
+    problem = parking()
+    states = None if guess is None else guess(torch.linspace(0, 1, 81, dtype=DOUBLE))
+    found = C.solve(problem, initial_guess=C.Guess(states=states))
+    assert found.outcome.converged
+    assert float(found.cost) < 1.001 * 7.2638  # IPOPT's from the same guesses
+    assert problem.path_constraint is not None
+    assert float(problem.path_constraint(found.states[:-1], found.controls, found.times[:-1]).max()) < 1e-8
