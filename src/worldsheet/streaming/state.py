@@ -66,8 +66,8 @@ class Snapshot(Watched):
         """
         if self._point is None:
             raise InputError(
-                f"a look at t = {self.time:g} after the network went on",
-                "a moment until the next step: its edges are the network's own, which moves them",
+                f"the snapshot of t = {self.time:g} cannot be read any more, since the network has taken its next step",
+                "a snapshot until the next step: its edges are the network's own, which moves them",
                 "ask for energies right after the step, record them with a Trace, or clone what is to be kept",
             )
         return self._point
