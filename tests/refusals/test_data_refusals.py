@@ -92,6 +92,9 @@ def test_no_network_ends_in_the_same_refusal(tmp_path: Path, monkeypatch: pytest
 def test_a_named_folder_that_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataMissingError, match=r"--data-dir .*mispelt does not exist\n"):
         load("mnist", tmp_path / "mispelt")
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(DataMissingError, match=r"--data-dir .*file is not a folder\n"):
+        load("mnist", tmp_path / "file")
     monkeypatch.setenv("WORLDSHEET_DATA", str(tmp_path / "gone"))
     with pytest.raises(DataMissingError, match=r"\$WORLDSHEET_DATA .*gone does not exist\n"):
         load("mnist")

@@ -89,7 +89,7 @@ def _named(files: Files, data_dir: str | Path | None) -> list[Path]:
     for origin, folder in named:
         if not folder.is_dir():
             raise DataMissingError(
-                problem=f"{origin} {folder} does not exist" + (", or is no folder" if folder.exists() else ""),
+                problem=f"{origin} {folder} " + ("is not a folder" if folder.exists() else "does not exist"),
                 accepted=_accepted(files),
                 remedy=f"correct {origin} or create the folder; {_remedy(files)}",
             )
