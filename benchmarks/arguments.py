@@ -13,7 +13,11 @@ def threads_of(text: str) -> tuple[int, ...]:
     """
     counts = text.split(",")
     if not all(count.strip().isdecimal() and int(count) > 0 for count in counts):
-        raise InputError(f"--threads {text}", "whole numbers above 0 with commas between", "use --threads 1,2")
+        raise InputError(
+            f"--threads must be whole numbers above 0, got {text}",
+            "numbers with commas between them",
+            "use --threads 1,2",
+        )
     return tuple(dict.fromkeys(int(count) for count in counts))
 
 
@@ -24,7 +28,11 @@ def rounds_of(repeats: int) -> int | None:
         InputError: a negative number.
     """
     if repeats < 0:
-        raise InputError(f"--repeats {repeats}", "1 or more, or 0 for each case's own number", "leave it out")
+        raise InputError(
+            f"--repeats must not be negative, got {repeats}",
+            "1 or more, or 0 for each case's own number",
+            "leave it out",
+        )
     return repeats or None
 
 
@@ -46,7 +54,7 @@ def device_of(name: str) -> torch.device:
 
 def _no_device(name: str, reason: str) -> InputError:
     return InputError(
-        f"device {name!r}: {reason}",
+        f"device {name!r} cannot be used: {reason}",
         "a device that this torch can use and measure: cpu, cuda, cuda:1",
         "use --device cpu, or install a torch built for the device",
     )

@@ -42,7 +42,11 @@ def pipeline(
     the order keep them?
     """
     if rounds < 0 or not (stages == 0 or 2 <= stages <= 64):
-        raise InputError(f"--rounds {rounds} --stages {stages}", "0 or more rounds, 2 to 64 stages", "leave them out")
+        raise InputError(
+            f"--rounds must be at least 0 and --stages between 2 and 64, got {rounds} and {stages}",
+            "0 or more rounds, 2 to 64 stages",
+            "leave them out",
+        )
     names = list(dict.fromkeys(case or ((next(iter(CASES)), ASLEEP) if quick else _NAMES)))
     for name in names:
         choose("case", name, dict.fromkeys(_NAMES))

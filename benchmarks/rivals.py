@@ -108,7 +108,7 @@ def _number(name: str, line: str) -> float:
 
 def _no_rival(name: str, reason: str) -> InputError:
     return InputError(
-        f"--{name}: {reason}",
+        f"--{name} cannot be measured: {reason}",
         f"a Python in whose environment {name} can be imported",
         f"make one with `python -m venv DIR && DIR/bin/pip install {name}`, or leave --{name} out",
     )

@@ -86,7 +86,9 @@ def stream(
 ) -> None:
     """Measure a step of learning in real time beside the forward dynamics and beside BPTT over 1, 16, 64 steps."""
     if rounds < 1 or thread_count < 1:
-        raise InputError(f"--rounds {rounds} --threads {thread_count}", "1 or more", "leave them out")
+        raise InputError(
+            f"--rounds and --threads must be at least 1, got {rounds} and {thread_count}", "1 or more", "leave them out"
+        )
     where = torch.empty(0, device=device).device
     machine, log = this_machine(where, (thread_count,)), Console(stderr=True)
     log.print(str(machine), highlight=False, soft_wrap=True)

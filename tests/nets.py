@@ -94,11 +94,11 @@ def distance(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
 
 def assert_tells(error: ws.WorldsheetError, *fragments: str) -> None:
     """All three parts are there, and each fragment is in the text."""
-    assert error.given
+    assert error.problem
     assert error.accepted
     assert error.remedy
     text = str(error)
-    assert text == f"{error.given}\n  accepted: {error.accepted}\n  remedy: {error.remedy}"
+    assert text == f"{error.problem}\n  accepted: {error.accepted}\n  remedy: {error.remedy}"
     for fragment in fragments:
         assert fragment in text
 

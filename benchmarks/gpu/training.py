@@ -151,7 +151,7 @@ class Training(Part):
     def items(self, plan: Plan) -> Sequence[Item]:
         """Half of what is left of the time for each."""
         if plan.device.type == "cpu" and not plan.toy:
-            raise NotHereError("a training of full size on a CPU")
+            raise NotHereError("a training of full size is not run on a CPU")
         share = max(1.0, plan.deadline - time.monotonic()) / len(_METHODS)
         items = [Item(method, partial(trained, method, plan, share)) for method in _METHODS]
         return [*items, Item("difference", partial(difference, plan.out))]

@@ -75,7 +75,8 @@ class Claim:
         try:
             return dict(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
-            raise RunFolderError(f"{path}: {error}", "what the claim expects, as JSON", "restore the file") from error
+            problem = f"{path} cannot be read: {error}"
+            raise RunFolderError(problem, "what the claim expects, as JSON", "restore the file") from error
 
     @property
     def name(self) -> str:
@@ -131,7 +132,7 @@ def claims_in(folder: Path) -> dict[str, Claim]:
     found = {path.parent.name: Claim(path.parent) for path in sorted(folder.glob("*/expected.json"))}
     if not found:
         raise InputError(
-            f"no experiments in {folder}",
+            f"there are no experiments in {folder}",
             "a folder whose subfolders hold expected.json and run.py",
             "call from a checkout of the project, or name the folder with --folder",
         )

@@ -77,5 +77,5 @@ class Record:
             return Record(**{**plain, "size": Size(plain["size"])})
         except (ValueError, TypeError, KeyError) as error:
             raise RunFolderError(
-                f"{path}: {error!r}", "a record of an experiment", "run the experiment anew"
+                f"{path} cannot be read as a record: {error!r}", "a record of an experiment", "run the experiment anew"
             ) from error

@@ -83,7 +83,9 @@ def _measured(claim: Claim, measure: Measure, size: Size, device: torch.device, 
 def _recorded(claim: Claim, size: Size) -> Record:
     record = claim.record(size)
     if record is None:
-        raise InputError(f"no record of size {size.value}", "one that was measured", "leave out --draw to measure it")
+        raise InputError(
+            f"there is no record of size {size.value}", "one that was measured", "leave out --draw to measure it"
+        )
     return record
 
 

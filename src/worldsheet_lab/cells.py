@@ -34,7 +34,10 @@ class Cells:
             try:
                 self._kept = dict(json.loads(path.read_text(encoding="utf-8")))
             except ValueError as error:
-                raise RunFolderError(f"{path}: {error}", "a file of cells", "delete it to begin anew") from error
+                problem = f"{path} cannot be read as results that were kept: {error}"
+                raise RunFolderError(
+                    problem, "the file that an earlier run wrote", "delete it to begin anew"
+                ) from error
 
     def get(self, key: str, compute: Callable[[], Any]) -> Any:
         """The value under `key`, computed if it is not known: anything that JSON can hold."""

@@ -20,7 +20,7 @@ def choose(kind: str, name: str, table: Mapping[str, Choice]) -> Choice:
     begun = [known for known in table if name and known.startswith(name.lower())]
     close = begun or difflib.get_close_matches(name.lower(), table, n=1)
     raise InputError(
-        given=f"no {kind} is called {name!r}",
+        problem=f"no {kind} is called {name!r}",
         accepted=", ".join(table),
         remedy=f"did you mean {close[0]!r}?" if close else "choose one of these names",
     )

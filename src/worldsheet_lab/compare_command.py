@@ -110,7 +110,7 @@ def _refuse_beside_resume(given: Mapping[str, Any]) -> None:
     ]
     if others:
         raise InputError(
-            "--resume together with " + ", ".join(f"--{name.replace('_', '-')}" for name in others),
+            "--resume cannot be used together with " + ", ".join(f"--{name.replace('_', '-')}" for name in others),
             "--resume alone, or with --data-dir and --json: the plan is in the run folder",
             "leave out the other options, or start a new comparison with them",
         )

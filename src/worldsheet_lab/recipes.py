@@ -92,14 +92,22 @@ class Recipe:
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if value is not None and value < least:
-                raise InputError(f"{name} = {value}", f"{least} or more", f"raise it: {_option(name)} {least}")
+                raise InputError(
+                    f"{name} must be at least {least}, got {value}",
+                    "a whole number that large",
+                    f"raise it: {_option(name)} {least}",
+                )
         if not (isfinite(self.lr) and self.lr > 0):
-            raise InputError(f"lr = {self.lr}", "a number above 0", "try --lr 0.001")
+            raise InputError(f"lr must be a positive number, got {self.lr}", "a learning rate", "try --lr 0.001")
         if not 0 <= self.dropout < 1:
-            raise InputError(f"dropout = {self.dropout}", "0 or more and less than 1", "use --dropout 0 for none")
+            raise InputError(
+                f"dropout must be at least 0 and below 1, got {self.dropout}",
+                "the share of activations that is dropped",
+                "use --dropout 0 for none",
+            )
         if self.dynamics.rate != 1 and self.schedule == "wavefront":
             raise InputError(
-                f"schedule 'wavefront' with rate = {self.rate}",
+                f"schedule 'wavefront' needs rate 1, got {self.rate}",
                 "wavefront with rate 1; synchronous or sweep with any rate",
                 "use --schedule synchronous, or --rate 1",
             )
@@ -147,14 +155,14 @@ class Recipe:
         try:
             values = json.loads(text)
         except ValueError as error:
-            raise _misread(f"a recipe that is no JSON ({error})") from error
+            raise _misread(f"the recipe is not valid JSON ({error})") from error
         if not isinstance(values, dict) or set(values) != set(FIELDS):
             found = sorted(set(values) ^ set(FIELDS)) if isinstance(values, dict) else type(values).__name__
-            raise _misread(f"a recipe with members missing or unknown: {found}")
+            raise _misread(f"the recipe has members missing or unknown: {found}")
         for name, kind in get_type_hints(Recipe).items():
             value = values[name]
             if isinstance(value, bool) or not isinstance(value, kind | int if kind is float else kind):
-                raise _misread(f"a recipe with {name} = {value!r}")
+                raise _misread(f"the recipe has a value of the wrong type: {name} is {value!r}")
         return Recipe(**values)
 
 
@@ -176,14 +184,14 @@ def _check_device(name: str) -> None:
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch built without CUDA asserts
         reason = str(error).partition("\n")[0]
         raise InputError(
-            f"device {name!r}: {reason}",
+            f"device {name!r} cannot be used: {reason}",
             "a device that this torch can use: cpu, cuda, cuda:1, mps, ...",
             "use --device cpu, or install a torch built for the device",
         ) from error
 
 
-def _misread(given: str) -> InputError:
-    return InputError(given, "what Recipe.to_json writes", "restore config.json, or start a new run")
+def _misread(problem: str) -> InputError:
+    return InputError(problem, "what Recipe.to_json writes", "restore config.json, or start a new run")
 
 
 _DIGITS = Recipe(**DIGITS)

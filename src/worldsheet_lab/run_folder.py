@@ -83,7 +83,7 @@ class RunFolder:
         """
         if not (path / CONFIG).is_file():
             raise RunFolderError(
-                f"{path}: " + (f"no {CONFIG} in it" if path.is_dir() else "no such folder"),
+                f"there is no {CONFIG} in {path}" if path.is_dir() else f"there is no folder {path}",
                 "the folder of a run that worldsheet train started",
                 "name the folder that the run printed when it began, such as runs/digits-...",
             )
@@ -107,7 +107,8 @@ class RunFolder:
         try:
             return Recipe.from_json(json.dumps(json.loads(text)["recipe"]))
         except InputError as error:
-            raise RunFolderError(f"{self.path / CONFIG}: {error.given}", error.accepted, error.remedy) from error
+            problem = f"{self.path / CONFIG} cannot be used: {error.problem}"
+            raise RunFolderError(problem, error.accepted, error.remedy) from error
         except (ValueError, KeyError, TypeError) as error:
             raise _damaged(self.path / CONFIG, error) from error
 
@@ -236,7 +237,7 @@ def _told(path: Path) -> Iterator[None]:
     except OSError as error:
         place = error.filename if isinstance(error.filename, str) else path
         raise RunFolderError(
-            f"{place}: {error.strerror or error}",
+            f"{place} cannot be read or written: {error.strerror or error}",
             "a run folder that can be read and written, on a disk with room",
             "choose another folder with --run, or change its permissions",
         ) from error
@@ -250,7 +251,7 @@ def _occupied(path: Path) -> RunFolderError:
             f"continue that run with --resume {path}, or choose another folder with --run",
         )
     return RunFolderError(
-        f"{path} " + ("holds files that are not of a run" if path.is_dir() else "is a file"),
+        f"{path} " + ("holds files that do not belong to a run" if path.is_dir() else "is a file, not a folder"),
         "an empty folder, or one that does not exist yet",
         "choose another folder with --run; nothing in this one was touched",
     )
@@ -259,7 +260,7 @@ def _occupied(path: Path) -> RunFolderError:
 def _damaged(path: Path, error: Exception) -> RunFolderError:
     reason = f"{type(error).__name__}: {error}".partition("\n")[0]
     return RunFolderError(
-        f"{path} is torn or not of this run ({reason})",
+        f"{path} is damaged or belongs to another run ({reason})",
         f"{path.name} as the command that made the folder wrote it",
         "restore the file from a copy, or start a new run with the same recipe and seed: its results are the same",
     )

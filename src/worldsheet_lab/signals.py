@@ -45,15 +45,20 @@ def column(path: Path, spacing: float) -> tuple[Signal, float]:
         InputError: no such file, fewer than two numbers, all of them the same, or a spacing that is not positive.
     """
     if not (math.isfinite(spacing) and spacing > 0):
-        raise InputError(f"--spacing {spacing}", "seconds from row to row, above 0", "try --spacing 0.1")
+        raise InputError(
+            f"--spacing must be positive and finite, got {spacing}", "seconds from row to row", "try --spacing 0.1"
+        )
     with _opened(path) as file:
         values = [_number(row[0]) for row in csv.reader(file) if row]
     if values and math.isnan(values[0]):
         values = values[1:]
     known = [value for value in values if math.isfinite(value)]
     if not known or min(known) == max(known):
-        given = f"{path}: {len(known)} numbers in the first column" + (", all the same" if known else "")
-        raise InputError(given, "two different numbers or more", "put the signal into the first column, a row each")
+        raise InputError(
+            f"a signal needs at least two different values, and the first column of {path} has {len(set(known))}",
+            "one number in each row of a file, in the first column",
+            "put the signal into the first column, a row each",
+        )
     middle, half = (max(known) + min(known)) / 2, (max(known) - min(known)) / 2
     scaled = [_REACH * (value - middle) / half for value in values]
     slopes = [after - before for before, after in pairwise(scaled)]
@@ -80,6 +85,6 @@ def _opened(path: Path) -> Iterator[TextIO]:
         yield sys.stdin
         return
     if not path.is_file():
-        raise InputError(f"--csv {path}", "a file that is there, or - for standard input", "check the path")
+        raise InputError(f"--csv {path} does not exist", "a file, or - for standard input", "check the path")
     with path.open(encoding="utf-8", newline="") as file:
         yield file

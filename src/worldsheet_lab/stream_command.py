@@ -92,7 +92,11 @@ def stream(options: Stream) -> None:
 
 def _steps(seconds: float, dt: float) -> int:
     if not (math.isfinite(seconds) and math.isfinite(dt) and 0 < dt <= seconds):
-        raise InputError(f"--seconds {seconds} --dt {dt}", "0 < dt ≤ seconds", "try --seconds 30 --dt 0.004")
+        raise InputError(
+            f"--dt must be positive and at most --seconds, got --dt {dt} and --seconds {seconds}",
+            "a step that is shorter than the stream",
+            "try --seconds 30 --dt 0.004",
+        )
     return round(seconds / dt)
 
 

@@ -73,7 +73,7 @@ def _given(options: Train) -> dict[str, Any]:
 def _refuse_beside_resume(others: list[str]) -> None:
     if others:
         raise InputError(
-            "--resume together with " + ", ".join(f"--{name.replace('_', '-')}" for name in others),
+            "--resume cannot be used together with " + ", ".join(f"--{name.replace('_', '-')}" for name in others),
             "--resume alone, or with --data-dir and --json: the recipe is in the run folder",
             "leave out the other options, or start a new run with them",
         )

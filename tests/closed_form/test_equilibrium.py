@@ -77,7 +77,7 @@ def test_a_slower_rate_rests_where_a_full_one_rings() -> None:
     x, target = torch.ones(1, 2, dtype=DOUBLE), torch.zeros(1, 2, dtype=DOUBLE)
     with pytest.raises(ws.errors.RelaxationError) as refusal:
         ws.backward(ws.Chain([ws.nn.Equilibrium(layer)], nn.MSELoss()), x, target)
-    assert_tells(refusal.value, "state is not at rest", "diverged", "does not contract")
+    assert_tells(refusal.value, "Equilibrium: the state has not settled (diverged", "does not contract")
     assert layer.A.grad is None
     slow = ws.nn.Equilibrium(layer, rate=0.5)
     sol = ws.relax(ws.Chain([slow], nn.MSELoss()), x, target)
@@ -97,5 +97,5 @@ def test_a_map_that_changes_the_shape_is_refused() -> None:
         def forward(self, z: Tensor, x: Tensor) -> Tensor:
             return torch.cat([z, x], 1)
 
-    with pytest.raises(ws.errors.InputError, match=r"from \(2, 3\) to \(2, 6\)"):
+    with pytest.raises(ws.errors.InputError, match=r"returned shape \(2, 6\) for .* shape \(2, 3\)"):
         ws.backward(ws.Chain([ws.nn.Equilibrium(Wider())], nn.MSELoss()), torch.ones(2, 3), torch.ones(2, 3))

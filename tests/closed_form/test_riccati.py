@@ -60,6 +60,6 @@ def test_a_linear_costate_network_is_riccatis_equation(a: float) -> None:
 def test_matrices_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ws.errors.InputError) as caught:
         LinearQuadratic(torch.eye(2), torch.ones(2, 1), torch.eye(2), torch.eye(2))
-    assert_tells(caught.value, "(2, 2)", "(m, m)")
+    assert_tells(caught.value, "[(2, 2), (2, 2), (2, 2)], which do not fit B of shape (2, 1)", "(2, 2) and (1, 1)")
     with pytest.raises(ws.errors.InputError):
         CostateNetwork(lambda x, p, t: x @ p, nn.Linear(1, 1), damping=0.0)

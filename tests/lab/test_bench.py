@@ -329,9 +329,9 @@ def test_the_tables_show_goals_the_machine_and_the_command() -> None:
     ("arguments", "told"),
     [
         (["--case", "w128-l11"], ["w128-l11", "mlp-784", "w128-l10", "w128-l30", "cnn-vgg9", "depth"]),
-        (["--threads", "1,none"], ["--threads 1,none"]),
-        (["--threads", "0"], ["--threads 0"]),
-        (["--repeats", "-1"], ["--repeats -1"]),
+        (["--threads", "1,none"], ["--threads must be whole numbers above 0, got 1,none"]),
+        (["--threads", "0"], ["--threads must be whole numbers above 0, got 0"]),
+        (["--repeats", "-1"], ["--repeats must not be negative, got -1"]),
         (["--device", "abacus"], ["abacus", "cpu"]),
         (["--device", "meta"], ["meta", "cpu"]),
     ],

@@ -135,8 +135,8 @@ def test_json_is_one_object_with_goals() -> None:
     ("arguments", "told"),
     [
         (["--case", "residual"], ["residual", "residual-w32-l32", "pc-784"]),
-        (["--threads", "0"], ["--threads 0"]),
-        (["--repeats", "-1"], ["--repeats -1"]),
+        (["--threads", "0"], ["--threads must be whole numbers above 0, got 0"]),
+        (["--repeats", "-1"], ["--repeats must not be negative, got -1"]),
     ],
 )
 def test_what_cannot_be_meant_is_refused(arguments: Sequence[str], told: Sequence[str]) -> None:

@@ -211,11 +211,11 @@ def _has_an_epoch(metrics: Path) -> bool:
             "error: no data set is called 'digts'\n  accepted: digits, mnist, fashion-mnist, cifar10\n",
         ),
         (["--schedule", "sinchronous"], "remedy: did you mean 'synchronous'?\n"),
-        (["--train-size", "5000"], "error: a subset of 5000 train images\n"),
+        (["--train-size", "5000"], "error: the train set has 1437 images, and 5000 were asked for\n"),
         (["--rate", "0.5", "--schedule", "wavefront"], "remedy: use --schedule synchronous, or --rate 1\n"),
-        (["--resume", "nowhere"], "error: nowhere: no such folder\n"),
-        (["--resume", "nowhere", "--epochs", "3"], "error: --resume together with --epochs\n"),
-        (["--run", "/dev/null/run"], "error: /dev/null/run: Not a directory\n"),
+        (["--resume", "nowhere"], "error: there is no folder nowhere\n"),
+        (["--resume", "nowhere", "--epochs", "3"], "error: --resume cannot be used together with --epochs\n"),
+        (["--run", "/dev/null/run"], "error: /dev/null/run cannot be read or written: Not a directory\n"),
         (["--lr", "1e30", "--activation", "relu", "--train-size", "200"], "lower the learning rate"),
     ],
 )
@@ -248,7 +248,7 @@ def test_a_torn_checkpoint_is_told_in_three_lines(tmp_path: Path, options: list[
     path.write_bytes(path.read_bytes()[:1000])
     refused = worldsheet("train", "--resume", tmp_path / "run")
     assert refused.exit_code == 2
-    assert refused.stderr.startswith(f"error: {path} is torn or not of this run (")
+    assert refused.stderr.startswith(f"error: {path} is damaged or belongs to another run (")
 
 
 def test_a_folder_may_be_moved_between_two_sittings(tmp_path: Path, options: list[str]) -> None:

@@ -30,7 +30,7 @@ from worldsheet_lab.streams import drawing, order, seed_of
 def test_an_unknown_name_lists_the_known_ones(tiny: Recipe, field: str, name: str, known: str, remedy: str) -> None:
     with pytest.raises(InputError) as refusal:
         replace(tiny, **{field: name})
-    assert refusal.value.given.endswith(f"is called {name!r}")
+    assert refusal.value.problem.endswith(f"is called {name!r}")
     assert refusal.value.accepted == known
     assert refusal.value.remedy == remedy
 
@@ -38,26 +38,26 @@ def test_an_unknown_name_lists_the_known_ones(tiny: Recipe, field: str, name: st
 @pytest.mark.parametrize(
     ("changes", "given"),
     [
-        ({"depth": 1}, "depth = 1"),
-        ({"width": 0}, "width = 0"),
-        ({"batch_size": 0}, "batch_size = 0"),
-        ({"epochs": 0}, "epochs = 0"),
-        ({"train_size": 0}, "train_size = 0"),
-        ({"seed": -1}, "seed = -1"),
-        ({"compare_every": -1}, "compare_every = -1"),
-        ({"threads": -1}, "threads = -1"),
-        ({"lr": 0.0}, "lr = 0.0"),
-        ({"lr": float("nan")}, "lr = nan"),
-        ({"dropout": 1.0}, "dropout = 1.0"),
-        ({"rate": 2.0}, "Dyadic(rate=2.0)"),
-        ({"rate": 0.5, "schedule": "wavefront"}, "schedule 'wavefront' with rate = 0.5"),
-        ({"device": "gpu"}, "device 'gpu': "),
+        ({"depth": 1}, "depth must be at least 2, got 1"),
+        ({"width": 0}, "width must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"train_size": 0}, "train_size must be at least 1, got 0"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"compare_every": -1}, "compare_every must be at least 0, got -1"),
+        ({"threads": -1}, "threads must be at least 0, got -1"),
+        ({"lr": 0.0}, "lr must be a positive number, got 0.0"),
+        ({"lr": float("nan")}, "lr must be a positive number, got nan"),
+        ({"dropout": 1.0}, "dropout must be at least 0 and below 1, got 1.0"),
+        ({"rate": 2.0}, "Dyadic: rate must be strictly between 0 and 2, got 2.0"),
+        ({"rate": 0.5, "schedule": "wavefront"}, "schedule 'wavefront' needs rate 1, got 0.5"),
+        ({"device": "gpu"}, "device 'gpu' cannot be used: "),
     ],
 )
 def test_a_number_out_of_range_is_named(changes: dict[str, Any], given: str) -> None:
     with pytest.raises(InputError) as refusal:
         recipe_for("digits", changes)
-    assert refusal.value.given.startswith(given)
+    assert refusal.value.problem.startswith(given)
 
 
 def test_a_rate_other_than_one_brings_its_own_schedule() -> None:
@@ -76,17 +76,17 @@ def test_a_recipe_survives_json(data: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "given"),
     [
-        ({"depth": "nine"}, "a recipe with depth = 'nine'"),
-        ({"depth": 2.5}, "a recipe with depth = 2.5"),
-        ({"lr": True}, "a recipe with lr = True"),
-        ({"colour": "red"}, "a recipe with members missing or unknown: ['colour']"),
-        ({"epochs": 0}, "epochs = 0"),
+        ({"depth": "nine"}, "the recipe has a value of the wrong type: depth is 'nine'"),
+        ({"depth": 2.5}, "the recipe has a value of the wrong type: depth is 2.5"),
+        ({"lr": True}, "the recipe has a value of the wrong type: lr is True"),
+        ({"colour": "red"}, "the recipe has members missing or unknown: ['colour']"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
     ],
 )
 def test_an_altered_recipe_is_refused(tiny: Recipe, changes: dict[str, Any], given: str) -> None:
     with pytest.raises(InputError) as refusal:
         Recipe.from_json(json.dumps({**json.loads(tiny.to_json()), **changes}))
-    assert refusal.value.given == given
+    assert refusal.value.problem == given
 
 
 @pytest.mark.parametrize(

@@ -311,13 +311,13 @@ def test_a_folder_of_an_older_version_shows_its_residuals(run_folders: Folders, 
 
 
 TORN: Mapping[str, tuple[str, str]] = {
-    "zero": ("worldsheet.safetensors", "is torn or not of this run"),
-    "one": ("metrics.jsonl", "is torn or not of this run"),
+    "zero": ("worldsheet.safetensors", "is damaged or belongs to another run"),
+    "one": ("metrics.jsonl", "is damaged or belongs to another run"),
     "slow": ("result.json", "one JSON object"),
-    "rivals": ("worldsheet-pc.safetensors", "is torn or not of this run"),
-    "staged": ("timeline-1.json", "a list of deeds with their begin and end"),
+    "rivals": ("worldsheet-pc.safetensors", "is damaged or belongs to another run"),
+    "staged": ("timeline-1.json", "a list of actions with their begin and end"),
     "mass": ("control.json", "one JSON object"),
-    "signal": ("trace.safetensors", "is torn or not of this run"),
+    "signal": ("trace.safetensors", "is damaged or belongs to another run"),
 }
 
 
@@ -342,10 +342,10 @@ def refusals(folders: Folders, place: Path) -> Sequence[tuple[list[object], str,
     shutil.copytree(folders["zero"], strange)
     save_file({"ticks": torch.arange(3)}, strange / "worldsheet.safetensors")
     return [
-        ([place / "other"], "none of stages.json, compare.json", "worldsheet train, train --stages, compare"),
-        ([place / "gone"], "no such folder", "a folder that worldsheet train"),
-        ([folders["zero"], folders["zero"]], "2 folders, 1 of them different", "several different ones"),
-        ([strange], "no state_residuals, costate_residuals in it", "tensors ticks, state_residuals"),
+        ([place / "other"], "there is none of stages.json, compare.json", "worldsheet train, train --stages, compare"),
+        ([place / "gone"], "there is no folder", "a folder that worldsheet train"),
+        ([folders["zero"], folders["zero"]], "several different ones, got 2, of which 1 differ", "each once"),
+        ([strange], "it has no state_residuals, costate_residuals", "tensors ticks, state_residuals"),
         (
             [folders["zero"], "--out", place / "other" / "notes.txt" / "r.html"],
             "notes.txt",

@@ -43,7 +43,7 @@ def test_a_folder_without_write_permission(tiny: Recipe, tmp_path: Path) -> None
 
 def test_a_foreign_folder_is_left_alone(tiny: Recipe, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(RunFolderError, match="holds files that are not of a run"):
+    with pytest.raises(RunFolderError, match="holds files that do not belong to a run"):
         RunFolder.create(tiny, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     with pytest.raises(RunFolderError, match="no config"):
@@ -61,7 +61,7 @@ def test_a_file_in_place_of_a_folder(tiny: Recipe, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
     with pytest.raises(RunFolderError, match="is a file"):
         RunFolder.create(tiny, tmp_path / "run")
-    with pytest.raises(RunFolderError, match="no such folder"):
+    with pytest.raises(RunFolderError, match="there is no folder"):
         RunFolder.open(tmp_path / "nowhere")
 
 
@@ -92,7 +92,7 @@ def test_a_torn_checkpoint(start: Callable[..., Training], tmp_path: Path, spoil
     training.save()
     path = tmp_path / "run" / "checkpoint.pt"
     path.write_bytes(spoil(path.read_bytes()))
-    with pytest.raises(RunFolderError, match=r"checkpoint\.pt is torn or not of this run"):
+    with pytest.raises(RunFolderError, match=r"checkpoint\.pt is damaged or belongs to another run"):
         training.restore()
 
 
@@ -100,12 +100,12 @@ def test_a_checkpoint_of_another_network(start: Callable[..., Training], tmp_pat
     training, other = start("run"), start("other", width=7)
     other.save()
     (tmp_path / "other" / "checkpoint.pt").rename(tmp_path / "run" / "checkpoint.pt")
-    with pytest.raises(RunFolderError, match=r"checkpoint\.pt is torn or not of this run \(RuntimeError"):
+    with pytest.raises(RunFolderError, match=r"checkpoint\.pt is damaged or belongs to another run \(RuntimeError"):
         training.restore()
 
 
 def test_a_missing_checkpoint(start: Callable[..., Training]) -> None:
-    with pytest.raises(RunFolderError, match=r"checkpoint\.pt: No such file"):
+    with pytest.raises(RunFolderError, match=r"checkpoint\.pt cannot be read or written: No such file"):
         start().restore()
 
 
@@ -113,15 +113,15 @@ def test_metrics_shorter_than_the_checkpoint_says(start: Callable[..., Training]
     training = start()
     training.run()
     (tmp_path / "run" / "metrics.jsonl").write_bytes(b"")
-    with pytest.raises(RunFolderError, match=r"metrics\.jsonl is torn"):
+    with pytest.raises(RunFolderError, match=r"metrics\.jsonl is damaged"):
         training.restore()
 
 
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("{", "torn"),
-        ("{}", "torn"),
+        ("{", "is damaged"),
+        ("{}", "is damaged"),
         ('{"recipe": {"data": "digits"}}', "members missing or unknown"),
     ],
 )
@@ -130,7 +130,7 @@ def test_a_damaged_config(tiny: Recipe, tmp_path: Path, text: str, found: str) -
     (folder.path / "config.json").write_text(text)
     with pytest.raises(RunFolderError, match=found) as refusal:
         RunFolder.open(folder.path).recipe()
-    assert str(folder.path / "config.json") in refusal.value.given
+    assert str(folder.path / "config.json") in refusal.value.problem
 
 
 def test_a_write_that_fails_leaves_the_old_file(tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +161,7 @@ def test_tensors_come_back_as_they_were(tiny: Recipe, tmp_path: Path) -> None:
     found = folder.read_tensors("x.safetensors")
     assert all(torch.equal(found[name], tensors[name]) for name in tensors)
     (folder.path / "x.safetensors").write_bytes(b"torn")
-    with pytest.raises(RunFolderError, match=r"x\.safetensors is torn"):
+    with pytest.raises(RunFolderError, match=r"x\.safetensors is damaged"):
         folder.read_tensors("x.safetensors")
 
 

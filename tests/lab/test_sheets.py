@@ -112,5 +112,5 @@ def test_a_relaxation_that_diverges_has_no_cosine(problem: Problem) -> None:
 
 
 def test_backprop_has_no_sheet(problem: Problem) -> None:
-    with pytest.raises(ws.errors.InputError, match="a phase of backprop"):
+    with pytest.raises(ws.errors.InputError, match="backprop has no relaxation to record"):
         recorded(LEARNING_RULES["backprop"](DEPTH), *problem)

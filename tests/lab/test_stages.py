@@ -156,11 +156,11 @@ def test_locked_stages_are_one_process(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--stages", "6", "--depth", "5"], "1 or more stages, no more than there are layers"),
+        (["--stages", "6", "--depth", "5"], "--stages must be between 1 and --depth 5, got 6"),
         (["--stages", "2", "--weights", "foretold"], "passive, predicted, stashed, current"),
         (["--stages", "2", "--messages", "int8"], "exact, bfloat16, float16"),
-        (["--stages", "2", "--packets-per-update", "0"], "packets"),
-        (["--stages", "2", "--free-running", "--locked"], "--free-running --locked"),
+        (["--stages", "2", "--packets-per-update", "0"], "--packets-per-update must be between 1 and the batch size"),
+        (["--stages", "2", "--free-running", "--locked"], "--free-running and --locked cannot be used together"),
     ],
 )
 def test_what_cannot_be_staged_is_refused(words: list[str], told: str) -> None:

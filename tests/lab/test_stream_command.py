@@ -68,11 +68,11 @@ def test_a_column_is_scaled_from_its_range_with_straight_lines_between_rows(tmp_
     [
         (("--signal", "sinus"), ("no signal", "sine, patched")),
         (("--sign", "up"), ("no sign policy", "track")),
-        (("--dt", 0), ("--dt 0", "0 < dt")),
-        (("--csv", "nowhere.csv"), ("nowhere.csv", "a file that is there")),
-        (("--csv", "nowhere.csv", "--spacing", 0), ("--spacing 0", "above 0")),
-        (("--csv", __file__), ("0 numbers in the first column", "two different")),
-        (("--speed", -1), ("speed=-1.0",)),
+        (("--dt", 0), ("--dt must be positive and at most --seconds, got --dt 0",)),
+        (("--csv", "nowhere.csv"), ("--csv nowhere.csv does not exist",)),
+        (("--csv", "nowhere.csv", "--spacing", 0), ("--spacing must be positive and finite, got 0",)),
+        (("--csv", __file__), ("a signal needs at least two different values", "has 0")),
+        (("--speed", -1), ("NeuronModel: speed must be positive and finite, got -1.0",)),
     ],
 )
 def test_refusals_are_told_in_a_few_lines(arguments: tuple[object, ...], fragments: tuple[str, ...]) -> None:

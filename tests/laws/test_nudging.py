@@ -62,5 +62,5 @@ def test_a_nudged_linear_net_rests_where_its_energy_is_least() -> None:
 
 def test_without_nudge_there_is_no_opposite() -> None:
     net = regression(stack(2))
-    with pytest.raises(ws.errors.InputError, match="an open output has no opposite"):
+    with pytest.raises(ws.errors.InputError, match="centred needs a dynamics with a nudge"):
         ws.centred(net.chain, net.x, net.target, ws.PredictiveCoding())

@@ -157,24 +157,38 @@ def test_the_right_order_written_by_hand_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("script", "promise", "past", "text"),
     [
-        pytest.param([(DOWN, UP)], 1, 0, r"λ of sites \[1\] unsettled after 1 ticks", id="turned-around"),
-        pytest.param([((*UP, *DOWN),)], 1, 0, r"λ of sites \[1\] unsettled", id="at-once"),
-        pytest.param([(DOWN,), (DOWN,)], 2, 0, r"x of sites \[1\] unsettled", id="never-moved"),
-        pytest.param([(UP,), (DOWN,)], 1, 0, r"λ of sites \[1\] unsettled after 1 ticks", id="promised-too-early"),
-        pytest.param([((Firing(2, X),),)], 1, 0, r"firing x2\n.*accepted: sites 1\.\.1", id="site-outside"),
-        pytest.param([((Firing(0, X),),)], 1, 0, r"firing x0\n.*accepted: sites 1\.\.1", id="input-moves"),
+        pytest.param([(DOWN, UP)], 1, 0, r"has not settled λ of sites \[1\] after 1 ticks", id="turned-around"),
+        pytest.param([((*UP, *DOWN),)], 1, 0, r"has not settled λ of sites \[1\]", id="at-once"),
+        pytest.param([(DOWN,), (DOWN,)], 2, 0, r"has not settled x of sites \[1\]", id="never-moved"),
         pytest.param(
-            [((Firing(1, X, Delays(below=3)),),)], 1, 2, r"firing x1\[below-3\]\n.*ages up to 2", id="older-than-memory"
+            [(UP,), (DOWN,)], 1, 0, r"has not settled λ of sites \[1\] after 1 ticks", id="promised-too-early"
+        ),
+        pytest.param(
+            [((Firing(2, X),),)],
+            1,
+            0,
+            r"fires x2, but the graph has no site 2 .*\n.*accepted: sites 1\.\.1",
+            id="site-outside",
+        ),
+        pytest.param(
+            [((Firing(0, X),),)],
+            1,
+            0,
+            r"fires x0, but the graph has no site 0 .*\n.*accepted: sites 1\.\.1",
+            id="input-moves",
+        ),
+        pytest.param(
+            [((Firing(1, X, Delays(below=3)),),)], 1, 2, r"fires x1\[below-3\], .* memory of 2", id="older-than-memory"
         ),
         pytest.param(
             [(UP, (Firing(1, COSTATE, Delays(point=2)),))],
             1,
             1,
-            r"firing λ1\[point-2\]\n.*ages up to 1",
+            r"fires λ1\[point-2\], .* memory of 1",
             id="old-point",
         ),
         pytest.param(
-            [(UP, (Firing(1, COSTATE, last=True),), UP)], 1, 0, r"firing x1 after it was read for the", id="last-lies"
+            [(UP, (Firing(1, COSTATE, last=True),), UP)], 1, 0, r"fires x1, which has been read for the", id="last-lies"
         ),
         pytest.param([(UP, DOWN)], None, 0, r"accepted: a schedule that settles", id="no-promise"),
     ],
@@ -187,14 +201,14 @@ def test_what_cannot_settle_is_refused(script: list[Tick], promise: int | None, 
 def test_a_last_reading_of_a_costate_that_moves_again_is_refused() -> None:
     up = ((Firing(1, X),), (Firing(2, X),))
     down = ((Firing(2, COSTATE),), (Firing(1, COSTATE, last=True),), (Firing(2, COSTATE),))
-    with pytest.raises(ws.errors.InputError, match="firing λ2 after it was read for the last time"):
+    with pytest.raises(ws.errors.InputError, match="fires λ2, which has been read for the last time"):
         ws.schedules.simulate(Written([(*up, *down)], 1), ws.extend.Topology.chain(2))
 
 
 def test_an_old_message_unsettles_a_site() -> None:
     settled = ((Firing(1, X),), (Firing(2, X),))
     old = ((Firing(2, X, Delays(below=2)),),)
-    with pytest.raises(ws.errors.InputError, match=r"x of sites \[2\] unsettled"):
+    with pytest.raises(ws.errors.InputError, match=r"has not settled x of sites \[2\]"):
         ws.schedules.simulate(Written([settled, old], 2, 2), ws.extend.Topology.chain(2))
 
 

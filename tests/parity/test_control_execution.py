@@ -165,7 +165,7 @@ def test_straight_code_is_checked_once_in_a_solve() -> None:
 
     close(code()[0][..., 0], code()[0][..., 0], 0.0)
     factors[0] = 3.0
-    with pytest.raises(ws.errors.InputError, match=r"a tensor of shape \(2,\) that has changed"):
+    with pytest.raises(ws.errors.InputError, match=r"a tensor of shape \(2,\), which has changed"):
         code()
 
 

@@ -133,7 +133,7 @@ def test_a_step_before_anything_was_seen() -> None:
     net, (x, y) = network(), batches(1)[0]
     port = ws.ports.Newton(net)
     ws.backward(ws.Chain(net, nn.CrossEntropyLoss()), x, y)
-    assert_tells(refused(port.step), "was seen", "port.attach(chain)")
+    assert_tells(refused(port.step), "Newton has not seen", "port.attach(chain)")
 
 
 def test_a_singular_curvature_asks_for_damping() -> None:
@@ -146,7 +146,7 @@ def test_a_singular_curvature_asks_for_damping() -> None:
 
 @pytest.mark.parametrize("options", [{"lr": 0.0}, {"damping": -1.0}, {"memory": 1.0}, {"damping": float("nan")}])
 def test_constants_out_of_range(options: dict[str, float]) -> None:
-    assert_tells(refused(lambda: ws.ports.Newton(nn.Linear(2, 2), **options)), "Newton(")
+    assert_tells(refused(lambda: ws.ports.Newton(nn.Linear(2, 2), **options)), "Newton: ", *options)
 
 
 @pytest.mark.parametrize("loss", [nn.L1Loss(), nn.MSELoss(reduction="none"), nn.functional.mse_loss])

@@ -71,10 +71,10 @@ def test_a_port_resumes_from_its_state() -> None:
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_rate_that_is_no_conductance_is_refused(rate: float) -> None:
-    with pytest.raises(ws.errors.InputError, match="lr"):
+    with pytest.raises(ws.errors.InputError, match="Resistive: lr must be"):
         ws.ports.Resistive([nn.Parameter(torch.ones(1))], lr=rate)
 
 
 def test_a_momentum_without_resistance_is_refused() -> None:
-    with pytest.raises(ws.errors.InputError, match="momentum=1"):
+    with pytest.raises(ws.errors.InputError, match=r"momentum must be at least 0 and below 1, got 1\.0"):
         ws.ports.Inertial([nn.Parameter(torch.ones(1))], lr=0.1, momentum=1.0)

@@ -15,19 +15,29 @@ from nets import Order, assert_tells, asynchronous, every_order, tanh_net
 @pytest.mark.parametrize(
     ("make", "fragments"),
     [
-        pytest.param(lambda: ws.Dyadic(0.0), ["Dyadic(rate=0.0)", "strictly between 0 and 2", "rate=1"], id="rate-0"),
-        pytest.param(lambda: ws.Dyadic(2.0), ["Dyadic(rate=2.0)", "strictly between 0 and 2"], id="rate-2"),
-        pytest.param(lambda: ws.Dyadic(-1.0), ["Dyadic(rate=-1.0)"], id="rate-negative"),
-        pytest.param(lambda: ws.Dyadic(nan), ["Dyadic(rate=nan)"], id="rate-nan"),
-        pytest.param(lambda: ws.Dyadic(inf), ["Dyadic(rate=inf)"], id="rate-inf"),
-        pytest.param(lambda: ws.Stop(max_ticks=-1), ["max_ticks=-1", "0 or more"], id="negative-ticks"),
-        pytest.param(lambda: ws.Stop(tol=-1e-3), ["tol=-0.001", "0 or more", "1e-6"], id="negative-tol"),
-        pytest.param(lambda: ws.Stop(tol=nan), ["tol=nan", "0 or more"], id="nan-tol"),
-        pytest.param(lambda: ws.Stop(every=0), ["every=0", "1 or more"], id="stop-every-0"),
-        pytest.param(lambda: ws.Record(every=0), ["Record(every=0)", "at least 1", "every=1"], id="record-every-0"),
-        pytest.param(lambda: asynchronous(0, -1), ["max_delay=-1", "0 or more ticks"], id="future-messages"),
-        pytest.param(lambda: ws.Sweep(0), ["Sweep(count=0)", "at least 1, or None", "Sweep()"], id="no-sweep"),
-        pytest.param(lambda: ws.Sweep(-2), ["Sweep(count=-2)"], id="negative-sweep"),
+        pytest.param(
+            lambda: ws.Dyadic(0.0), ["Dyadic: rate must be strictly between 0 and 2, got 0.0", "rate=1"], id="rate-0"
+        ),
+        pytest.param(lambda: ws.Dyadic(2.0), ["strictly between 0 and 2, got 2.0"], id="rate-2"),
+        pytest.param(lambda: ws.Dyadic(-1.0), ["strictly between 0 and 2, got -1.0"], id="rate-negative"),
+        pytest.param(lambda: ws.Dyadic(nan), ["strictly between 0 and 2, got nan"], id="rate-nan"),
+        pytest.param(lambda: ws.Dyadic(inf), ["strictly between 0 and 2, got inf"], id="rate-inf"),
+        pytest.param(
+            lambda: ws.Stop(max_ticks=-1), ["Stop: max_ticks must not be negative, got -1"], id="negative-ticks"
+        ),
+        pytest.param(
+            lambda: ws.Stop(tol=-1e-3), ["Stop: tol must not be negative, got -0.001", "1e-6"], id="negative-tol"
+        ),
+        pytest.param(lambda: ws.Stop(tol=nan), ["Stop: tol must not be negative, got nan"], id="nan-tol"),
+        pytest.param(lambda: ws.Stop(every=0), ["Stop: every must be at least 1, got 0"], id="stop-every-0"),
+        pytest.param(
+            lambda: ws.Record(every=0), ["Record: every must be at least 1, got 0", "every=1"], id="record-every-0"
+        ),
+        pytest.param(lambda: asynchronous(0, -1), ["max_delay must not be negative, got -1"], id="future-messages"),
+        pytest.param(
+            lambda: ws.Sweep(0), ["Sweep: count must be at least 1, got 0", "or None", "Sweep()"], id="no-sweep"
+        ),
+        pytest.param(lambda: ws.Sweep(-2), ["Sweep: count must be at least 1, got -2"], id="negative-sweep"),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused(make: Callable[[], Any], fragments: list[str]) -> None:
@@ -52,13 +62,18 @@ def test_inputs_that_cannot_be_relaxed_are_refused(verb: Callable[..., Any]) -> 
     net = tanh_net(2)
     with pytest.raises(ws.errors.InputError) as refusal:
         verb(net.chain, net.x.requires_grad_() * 2, net.target)
-    assert_tells(refusal.value, "the output of another computation", "a leaf tensor", "x.detach().requires_grad_()")
+    assert_tells(
+        refusal.value,
+        "requires grad and is the output of another computation",
+        "a leaf tensor",
+        "x.detach().requires_grad_()",
+    )
     with torch.inference_mode():
         with pytest.raises(ws.errors.InputError) as refusal:
             verb(net.chain, net.x, net.target)
         assert_tells(refusal.value, "inference_mode", "no_grad")
         made = net.x.detach().clone()
-    with pytest.raises(ws.errors.InputError, match="a tensor made there"):
+    with pytest.raises(ws.errors.InputError, match="its input was made there"):
         verb(net.chain, made, net.target)
 
 
@@ -96,7 +111,7 @@ def test_what_is_not_finite_is_named_and_no_grad_is_touched(
     victim.view(-1)[1] = bad
     with pytest.raises(ws.errors.InputError) as refusal:
         verb(net.chain, net.x, net.target, schedule=order())
-    assert_tells(refusal.value, f"{name}: 1 of {victim.numel()} entries", "finite numbers")
+    assert_tells(refusal.value, f"{name} is not finite: 1 of {victim.numel()} entries", "finite numbers")
     assert all(p.grad.equal(torch.ones_like(p)) for p in net.chain.parameters())
 
 
@@ -108,13 +123,15 @@ def test_a_loss_that_overflows_is_refused_and_no_grad_is_touched(order: Order) -
     net = tanh_net(2)
     with pytest.raises(ws.errors.RelaxationError) as refusal:
         ws.backward(ws.Chain(net.module, overflowing), net.x, net.target, schedule=order())
-    assert_tells(refusal.value, "a loss of inf from finite input and parameters", "lower the learning rate")
+    assert_tells(
+        refusal.value, "the loss is inf, though the input and all parameters are finite", "lower the learning rate"
+    )
     assert all(p.grad is None for p in net.chain.parameters())
 
 
 def test_an_empty_batch_has_no_mean_and_is_refused() -> None:
     net = tanh_net(2)
-    with pytest.raises(ws.errors.RelaxationError, match="a loss of nan"):
+    with pytest.raises(ws.errors.RelaxationError, match="the loss is nan"):
         ws.backward(net.chain, net.x[:0], net.target[:0])
 
 
@@ -124,8 +141,8 @@ def test_initial_fields_of_other_shapes_are_refused(schedule: ws.schedules.Sched
     fields = ws.relax(net.chain, net.x[:2], net.target[:2]).fields
     with pytest.raises(ws.errors.InputError) as refusal:
         ws.relax(net.chain, net.x, net.target, schedule=schedule, initial=fields)
-    assert_tells(refusal.value, "initial fields of shapes [(2, 4), (2, 4), (2, 4)]", "(3, 4)", "initial=sol.fields")
-    with pytest.raises(ws.errors.InputError, match="initial fields of shapes"):
+    assert_tells(refusal.value, "initial fields have shapes [(2, 4), (2, 4), (2, 4)]", "(3, 4)", "initial=sol.fields")
+    with pytest.raises(ws.errors.InputError, match="initial fields have shapes"):
         ws.relax(
             net.chain,
             net.x[:2],
@@ -139,10 +156,10 @@ def test_fields_that_do_not_pair_are_refused() -> None:
     a, b = torch.zeros(2, 3), torch.zeros(2, 4)
     with pytest.raises(ws.errors.InputError) as refusal:
         ws.Fields((a, b), (a,))
-    assert_tells(refusal.value, "2 states and 1 costates", "one costate per state", "leave out the input")
+    assert_tells(refusal.value, "one costate per state, got 2 states and 1 costates", "leave out the input")
     with pytest.raises(ws.errors.InputError) as refusal:
         ws.Fields((a, b), (a, a))
-    assert_tells(refusal.value, "site 2: state (2, 4), costate (2, 3)", "the same shape")
+    assert_tells(refusal.value, "the costate of site 2 has shape (2, 3), its state has (2, 4)")
 
 
 def test_comparing_with_another_chain_or_target_is_refused() -> None:
@@ -151,4 +168,4 @@ def test_comparing_with_another_chain_or_target_is_refused() -> None:
     for chain, target in ((other.chain, net.target), (net.chain, net.target.clone())):
         with pytest.raises(ws.errors.InputError) as refusal:
             ws.compare(chain, net.x, target, sol)
-        assert_tells(refusal.value, "a solution of another chain or target", "the very objects")
+        assert_tells(refusal.value, "the solution belongs to another chain or target", "the very objects")

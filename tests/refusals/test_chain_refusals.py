@@ -18,8 +18,8 @@ MSE = nn.MSELoss()
 @pytest.mark.parametrize(
     ("module", "loss", "fragments"),
     [
-        pytest.param([], MSE, ["an empty chain", "at least one layer"], id="empty-list"),
-        pytest.param(nn.Sequential(), MSE, ["an empty chain", "at least one layer"], id="empty-sequential"),
+        pytest.param([], MSE, ["the chain has no layers", "at least one layer"], id="empty-list"),
+        pytest.param(nn.Sequential(), MSE, ["the chain has no layers", "at least one layer"], id="empty-sequential"),
     ],
 )
 def test_what_is_no_chain_is_refused_when_it_is_made(module: Any, loss: Any, fragments: list[str]) -> None:
@@ -53,8 +53,8 @@ class Raises(nn.Module):
 @pytest.mark.parametrize(
     ("layer", "fragments"),
     [
-        pytest.param(Pair(), ["layer '1' (Pair) returned tuple", "one tensor", "wrap"], id="tuple"),
-        pytest.param(Nothing(), ["layer '1' (Nothing) returned NoneType", "one tensor"], id="none"),
+        pytest.param(Pair(), ["layer '1' (Pair) returned an object of type tuple, not a tensor", "wrap"], id="tuple"),
+        pytest.param(Nothing(), ["layer '1' (Nothing) returned an object of type NoneType"], id="none"),
         pytest.param(Integers(), ["layer '1' (Integers) returned dtype torch.int64", "floating"], id="integers"),
         pytest.param(Raises(), ["layer '1' (Raises) (site 2) failed", "'0' (Linear)", "planted"], id="raises"),
         pytest.param(
@@ -99,9 +99,16 @@ INDICES, NUMBERS = torch.tensor([0, 1, 1]), torch.randn(3, 2)
 @pytest.mark.parametrize(
     ("loss", "target", "fragments"),
     [
-        pytest.param(nn.MSELoss(reduction="none"), NUMBERS, ["MSELoss returned shape (3, 2)", "scalar"], id="vector"),
+        pytest.param(
+            nn.MSELoss(reduction="none"),
+            NUMBERS,
+            ["loss MSELoss returned a tensor of shape (3, 2), not a scalar"],
+            id="vector",
+        ),
         pytest.param(detached, NUMBERS, ["loss detached returned a value that does not depend"], id="detached"),
-        pytest.param(as_number, NUMBERS, ["loss as_number returned float", "a scalar tensor"], id="number"),
+        pytest.param(
+            as_number, NUMBERS, ["loss as_number returned an object of type float, not a scalar"], id="number"
+        ),
         pytest.param(
             nn.CrossEntropyLoss(),
             INDICES.int(),
@@ -131,11 +138,13 @@ def test_a_loss_that_does_not_fit_is_told_with_what_it_was_given(
 @pytest.mark.parametrize(
     ("parents", "fragments"),
     [
-        pytest.param((), ["a graph without layers"], id="empty"),
-        pytest.param(((0,), (2,)), ["site 2 with parents (2,)", "0..1"], id="itself"),
-        pytest.param(((0,), (3,), (0,)), ["site 2 with parents (3,)"], id="later"),
-        pytest.param(((0,), ()), ["site 2 with parents ()", "one or more parents"], id="orphan"),
-        pytest.param(((-1,),), ["site 1 with parents (-1,)"], id="negative"),
+        pytest.param((), ["the graph has no layers"], id="empty"),
+        pytest.param(
+            ((0,), (2,)), ["site 2 must read the input or sites before it, got parents (2,)", "0..1"], id="itself"
+        ),
+        pytest.param(((0,), (3,), (0,)), ["site 2 must read", "got parents (3,)"], id="later"),
+        pytest.param(((0,), ()), ["site 2 must read", "got parents ()", "one or more parents"], id="orphan"),
+        pytest.param(((-1,),), ["site 1 must read", "got parents (-1,)"], id="negative"),
     ],
 )
 def test_a_graph_out_of_order_is_refused(parents: tuple[tuple[int, ...], ...], fragments: list[str]) -> None:
@@ -157,10 +166,10 @@ def test_a_graph_out_of_order_is_refused(parents: tuple[tuple[int, ...], ...], f
 def test_errors_survive_pickling_and_are_pythons_own_kinds(
     kind: type[ws.WorldsheetError], builtin: type[Exception]
 ) -> None:
-    error = kind("a rate of 2", "less than 2", "use 1")
+    error = kind("rate is 2", "less than 2", "use 1")
     assert isinstance(error, builtin)
     assert isinstance(error, ws.WorldsheetError)
     for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
         assert type(twin) is kind
-        assert (twin.given, twin.accepted, twin.remedy) == ("a rate of 2", "less than 2", "use 1")
-        assert_tells(twin, "a rate of 2")
+        assert (twin.problem, twin.accepted, twin.remedy) == ("rate is 2", "less than 2", "use 1")
+        assert_tells(twin, "rate is 2")

@@ -26,30 +26,30 @@ GOOD: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("change", "fragments"),
     [
-        ({"steps": 0}, ["steps=0", "horizon is empty", "at least one stage"]),
-        ({"dt": 0.0}, ["dt=0.0", "positive"]),
-        ({"dt": nan}, ["dt=nan"]),
-        ({"control_size": -1}, ["control_size=-1"]),
+        ({"steps": 0}, ["steps must be at least 1, got 0", "one stage or more"]),
+        ({"dt": 0.0}, ["dt must be positive and finite, got 0.0", "duration / steps"]),
+        ({"dt": nan}, ["dt must be positive and finite, got nan"]),
+        ({"control_size": -1}, ["control_size must not be negative, got -1"]),
         ({"initial_state": torch.tensor([nan, 0.0])}, ["NaN or infinite", "where it comes from"]),
-        ({"initial_state": torch.tensor([1, 0])}, ["initial_state", "real numbers"]),
+        ({"initial_state": torch.tensor([1, 0])}, ["initial_state must be a tensor of real numbers", "torch.int64"]),
         ({"initial_state": torch.zeros(0, 2)}, ["(0, 2)", "empty"]),
-        ({"bounds": (1.0, -1.0)}, ["bounds that cross", "control 0", "1.0 > -1.0"]),
-        ({"bounds": (nan, 1.0)}, ["bounds that cross", "control 0"]),
-        ({"bounds": ([0.0, 0.0], 1.0)}, ["bounds=", "of shape (1,)"]),
-        ({"dynamics": lambda x, u, t: x[..., 0]}, ["dynamics returned shape (2, 1)", "shape (2, 1, 2)"]),
+        ({"bounds": (1.0, -1.0)}, ["lower bound of control 0 must not be above", "got 1.0 and -1.0"]),
+        ({"bounds": (nan, 1.0)}, ["lower bound of control 0", "got nan and 1.0"]),
+        ({"bounds": ([0.0, 0.0], 1.0)}, ["bounds must be a lower and an upper bound", "of shape (1,)"]),
+        ({"dynamics": lambda x, u, t: x[..., 0]}, ["dynamics returned shape (2, 1) instead of (2, 1, 2)"]),
         ({"dynamics": lambda x, u, t: x[0]}, ["dynamics returned shape (1, 2)"]),
         ({"dynamics": lambda x, u, t: x @ u}, ["dynamics failed", "RuntimeError", "batched tensors"]),
-        ({"dynamics": lambda x, u, t: 3.0}, ["dynamics returned float", "a tensor"]),
+        ({"dynamics": lambda x, u, t: 3.0}, ["dynamics returned an object of type float, not a tensor"]),
         ({"dynamics": lambda x, u, t: x.float()}, ["dynamics returned torch.float32", "torch.float64"]),
         ({"running_cost": lambda x, u, t: x.square()}, ["running_cost returned shape (2, 1, 2)", "shape (2, 1)"]),
         ({"running_cost": lambda x, u, t: x.detach().square().sum(-1)}, ["running_cost", "no derivative", ".detach()"]),
         ({"terminal_cost": lambda x: x.sum(-1).round().detach()}, ["terminal_cost", "no derivative", "rounding"]),
         ({"path_constraint": lambda x, u, t: x[..., 0]}, ["path_constraint returned shape", "(2, 1, any)"]),
         ({"terminal_constraint": lambda x: x.sum()}, ["terminal_constraint returned shape ()", "(2, 1, any)"]),
-        ({"parameters": torch.zeros(3, 2)}, ["parameters of shape (3, 2)"]),
+        ({"parameters": torch.zeros(3, 2)}, ["parameters must have one row for each problem", "(3, 2)"]),
         (
             {"integrator": ws.control.Discrete(), "duration": ws.control.FreeDuration(1.0)},
-            ["free duration in discrete time", "RK4()"],
+            ["in discrete time cannot have a free duration", "RK4()"],
         ),
     ],
 )
@@ -62,11 +62,11 @@ def test_a_problem_names_what_is_wrong_with_it(change: dict[str, Any], fragments
 @pytest.mark.parametrize(
     ("make", "fragments"),
     [
-        (lambda: ws.control.FreeDuration(0.0), ["FreeDuration(guess=0.0)", "positive"]),
-        (lambda: ws.control.FreeDuration(inf), ["FreeDuration(guess=inf)"]),
-        (lambda: ws.control.ForwardBackwardSweep(0.0), ["relaxation=0.0", "(0, 1]"]),
-        (lambda: ws.control.ForwardBackwardSweep(1.5), ["relaxation=1.5"]),
-        (lambda: ws.control.ImplicitMidpoint(0), ["iterations=0", "at least one"]),
+        (lambda: ws.control.FreeDuration(0.0), ["FreeDuration: guess must be positive and finite, got 0.0"]),
+        (lambda: ws.control.FreeDuration(inf), ["FreeDuration: guess must be positive and finite, got inf"]),
+        (lambda: ws.control.ForwardBackwardSweep(0.0), ["relaxation must be above 0 and at most 1, got 0.0"]),
+        (lambda: ws.control.ForwardBackwardSweep(1.5), ["ForwardBackwardSweep: relaxation must be", "got 1.5"]),
+        (lambda: ws.control.ImplicitMidpoint(0), ["ImplicitMidpoint: iterations must be at least 1, got 0"]),
         (lambda: ws.control.History(every=0), ["every=0"]),
         (lambda: ws.control.History(element=-1), ["element=-1"]),
     ],
@@ -80,11 +80,11 @@ def test_settings_that_cannot_be_meant_are_refused(make: Callable[[], Any], frag
 @pytest.mark.parametrize(
     ("options", "fragments"),
     [
-        ({"tol": 0.0}, ["tol=0.0", "1e-8"]),
-        ({"tol": nan}, ["tol=nan"]),
-        ({"max_ticks": -1}, ["max_ticks=-1"]),
-        ({"initial_guess": torch.zeros(4, 1, dtype=DOUBLE)}, ["initial controls of shape (4, 1)", "(20, 1)"]),
-        ({"initial_guess": ws.control.Guess(states=torch.zeros(20, 2))}, ["initial states", "(21, 2)"]),
+        ({"tol": 0.0}, ["tol must be a positive number, got 0.0", "1e-8"]),
+        ({"tol": nan}, ["tol must be a positive number, got nan"]),
+        ({"max_ticks": -1}, ["max_ticks must not be negative, got -1"]),
+        ({"initial_guess": torch.zeros(4, 1, dtype=DOUBLE)}, ["guess of the controls has shape (4, 1)", "(20, 1)"]),
+        ({"initial_guess": ws.control.Guess(states=torch.zeros(20, 2))}, ["guess of the states", "(21, 2)"]),
     ],
 )
 def test_solve_refuses_what_does_not_fit(options: dict[str, Any], fragments: list[str]) -> None:
@@ -165,10 +165,10 @@ def test_compiled_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ws.errors.InputError) as refusal:
         ws.control.Compiled().recursion(START, (2, 1))
-    assert_tells(refusal.value, "no C compiler", "cc, gcc, clang", "install gcc")
+    assert_tells(refusal.value, "needs a C compiler, and none was found", "cc, gcc, clang", "install gcc")
 
 
 def test_compiled_has_no_code_for_half_precision() -> None:
     with pytest.raises(ws.errors.InputError) as refusal:
         ws.control.Compiled().recursion(START.half(), (2, 1))
-    assert_tells(refusal.value, "float16", "float64 or float32")
+    assert_tells(refusal.value, "does not support torch.float16", "float64 or float32")

@@ -49,7 +49,7 @@ def test_the_set_that_the_others_spoil_is_accepted(folder: Path) -> None:
 def test_unknown_name_suggests_the_closest(name: str, close: str) -> None:
     with pytest.raises(InputError) as refusal:
         load(name)
-    assert refusal.value.given == f"no data set is called '{name}'"
+    assert refusal.value.problem == f"no data set is called '{name}'"
     assert refusal.value.accepted == "digits, mnist, fashion-mnist, cifar10"
     assert refusal.value.remedy == f"did you mean '{close}'?"
 
@@ -73,7 +73,7 @@ def test_nothing_anywhere_says_what_to_put_where(name: str, files: tuple[str, ..
     text = str(refusal.value)
     for part in (*files, str(tmp_path), str(cache() / name), "--data-dir", "$WORLDSHEET_DATA"):
         assert part in text
-    assert "downloading is switched off" in refusal.value.given
+    assert "downloading is switched off" in refusal.value.problem
     assert isinstance(refusal.value, FileNotFoundError)
 
 
@@ -84,16 +84,19 @@ def test_no_network_ends_in_the_same_refusal(tmp_path: Path, monkeypatch: pytest
     files = Files("small", (("small.bin",),), ("small",), (Download(url, "0" * 64),))
     with pytest.raises(DataMissingError) as refusal:
         locate(files, None, download=True)
-    assert f"the download of {url} failed (ConnectionRefusedError" in refusal.value.given
+    assert f"the download of {url} failed (ConnectionRefusedError" in refusal.value.problem
     assert "$WORLDSHEET_DATA" in refusal.value.remedy
     assert not (cache() / "small" / "small.bin").exists()
 
 
 def test_a_named_folder_that_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DataMissingError, match=r"data_dir is .*mispelt, where there is no folder"):
+    with pytest.raises(DataMissingError, match=r"--data-dir .*mispelt does not exist\n"):
         load("mnist", tmp_path / "mispelt")
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(DataMissingError, match=r"--data-dir .*file is not a folder\n"):
+        load("mnist", tmp_path / "file")
     monkeypatch.setenv("WORLDSHEET_DATA", str(tmp_path / "gone"))
-    with pytest.raises(DataMissingError, match=r"\$WORLDSHEET_DATA is .*gone, where there is no folder"):
+    with pytest.raises(DataMissingError, match=r"\$WORLDSHEET_DATA .*gone does not exist\n"):
         load("mnist")
 
 
@@ -102,7 +105,7 @@ def test_half_a_set_says_which_file_is_missing(folder: Path, absent: str) -> Non
     (folder / absent).unlink()
     with pytest.raises(DataMissingError) as refusal:
         load("mnist", folder)
-    assert refusal.value.given.endswith(f"missing: {absent}.gz")
+    assert refusal.value.problem.endswith(f"missing: {absent}.gz")
     assert refusal.value.remedy == f"add to {folder}: {absent}.gz"
 
 
@@ -112,7 +115,7 @@ def test_half_a_set_in_the_cache_is_named_when_it_cannot_be_completed() -> None:
     (kept / NAMES[0]).write_bytes(IMAGES)
     with pytest.raises(DataMissingError) as refusal:
         load("mnist", download=False)
-    assert f"{kept} (which lacks {NAMES[1]}.gz, {NAMES[2]}.gz, {NAMES[3]}.gz)" in refusal.value.given
+    assert f"{kept} (which lacks {NAMES[1]}.gz, {NAMES[2]}.gz, {NAMES[3]}.gz)" in refusal.value.problem
 
 
 @pytest.mark.parametrize(
@@ -139,20 +142,20 @@ def test_damaged_idx_file(tmp_path: Path, content: bytes, found: str, expected: 
     path.write_bytes(content)
     with pytest.raises(DataMissingError) as refusal:
         read_idx(path, 3)
-    assert refusal.value.given.startswith(f"{path}: ")
-    assert found in refusal.value.given
+    assert refusal.value.problem.startswith(f"{path} cannot be used: it ")
+    assert found in refusal.value.problem
     assert expected in refusal.value.accepted
 
 
 @pytest.mark.parametrize(
     ("spoilt", "content", "found", "expected"),
     [
-        (1, bytes([0, 0, 8, 1, 0, 0, 0, 1, 3]), "1 labels", f"2 labels, one for each image of {NAMES[0]}"),
-        (3, bytes([0, 0, 8, 1, 0, 0, 0, 2, 3, 10]), "holds the label 10", "labels from 0 to 9"),
+        (1, bytes([0, 0, 8, 1, 0, 0, 0, 1, 3]), "has 1 labels", f"2 labels, one for each image of {NAMES[0]}"),
+        (3, bytes([0, 0, 8, 1, 0, 0, 0, 2, 3, 10]), "has the label 10", "labels from 0 to 9"),
         (
             2,
             bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 1, 7, 8]),
-            "images of 1 x 1 pixels",
+            "has images of 1 x 1 pixels",
             f"images of 1 x 2 pixels, as in {NAMES[0]}",
         ),
     ],
@@ -162,16 +165,16 @@ def test_files_that_do_not_fit_together(folder: Path, spoilt: int, content: byte
     (folder / NAMES[spoilt]).write_bytes(content)
     with pytest.raises(DataMissingError) as refusal:
         load("mnist", folder)
-    assert refusal.value.given == f"{folder / NAMES[spoilt]}: {found}"
+    assert refusal.value.problem == f"{folder / NAMES[spoilt]} cannot be used: it {found}"
     assert refusal.value.accepted == expected
 
 
 @pytest.mark.parametrize(
     ("content", "found", "expected"),
     [
-        (bytes(3073 * 2 - 1), "6145 bytes", "6146 bytes: 2 records of 3073 bytes"),
-        (bytes(3073), "3073 bytes", "6146 bytes: 2 records of 3073 bytes"),
-        (bytes(3073) + bytes([11]) + bytes(3072), "holds the label 11", "labels from 0 to 9"),
+        (bytes(3073 * 2 - 1), "has 6145 bytes", "6146 bytes: 2 records of 3073 bytes"),
+        (bytes(3073), "has 3073 bytes", "6146 bytes: 2 records of 3073 bytes"),
+        (bytes(3073) + bytes([11]) + bytes(3072), "has the label 11", "labels from 0 to 9"),
     ],
     ids=["a-byte-short", "a-record-short", "twelfth-class"],
 )
@@ -180,37 +183,41 @@ def test_damaged_cifar_batch(tmp_path: Path, content: bytes, found: str, expecte
     path.write_bytes(content)
     with pytest.raises(DataMissingError) as refusal:
         read_batch(path, records=2)
-    assert refusal.value.given == f"{path}: {found}"
+    assert refusal.value.problem == f"{path} cannot be used: it {found}"
     assert refusal.value.accepted == expected
 
 
 def test_a_short_cifar_batch_is_refused_through_load(tmp_path: Path) -> None:
     for name in (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"):
         (tmp_path / name).write_bytes(bytes(3073))
-    with pytest.raises(DataMissingError, match=r"data_batch_1\.bin: 3073 bytes\n.*30730000 bytes: 10000 records"):
+    with pytest.raises(
+        DataMissingError, match=r"data_batch_1\.bin cannot be used: it has 3073 bytes\n.*30730000 bytes: 10000 records"
+    ):
         load("cifar10", tmp_path)
 
 
 def test_images_of_one_grey_level(folder: Path) -> None:
     (folder / NAMES[0]).write_bytes(IMAGES[:16] + bytes([7] * 4))
-    with pytest.raises(InputError, match=r"mnist from .*: a channel holds one value in every training image"):
+    with pytest.raises(
+        InputError, match=r"the images of mnist from .* are damaged: a channel has one value in all of them"
+    ):
         load("mnist", folder)
 
 
 def test_one_constant_channel_among_others() -> None:
     images = torch.tensor([[0, 5], [1, 5]], dtype=torch.uint8).view(2, 2, 1, 1)
     labels = torch.tensor([0, 0])
-    with pytest.raises(InputError, match="a channel holds one value"):
+    with pytest.raises(InputError, match="a channel has one value in all"):
         standardised("pair", Raw(images, labels, images, labels), 255, ("only",), "here")
 
 
 @pytest.mark.parametrize(
     ("train", "test", "text"),
     [
-        (0, None, "a subset of 0 train images\n  accepted: 1 to 1437"),
-        (-1, None, "a subset of -1 train images"),
-        (1438, 5, "a subset of 1438 train images"),
-        (None, 361, "a subset of 361 test images\n  accepted: 1 to 360"),
+        (0, None, "the train set has 1437 images, and 0 were asked for\n  accepted: 1 to 1437"),
+        (-1, None, "the train set has 1437 images, and -1 were asked for"),
+        (1438, 5, "the train set has 1437 images, and 1438 were asked for"),
+        (None, 361, "the test set has 360 images, and 361 were asked for\n  accepted: 1 to 360"),
     ],
 )
 def test_subset_out_of_range(train: int | None, test: int | None, text: str) -> None:

@@ -14,29 +14,61 @@ from nets import assert_tells
 @pytest.mark.parametrize(
     ("make", "fragments"),
     [
-        pytest.param(lambda: ws.Wave(speed=0.0), ["speed=0.0", "positive speed"], id="still"),
-        pytest.param(lambda: ws.Wave(impedance=-1.0), ["impedance=-1.0", "positive"], id="impedance"),
-        pytest.param(lambda: ws.Wave(impedance=float("nan")), ["impedance=nan"], id="nan"),
-        pytest.param(lambda: ws.Wave(matching=1.5), ["matching=1.5", "between 0 and 1"], id="matching"),
-        pytest.param(lambda: ws.Wave(impedance=(1.0, 0.0)), ["(1.0, 0.0)", "positive"], id="impedances"),
+        pytest.param(lambda: ws.Wave(speed=0.0), ["Wave: speed must be a positive finite number, got 0.0"], id="still"),
+        pytest.param(
+            lambda: ws.Wave(impedance=-1.0),
+            ["Wave: impedance must be a positive finite number, got -1.0"],
+            id="impedance",
+        ),
+        pytest.param(
+            lambda: ws.Wave(impedance=float("nan")), ["impedance must be a positive finite number, got nan"], id="nan"
+        ),
+        pytest.param(lambda: ws.Wave(matching=1.5), ["matching must be between 0 and 1, got 1.5"], id="matching"),
+        pytest.param(
+            lambda: ws.Wave(impedance=(1.0, 0.0)), ["Wave: impedance must be a positive", "got 0.0"], id="impedances"
+        ),
         pytest.param(lambda: ws.Wave(matching=0.0), ["limit", "math.inf"], id="nothing to limit by"),
         pytest.param(lambda: ws.Wave(limit=1.0), ["limit=1.0", "[0, 1)"], id="limit"),
-        pytest.param(lambda: ws.Wave(speed=1.8), ["speed=1.8", "2/(1 + limit)", "1.68"], id="fast"),
-        pytest.param(lambda: ws.dynamics.Matched(margin=0.0), ["margin=0.0"], id="margin"),
-        pytest.param(lambda: ws.PredictiveCoding(rate=-0.1), ["rate=-0.1", "leave rate out"], id="pc-rate"),
-        pytest.param(lambda: ws.PredictiveCoding(precision=0.0), ["precision=0.0"], id="pc-precision"),
-        pytest.param(lambda: ws.AugmentedLagrangian(dual_rate=float("inf")), ["dual_rate=inf"], id="alm-dual"),
-        pytest.param(lambda: ws.AugmentedLagrangian(penalty=-1.0), ["penalty=-1.0"], id="alm-penalty"),
+        pytest.param(lambda: ws.Wave(speed=1.8), ["speed must be below 1.68", "2/(1 + limit)", "got 1.8"], id="fast"),
+        pytest.param(
+            lambda: ws.dynamics.Matched(margin=0.0),
+            ["Matched: margin must be a positive finite number, got 0.0"],
+            id="margin",
+        ),
+        pytest.param(
+            lambda: ws.PredictiveCoding(rate=-0.1),
+            ["rate must be a positive", "got -0.1", "leave rate out"],
+            id="pc-rate",
+        ),
+        pytest.param(
+            lambda: ws.PredictiveCoding(precision=0.0),
+            ["PredictiveCoding: precision must be", "got 0.0"],
+            id="pc-precision",
+        ),
+        pytest.param(
+            lambda: ws.AugmentedLagrangian(dual_rate=float("inf")),
+            ["dual_rate must be a positive", "got inf"],
+            id="alm-dual",
+        ),
+        pytest.param(
+            lambda: ws.AugmentedLagrangian(penalty=-1.0),
+            ["AugmentedLagrangian: penalty must be", "got -1.0"],
+            id="alm-penalty",
+        ),
         pytest.param(lambda: ws.AugmentedLagrangian(dual_rate=2.0), ["dual_rate=2.0", "below", "= 2"], id="alm-bound"),
-        pytest.param(lambda: ws.PredictiveCoding(nudge=0.0), ["nudge=0.0", "leave nudge out"], id="pc-nudge"),
+        pytest.param(
+            lambda: ws.PredictiveCoding(nudge=0.0),
+            ["nudge must be finite and not zero, got 0.0", "leave nudge out"],
+            id="pc-nudge",
+        ),
         pytest.param(
             lambda: ws.PredictiveCoding(nudge=0.1, prediction=ws.dynamics.Prediction.FIXED),
-            ["proportional"],
+            ["nudge has no effect with prediction=Prediction.FIXED, got 0.1", "proportional"],
             id="pc-fixed-nudge",
         ),
         pytest.param(
             lambda: ws.PredictiveCoding(2.0, prediction=ws.dynamics.Prediction.FIXED),
-            ["between 0 and 2"],
+            ["rate must be below 2 with prediction=Prediction.FIXED, got 2.0"],
             id="pc-fixed-rate",
         ),
     ],
@@ -81,9 +113,12 @@ def relaxed(dynamics: ws.dynamics.Dynamics, depth: int = 3, scale: float = 1.0) 
     ("dynamics", "fragments"),
     [
         (ws.Wave(impedance=ws.dynamics.Riccati()), ["Riccati", "control", "leave impedance out"]),
-        (ws.Wave(impedance=(1.0, 2.0)), ["2 impedances for 3 layers"]),
-        (ws.Wave(impedance=(1.0, 2.0), limit=math.inf), ["2 impedances for 3 layers"]),
-        (ws.Wave(speed=3.0, limit=math.inf, courant=ws.dynamics.Courant.REFUSE), ["Courant limit", "lower the speed"]),
+        (ws.Wave(impedance=(1.0, 2.0)), ["one number for each of 3 layers, got 2"]),
+        (ws.Wave(impedance=(1.0, 2.0), limit=math.inf), ["one number for each of 3 layers, got 2"]),
+        (
+            ws.Wave(speed=3.0, limit=math.inf, courant=ws.dynamics.Courant.REFUSE),
+            ["Courant limit", "got 3.0", "lower the speed"],
+        ),
     ],
 )
 def test_a_wave_that_these_layers_cannot_carry_is_refused(dynamics: ws.dynamics.Dynamics, fragments: list[str]) -> None:
@@ -119,7 +154,7 @@ def test_a_step_a_little_too_long_is_found_out_before_anything_overflows(
 
 @pytest.mark.parametrize("size", [{"depth": 1, "width": 4}, {"depth": 3, "width": 0}])
 def test_a_residual_mlp_has_two_layers_and_some_width(size: dict[str, int]) -> None:
-    with pytest.raises(ws.errors.InputError, match="depth of at least 2"):
+    with pytest.raises(ws.errors.InputError, match="depth must be at least 2"):
         ws.nn.residual_mlp(**size)
 
 

@@ -40,37 +40,40 @@ def edges(*pairs: tuple[int, int], neurons: int = 4, self_loops: bool = False) -
 
 
 REFUSED: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
-    "loop": (lambda: edges((0, 1), (2, 2)), ("self-loop at neuron 2", "self_loops=True")),
+    "loop": (lambda: edges((0, 1), (2, 2)), ("neuron 2 has an edge to itself", "self_loops=True")),
     "twice": (lambda: edges((0, 1), (0, 1)), ("0 → 1", "twice")),
     "absent": (lambda: edges((0, 7)), ("neuron 7", "0 to 3")),
     "negative": (lambda: edges((-1, 2)), ("neuron -1",)),
     "none": (lambda: Sparse(3, torch.zeros(0).long(), torch.zeros(0).long()), ("at least one edge",)),
-    "layers": (lambda: streaming.layered([3]), ("two or more layers",)),
-    "degree": (lambda: streaming.random(5, 5, torch.Generator()), ("degree=5", "1 to 4")),
+    "layers": (lambda: streaming.layered([3]), ("widths must be two or more positive numbers, got [3]",)),
+    "degree": (
+        lambda: streaming.random(5, 5, torch.Generator()),
+        ("degree must be between 1 and 4 for so many neurons, got 5",),
+    ),
     "ring": (lambda: streaming.small_world(9, 5, 0.1, torch.Generator()), ("1 to 4",)),
     "matrix": (lambda: streaming.from_matrix(torch.ones(2, 3)), ("(2, 3)", "(n, n)")),
-    "matrix-loop": (lambda: streaming.from_matrix(torch.ones(2, 2)), ("self-loop at neuron 0",)),
-    "graph": (lambda: streaming.from_networkx([1, 2]), ("a list", "networkx")),
+    "matrix-loop": (lambda: streaming.from_matrix(torch.ones(2, 2)), ("neuron 0 has an edge to itself",)),
+    "graph": (lambda: streaming.from_networkx([1, 2]), ("must be a networkx graph, got an object of type list",)),
     "nx-loop": (lambda: streaming.from_networkx(networkx.DiGraph([(0, 1), (1, 1)])), ("self-loop",)),
     "no-output": (lambda: HamiltonianNetwork(Dense(3), []), ("at least one output",)),
     "output-twice": (lambda: HamiltonianNetwork(Dense(3), [0, 0]), ("no neuron named twice",)),
     "input-is-output": (lambda: HamiltonianNetwork(Dense(3), [0], [0]), ("no neuron named twice",)),
-    "output-absent": (lambda: HamiltonianNetwork(Dense(3), [3]), ("neuron 3 is not there",)),
-    "output-deaf": (lambda: HamiltonianNetwork(edges((0, 1)), [0]), ("output 0 has no parents",)),
+    "output-absent": (lambda: HamiltonianNetwork(Dense(3), [3]), ("leave out neuron 3, which is not there",)),
+    "output-deaf": (lambda: HamiltonianNetwork(edges((0, 1)), [0]), ("output neuron 0 has no incoming edge",)),
     "disconnected": (lambda: HamiltonianNetwork(edges((0, 1), (2, 3)), [3], [0]), ("no path", "output 3")),
-    "speed": (lambda: NeuronModel(speed=0.0), ("speed=0.0",)),
+    "speed": (lambda: NeuronModel(speed=0.0), ("NeuronModel: speed must be positive and finite, got 0.0",)),
     "speeds": (lambda: HamiltonianNetwork(Dense(3), [0], model=NeuronModel(torch.ones(2))), ("each of 3 neurons",)),
-    "mass": (lambda: Functional(mass=NAN), ("mass=nan", "math.inf")),
-    "dissipation": (lambda: Functional(dissipation=-1.0), ("dissipation=-1.0",)),
-    "weight": (lambda: Squared(0.0), ("weight=0.0",)),
-    "gain": (lambda: CrossEntropy(gain=-1.0), ("gain=-1.0",)),
+    "mass": (lambda: Functional(mass=NAN), ("mass must be positive, got nan", "math.inf")),
+    "dissipation": (lambda: Functional(dissipation=-1.0), ("dissipation must be finite and not negative, got -1.0",)),
+    "weight": (lambda: Squared(0.0), ("Squared: weight must be a positive finite number, got 0.0",)),
+    "gain": (lambda: CrossEntropy(gain=-1.0), ("CrossEntropy: gain must be a positive finite number, got -1.0",)),
     "regulariser": (lambda: Quadratic(weights=-0.1), ("weights=-0.1",)),
     "period": (lambda: PeriodicFlip(0.0), ("period=0.0",)),
-    "track": (lambda: streaming.hamiltonian_within(1.0, 0.0), ("low ≤ high",)),
-    "radius": (lambda: streaming.costate_within(NAN), ("radius",)),
-    "streams": (lambda: Streams(0), ("count=0",)),
-    "never": (lambda: streaming.Exponential(every=0), ("every=0", "1 or more")),
-    "trace": (lambda: Trace(0), ("every=0",)),
+    "track": (lambda: streaming.hamiltonian_within(1.0, 0.0), ("low must not be above high, got low=1.0, high=0.0",)),
+    "radius": (lambda: streaming.costate_within(NAN), ("radius must not be negative, got nan",)),
+    "streams": (lambda: Streams(0), ("Streams: count must be at least 1, got 0",)),
+    "never": (lambda: streaming.Exponential(every=0), ("every must be at least 1, got 0",)),
+    "trace": (lambda: Trace(0), ("Trace: every must be at least 1, got 0",)),
 }
 
 
@@ -89,12 +92,12 @@ def network(**changes: object) -> HamiltonianNetwork:
 @pytest.mark.parametrize(
     ("input", "target", "dt", "fragments"),
     [
-        (torch.zeros(1), torch.zeros(1, 2), 0.01, ("(1,)", "(1, 1)", "input[None]")),
-        (None, torch.zeros(1, 2), 0.01, ("shape None",)),
+        (torch.zeros(1), torch.zeros(1, 2), 0.01, ("got shape (1,)", "(1, 1)", "input[None]")),
+        (None, torch.zeros(1, 2), 0.01, ("1 input neurons, got None",)),
         (torch.zeros(1, 1), torch.zeros(1, 3), 0.01, ("(1, 3)", "(1, 2)")),
         (torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64), 0.01, ("floating-point",)),
-        (torch.zeros(1, 1), torch.zeros(1, 2), 0.0, ("dt=0.0",)),
-        (torch.zeros(1, 1), torch.zeros(1, 2), NAN, ("dt=nan",)),
+        (torch.zeros(1, 1), torch.zeros(1, 2), 0.0, ("dt must be positive and finite, got 0.0",)),
+        (torch.zeros(1, 1), torch.zeros(1, 2), NAN, ("dt must be positive and finite, got nan",)),
     ],
 )
 def test_a_step_checks_what_it_hears(
@@ -127,12 +130,12 @@ def test_an_unstable_step_is_refused_with_its_bound() -> None:
     stiff.step(torch.zeros(1, 1), torch.zeros(1, 2), 0.0099)
     with pytest.raises(ws.errors.InputError) as caught:
         stiff.step(torch.zeros(1, 1), torch.zeros(1, 2), 0.0101)
-    assert_tells(caught.value, "dt < 0.01", "c + θ", "Exponential()")
+    assert_tells(caught.value, "dt must be below 0.01", "c + θ", "Exponential()")
     network(model=NeuronModel(180.0)).step(torch.zeros(1, 1), torch.zeros(1, 2), 10.0)
     seldom = network(model=NeuronModel(1.0), integrator=ForwardEuler(every=50))
     with pytest.raises(ws.errors.InputError) as caught:
         seldom.step(torch.zeros(1, 1), torch.zeros(1, 2), 0.0021)  # 50 dt θ is above 2, dt (c + θ) is not
-    assert_tells(caught.value, "dt < 0.002")
+    assert_tells(caught.value, "dt must be below 0.002")
 
 
 @pytest.mark.parametrize("hole", [NAN, INF, -INF])
@@ -174,7 +177,7 @@ def test_a_stream_with_holes_stops_if_it_is_asked_to() -> None:
     assert strict.finite
     with pytest.raises(ws.errors.InputError) as caught:
         strict.step(*bad, 0.01)
-    assert_tells(caught.value, "target", "Missing.SKIP")
+    assert_tells(caught.value, "target", "MissingValues.SKIP")
     loose = network()
     assert loose.run([good, good, bad, good], 0.01).status is Status.ENDED
     assert loose.steps == 4

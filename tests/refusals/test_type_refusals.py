@@ -12,16 +12,25 @@ from typing import Any
 import pytest
 
 CALLS = {
-    "ws.Chain('linear', loss)": ["a chain from str", "a list of modules", "list the blocks"],
-    "ws.Chain([layer, torch.tanh], loss)": ["layer '1' of type builtin_function_or_method", "nn.Module", "wrap"],
-    "ws.Chain([layer, None], loss)": ["layer '1' of type NoneType", "nn.Module"],
-    "ws.Chain([layer], 'mse')": ["a loss of type str", "a callable", "CrossEntropyLoss"],
-    "ws.Chain([layer], None)": ["a loss of type NoneType", "a callable", "CrossEntropyLoss"],
-    "ws.relax(ws.Chain([layer], loss), [[1.0, 2.0]], x)": ["input of type list", "a torch.Tensor", "torch.as_tensor"],
-    "ws.backward(ws.Chain([layer], loss), None, x)": ["input of type NoneType", "a torch.Tensor"],
-    "net.step([0.0], torch.zeros(1, 1), 0.01)": ["an input of type list", "a torch.Tensor", "torch.as_tensor"],
-    "net.step(torch.zeros(1, 1), 0.5, 0.01)": ["a target of type float", "a torch.Tensor", "torch.as_tensor"],
-    "ws.Dyadic(0)": ["Dyadic(rate=0)", "strictly between 0 and 2"],
+    "ws.Chain('linear', loss)": ["cannot be made from an object of type str", "a list of modules", "list the blocks"],
+    "ws.Chain([layer, torch.tanh], loss)": ["layer '1' is of type builtin_function_or_method", "nn.Module", "wrap"],
+    "ws.Chain([layer, None], loss)": ["layer '1' is of type NoneType", "nn.Module"],
+    "ws.Chain([layer], 'mse')": ["loss must be callable, got an object of type str", "CrossEntropyLoss"],
+    "ws.Chain([layer], None)": ["loss must be callable, got an object of type NoneType", "CrossEntropyLoss"],
+    "ws.relax(ws.Chain([layer], loss), [[1.0, 2.0]], x)": [
+        "input must be a tensor, got an object of type list",
+        "torch.as_tensor",
+    ],
+    "ws.backward(ws.Chain([layer], loss), None, x)": ["input must be a tensor, got an object of type NoneType"],
+    "net.step([0.0], torch.zeros(1, 1), 0.01)": [
+        "input must be a tensor, got an object of type list",
+        "torch.as_tensor",
+    ],
+    "net.step(torch.zeros(1, 1), 0.5, 0.01)": [
+        "target must be a tensor, got an object of type float",
+        "torch.as_tensor",
+    ],
+    "ws.Dyadic(0)": ["Dyadic: rate must be strictly between 0 and 2, got 0"],
 }
 PROGRAM = """
 import json

@@ -27,13 +27,13 @@ def hold(
 def test_no_ticks(net: nn.Sequential) -> None:
     with pytest.raises(ws.errors.InputError) as caught:
         hold(net, ticks=0)
-    assert_tells(caught.value, "ticks=0", "1 or more", "4 times the depth")
+    assert_tells(caught.value, "ticks must be at least 1, got 0", "4 times the depth")
 
 
 def test_a_port_over_other_parameters(net: nn.Sequential) -> None:
     with pytest.raises(ws.errors.InputError) as caught:
         hold(net, torch.optim.SGD(nn.Linear(3, 4).parameters(), lr=0.1))
-    assert_tells(caught.value, "no trainable parameter", "chain.parameters()")
+    assert_tells(caught.value, "this optimizer holds none of the chain's trainable parameters", "chain.parameters()")
 
 
 def test_an_optimizer_that_wants_to_evaluate_by_itself(net: nn.Sequential) -> None:
@@ -96,13 +96,13 @@ def test_late_efforts_for_time_constants_that_no_rule_covers(
 def test_efforts_from_the_future(net: nn.Sequential, delay: float) -> None:
     with pytest.raises(ws.errors.InputError) as caught:
         ws.ports.delayed(ws.ports.Resistive(net.parameters(), lr=0.1), delay)
-    assert_tells(caught.value, f"delay={delay}", "order.delay")
+    assert_tells(caught.value, f"delay must not be negative, got {delay}", "order.delay")
 
 
 def test_a_common_mode_that_never_forgets(net: nn.Sequential) -> None:
     with pytest.raises(ws.errors.InputError) as caught:
         ws.ports.BiasCentered(ws.ports.Resistive(net.parameters(), lr=0.1), [net], memory=1.0)
-    assert_tells(caught.value, "memory=1.0", "0.98")
+    assert_tells(caught.value, "memory must be at least 0 and below 1, got 1.0", "0.98")
 
 
 def test_a_negative_promptness() -> None:

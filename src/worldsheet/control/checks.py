@@ -25,18 +25,33 @@ def check_numbers(initial_state: Tensor, control_size: int, steps: int, dt: floa
     """Refuse an empty horizon, a step that is no time, a state that is no vector of real numbers."""
     if initial_state.dim() == 0 or not initial_state.is_floating_point():
         raise InputError(
-            f"initial_state={initial_state!r}", "a tensor of real numbers, (..., n)", "torch.tensor([0.0, 0.0])"
+            "initial_state must be a tensor of real numbers with one dimension or more, "
+            f"got shape {tuple(initial_state.shape)} and {initial_state.dtype}",
+            "a floating-point tensor of shape (n,) or (..., n)",
+            "write for example torch.tensor([0.0, 0.0])",
         )
     if 0 in initial_state.shape:
-        raise InputError(f"an initial state of shape {tuple(initial_state.shape)}", "no empty dimension", "check it")
+        raise InputError(
+            f"initial_state is empty: its shape is {tuple(initial_state.shape)}",
+            "sizes of at least 1",
+            "check how it was made",
+        )
     if bool((~initial_state.isfinite()).any(-1).all()):
-        raise InputError("an initial state that is NaN or infinite", "finite numbers", "check where it comes from")
+        raise InputError("initial_state is NaN or infinite", "finite numbers", "check where it comes from")
     if steps < 1:
-        raise InputError(f"steps={steps}: the horizon is empty", "at least one stage", "use steps = duration / dt")
+        raise InputError(
+            f"steps must be at least 1, got {steps}", "a horizon of one stage or more", "use steps = duration / dt"
+        )
     if control_size < 0:
-        raise InputError(f"control_size={control_size}", "0 or more", "the last size of u in dynamics(x, u, t)")
+        raise InputError(
+            f"control_size must not be negative, got {control_size}",
+            "the number of controls, 0 or more",
+            "use the last size of u in dynamics(x, u, t)",
+        )
     if not (isfinite(dt) and dt > 0):
-        raise InputError(f"dt={dt}", "a positive finite time", "use dt = duration / steps")
+        raise InputError(
+            f"dt must be positive and finite, got {dt}", "the time of one step", "use dt = duration / steps"
+        )
 
 
 def check_call(called: Called, arguments: tuple[Tensor, ...]) -> None:
@@ -64,7 +79,11 @@ def _value(called: Called, arguments: tuple[Tensor, ...]) -> Tensor:
             "write x[..., 0] instead of x[0], and torch.stack(…, -1)",
         ) from error
     if not isinstance(value, Tensor):
-        raise InputError(f"{called.name} returned {type(value).__name__}", "a tensor", "return a tensor")
+        raise InputError(
+            f"{called.name} returned an object of type {type(value).__name__}, not a tensor",
+            "one tensor",
+            "join several parts with torch.cat or torch.stack(…, -1)",
+        )
     return value
 
 
@@ -78,13 +97,13 @@ def _check_shape(called: Called, value: Tensor, arguments: tuple[Tensor, ...]) -
         names = ", ".join("any" if size is None else str(size) for size in wanted)
         shapes = ", ".join(str(tuple(argument.shape)) for argument in arguments)
         raise InputError(
-            f"{called.name} returned shape {tuple(value.shape)} for arguments of shapes {shapes}",
+            f"{called.name} returned shape {tuple(value.shape)} instead of ({names}) for arguments of shapes {shapes}",
             f"shape ({names})",
             "work along the last dimension and keep the others",
         )
     if value.dtype != arguments[0].dtype or value.device != arguments[0].device:
         raise InputError(
-            f"{called.name} returned {value.dtype} on {value.device}",
+            f"{called.name} returned {value.dtype} on {value.device} instead of the initial state's dtype and device",
             f"{arguments[0].dtype} on {arguments[0].device}, as the initial state",
             "make the constants inside it in that dtype and on that device",
         )

@@ -129,7 +129,11 @@ class ImplicitMidpoint(Integrator):
     def __post_init__(self) -> None:
         """Refuse an equation that is never solved."""
         if self.iterations < 1:
-            raise InputError(f"{self}", "at least one Newton iteration", "use ImplicitMidpoint()")
+            raise InputError(
+                f"ImplicitMidpoint: iterations must be at least 1, got {self.iterations}",
+                "one Newton iteration or more",
+                "use ImplicitMidpoint()",
+            )
 
     def step(self, flow: Flow, state: Tensor, time: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
         """Solve m = x + dt/2 f(m) for the midpoint m."""

@@ -61,7 +61,9 @@ class MPC:
         max_ticks: int | None = None,
     ) -> None:
         if problem.duration is not None:
-            raise InputError("MPC of a problem with a free duration", "a fixed dt", "fix the horizon")
+            raise InputError(
+                "MPC needs a fixed horizon, and this problem has a free duration", "a fixed dt", "leave duration out"
+            )
         self._problem = problem
         self._method = method
         self._tol = tol

@@ -38,7 +38,11 @@ class FreeDuration:
     def __post_init__(self) -> None:
         """Refuse time that does not go forward."""
         if not (isfinite(self.guess) and self.guess > 0):
-            raise InputError(f"{self}", "a positive finite duration", "guess its order of magnitude")
+            raise InputError(
+                f"FreeDuration: guess must be positive and finite, got {self.guess}",
+                "a duration, in the unit of time of the dynamics",
+                "guess its order of magnitude",
+            )
 
 
 @final
@@ -95,7 +99,9 @@ class Problem(Static):
         check_numbers(self.initial_state, self.control_size, self.steps, self.dt)
         if self.duration is not None and isinstance(self.integrator, Discrete):
             raise InputError(
-                "a free duration in discrete time", "an integrator of rates", "use RK4(), or fix the steps"
+                "a problem in discrete time cannot have a free duration",
+                "an integrator of rates",
+                "use RK4(), or leave duration out",
             )
         self._check_bounds()
         self._check_parameters()
@@ -144,8 +150,9 @@ class Problem(Static):
             old.device,
         ):
             raise InputError(
-                f"an initial state of shape {tuple(initial_state.shape)}, {initial_state.dtype}",
-                f"(..., {self.state_size}) of {old.dtype} on {old.device}",
+                f"initial_state does not fit this problem: it has shape {tuple(initial_state.shape)} and "
+                f"{initial_state.dtype} on {initial_state.device}",
+                f"shape (..., {self.state_size}) and {old.dtype} on {old.device}",
                 "convert it first",
             )
         moved = copy(self)
@@ -161,12 +168,15 @@ class Problem(Static):
             low, high = self.limits()
         except (RuntimeError, ValueError, TypeError) as error:
             raise InputError(
-                f"bounds={self.bounds}", f"(lo, hi), numbers or of shape ({self.control_size},)", "give two of them"
+                f"bounds must be a lower and an upper bound for every control, got {self.bounds}",
+                f"(lo, hi), each a number or a tensor of shape ({self.control_size},)",
+                "give two of them",
             ) from error
         crossed = (~(low <= high)).nonzero().flatten().tolist()
         if crossed:
             raise InputError(
-                f"bounds that cross for control {crossed[0]}: {float(low[crossed[0]])} > {float(high[crossed[0]])}",
+                f"the lower bound of control {crossed[0]} must not be above the upper one, got "
+                f"{float(low[crossed[0]])} and {float(high[crossed[0]])}",
                 "lo ≤ hi for every control",
                 "exchange them",
             )
@@ -174,8 +184,9 @@ class Problem(Static):
     def _check_parameters(self) -> None:
         if self.parameters is not None and self.parameters.shape[:-1] not in (self.batch, torch.Size()):
             raise InputError(
-                f"parameters of shape {tuple(self.parameters.shape)} for problems of shape {tuple(self.batch)}",
-                f"({', '.join(map(str, [*self.batch, 'q']))})",
+                f"parameters must have one row for each problem, got shape {tuple(self.parameters.shape)} for problems "
+                f"of shape {tuple(self.batch)}",
+                f"shape ({', '.join(map(str, [*self.batch, 'q']))})",
                 "give each problem its own parameters",
             )
 

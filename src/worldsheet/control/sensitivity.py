@@ -125,7 +125,7 @@ class _Solution(torch.autograd.Function):
     def backward(ctx: Any, states: Tensor | None, controls: Tensor | None, cost: Tensor | None) -> Any:
         if torch.is_grad_enabled():
             raise InputError(
-                "second derivatives of a solution of an optimal control problem",
+                "a solution of an optimal control problem has no second derivatives here",
                 "first derivatives, with create_graph=False",
                 "differentiate the first ones by finite differences, or solve the larger problem",
             )

@@ -70,7 +70,7 @@ def _multipliers(solved: "Trajectory", inequalities: Tensor, terminal: Tensor) -
         return known.inequality.reshape(inequalities.shape), known.terminal.reshape(terminal.shape)
     if inequalities.requires_grad:
         raise InputError(
-            "gradients of bounds that depend on a parameter, from a method without multipliers",
+            "bounds or constraints depend on a parameter, and this method has no multipliers to give its gradient",
             "Wave(impedance=Riccati()), the default",
             "solve with the default method",
         )
@@ -158,7 +158,7 @@ class Trajectory:
         if not bool(self.converged.all()):
             failed = int((~self.converged).sum())
             raise InputError(
-                f"gradients of {len(self.outcomes)} problems of which {failed} did not converge",
+                f"{failed} of {len(self.outcomes)} problems did not converge and have no gradient",
                 "solved problems: only there what this computes is the gradient of the cost",
                 "look at `outcome`, and solve again from `problem.at(initial_state[converged])` for those that did",
             )

@@ -62,9 +62,15 @@ def solve(
             tensors that functions of a compiled problem close over and that have changed.
     """
     if not (isfinite(tol) and tol > 0):
-        raise InputError(f"tol={tol}", "a positive number", "try 1e-8 in float64, 1e-4 in float32")
+        raise InputError(
+            f"tol must be a positive number, got {tol}",
+            "the largest residual at rest, above 0 and finite",
+            "try 1e-8 in float64, 1e-4 in float32",
+        )
     if max_ticks is not None and max_ticks < 0:
-        raise InputError(f"max_ticks={max_ticks}", "0 or more", "leave it out")
+        raise InputError(
+            f"max_ticks must not be negative, got {max_ticks}", "0 or more", "leave it out for the method's own budget"
+        )
     problem.execution.begin()
     flat = Discretised.of(problem)
     with torch.no_grad():  # the search builds no graph; what a solution depends on is attached to it afterwards
@@ -90,7 +96,11 @@ def _relaxed(
     if isinstance(method.impedance, (int, float)):
         scattered = Scattered(method.speed, float(method.impedance), tol, _or(max_ticks, _WAVE_TICKS))
         return relax_scattered(flat, start, scattered, history)
-    raise InputError(f"{method}", "a number or Riccati() as impedance", "use Wave(impedance=Riccati())")
+    raise InputError(
+        f"Wave: impedance must be a number or Riccati() for optimal control, got {method.impedance}",
+        "Riccati(), the matched wave, or a positive number",
+        "use Wave(impedance=Riccati())",
+    )
 
 
 def _or(given: int | None, default: int) -> int:
@@ -111,7 +121,7 @@ def _refuse_constraints(problem: Problem, method: Wave | ForwardBackwardSweep) -
     for name in ("path_constraint", "terminal_constraint", "duration"):
         if getattr(problem, name) is not None:
             raise InputError(
-                f"{method} on a problem with a {name}",
+                f"{method} cannot solve a problem with a {name}",
                 "bounds on the controls, and nothing else that is constrained or free",
                 "use Wave(impedance=Riccati()), or put the constraint into the cost",
             )

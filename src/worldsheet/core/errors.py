@@ -1,23 +1,23 @@
-"""Errors: what was given, what is accepted, what to do."""
+"""Errors: what is wrong, what is accepted, what to do."""
 
 
 class WorldsheetError(Exception):
     """A refusal in three parts, so that the reader can act on it without opening the source.
 
     Args:
-        given: what was found, with its value.
+        problem: a sentence that says what is wrong, with the value that was found.
         accepted: what would have been accepted.
         remedy: what to do about it.
     """
 
-    def __init__(self, given: str, accepted: str, remedy: str) -> None:
-        super().__init__(f"{given}\n  accepted: {accepted}\n  remedy: {remedy}")
-        self.given = given
+    def __init__(self, problem: str, accepted: str, remedy: str) -> None:
+        super().__init__(f"{problem}\n  accepted: {accepted}\n  remedy: {remedy}")
+        self.problem = problem
         self.accepted = accepted
         self.remedy = remedy
 
     def __reduce__(self) -> tuple[type["WorldsheetError"], tuple[str, str, str]]:
-        return type(self), (self.given, self.accepted, self.remedy)
+        return type(self), (self.problem, self.accepted, self.remedy)
 
 
 class InputError(WorldsheetError, ValueError):

@@ -27,15 +27,15 @@ class Fields:
         """Refuse fields that do not pair."""
         if len(self.states) != len(self.costates):
             raise InputError(
-                f"{len(self.states)} states and {len(self.costates)} costates",
-                "one costate per state",
+                f"Fields needs one costate per state, got {len(self.states)} states and {len(self.costates)} costates",
+                "as many costates as states",
                 "leave out the input x_0: fields start at site 1",
             )
         for site, (state, costate) in enumerate(zip(self.states, self.costates, strict=True), start=1):
             if state.shape != costate.shape:
                 raise InputError(
-                    f"site {site}: state {tuple(state.shape)}, costate {tuple(costate.shape)}",
-                    "the same shape",
+                    f"the costate of site {site} has shape {tuple(costate.shape)}, its state has {tuple(state.shape)}",
+                    "the same shape for both",
                     "a costate is the cost's derivative by its state and has its shape",
                 )
 

@@ -23,7 +23,7 @@ class Record:
 
     def __init__(self, every: int = 1, *, fields: bool = False) -> None:
         if every < 1:
-            raise InputError(f"Record(every={every})", "a whole number of ticks, at least 1", "use every=1")
+            raise InputError(f"Record: every must be at least 1, got {every}", "a whole number of ticks", "use every=1")
         self.every = every
         self.fields = fields
         self.ticks: list[int] = []

@@ -21,16 +21,20 @@ class Topology:
     def __post_init__(self) -> None:
         """Refuse an empty graph and a site that reads itself or a later one."""
         if not self.parents:
-            raise InputError("a graph without layers", "at least one layer", "give the chain a layer to relax")
+            raise InputError("the graph has no layers", "at least one layer", "give the chain a layer to relax")
         for site, above in enumerate(self.parents, start=1):
             if not above or any(not 0 <= parent < site for parent in above):
                 raise InputError(
-                    f"site {site} with parents {above}",
+                    f"site {site} must read the input or sites before it, got parents {above}",
                     f"one or more parents among 0..{site - 1}",
                     "number the sites in the order in which they are evaluated",
                 )
         if any(not 1 <= site <= self.size for site in self.outputs):
-            raise InputError(f"outputs {self.outputs}", f"sites among 1..{self.size}", "leave it out for the last site")
+            raise InputError(
+                f"outputs must be sites of the graph, got {self.outputs}",
+                f"sites among 1..{self.size}",
+                "leave it out for the last site",
+            )
 
     @staticmethod
     def chain(depth: int) -> "Topology":

@@ -1,7 +1,7 @@
 """Sites of any module: the user's own forward runs as it is, and is cut where chosen submodules return."""
 
 from worldsheet.cut.leaves import answered, deliver, is_watched, silenced
-from worldsheet.cut.program import Program, call_of, describe
+from worldsheet.cut.program import Program, call_of, describe, in_words
 from worldsheet.cut.pull import pull_by_sites
 from worldsheet.cut.replayed import Replayed, ReplayedRun, shapes_along
 from worldsheet.cut.run import Itself, Run
@@ -23,6 +23,7 @@ __all__ = [
     "deliver",
     "describe",
     "grouped",
+    "in_words",
     "is_watched",
     "leaves_below",
     "pull_by_sites",

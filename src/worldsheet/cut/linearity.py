@@ -44,7 +44,8 @@ class Parts:
             if len(calls) > 1 and not _is_linear(node, calls):
                 name = node.name().removesuffix("Backward")
                 raise LayerError(
-                    f"{name}, a function outside of all sites that several sites read and whose backward is not linear",
+                    f"{name} is called outside of all sites, is read by several of them, and has a backward that is "
+                    "not linear",
                     "such functions inside of a site, or read by one site",
                     "put it into a submodule with the weights around it, or name such a module in blocks=",
                 )

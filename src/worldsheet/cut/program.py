@@ -93,7 +93,7 @@ class Program:
         except Exception as error:  # whatever a user's module raises is told with where
             place = f"in '{run.failing}' " if run.failing else ""
             raise LayerError(
-                f"{type(self.module).__name__} failed {place}on {describe((args, dict(kwargs)))}: {error}",
+                f"the model {type(self.module).__name__} failed {place}on {describe((args, dict(kwargs)))}: {error}",
                 "an input that the module itself takes: a tensor, a tuple of arguments or a dict of arguments by name",
                 "call the module itself on this input: it must work first",
             ) from error
@@ -115,10 +115,9 @@ class Program:
                 "class indices must be int64 for cross-entropy; regression targets need the output's dtype and shape",
             ) from error
         if not isinstance(cost, Tensor) or cost.numel() != 1:
-            shape = f"shape {tuple(cost.shape)}" if isinstance(cost, Tensor) else type(cost).__name__
             raise LayerError(
-                f"loss {name} returned {shape}",
-                "a scalar tensor",
+                f"loss {name} returned {in_words(cost)}, not a scalar tensor",
+                "a tensor with one entry",
                 "average or sum over the batch: reduction='mean' or 'sum'",
             )
         if not cost.requires_grad:
@@ -136,6 +135,15 @@ def call_of(x: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     if isinstance(x, Mapping):
         return (), x
     return (tuple(x), {}) if type(x) in (tuple, list) else ((x,), {})
+
+
+def in_words(value: object) -> str:
+    """What a function returned where something else was wanted."""
+    return (
+        f"a tensor of shape {tuple(value.shape)}"
+        if isinstance(value, Tensor)
+        else f"an object of type {type(value).__name__}"
+    )
 
 
 def describe(value: Any) -> str:

@@ -145,7 +145,7 @@ def pull_all(
 def refused(label: str, error: Exception) -> LayerError:
     """The error of a pull-back."""
     return LayerError(
-        f"pulling back through {label} failed: {error}",
+        f"the backward pass through {label} failed: {error}",
         "operations that torch can differentiate",
         "call backward on the module's own loss: it fails in the same way; in-place operations are the usual cause",
     )
@@ -163,7 +163,8 @@ def _is_checkpoint(node: Node) -> bool:
 
 def _backward_between_sites() -> LayerError:
     return LayerError(
-        "an activation checkpoint outside of all sites that several sites read: each of them would run it again",
+        "an activation checkpoint is outside of all sites and is read by several of them, each of which would run it "
+        "again",
         "checkpoints inside of a site, or read by one site",
         "put it into a submodule with the weights around it, or name such a module in blocks=",
     )

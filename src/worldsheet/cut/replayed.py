@@ -252,7 +252,7 @@ class _Given(Feed):
 
     def _error(self) -> SitesChangedError:
         return SitesChangedError(
-            f"a forward whose sites are others at these states than at the forward pass, first at {self._changed}",
+            f"the forward calls other sites at these states than in its forward pass, first at {self._changed}",
             "a forward that calls the same sites whatever their states are",
             "name a larger module that always is called in blocks=, so that the choice is made inside one site; "
             "or use ws.backward with Dyadic(), which runs the forward once",
@@ -279,7 +279,7 @@ class _Dual(Feed):
 
 def _unread() -> LayerError:
     return LayerError(
-        "a loss that depends on no site's state",
+        "the loss does not depend on what any site returned",
         "a loss that torch can differentiate by what the module returned",
         "compute it from the output without .detach(), .item(), argmax or numpy",
     )

@@ -202,7 +202,8 @@ class Run(Watcher):
             if not shared and (handed is None or handed() is None or (site is None and handed() is not base)):
                 return
         raise LayerError(
-            "memory that a site has returned is written into while the site's own code, or a hook, holds it too",
+            "an in-place operation writes into memory that a site has returned, while the site's own code, or a hook, "
+            "holds it too",
             "in-place operations on tensors that nothing else holds",
             "return a copy (.clone()), write out of place, or name the module around both in blocks=",
         )
@@ -298,13 +299,15 @@ class _Again:
         returned = checkpoint(self, *args, use_reentrant=False, **kwargs)
         if elsewhere != [buffer._version for buffer in self._outside]:
             raise LayerError(
-                "recompute=True with a site that calls a submodule of another, whose statistics would move twice",
+                "recompute=True runs each site twice, but a site calls a submodule of another, whose statistics would "
+                "move twice",
                 "sites that call their own submodules",
                 "choose larger sites with blocks=, or leave recompute out",
             )
         if versions != [each._version for each in given]:
             raise LayerError(
-                "recompute=True with a site that writes into its input, which then cannot be given to it again",
+                "recompute=True runs each site twice, but a site writes into its input, which then cannot be given to "
+                "it again",
                 "sites that leave their input as it is",
                 "use inplace=False there, choose larger sites with blocks=, or leave recompute out",
             )

@@ -133,13 +133,14 @@ def _parts(blocks: Any) -> Sequence[type[nn.Module] | str]:
     parts: Any = [blocks] if isinstance(blocks, (str, type)) else blocks
     if not isinstance(parts, Sequence) or not all(isinstance(part, (str, type)) for part in parts):
         accepted = f"{_ACCEPTED}, or a list of classes and names"
-        raise InputError(f"blocks={blocks!r}", accepted, "pass for example ['stem', 'layers.*']")
+        problem = f"blocks must be classes, names or a function, got {blocks!r}"
+        raise InputError(problem, accepted, "pass for example ['stem', 'layers.*']")
     return parts
 
 
 def _unmet(blocks: Any, root: nn.Module, reachable: Mapping[nn.Module, str]) -> InputError:
     return InputError(
-        f"blocks={blocks!r}, which no submodule of {type(root).__name__} meets",
+        f"no submodule of {type(root).__name__} matches blocks={blocks!r}",
         _ACCEPTED,
         f"choose among {_examples(reachable)}",
     )
@@ -174,7 +175,7 @@ def refuse_sharded(root: nn.Module) -> None:
     kinds = tuple(getattr(sharding, name) for name in ("FullyShardedDataParallel", "FSDPModule") if sharding)
     if kinds and any(isinstance(module, kinds) for module in root.modules()):
         raise InputError(
-            f"{type(root).__name__}, which is fully sharded",
+            f"{type(root).__name__} is fully sharded, so that no process holds its parameters whole",
             "modules whose parameters are whole in every process",
             "use DistributedDataParallel, or average .grad over processes after the call; see docs/layers.md",
         )

@@ -127,8 +127,8 @@ def crosses_sites() -> LayerError:
 def hook_between_sites() -> LayerError:
     """The refusal of hooks that would be called with what single sites pull back."""
     return LayerError(
-        "a hook on a tensor outside of all sites that several sites read, or on several tensors together: sites are "
-        "pulled back one by one",
+        "a hook is on a tensor outside of all sites that several sites read, or on several tensors together, and would "
+        "be called with the gradient of one site at a time",
         "hooks on what one site returns, or inside of one site",
         "put the hook on a submodule's output, or name the module around it in blocks=",
     )

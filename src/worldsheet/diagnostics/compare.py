@@ -84,7 +84,7 @@ def compare(chain: Chain, x: Any, target: Any, solution: Solution) -> Comparison
     """
     if solution.chain is not chain or solution.problem.target is not target:
         raise InputError(
-            "a solution of another chain or target",
+            "the solution belongs to another chain or target",
             "the chain and target that were relaxed",
             "call compare with the very objects that were given to relax",
         )

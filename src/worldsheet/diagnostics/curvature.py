@@ -69,7 +69,7 @@ def _output(chain: Chain, x: Tensor, target: Any, dynamics: Dynamics) -> Tensor:
     relax(chain.with_loss(look), x, target, dynamics)
     if not isinstance(seen[-1], Tensor):
         raise InputError(
-            f"a module that returns {type(seen[-1]).__name__}",
+            f"the module returned an object of type {type(seen[-1]).__name__}, not one tensor",
             "one output tensor, with the batch in front",
             "let the port see the credits of the loss itself: ws.backward(port.attach(chain), x, target)",
         )
@@ -83,13 +83,14 @@ def _reduction(chain: Chain, port: Newton) -> str:
     reduction = str(getattr(loss, "reduction", "none"))
     if not plain or reduction not in ("mean", "sum"):
         raise InputError(
-            f"loss {chain.loss_name} with reduction '{reduction}'",
+            f"the exact curvature of loss {chain.loss_name} with reduction '{reduction}' is not known",
             "nn.MSELoss, or nn.CrossEntropyLoss without class weights, averaged or summed",
             "let the port see the credits of the loss itself: ws.backward(port.attach(chain), x, target)",
         )
     if any(group["averaged"] != (reduction == "mean") for group in port.param_groups):
         raise InputError(
-            f"a port that takes the loss for {'summed' if reduction == 'mean' else 'averaged'}, and the loss is not",
+            f"the optimizer was made for a loss that is {'summed' if reduction == 'mean' else 'averaged'} over the "
+            "batch, and this one is not",
             "the same for both",
             f"make it with Newton(..., averaged={reduction == 'mean'})",
         )
@@ -102,7 +103,9 @@ def _columns(loss: object, output: Tensor, entries: int) -> AnyState:
     if isinstance(loss, nn.CrossEntropyLoss):
         if output.dim() != 2:
             raise InputError(
-                f"an output of shape {tuple(output.shape)}", "(batch, classes)", "flatten the output first"
+                f"the output must be two-dimensional for cross-entropy, got shape {tuple(output.shape)}",
+                "shape (batch, classes)",
+                "flatten the output first",
             )
         chances = output.softmax(1)
         columns: Tensor = chances.sqrt().unsqueeze(2) * (unit - chances.unsqueeze(1))

@@ -64,12 +64,15 @@ def wave_report(chain: Chain, x: Any, target: Any, wave: Wave, record: Record, r
     shapes = [tuple(state.shape) for state in rest.states]
     if record.every != 1 or not moments or any([tuple(s.shape) for s in f.states] != shapes for f in moments):
         raise InputError(
-            f"a record of {len(moments)} moments, every {record.every} ticks",
-            "the fields of every tick, of this chain and batch",
+            "the record must hold the fields of every tick for this chain and batch, "
+            f"got those of {len(moments)} ticks, every {record.every} ticks",
+            "a record that was filled by relaxing this chain on this batch",
             "relax with record=ws.Record(fields=True)",
         )
     if not isinstance(settled, Wave):
-        raise InputError(f"{wave}", "a Wave", "report the waves of a Wave")
+        raise InputError(
+            f"wave must be a Wave, got {type(settled).__name__}", "a ws.Wave", "relax with the Wave that is reported"
+        )
     angle = (1 - settled.matching) * pi / 2
     with torch.no_grad(), linearise(chain, x, target) as linearised:
         samples = linearised.samples if settled.averaged else 1

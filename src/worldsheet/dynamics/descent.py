@@ -23,7 +23,7 @@ def number(rate: float | None) -> float:
     """
     if rate is None:
         raise InputError(
-            "rate=None before it was estimated", "a number", "call ws.calibrate(chain, x, target, dynamics)"
+            "rate is None and has not been estimated yet", "a number", "call ws.calibrate(chain, x, target, dynamics)"
         )
     return rate
 
@@ -84,4 +84,8 @@ def refuse_not_positive(name: str, **values: float | None) -> None:
     """
     for argument, value in values.items():
         if value is not None and not (isfinite(value) and value > 0):
-            raise InputError(f"{name}({argument}={value})", "a positive finite number", f"leave {argument} out")
+            raise InputError(
+                f"{name}: {argument} must be a positive finite number, got {value}",
+                "a number above 0",
+                f"leave {argument} out",
+            )

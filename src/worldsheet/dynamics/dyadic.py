@@ -44,8 +44,8 @@ class Dyadic(Dynamics):
         """Refuse a rate at which the relaxation cannot converge."""
         if not (isfinite(self.rate) and 0 < self.rate < 2):
             raise InputError(
-                f"Dyadic(rate={self.rate})",
-                "a rate strictly between 0 and 2, the stability limit of the flow",
+                f"Dyadic: rate must be strictly between 0 and 2, got {self.rate}",
+                "a rate above 0 and below 2, the stability limit of the flow",
                 "use rate=1 for exact gradients in 2L ticks",
             )
 

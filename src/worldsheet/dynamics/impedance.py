@@ -52,7 +52,11 @@ class Matched(Impedance):
     def __post_init__(self) -> None:
         """Refuse what is no factor."""
         if not (isfinite(self.margin) and self.margin > 0):
-            raise InputError(f"Matched(margin={self.margin})", "a positive factor", "leave margin out")
+            raise InputError(
+                f"Matched: margin must be a positive finite number, got {self.margin}",
+                "a factor above 0",
+                "leave margin out",
+            )
 
     def profile(self, linearised: Linearised) -> tuple[float, ...]:
         """(W2), from the output down."""
@@ -76,9 +80,9 @@ class Riccati(Impedance):
     def profile(self, linearised: Linearised) -> tuple[float, ...]:
         """Refused: a network has no running cost to make a Riccati matrix from."""
         raise InputError(
-            "Wave(impedance=Riccati()) over the layers of a network",
+            "Wave(impedance=Riccati()) does not apply to the layers of a network, which have no running cost",
             "a number, one number per layer, or Matched()",
-            "leave impedance out; Riccati() is for worldsheet.control, whose running cost it is made from",
+            "leave impedance out; Riccati() is for worldsheet.control",
         )
 
 

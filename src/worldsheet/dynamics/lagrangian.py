@@ -56,7 +56,8 @@ class AugmentedLagrangian(Dynamics):
         refuse_not_positive("AugmentedLagrangian", rate=self.rate, dual_rate=self.dual_rate, penalty=self.penalty)
         if self.dual_rate >= 2 * self.penalty:
             raise InputError(
-                f"AugmentedLagrangian(dual_rate={self.dual_rate}, penalty={self.penalty})",
+                f"AugmentedLagrangian: dual_rate must be below twice the penalty, got dual_rate={self.dual_rate} and "
+                f"penalty={self.penalty}",
                 f"a dual rate below 2ρ = {2 * self.penalty:.4g}",
                 f"use dual_rate={self.penalty:.3g}",
             )

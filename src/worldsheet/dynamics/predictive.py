@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from math import ceil
+from math import ceil, isfinite
 from typing import final
 
 from worldsheet.core.errors import InputError
@@ -69,17 +69,21 @@ class PredictiveCoding(Dynamics):
     def __post_init__(self) -> None:
         """Refuse what cannot descend."""
         refuse_not_positive("PredictiveCoding", rate=self.rate, precision=self.precision)
-        if self.nudge is not None:
-            refuse_not_positive("PredictiveCoding", nudge=abs(self.nudge))
+        if self.nudge is not None and not (isfinite(self.nudge) and self.nudge != 0):
+            raise InputError(
+                f"PredictiveCoding: nudge must be finite and not zero, got {self.nudge}",
+                "a positive or negative number",
+                "leave nudge out",
+            )
         if self._fixed and self.nudge is not None:
             raise InputError(
-                f"PredictiveCoding(nudge={self.nudge}, prediction={self.prediction})",
+                f"PredictiveCoding: nudge has no effect with prediction={self.prediction}, got {self.nudge}",
                 "a nudge where predictions move: at fixed ones errors are proportional to it, and it changes nothing",
                 "leave nudge out",
             )
         if self._fixed and self._rate >= 2:
             raise InputError(
-                f"PredictiveCoding(rate={self.rate}, prediction={self.prediction})",
+                f"PredictiveCoding: rate must be below 2 with prediction={self.prediction}, got {self.rate}",
                 "a rate strictly between 0 and 2",
                 "use rate=1 for backprop's gradient in L ticks",
             )

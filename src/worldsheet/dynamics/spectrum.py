@@ -46,7 +46,7 @@ def largest_eigenvalue(
         image = tuple(operator(vector))
         diagonal.append(_inner(vector, image))
         if not isfinite(diagonal[-1]):
-            raise InputError("a layer whose Jacobian is not finite", "finite derivatives", "scale the layers down")
+            raise InputError("the Jacobian of a layer is not finite", "finite derivatives", "scale the layers down")
         rest = _plus(image, vector, -diagonal[-1])
         if before is not None:
             rest = _plus(rest, before, -beside[-1])

@@ -13,6 +13,7 @@ from worldsheet.core.errors import InputError
 from worldsheet.core.fields import Fields
 from worldsheet.core.types import AnyState, Costate, Field, State
 from worldsheet.dynamics.base import Character, Dynamics, zeros_like
+from worldsheet.dynamics.descent import refuse_not_positive
 from worldsheet.dynamics.impedance import Impedance, Matched
 from worldsheet.dynamics.spectrum import SAFETY, largest_eigenvalue, residual_gain
 from worldsheet.problem import Linearised, View
@@ -113,25 +114,39 @@ class Wave(Dynamics):
         """Refuse what is no wave."""
         if not isinstance(self.impedance, (int, float, Impedance)):
             object.__setattr__(self, "impedance", tuple(self.impedance))
-        if not all(isfinite(number) and number > 0 for number in (self.speed, *self._numbers)):
-            raise InputError(f"{self}", "a positive speed and impedance", "use Wave(speed=1.0), or leave both out")
+        refuse_not_positive("Wave", speed=self.speed)
+        for number in self._numbers:
+            refuse_not_positive("Wave", impedance=number)
         if not 0 <= self.matching <= 1:
-            raise InputError(f"{self}", "matching between 0 and 1", "use 1 for Dyadic, 0 for the lossless wave")
+            raise InputError(
+                f"Wave: matching must be between 0 and 1, got {self.matching}",
+                "a number from 0 to 1",
+                "use 1 for Dyadic, 0 for the lossless wave",
+            )
+        self._check_limit()
+
+    def _check_limit(self) -> None:
         if not self.limit >= 0 or (isfinite(self.limit) and not (self.limit < 1 and self.matching > 0)):
             raise InputError(
-                f"{self}",
+                "Wave: limit must be below 1, with a positive matching, or math.inf, "
+                f"got limit={self.limit} and matching={self.matching}",
                 "a limit in [0, 1) together with a positive matching, or math.inf",
                 "leave limit out, or use limit=math.inf for a wave that reflects freely",
             )
         if isfinite(self.limit) and self._rates[0] * (1 + self.limit) >= 2:
             bound = 2 / ((1 + self.limit) * cos((1 - self.matching) * pi / 2))
-            raise InputError(f"{self}", f"a speed below 2/(1 + limit)/cos φ = {bound:.3g}", "use speed=1")
+            raise InputError(
+                f"Wave: speed must be below {bound:.3g} with limit={self.limit} and matching={self.matching}, "
+                f"got {self.speed}",
+                "a speed below 2/(1 + limit)/cos φ with φ = (1 − matching) π/2",
+                "use speed=1",
+            )
 
     @property
     def character(self) -> Character:
         """States first."""
         return Character(
-            leads=Field.STATE, cure="lower the speed below the Courant limit of these layers, or set a limit"
+            leads=Field.STATE, cure="lower the speed below the Courant limit of these layers, or give limit= a number"
         )
 
     def fit(self, depth: int) -> None:
@@ -193,8 +208,11 @@ class Wave(Dynamics):
         if self.limit == inf and self.courant is not Courant.TRUST:
             bound = courant_limit(linearised, [samples * z for z in profile], self.matching)
             if speed > bound and self.courant is Courant.REFUSE:
-                remedy = "lower the speed, raise matching, or use Courant.SHRINK"
-                raise InputError(f"{self}", f"a speed below the Courant limit {bound:.4g} of these layers", remedy)
+                raise InputError(
+                    f"Wave: speed must be below the Courant limit of these layers, {bound:.4g}, got {speed}",
+                    "a speed at which waves do not grow",
+                    "lower the speed, raise matching, or use Courant.SHRINK",
+                )
             speed = min(speed, bound)
         return replace(self, speed=speed, impedance=profile, courant=Courant.TRUST)
 
@@ -218,7 +236,11 @@ class Wave(Dynamics):
             InputError: impedances for another depth, or an impedance that has not been estimated yet.
         """
         if isinstance(self.impedance, Impedance):
-            raise InputError(f"{self}", "an impedance in numbers", "use ws.calibrate(chain, x, target, wave) first")
+            raise InputError(
+                f"Wave: impedance has not been estimated yet, it is {self.impedance}",
+                "an impedance in numbers",
+                "use ws.calibrate(chain, x, target, wave) first",
+            )
         profile = self._numbers if isinstance(self.impedance, tuple) else self._numbers * depth
         if len(profile) != depth:
             raise _wrong_depth(len(profile), depth)
@@ -246,7 +268,11 @@ class Wave(Dynamics):
 
 
 def _wrong_depth(given: int, depth: int) -> InputError:
-    return InputError(f"{given} impedances for {depth} layers", "one for each layer", "or give one number for all")
+    return InputError(
+        f"Wave: impedance must have one number for each of {depth} layers, got {given}",
+        f"{depth} numbers, or one for all layers",
+        "count the layers with len(chain), or give one number",
+    )
 
 
 def _limited(move: Tensor, direct: Tensor, limit: float) -> Tensor:

@@ -270,7 +270,7 @@ class _SiteView(View):
 
     def absorbed(self, point: State, step: float) -> State:
         raise RelaxationError(
-            "a proximal step of the cost of a module whose output is no site of a path",
+            "this module's output is not a site of a path, so that its cost has no proximal step",
             "the slope of the cost",
             "use Wave(output=Output.EXPLICIT), the default, or a chain of an nn.Sequential",
         )

@@ -35,7 +35,7 @@ def run(
     try:
         return _run(engine, schedule, stop, record, motion, clock, measure_final=measure_final)
     except SitesChangedError as change:
-        return Outcome(Status.SITES_CHANGED, clock.ticks, nan, f"{change.given}; {change.remedy}")
+        return Outcome(Status.SITES_CHANGED, clock.ticks, nan, f"{change.problem}; {change.remedy}")
 
 
 class _Clock:
@@ -69,7 +69,7 @@ def _run(
         engine.move(tick)
         done = clock.ticks = done + 1
         if motion is not None and not motion.move():
-            return Outcome(Status.DIVERGED, done, nan, "efforts overflowed; lower the rate of the port")
+            return Outcome(Status.DIVERGED, done, nan, "parameter gradients overflowed; lower the learning rate")
         if record is not None:
             _take(record, engine, done)
         if exact is not None and done >= exact and (engine.sees_all_reads or judge.settled()):

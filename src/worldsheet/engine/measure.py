@@ -60,7 +60,7 @@ def start_fields(dynamics: Dynamics, outputs: Sequence[AnyState], initial: Field
     wanted = [tuple(output.shape) for output in outputs]
     if given != wanted:
         raise InputError(
-            f"initial fields of shapes {given}",
+            f"the initial fields have shapes {given}, which are not those of the layers' outputs",
             f"the shapes that the layers produce, {wanted}",
             "take them from a solution of the same chain and batch: initial=sol.fields",
         )

@@ -33,11 +33,19 @@ class Stop:
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
         if self.max_ticks is not None and self.max_ticks < 0:
-            raise InputError(f"max_ticks={self.max_ticks}", "0 or more", "leave it out to get 2L ticks with Dyadic()")
+            raise InputError(
+                f"Stop: max_ticks must not be negative, got {self.max_ticks}",
+                "0 or more ticks",
+                "leave it out to get 2L ticks with Dyadic()",
+            )
         if self.tol is not None and not self.tol >= 0:
-            raise InputError(f"tol={self.tol}", "0 or more", "try tol=1e-6 in float32, 1e-12 in float64")
+            raise InputError(
+                f"Stop: tol must not be negative, got {self.tol}",
+                "a relative residual, 0 or more",
+                "try tol=1e-6 in float32, 1e-12 in float64",
+            )
         if self.every < 1:
-            raise InputError(f"every={self.every}", "1 or more ticks", "use every=1")
+            raise InputError(f"Stop: every must be at least 1, got {self.every}", "1 or more ticks", "use every=1")
 
 
 @final

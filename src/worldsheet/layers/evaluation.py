@@ -281,7 +281,7 @@ class CostEvaluation(Evaluation):
 
 def _reads_inside() -> LayerError:
     return LayerError(
-        "a loss that reads what a layer of a path has left behind, whose derivative by the layers below nobody carries",
+        "the loss reads what a layer has stored on the side, and its derivative by the layers below would be lost",
         "a loss of the output, parameters and other leaf tensors",
         'run the model as it is: ws.Chain(model, loss, blocks="*"); or return the term with the output',
     )

@@ -171,12 +171,14 @@ def layers_of(module: object, flatten: bool, observer: Observer | None = None) -
         found = [pair for index, item in enumerate(module) for pair in _opened(str(index), item, flatten)]
     else:
         raise InputError(
-            f"a chain from {type(module).__name__}",
+            f"a chain cannot be made from an object of type {type(module).__name__}",
             "an nn.Module, or a list of modules",
             "list the blocks of your model in order: ws.Chain([stem, block1, block2, head], loss)",
         )
     if not found:
-        raise InputError("an empty chain", "at least one layer", "put at least one module into the Sequential or list")
+        raise InputError(
+            "the chain has no layers", "at least one layer", "put at least one module into the Sequential or list"
+        )
     return tuple(Layer(name, item, ModuleInspector(item, observer)) for name, item in found)
 
 
@@ -212,8 +214,8 @@ def _children(module: nn.Module, prefix: str, flatten: bool) -> Iterator[tuple[s
 def _opened(name: str, item: object, flatten: bool) -> Iterator[tuple[str, nn.Module]]:
     if not isinstance(item, nn.Module):
         raise InputError(
-            f"layer '{name}' of type {type(item).__name__}",
-            "nn.Module",
+            f"layer '{name}' is of type {type(item).__name__}, not an nn.Module",
+            "an nn.Module",
             "wrap a plain function in a module whose forward calls it",
         )
     if flatten and is_plain_sequential(item):

@@ -106,7 +106,7 @@ def _solved(slope: Slope, step: float, right: Tensor) -> Tensor:
 
 def _without() -> RelaxationError:
     return RelaxationError(
-        "a loss without a proximal step at this impedance",
+        "the loss has no proximal step at this impedance",
         "a loss that is twice differentiable, and convex or little curved where the output is",
         "use output=Output.EXPLICIT, which every loss has, or a smaller impedance",
     )

@@ -1,6 +1,7 @@
 """A layer that is its own input: a state at rest under a map, and the adjoint that rests under its transpose."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import inf, isfinite
 from typing import final
 
@@ -57,7 +58,8 @@ class Equilibrium(nn.Module):
         super().__init__()
         if not 0 < rate < 2 or not (tol is None or tol > 0) or max_ticks < 1:
             raise InputError(
-                f"Equilibrium(rate={rate}, tol={tol}, max_ticks={max_ticks})",
+                "Equilibrium: rate must be between 0 and 2, tol positive and max_ticks at least 1, "
+                f"got rate={rate}, tol={tol}, max_ticks={max_ticks}",
                 "a rate between 0 and 2, a positive tolerance, at least one tick",
                 "leave them out: rate=1, the rounding of the dtype, 500 ticks",
             )
@@ -103,7 +105,8 @@ class Equilibrium(nn.Module):
             message = step(value)
             if message.shape != value.shape:
                 raise InputError(
-                    f"a map from {tuple(value.shape)} to {tuple(message.shape)} at equilibrium",
+                    f"Equilibrium: the map returned shape {tuple(message.shape)} for a first argument of shape "
+                    f"{tuple(value.shape)}",
                     "a map that returns the shape of its first argument",
                     "give shape=, the shape of z without the batch, or change the map's last layer",
                 )
@@ -115,7 +118,7 @@ class Equilibrium(nn.Module):
         self.outcome = _outcome(tick, residual, tol or 0.0)
         if not self.outcome.converged:
             raise RelaxationError(
-                f"an equilibrium whose {field} is not at rest: {self.outcome}",
+                f"Equilibrium: the {field} has not settled ({replace(self.outcome, remedy='')})",
                 "a map that contracts, or a larger budget",
                 self.outcome.remedy,
             )

@@ -226,8 +226,9 @@ def residual_mlp(
     """
     if depth < 2 or min(width, inputs, classes) < 1:
         raise InputError(
-            f"residual_mlp(depth={depth}, width={width}, inputs={inputs}, classes={classes})",
-            "a depth of at least 2 and sizes of at least 1",
+            "residual_mlp: depth must be at least 2 and width, inputs and classes at least 1, "
+            f"got depth={depth}, width={width}, inputs={inputs}, classes={classes}",
+            "whole numbers that large",
             "use residual_mlp(depth=32, width=32)",
         )
     blocks = [ResidualLinear(width, 1 / sqrt(width * depth), activation) for _ in range(depth - 2)]

@@ -100,5 +100,9 @@ def defaults_of(name: str, lr: float, **others: float) -> dict[str, float]:
         InputError: a learning rate that is no conductance.
     """
     if not (isfinite(lr) and lr > 0):
-        raise InputError(f"{name}(lr={lr})", "a positive finite number, which is 1/R at rest", "try lr=0.1")
+        raise InputError(
+            f"{name}: lr must be a positive finite number, got {lr}",
+            "the learning rate, which is 1/R at rest",
+            "try lr=0.1",
+        )
     return {"lr": lr, **others}

@@ -58,7 +58,11 @@ class BiasCentered(Optimizer):
 
     def __init__(self, port: Optimizer, layers: Iterable[nn.Module], memory: float = 0.98) -> None:
         if not 0 <= memory < 1:
-            raise InputError(f"BiasCentered(memory={memory})", "at least 0 and below 1", "use 0.98: fifty steps")
+            raise InputError(
+                f"BiasCentered: memory must be at least 0 and below 1, got {memory}",
+                "the share of a mean that a step keeps",
+                "use 0.98: fifty steps",
+            )
         super().__init__(port.param_groups, {})
         self.port = port
         self.state = port.state

@@ -32,7 +32,7 @@ def per_tick(port: _AnyPort, ticks: int, silent: int = 0) -> _AnyPort:
     quiet = [group.get("silent", silent) for group in port.param_groups]
     if not all(0 <= count < ticks for count in quiet):
         raise InputError(
-            f"ticks={ticks}, silent={max(quiet)}",
+            f"some ticks must not be silent, got ticks={ticks} of which silent={max(quiet)}",
             "at least one tick, and one that is not silent",
             "use the number of ticks for which a batch is held: more than 2D of them if it starts from silence",
         )
@@ -59,7 +59,9 @@ def delayed(port: _AnyPort, delay: float) -> _AnyPort:
         InputError: a negative delay, or an optimizer with time constants of another kind.
     """
     if not delay >= 0:
-        raise InputError(f"delay={delay}", "0 or more updates", "use order.delay(stage, stages)")
+        raise InputError(
+            f"delay must not be negative, got {delay}", "0 or more updates", "use order.delay(stage, stages)"
+        )
     longer = 1 + delay
     for group in port.param_groups:
         massive = bool(group.get("momentum") or "betas" in group)
@@ -86,8 +88,8 @@ def _refuse_strange(port: torch.optim.Optimizer, group: dict[str, Any]) -> None:
     strange = sorted({"alpha", "lr_decay", "lambd", "rho", "etas", "beta2_decay"} & set(group))
     if strange or "lr" not in group:
         raise InputError(
-            f"{type(port).__name__} with {', '.join(strange) or 'no rate'}",
-            "a port with a rate and, at most, momentum or betas",
+            f"{type(port).__name__} cannot be rescaled, since it has {', '.join(strange) or 'no learning rate'}",
+            "an optimizer with a learning rate and, at most, momentum or betas",
             "use ws.ports.Inertial, SGD, Adam or AdamW, or set its rates yourself",
         )
 

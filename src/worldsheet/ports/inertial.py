@@ -30,7 +30,11 @@ class Inertial(ScalarPort):
 
     def __init__(self, params: Parameters, lr: float, momentum: float = 0.9) -> None:
         if not 0 <= momentum < 1:
-            raise InputError(f"Inertial(momentum={momentum})", "at least 0 and below 1", "use 0.9: R is a tenth of m")
+            raise InputError(
+                f"Inertial: momentum must be at least 0 and below 1, got {momentum}",
+                "the share of its velocity that a step keeps",
+                "use 0.9: R is a tenth of m",
+            )
         super().__init__(params, defaults_of("Inertial", lr, momentum=momentum))
 
     def flow(self, parameter: Tensor, effort: Tensor, group: dict[str, Any]) -> tuple[Tensor, float]:

@@ -63,8 +63,9 @@ class Newton(Port, Observer):
     ) -> None:
         if not (isfinite(damping) and damping >= 0 and 0 <= memory < 1):
             raise InputError(
-                f"Newton(damping={damping}, memory={memory})",
-                "a damping of 0 or more, and a memory of at least 0 and below 1",
+                "Newton: damping must be 0 or more and memory at least 0 and below 1, "
+                f"got damping={damping}, memory={memory}",
+                "finite numbers in these ranges",
                 "use damping=0.1, memory=0.95",
             )
         options = {**defaults_of("Newton", lr, damping=damping, memory=memory), "averaged": averaged}
@@ -83,8 +84,8 @@ class Newton(Port, Observer):
             for name, layer in _named(group):
                 if id(layer.weight) not in shown:
                     raise InputError(
-                        f"a chain in which {name} is not a layer with known derivatives",
-                        "every layer of the port in a site of linear layers, convolutions and plain activations",
+                        f"{name} is not a layer with known derivatives in this chain",
+                        "every layer of the optimizer in a site of linear layers, convolutions and plain activations",
                         "make the chain with flatten=True, or leave the layer to another optimizer",
                     )
         return watched
@@ -124,8 +125,8 @@ class Newton(Port, Observer):
         state = self.state[layer.weight]
         if "weight" not in state:
             raise InputError(
-                f"a step of Newton before {name} was seen",
-                "at least one relaxation of the chain that the port watches",
+                f"Newton has not seen {name} in any relaxation, and has no curvature for its step",
+                "at least one relaxation of the chain that the optimizer watches",
                 "seen = port.attach(chain), and ws.backward(seen, x, target) in place of ws.backward(chain, …)",
             )
         curvatures = [state[factor] / state["weight"] for factor in ("inputs", "credits")]
@@ -164,7 +165,8 @@ def _group(part: dict[str, Any]) -> dict[str, Any]:
             named = [(key, p) for key, p in module.named_parameters(recurse=False) if p.requires_grad]
             if named and not _has_factors(module, [key for key, _ in named]):
                 raise InputError(
-                    f"layer '{name}' ({type(module).__name__}) with {', '.join(key for key, _ in named)}",
+                    f"Newton does not know the curvature of layer '{name}' ({type(module).__name__}) with parameters "
+                    f"{', '.join(key for key, _ in named)}",
                     "nn.Linear and nn.Conv2d without groups or special padding, whose weights are trained",
                     "give Newton the other layers as a list, and this one to an optimizer of its own",
                 )
@@ -208,7 +210,7 @@ def _root(curvature: Tensor, damping: Tensor, name: str) -> Tensor:
     pivots = root.diagonal().square()
     if int(info) or not bool(pivots.min() > len(root) * torch.finfo(root.dtype).eps * pivots.max()):
         raise InputError(
-            f"a curvature of {name} that is singular to rounding, with damping {float(damping):.1e}",
+            f"the curvature of {name} is singular to rounding, with damping {float(damping):.1e}",
             "more independent rows than columns, or some damping",
             "use damping=0.1, larger batches, or more memory",
         )

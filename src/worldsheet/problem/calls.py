@@ -12,6 +12,7 @@ from worldsheet.core.errors import LayerError, WorldsheetError
 from worldsheet.core.private_torch import tree_leaves
 from worldsheet.core.problem import Problem
 from worldsheet.core.types import Point, State
+from worldsheet.cut import in_words
 from worldsheet.layers.losses import Cost, cost_of
 from worldsheet.layers.replay import Replay
 from worldsheet.problem.chain import Chain
@@ -94,14 +95,14 @@ class BoundLayers(Problem):
             info.writes_input[training] = version != argument._version
         if not isinstance(output, Tensor):
             raise LayerError(
-                f"layer {info.label} returned {type(output).__name__}",
+                f"layer {info.label} returned {in_words(output)}, not a tensor",
                 "one tensor",
                 "wrap it in a module whose forward returns the tensor that the next layer reads",
             )
         if not (output.is_floating_point() or output.is_complex()):
             raise LayerError(
-                f"layer {info.label} returned dtype {output.dtype}",
-                "a floating or complex dtype: costates need derivatives",
+                f"layer {info.label} returned dtype {output.dtype}, which has no derivatives",
+                "a floating or complex dtype",
                 "join it with the next layer in one nn.Sequential, so that the integers stay inside one site",
             )
         return output
@@ -112,10 +113,9 @@ class BoundLayers(Problem):
         except Exception as error:  # whatever a user's loss raises is told with what it was given
             raise self.blame(self.head, (output,), error) from error
         if not isinstance(cost, Tensor) or cost.numel() != 1:
-            shape = f"shape {tuple(cost.shape)}" if isinstance(cost, Tensor) else type(cost).__name__
             raise LayerError(
-                f"loss {self.chain.loss_name} returned {shape}",
-                "a scalar tensor",
+                f"loss {self.chain.loss_name} returned {in_words(cost)}, not a scalar tensor",
+                "a tensor with one entry",
                 "average or sum over the batch: reduction='mean' or 'sum'",
             )
         if not cost.requires_grad and output.requires_grad:

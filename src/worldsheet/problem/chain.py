@@ -64,7 +64,7 @@ class Chain:
     ) -> None:
         if not callable(loss):
             raise InputError(
-                f"a loss of type {type(loss).__name__}",
+                f"the loss must be callable, got an object of type {type(loss).__name__}",
                 "a callable (output, target) -> scalar tensor",
                 "pass for example torch.nn.CrossEntropyLoss()",
             )
@@ -107,7 +107,8 @@ class Chain:
         """
         if not self.is_path:
             raise InputError(
-                f"the layers of a chain of {type(self.module).__name__}, whose sites are known when its forward runs",
+                f"a chain of {type(self.module).__name__} has no list of layers: its sites are known when its forward "
+                "runs",
                 "a chain of an nn.Sequential or a list of modules",
                 "chain.sites(x) shows the sites for an input; or list the blocks in order: ws.Chain([stem, *blocks, "
                 "head], loss)",
@@ -245,7 +246,7 @@ def _sum_of_outputs(output: Any, _: object) -> Tensor:
     parts = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
     if not parts:
         raise LayerError(
-            "sites of a module that returns nothing that requires grad",
+            "the module returned nothing that requires grad, so that its sites cannot be told",
             "an output that depends on a parameter or input that requires grad",
             "unfreeze a parameter, and check for .detach() and no_grad in the forward",
         )

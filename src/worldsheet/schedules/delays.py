@@ -29,7 +29,11 @@ class Delays(NamedTuple):
         """
         delays = ticks if isinstance(ticks, Delays) else Delays(ticks, ticks, ticks)
         if min(delays) < 0:
-            raise InputError(f"{argument}={ticks!r}", "0 or more ticks", f"use {argument}=0 for fresh messages")
+            raise InputError(
+                f"{argument} must not be negative, got {ticks!r}",
+                "0 or more ticks",
+                f"use {argument}=0 for fresh messages",
+            )
         return delays
 
     def __str__(self) -> str:

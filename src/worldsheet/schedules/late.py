@@ -97,7 +97,7 @@ def refuse_once(inner: Schedule, what: str) -> None:
     """
     if inner.once:
         raise InputError(
-            f"{inner} with {what}",
+            f"{inner} moves each site once and cannot be used with {what}",
             "a schedule that moves each site many times",
             "use Synchronous(), Leapfrog(), Sweep(count=None) or Asynchronous(generator)",
         )

@@ -30,7 +30,11 @@ def simulate(schedule: Schedule, topology: Topology) -> Settling:
     """
     promised = schedule.settles_after(topology)
     if promised is None:
-        raise InputError(f"{schedule}", "a schedule that settles", "simulate one whose settles_after is a number")
+        raise InputError(
+            f"{schedule} does not settle after a known number of ticks",
+            "a schedule that settles",
+            "simulate one whose settles_after is a number",
+        )
     fronts = _Fronts(topology, schedule.memory)
     for number, tick in enumerate(islice(schedule.ticks(topology), promised), start=1):
         for phase in tick:
@@ -96,12 +100,20 @@ class _Fronts:
 
     def _refuse_impossible(self, firing: Firing) -> None:
         if firing.site not in self.topology.sites:
-            raise InputError(f"firing {firing}", f"sites 1..{self.topology.size}", "number the sites as the graph does")
+            raise InputError(
+                f"the schedule fires {firing}, but the graph has no site {firing.site} that moves",
+                f"sites 1..{self.topology.size}",
+                "number the sites as the graph does",
+            )
         if max(firing.delays) > self.memory:
-            raise InputError(f"firing {firing}", f"ages up to {self.memory}", "raise the schedule's memory")
+            raise InputError(
+                f"the schedule fires {firing}, which reads messages older than its memory of {self.memory} ticks",
+                f"ages up to {self.memory}",
+                "raise the schedule's memory",
+            )
         if (firing.site, firing.field) in self.closed:
             raise InputError(
-                f"firing {firing} after it was read for the last time",
+                f"the schedule fires {firing}, which has been read for the last time",
                 "a `last` reading only of what never moves again",
                 "drop last=True from the earlier firing that read it",
             )
@@ -111,7 +123,7 @@ class _Fronts:
             late = [site for site in self.topology.sites if site not in settled]
             if late:
                 raise InputError(
-                    f"{schedule}: {field.value} of sites {late} unsettled after {promised} ticks",
+                    f"{schedule} has not settled {field.value} of sites {late} after {promised} ticks",
                     "every field settled by then",
                     "let each site move after its neighbours have settled, or raise settles_after",
                 )

@@ -38,13 +38,16 @@ class Slow(Schedule):
         """Refuse sites that never move."""
         refuse_once(self.inner, "slow sites")
         if self.every < 1:
-            raise InputError(f"Slow(every={self.every})", "1 or more ticks", "use every=2 for half speed")
+            raise InputError(
+                f"Slow: every must be at least 1, got {self.every}", "1 or more ticks", "use every=2 for half speed"
+            )
         if isinstance(self.sites, Collection):
             return
         if not 0 <= self.sites <= 1 or self.generator is None:
             raise InputError(
-                f"Slow(sites={self.sites}, generator={self.generator})",
-                "numbers of sites, or a share between 0 and 1 with a generator",
+                "Slow: sites must be numbers of sites, or a share between 0 and 1 with a generator, "
+                f"got sites={self.sites}, generator={self.generator}",
+                "a set of sites, or a share of them that the generator draws",
                 "for example Slow(schedule, {2, 5}, every=3), or Slow(schedule, 0.3, 3, torch.Generator())",
             )
 
@@ -78,7 +81,9 @@ class Slow(Schedule):
             strangers = sorted(set(self.sites) - set(topology.sites))
             if strangers:
                 raise InputError(
-                    f"slow sites {strangers}", f"sites 1..{topology.size}", "number the sites as the graph does"
+                    f"Slow: sites {strangers} are not in the graph",
+                    f"sites 1..{topology.size}",
+                    "number the sites as the graph does",
                 )
             return frozenset(self.sites)
         drawn = torch.rand(topology.size, generator=self.generator).tolist()

@@ -31,7 +31,11 @@ class Sweep(Schedule):
     def __post_init__(self) -> None:
         """Refuse a schedule in which nothing moves."""
         if self.count is not None and self.count < 1:
-            raise InputError(f"Sweep(count={self.count})", "at least 1, or None for no end", "use Sweep()")
+            raise InputError(
+                f"Sweep: count must be at least 1, got {self.count}",
+                "1 or more sweeps, or None for no end",
+                "use Sweep()",
+            )
 
     def ticks(self, topology: Topology) -> Iterator[Tick]:
         """Ticks of 2L phases of one firing each."""

@@ -78,7 +78,7 @@ def backward(  # noqa: PLR0913  the public signature, in the order of decreasing
     schedule = default_schedule(dynamics, schedule)
     if recompute and not schedule.once:
         raise InputError(
-            f"recompute=True with {schedule}",
+            f"recompute=True does not apply to {schedule}, which moves sites many times",
             "a schedule that moves each site once: Wavefront() or Sweep()",
             "leave recompute out: other schedules evaluate every layer at every tick anyway",
         )
@@ -98,7 +98,7 @@ def backward(  # noqa: PLR0913  the public signature, in the order of decreasing
             gradients.append((x, to_input.clone()))
         accumulate(gradients)
     if outcome.status is Status.BUDGET_SPENT and stop.tol is not None:
-        warnings.warn(f"gradients of a relaxation that did not converge: {outcome}", NotConvergedWarning, stacklevel=2)
+        warnings.warn(f"the relaxation did not converge, {outcome}", NotConvergedWarning, stacklevel=2)
     return loss
 
 
@@ -120,7 +120,7 @@ def _refuse_unusable(chain: Chain, inputs: Sequence[Tensor], loss: Tensor, outco
     check_finite(chain, *inputs)
     refuse_diverged(outcome)
     raise RelaxationError(
-        f"a loss of {loss.item()} from finite input and parameters",
+        f"the loss is {loss.item()}, though the input and all parameters are finite",
         "a finite loss",
         "an activation or the loss overflowed: lower the learning rate, or check log and division in the loss",
     )

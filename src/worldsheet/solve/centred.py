@@ -80,9 +80,9 @@ def centred(
     """
     if dynamics.nudge is None:
         raise InputError(
-            f"centred with {dynamics}",
-            "predictive coding with a nudge",
-            "use PredictiveCoding(nudge=0.1); an open output has no opposite",
+            "centred needs a dynamics with a nudge, got one with nudge=None",
+            "predictive coding with a nudge, which has an opposite",
+            "use PredictiveCoding(nudge=0.1)",
         )
     pulled, pushed = (
         relax(chain, x, target, replace(dynamics, nudge=sign * abs(dynamics.nudge)), schedule, stop) for sign in (1, -1)

@@ -31,13 +31,14 @@ def default_schedule(dynamics: Dynamics, schedule: Schedule | None, *, fresh: bo
     schedule = _natural(dynamics, fresh) if schedule is None else schedule
     if schedule.once and not dynamics.settles_at_once:
         raise InputError(
-            f"{schedule} with {dynamics}",
-            "a schedule that moves each site many times, for a dynamics that does not settle in one move",
+            f"{schedule} moves each site once, but {dynamics} does not settle in one move",
+            "a schedule that moves each site many times, or a dynamics that settles in one move",
             "use Synchronous(), Sweep(count=None) or Asynchronous(generator), or Dyadic(rate=1)",
         )
     if character.patience is not None and schedule.own_delay > character.patience:
         raise InputError(
-            f"{dynamics} under {schedule}, where a site's own costate is {schedule.own_delay} ticks late for its state",
+            f"{dynamics} is unstable under {schedule}, where a site reads its own costate {schedule.own_delay} ticks "
+            "late",
             f"a delay of at most {character.patience} ticks at these rates: α/ρ < 2 sin(π/(2(2·delay + 1)))",
             "let each site read its own costate fresh, Delays(own=0), or make dual_rate smaller",
         )
@@ -72,16 +73,20 @@ def check_input(x: Any) -> None:
         InputError: no tensor, inference mode, or an input that is itself the result of a recorded computation.
     """
     if not isinstance(x, Tensor):
-        raise InputError(f"input of type {type(x).__name__}", "a torch.Tensor", "convert it: torch.as_tensor(x)")
+        raise InputError(
+            f"the input must be a tensor, got an object of type {type(x).__name__}",
+            "a torch.Tensor",
+            "convert it: torch.as_tensor(x)",
+        )
     if torch.is_inference_mode_enabled() or x.is_inference():
         raise InputError(
-            "a call under torch.inference_mode, or on a tensor made there",
+            "the call is under torch.inference_mode, or its input was made there",
             "grad mode or torch.no_grad, which are both fine",
             "leave inference_mode, and clone the input outside it",
         )
     if x.requires_grad and not x.is_leaf:
         raise InputError(
-            "an input that is the output of another computation and requires grad",
+            "the input requires grad and is the output of another computation",
             "a leaf tensor",
             "h = x.detach().requires_grad_(); ws.backward(chain, h, target); x.backward(h.grad)",
         )
@@ -95,7 +100,7 @@ def check_chain(chain: object, verb: str) -> None:
     """
     if not isinstance(chain, Chain):
         raise InputError(
-            f"{verb} of {type(chain).__name__}",
+            f"{verb} needs a Chain, got an object of type {type(chain).__name__}",
             "a ws.Chain of a model and its loss",
             f"make one once and keep it: chain = ws.Chain(model, loss); ws.{verb}(chain, x, target)",
         )
@@ -132,7 +137,7 @@ def check_finite(chain: Chain, *inputs: Tensor) -> None:
         if not are_finite([tensor]):
             bad = int((~torch.isfinite(tensor)).sum())
             raise InputError(
-                f"{name}: {bad} of {tensor.numel()} entries are NaN or infinite",
+                f"{name} is not finite: {bad} of {tensor.numel()} entries are NaN or infinite",
                 "finite numbers",
                 "clean the data, or lower the learning rate if a parameter overflowed in training",
             )

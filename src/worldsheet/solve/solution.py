@@ -1,6 +1,6 @@
 """What a relaxation returns."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, final
 
 from torch import Tensor
@@ -98,7 +98,11 @@ def owned(pairs: Pairs) -> list[tuple[Tensor, Tensor]]:
 def refuse_other_sites(outcome: Outcome) -> None:
     """Raise where a relaxation met other sites than it began with."""
     if outcome.status is Status.SITES_CHANGED:
-        raise SitesChangedError(f"a relaxation that {outcome}", "a forward that calls the same sites", outcome.remedy)
+        raise SitesChangedError(
+            f"the relaxation cannot give gradients: {replace(outcome, remedy='')}",
+            "a forward that calls the same sites",
+            outcome.remedy,
+        )
 
 
 def refuse_diverged(outcome: Outcome) -> None:
@@ -106,5 +110,7 @@ def refuse_diverged(outcome: Outcome) -> None:
     refuse_other_sites(outcome)
     if outcome.status is Status.DIVERGED:
         raise RelaxationError(
-            f"a relaxation that {outcome}", "one that converges, or spends its budget", outcome.remedy
+            f"the relaxation cannot give gradients: it {replace(outcome, remedy='')}",
+            "a relaxation that converges, or spends its budget",
+            outcome.remedy,
         )

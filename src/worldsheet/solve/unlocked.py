@@ -142,7 +142,7 @@ def _schedule_for(dynamics: Dynamics, schedule: Schedule | None, initial: Fields
         return Onset() if initial is None else Synchronous()
     if schedule.once:
         raise InputError(
-            f"{schedule} for unlocked training",
+            f"unlocked training cannot use {schedule}, which moves each site once",
             "a schedule that moves each site many times",
             "use Synchronous(), Sweep(count=None) or Asynchronous(generator)",
         )
@@ -152,10 +152,14 @@ def _schedule_for(dynamics: Dynamics, schedule: Schedule | None, initial: Fields
 def _moved(chain: Chain, port: Any, ticks: int | None) -> list[Parameter]:
     """The chain's parameters that the port moves."""
     if ticks is not None and ticks < 1:
-        raise InputError(f"ticks={ticks}", "1 or more", "leave ticks out to hold the batch for 4 times the depth")
+        raise InputError(
+            f"ticks must be at least 1, got {ticks}",
+            "for how many ticks a batch is held, 1 or more",
+            "leave ticks out to hold the batch for 4 times the depth",
+        )
     if not isinstance(port, torch.optim.Optimizer) or isinstance(port, torch.optim.LBFGS):
         raise InputError(
-            f"a port of type {type(port).__name__}",
+            f"the port must be an optimizer that steps without a closure, got an object of type {type(port).__name__}",
             "a torch.optim.Optimizer that steps without a closure",
             "use ws.ports.Inertial(chain.parameters(), lr=…) or torch.optim.Adam(chain.parameters())",
         )
@@ -163,7 +167,7 @@ def _moved(chain: Chain, port: Any, ticks: int | None) -> list[Parameter]:
     moved = [parameter for parameter in chain.parameters() if id(parameter) in held and parameter.requires_grad]
     if not moved:
         raise InputError(
-            "a port that holds no trainable parameter of the chain",
+            "this optimizer holds none of the chain's trainable parameters",
             "an optimizer over the chain's own parameters",
             "make it from chain.parameters(), after the module has been moved to its device",
         )
@@ -173,7 +177,8 @@ def _moved(chain: Chain, port: Any, ticks: int | None) -> list[Parameter]:
 def _advised(outcome: Outcome, depth: int, initial: Fields | None) -> Outcome:
     if outcome.status is Status.DIVERGED:
         advice = (
-            "efforts overflowed and parameters stopped before they followed: lower the port's rate, or the dynamics'"
+            "parameter gradients overflowed and parameters did not follow them: lower the optimizer's learning rate, "
+            "or the rate of the dynamics"
         )
         return replace(outcome, remedy=advice)
     needed = 2 * depth

@@ -39,7 +39,9 @@ class Streams:
     def __post_init__(self) -> None:
         """Refuse none."""
         if self.count < 1:
-            raise InputError(f"Streams(count={self.count})", "at least 1", "leave it out")
+            raise InputError(
+                f"Streams: count must be at least 1, got {self.count}", "a number of streams", "leave it out for one"
+            )
 
 
 @final

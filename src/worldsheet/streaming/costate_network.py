@@ -38,7 +38,11 @@ class LinearQuadratic:
         n, m = self.B.shape
         shapes = [tuple(matrix.shape) for matrix in (self.A, self.Q, self.R)]
         if shapes != [(n, n), (n, n), (m, m)]:
-            raise InputError(f"A, Q, R of shapes {shapes} beside B {(n, m)}", "(n, n), (n, n), (m, m)", "check B")
+            raise InputError(
+                f"A, Q and R have shapes {shapes}, which do not fit B of shape {(n, m)}",
+                f"shapes {(n, n)}, {(n, n)} and {(m, m)}",
+                "check that B has one row per state and one column per control",
+            )
 
     @property
     def answer(self) -> Float[Tensor, "n n"]:
@@ -110,7 +114,9 @@ class CostateNetwork:
         around: Tensor | None = None,
     ) -> None:
         if not damping > 0:
-            raise InputError(f"CostateNetwork(damping={damping})", "a positive number", "try 1e-6")
+            raise InputError(
+                f"CostateNetwork: damping must be positive, got {damping}", "a number above 0", "try damping=1e-6"
+            )
         self._hamiltonian = hamiltonian
         self._network = network
         self._damping = damping

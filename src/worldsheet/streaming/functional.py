@@ -52,7 +52,11 @@ class Quadratic(Regulariser):
     def __post_init__(self) -> None:
         """Refuse a reward for growth."""
         if not (self.weights >= 0 and self.states >= 0):
-            raise InputError(f"Quadratic(weights={self.weights}, states={self.states})", "0 or more", "leave it out")
+            raise InputError(
+                f"Quadratic: weights and states must not be negative, got weights={self.weights}, states={self.states}",
+                "coefficients of 0 or more",
+                "leave them out",
+            )
 
     def pull_states(self, force: Neurons, state: Neurons) -> Neurons:
         """Force + r x."""
@@ -97,7 +101,11 @@ class NeuronModel:
         """Refuse what does not move."""
         slowest = float(self.speed.min()) if isinstance(self.speed, Tensor) else self.speed
         if not 0 < slowest < float("inf"):
-            raise InputError(f"Medium(speed={slowest})", "positive finite speeds in 1/seconds", "try speed=50.0")
+            raise InputError(
+                f"NeuronModel: speed must be positive and finite, got {slowest}",
+                "one speed in 1/seconds, or one for each neuron",
+                "try speed=50.0",
+            )
 
 
 @final
@@ -124,7 +132,13 @@ class Functional:
         """Refuse what has no motion."""
         if isnan(self.mass) or self.mass <= 0:
             raise InputError(
-                f"Functional(mass={self.mass})", "a mass above 0, or math.inf for weights at rest", "try 0.01"
+                f"Functional: mass must be positive, got {self.mass}",
+                "a mass above 0, or math.inf for weights at rest",
+                "try mass=0.01",
             )
         if not 0 <= self.dissipation < float("inf"):
-            raise InputError(f"Functional(dissipation={self.dissipation})", "0 or more, in 1/seconds", "try 20.0")
+            raise InputError(
+                f"Functional: dissipation must be finite and not negative, got {self.dissipation}",
+                "0 or more, in 1/seconds",
+                "try dissipation=20.0",
+            )

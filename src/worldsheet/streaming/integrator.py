@@ -78,8 +78,9 @@ class ForwardEuler(NeuronIntegrator):
         """Dt · k < 2."""
         if dt * rate >= 2:
             raise InputError(
-                f"dt={dt:g} where the larger of c + θ and every · θ is {rate:g}: dt times it is {dt * rate:.3g}",
-                f"below 2, so dt < {2 / rate:.3g}: beyond it Euler's steps overshoot and grow",
+                f"dt must be below {2 / rate:.3g} for ForwardEuler at these speeds and dissipation, got {dt:g}",
+                f"a step below 2/k, where k = {rate:g} is the larger of c + θ and every · θ: beyond it Euler's steps "
+                "overshoot and grow",
                 "take shorter steps or lower speeds, or integrator=Exponential(), which has no such bound",
             )
 
@@ -124,4 +125,6 @@ class Exponential(NeuronIntegrator):
 
 def _refuse_never(every: int) -> None:
     if every < 1:
-        raise InputError(f"every={every}", "1 or more", "every=1 moves the edges at every step")
+        raise InputError(
+            f"every must be at least 1, got {every}", "a number of steps", "use every=1 to move the edges at every step"
+        )

@@ -25,16 +25,17 @@ def check_places(graph: Connectivity, inputs: Sequence[int], outputs: Sequence[i
     strange = [place for place in places if not 0 <= place < graph.neurons]
     if strange or not outputs or len(set(places)) < len(places):
         raise InputError(
-            f"inputs {list(inputs)} and outputs {list(outputs)} of {graph.neurons} neurons",
+            f"inputs and outputs must be different neurons of the graph's {graph.neurons}, got inputs {list(inputs)} "
+            f"and outputs {list(outputs)}",
             f"at least one output, no neuron named twice, all from 0 to {graph.neurons - 1}",
-            f"neuron {strange[0]} is not there" if strange else "name each input and output once",
+            f"leave out neuron {strange[0]}, which is not there" if strange else "name each input and output once",
         )
     degrees = graph.in_degrees()
     deaf = [place for place in outputs if not degrees[place]]
     if deaf:
         raise InputError(
-            f"output {deaf[0]} has no parents",
-            "outputs that listen to some neuron: only edges can learn",
+            f"output neuron {deaf[0]} has no incoming edge",
+            "outputs with at least one incoming edge: only edges can learn",
             f"add an edge into neuron {deaf[0]}",
         )
     if inputs:
@@ -57,7 +58,10 @@ def speeds(model: NeuronModel, neurons: int, like: Tensor) -> Tensor:
     if isinstance(model.speed, Tensor):
         if model.speed.shape != (neurons,):
             raise InputError(
-                f"speeds of shape {tuple(model.speed.shape)}", f"one for each of {neurons} neurons", "or one number"
+                f"NeuronModel: speed must have one entry for each of {neurons} neurons, got shape "
+                f"{tuple(model.speed.shape)}",
+                f"shape ({neurons},)",
+                "or give one number for all",
             )
         return model.speed.to(like)
     return torch.full((neurons,), model.speed, dtype=like.dtype, device=like.device)
@@ -70,12 +74,16 @@ def check_input(given: Tensor | None, streams: int, inputs: int) -> None:
         InputError: another shape, or no tensor where there are input neurons.
     """
     if given is not None:
-        refuse_no_tensor("an input", given)
+        refuse_no_tensor("input", given)
     shape = None if given is None else given.shape
     if shape != (streams, inputs) and not (shape is None and not inputs):
         wanted = f"a tensor of shape ({streams}, {inputs}), one row per stream" if inputs else "None: no input neurons"
-        told = None if given is None else tuple(given.shape)
-        raise InputError(f"an input of shape {told}", wanted, "for one stream try input[None]")
+        found = "None" if given is None else f"shape {tuple(given.shape)}"
+        raise InputError(
+            f"input must have one row for each stream and one column for each of {inputs} input neurons, got {found}",
+            wanted,
+            "for one stream try input[None]",
+        )
 
 
 def refuse_no_tensor(name: str, given: object) -> None:
@@ -85,7 +93,11 @@ def refuse_no_tensor(name: str, given: object) -> None:
         InputError: anything but a tensor.
     """
     if not isinstance(given, Tensor):
-        raise InputError(f"{name} of type {type(given).__name__}", "a torch.Tensor", "try torch.as_tensor(…)[None]")
+        raise InputError(
+            f"the {name} must be a tensor, got an object of type {type(given).__name__}",
+            "a torch.Tensor",
+            "try torch.as_tensor(…)[None]",
+        )
 
 
 def check_target(given: Tensor, streams: int, outputs: int, potential: Potential) -> None:
@@ -94,18 +106,23 @@ def check_target(given: Tensor, streams: int, outputs: int, potential: Potential
     Raises:
         InputError: another shape or kind, or a class that no output stands for.
     """
-    refuse_no_tensor("a target", given)
+    refuse_no_tensor("target", given)
     whole = not given.is_floating_point()
     shape = (streams,) if potential.classes else (streams, outputs)
     if given.shape != shape or whole != potential.classes:
         kind = "whole numbers, one class per stream" if potential.classes else "floating-point numbers, one per output"
         raise InputError(
-            f"a target of shape {tuple(given.shape)} and {given.dtype}",
+            f"the target does not fit the outputs and the potential: it has shape {tuple(given.shape)} and "
+            f"{given.dtype}",
             f"{kind}, shape {shape}",
             "for one stream try [None]",
         )
     if whole and len(given) and int(given.max()) >= outputs:
-        raise InputError(f"class {int(given.max())}", f"classes 0 to {outputs - 1}, −1 for unknown", "add outputs")
+        raise InputError(
+            f"the target has class {int(given.max())}, but there are {outputs} outputs",
+            f"classes 0 to {outputs - 1}, −1 for unknown",
+            "add outputs, or number the classes from 0",
+        )
 
 
 def like(given: Tensor, state: Tensor, *, kept: bool = False) -> Tensor:
@@ -245,9 +262,9 @@ class StreamIO:
     def _refuse_holes(self, name: str) -> None:
         if self._streams.missing is MissingValues.STOP:
             raise InputError(
-                f"NaN, an infinity or an unknown class in the {name}",
-                "numbers only, as the network was built with Missing.STOP",
-                "clean the stream, or build it with Streams(missing=Missing.SKIP), which never learns from them",
+                f"the {name} has a NaN, an infinity or an unknown class",
+                "numbers only, as the network was built with MissingValues.STOP",
+                "clean the stream, or build it with Streams(missing=MissingValues.SKIP), which never learns from them",
             )
 
 

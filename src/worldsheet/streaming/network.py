@@ -209,7 +209,9 @@ class HamiltonianNetwork:
         first = self.steps
         for input, target in stream:
             if self.streams.missing is MissingValues.STOP and has_holes(input, target):
-                return self._ended(Status.STOPPED, first, "the stream holds NaN or infinity: clean it, or Missing.SKIP")
+                return self._ended(
+                    Status.STOPPED, first, "the stream holds NaN or infinity: clean it, or use MissingValues.SKIP"
+                )
             step = self.step(input, target, dt, record=trace is not None and trace.due)
             if trace is not None:
                 trace.add(step)
@@ -236,9 +238,11 @@ class HamiltonianNetwork:
         for name, values in own.items():
             found = saved.get(name)
             if found is None or found.shape != values.shape or "time" not in saved or "steps" not in saved:
-                shape = None if found is None else tuple(found.shape)
+                kept = "is missing" if found is None else f"has shape {tuple(found.shape)}"
                 raise InputError(
-                    f"{name} of shape {shape}", f"{tuple(values.shape)}, time and steps", "build the same network"
+                    f"the saved state does not fit this network: {name} {kept}",
+                    f"{name} of shape {tuple(values.shape)}, time and steps",
+                    "build the same network",
                 )
         self.point = PhasePoint(**{name: saved[name].to(values) for name, values in own.items()})
         self.time, self.steps = float(saved["time"]), int(saved["steps"])
@@ -270,7 +274,9 @@ class HamiltonianNetwork:
         if dt == self._dt:
             return
         if not (isfinite(dt) and dt > 0):
-            raise InputError(f"dt={dt}", "a positive finite number of seconds", "try dt=0.002")
+            raise InputError(
+                f"dt must be positive and finite, got {dt}", "the time of one step in seconds", "try dt=0.002"
+            )
         integrator, theta = self._laws.integrator, self.functional.dissipation
         integrator.check(max(float(self._laws.speed.max()) + theta, integrator.every * theta), dt)
         self._dt, self._coefficients = dt, {}

@@ -106,7 +106,7 @@ class Custom(Potential):
         value, gradient = value_and_gradient(self.function, output, target)
         if value.shape != output.shape[:1]:
             raise InputError(
-                f"a potential of shape {tuple(value.shape)} for {len(output)} streams",
+                f"the potential returned shape {tuple(value.shape)} for {len(output)} streams",
                 f"one number per stream, shape ({len(output)},)",
                 "sum over the last dimension only",
             )
@@ -116,4 +116,8 @@ class Custom(Potential):
 def _refuse_not_positive(name: str, **values: float) -> None:
     for argument, value in values.items():
         if not (isfinite(value) and value > 0):
-            raise InputError(f"{name}({argument}={value})", "a positive finite number", f"leave {argument} out")
+            raise InputError(
+                f"{name}: {argument} must be a positive finite number, got {value}",
+                "a number above 0",
+                f"leave {argument} out",
+            )

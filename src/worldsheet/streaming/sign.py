@@ -86,8 +86,9 @@ class PeriodicFlip(SignPolicy):
         """Refuse what is no clock."""
         if not (isfinite(self.period) and self.period > 0 and 0 <= self.plain <= 1):
             raise InputError(
-                f"PeriodicFlip(period={self.period}, plain={self.plain})",
-                "a period in seconds above 0 and a part from 0 to 1",
+                "PeriodicFlip: period must be positive and finite and plain between 0 and 1, "
+                f"got period={self.period}, plain={self.plain}",
+                "a period in seconds, and the share of it with s = +1",
                 "try PeriodicFlip(period=0.1)",
             )
 
@@ -126,7 +127,11 @@ def hamiltonian_within(low: float, high: float) -> Callable[[Watched], Tensor]:
         InputError: an empty track.
     """
     if not low <= high:
-        raise InputError(f"hamiltonian_within({low}, {high})", "low ≤ high", "try hamiltonian_within(-1.0, 1.0)")
+        raise InputError(
+            f"hamiltonian_within: low must not be above high, got low={low}, high={high}",
+            "low ≤ high",
+            "try hamiltonian_within(-1.0, 1.0)",
+        )
     return lambda moment: (moment.hamiltonian >= low) & (moment.hamiltonian <= high)
 
 
@@ -137,5 +142,7 @@ def costate_within(radius: float) -> Callable[[Watched], Tensor]:
         InputError: a negative radius.
     """
     if not radius >= 0:
-        raise InputError(f"costate_within({radius})", "a radius of at least 0", "try costate_within(1.0)")
+        raise InputError(
+            f"costate_within: radius must not be negative, got {radius}", "0 or more", "try costate_within(1.0)"
+        )
     return lambda moment: moment.costate_norm <= radius

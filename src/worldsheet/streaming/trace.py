@@ -42,7 +42,7 @@ class Trace:
 
     def __init__(self, every: int = 1) -> None:
         if every < 1:
-            raise InputError(f"Trace(every={every})", "a whole number of steps, at least 1", "use every=1")
+            raise InputError(f"Trace: every must be at least 1, got {every}", "a whole number of steps", "use every=1")
         self.every = every
         self._seen = 0
         self.times: list[float] = []

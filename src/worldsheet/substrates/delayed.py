@@ -31,7 +31,11 @@ class Delayed(Substrate):
     def __post_init__(self) -> None:
         """Refuse messages from the future."""
         if self.ticks < 0:
-            raise InputError(f"Delayed(ticks={self.ticks})", "0 or more ticks", "use ticks=0 for fresh messages")
+            raise InputError(
+                f"Delayed: ticks must not be negative, got {self.ticks}",
+                "0 or more ticks",
+                "use ticks=0 for fresh messages",
+            )
 
     def arrived(self, message: AnyState, view: View) -> AnyState:
         """The message: what is old about it the schedule says."""

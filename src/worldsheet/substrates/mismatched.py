@@ -40,7 +40,11 @@ class Mismatched(Substrate):
     def __post_init__(self) -> None:
         """Refuse what is no deviation."""
         if not (isfinite(self.error) and self.error >= 0):
-            raise InputError(f"Mismatched(error={self.error})", "0 or a positive number", "0.1 is an error of a tenth")
+            raise InputError(
+                f"Mismatched: error must be finite and not negative, got {self.error}",
+                "0 or a positive number",
+                "use 0.1 for an error of a tenth",
+            )
         if self.factors is None:
             object.__setattr__(self, "factors", Factors(self.error, self.generator))
 

@@ -41,7 +41,9 @@ class Noisy(Substrate):
         """Refuse what is no deviation."""
         if not (isfinite(self.std) and self.std >= 0):
             raise InputError(
-                f"Noisy(std={self.std})", "0 or a positive number", "0.1 is noise of a tenth of the signal"
+                f"Noisy: std must be finite and not negative, got {self.std}",
+                "0 or a positive number",
+                "use 0.1 for noise of a tenth of the signal",
             )
 
     def arrived(self, message: AnyState, view: View) -> AnyState:

@@ -39,7 +39,9 @@ class Quantised(Substrate):
     def __post_init__(self) -> None:
         """Refuse a grid of one level."""
         if self.bits is not None and self.bits < 2:
-            raise InputError(f"Quantised(bits={self.bits})", "2 or more bits, or None", "use bits=8")
+            raise InputError(
+                f"Quantised: bits must be at least 2, got {self.bits}", "2 or more bits, or None", "use bits=8"
+            )
 
     def arrived(self, message: AnyState, view: View) -> AnyState:
         """The nearest level, or one of the two nearest."""

@@ -33,5 +33,5 @@ def _is_refusal(error: Exception) -> bool:
 
 
 def _told(error: Any) -> Text:
-    text = Text.assemble(("error: ", "bold red"), error.given)
+    text = Text.assemble(("error: ", "bold red"), error.problem)
     return text.append(f"\n  accepted: {error.accepted}\n  remedy: {error.remedy}")

@@ -57,7 +57,7 @@ def trained(
                     contender.step(images, labels)
                 on_step()
         except RelaxationError as error:
-            status = f"diverged: {error.given}"
+            status = f"diverged: {error.problem}"
             break
         score = contender.evaluate(*test)
         accuracy.append(score.accuracy)

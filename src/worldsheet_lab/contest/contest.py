@@ -40,12 +40,19 @@ class RuleComparison:
         """Refuse what cannot be compared."""
         for name in self.names:
             choose("dynamics", name, LEARNING_RULES)
-        if len(set(self.names)) < len(self.names):
-            raise InputError(f"--dynamics {','.join(self.names)}", "each name once", "leave out the second one")
+        twice = [name for name in self.names if self.names.count(name) > 1]
+        if twice:
+            raise InputError(f"--dynamics has {twice[0]} twice", "each name once", "leave out the second one")
         if self.seeds < 1:
-            raise InputError(f"--seeds {self.seeds}", "1 or more; 3 or more for an interval", "use --seeds 3")
+            raise InputError(
+                f"--seeds must be at least 1, got {self.seeds}", "1 or more; 3 or more for an interval", "use --seeds 3"
+            )
         if self.ticks is not None and self.ticks < 1:
-            raise InputError(f"--ticks {self.ticks}", "1 or more", "leave it out for each dynamics' own budget")
+            raise InputError(
+                f"--ticks must be at least 1, got {self.ticks}",
+                "1 or more",
+                "leave it out for each dynamics' own budget",
+            )
 
     @property
     def cells(self) -> list[tuple[str, int]]:
@@ -79,7 +86,7 @@ class RuleComparison:
             return RuleComparison(folder.recipe(), tuple(plain["dynamics"]), int(plain["seeds"]), plain["ticks"])
         except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
             raise RunFolderError(
-                f"{folder.path / CONTEST}: {error}",
+                f"{folder.path / CONTEST} cannot be read as the plan of a comparison: {error!r}",
                 "the folder of a comparison that worldsheet compare started",
                 "name the folder that the comparison printed when it began",
             ) from error

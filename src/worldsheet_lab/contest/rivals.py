@@ -65,7 +65,7 @@ class LearningRule:
             InputError: backprop, which relaxes nothing.
         """
         if self.dynamics is None:
-            raise InputError(f"a phase of {BACKPROP}", "a rival with a dynamics", "leave it out")
+            raise InputError(f"{BACKPROP} has no relaxation to record", "a rule with a dynamics", "leave it out")
         return relax(chain, x, target, self.dynamics, self.schedule, self.stop, record)
 
     @property

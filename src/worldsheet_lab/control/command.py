@@ -66,7 +66,7 @@ def _posed(known: Known, device: str) -> Problem:
         return known.build(torch.tensor(known.initial, dtype=torch.float64, device=device))
     except (RuntimeError, AssertionError) as error:
         raise InputError(
-            f"device {device!r}: {error}", "a device that this torch can use", "use --device cpu"
+            f"--device {device} cannot be used: {error}", "a device that this torch can use", "use --device cpu"
         ) from error
 
 
@@ -112,7 +112,11 @@ def _number(value: Tensor) -> float | None:
 def _closed_loop(problem: Problem, steps: int, seed: int) -> dict[str, Any]:
     """The plant is the model, pushed by noise at every step."""
     if problem.duration is not None:
-        raise InputError("--mpc with a free duration", "a problem of fixed length", "leave --mpc out")
+        raise InputError(
+            "--mpc needs a fixed horizon, and this problem has a free duration",
+            "a problem of fixed length",
+            "leave --mpc out",
+        )
     generator = torch.Generator().manual_seed(seed)
     controller = MPC(problem)
     model = MPC(problem)

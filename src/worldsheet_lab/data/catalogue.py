@@ -134,7 +134,7 @@ def load(name: str, data_dir: str | Path | None = None, download: bool = True) -
     if name not in _CATALOGUE:
         close = difflib.get_close_matches(name.lower(), NAMES, n=1)
         raise InputError(
-            given=f"no data set is called {name!r}",
+            problem=f"no data set is called {name!r}",
             accepted=", ".join(NAMES),
             remedy=f"did you mean {close[0]!r}?" if close else "choose one of these names",
         )

@@ -20,7 +20,7 @@ def read_batch(path: Path, records: int = RECORDS) -> tuple[Tensor, Tensor]:
     expected = records * _RECORD_BYTES
     if len(content) != expected:
         wanted = f"{expected} bytes: {records} records of {_RECORD_BYTES} bytes"
-        raise damaged(path, f"{len(content)} bytes", wanted)
+        raise damaged(path, f"has {len(content)} bytes", wanted)
     table = torch.frombuffer(content, dtype=torch.uint8).reshape(records, _RECORD_BYTES)
     labels = table[:, 0]
     check_labels(path, labels, _CLASSES)

@@ -58,7 +58,7 @@ def _first(tensor: Tensor, count: int | None, part: str) -> Tensor:
         return tensor
     if not 1 <= count <= len(tensor):
         raise InputError(
-            given=f"a subset of {count} {part} images",
+            problem=f"the {part} set has {len(tensor)} images, and {count} were asked for",
             accepted=f"1 to {len(tensor)}, or None for all of them",
             remedy=f"choose a count within what the {part} set holds",
         )
@@ -90,7 +90,7 @@ def standardised(name: str, raw: Raw, levels: int, classes: tuple[str, ...], sou
     means, deviations = statistics(raw.train_images, levels)
     if min(deviations) == 0.0:
         raise InputError(
-            given=f"{name} from {source}: a channel holds one value in every training image",
+            problem=f"the images of {name} from {source} are damaged: a channel has one value in all of them",
             accepted="images that differ from pixel to pixel",
             remedy="put the published files in their place",
         )

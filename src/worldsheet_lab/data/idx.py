@@ -28,17 +28,17 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
     content = read_bytes(path)
     header = _WORD * (1 + dimensions)
     if len(content) < header:
-        raise damaged(path, f"{len(content)} bytes", f"an idx header of {header} bytes, then the data")
+        raise damaged(path, f"has {len(content)} bytes", f"an idx header of {header} bytes, then the data")
     magic, *shape = (int.from_bytes(content[at : at + _WORD], "big") for at in range(0, header, _WORD))
     if magic != _MAGIC + dimensions:
         expected = f"magic number {_MAGIC + dimensions}: unsigned bytes in {dimensions} dimension(s)"
-        raise damaged(path, f"magic number {magic}", expected)
+        raise damaged(path, f"has the magic number {magic}", expected)
     size = " x ".join(str(length) for length in shape)
     if prod(shape) == 0:
-        raise damaged(path, f"its header states a count of {size}", "at least one entry")
+        raise damaged(path, f"has no entries: its header states a count of {size}", "at least one entry")
     if len(content) != header + prod(shape):
         expected = f"{header + prod(shape)} bytes, since its header states a count of {size}"
-        raise damaged(path, f"{len(content)} bytes after unpacking", expected)
+        raise damaged(path, f"has {len(content)} bytes after unpacking", expected)
     return torch.frombuffer(content, dtype=torch.uint8, offset=header).reshape(shape)
 
 
@@ -50,7 +50,7 @@ def read_set(name: str, classes: int, files: Sequence[Path]) -> Raw:
     train_images, train_labels = _read_pair(train_images_file, train_labels_file, classes)
     if train_images.shape[1:] != test_images.shape[1:]:
         expected = f"images of {_size(train_images)} pixels, as in {train_images_file.name}"
-        raise damaged(test_images_file, f"images of {_size(test_images)} pixels", expected)
+        raise damaged(test_images_file, f"has images of {_size(test_images)} pixels", expected)
     return Raw(train_images.unsqueeze(1), train_labels, test_images.unsqueeze(1), test_labels)
 
 
@@ -58,7 +58,7 @@ def _read_pair(images_file: Path, labels_file: Path, classes: int) -> tuple[Tens
     images, labels = read_idx(images_file, 3), read_idx(labels_file, 1)
     if len(images) != len(labels):
         expected = f"{len(images)} labels, one for each image of {images_file.name}"
-        raise damaged(labels_file, f"{len(labels)} labels", expected)
+        raise damaged(labels_file, f"has {len(labels)} labels", expected)
     check_labels(labels_file, labels, classes)
     return images, labels
 
@@ -67,7 +67,7 @@ def _check_owner(name: str, file: Path, labels: Tensor) -> None:
     owner = _TEST_LABELS.get(hashlib.sha256(labels.numpy().tobytes()).hexdigest(), name)
     if owner != name:
         raise DataMissingError(
-            given=f"{file} holds the labels of {owner}, whose files carry the same names as those of {name}",
+            problem=f"{file} holds the labels of {owner}, whose files carry the same names as those of {name}",
             accepted=f"the files of {name}",
             remedy=f"keep each set in a sub-folder of its own, {name}/ and {owner}/, and name the folder above them",
         )

@@ -25,7 +25,7 @@ class Raw:
 def damaged(path: Path, found: str, expected: str) -> DataMissingError:
     """The refusal of a file that is there but cannot be what its name says."""
     return DataMissingError(
-        given=f"{path}: {found}",
+        problem=f"{path} cannot be used: it {found}",
         accepted=expected,
         remedy="put an intact copy in its place; once deleted, a file of the download cache is fetched again",
     )
@@ -45,4 +45,4 @@ def check_labels(path: Path, labels: Tensor, classes: int) -> None:
     """Refuse labels outside 0 to `classes` - 1."""
     highest = int(labels.max())
     if highest >= classes:
-        raise damaged(path, f"holds the label {highest}", f"labels from 0 to {classes - 1}")
+        raise damaged(path, f"has the label {highest}", f"labels from 0 to {classes - 1}")

@@ -83,13 +83,13 @@ def _named(files: Files, data_dir: str | Path | None) -> list[Path]:
     variable = os.environ.get(VARIABLE)
     named = [
         (origin, Path(folder).expanduser())
-        for origin, folder in (("data_dir", data_dir), (f"${VARIABLE}", variable or None))
+        for origin, folder in (("--data-dir", data_dir), (f"${VARIABLE}", variable or None))
         if folder is not None
     ]
     for origin, folder in named:
         if not folder.is_dir():
             raise DataMissingError(
-                given=f"{origin} is {folder}, where there is no folder",
+                problem=f"{origin} {folder} " + ("is not a folder" if folder.exists() else "does not exist"),
                 accepted=_accepted(files),
                 remedy=f"correct {origin} or create the folder; {_remedy(files)}",
             )
@@ -132,7 +132,7 @@ def _innermost(error: BaseException) -> str:
 def _half_present(files: Files, look: _Look) -> DataMissingError:
     there = ", ".join(path.name for path in look.present)
     return DataMissingError(
-        given=f"{look.folder} holds only some of the files of {files.name}: {there}; missing: {look.missing(files)}",
+        problem=f"{look.folder} holds only some of the files of {files.name}: {there}; missing: {look.missing(files)}",
         accepted=_accepted(files),
         remedy=f"add to {look.folder}: {look.missing(files)}",
     )
@@ -143,7 +143,7 @@ def _nowhere(files: Files, looked: list[_Look], reason: str) -> DataMissingError
         f"{look.folder} (which lacks {look.missing(files)})" if look.present else str(look.folder) for look in looked
     )
     return DataMissingError(
-        given=f"no complete copy of {files.name} in {places}; {reason}",
+        problem=f"there is no complete copy of {files.name} in {places}; {reason}",
         accepted=_accepted(files),
         remedy=_remedy(files),
     )

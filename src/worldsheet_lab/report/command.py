@@ -66,7 +66,7 @@ def page_of(runs: Sequence[Run], title: str = "") -> Page:
     panels = [panel for family in FAMILIES for panel in family(runs)]
     if not panels:
         raise RunFolderError(
-            f"nothing to show in {', '.join(str(run.folder.path) for run in runs)}",
+            f"there is nothing to show yet in {', '.join(str(run.folder.path) for run in runs)}",
             "a run that has finished an epoch, at least",
             "let the run go on, with --resume if it was interrupted",
         )
@@ -79,5 +79,7 @@ def _write(path: Path, content: bytes) -> None:
         replace_file(path, content)
     except OSError as error:
         raise RunFolderError(
-            f"{path}: {error.strerror}", "a file that can be written", "choose another place with --out"
+            f"{path} cannot be written: {error.strerror}",
+            "a file that can be written",
+            "choose another place with --out",
         ) from error

@@ -74,14 +74,14 @@ class Run(ABC):
         except ValueError as error:
             raise torn(self.folder.path / name, str(error), "one JSON object") from error
         if not isinstance(plain, dict):
-            raise torn(self.folder.path / name, type(plain).__name__, "one JSON object")
+            raise torn(self.folder.path / name, f"it holds a {type(plain).__name__}", "one JSON object")
         return plain
 
     def tensors(self, name: str, wanted: Sequence[str]) -> dict[str, Tensor]:
         """A file of tensors by name, in float64, those that are wanted at least."""
         found = self.folder.read_tensors(name)
         if missing := [key for key in wanted if key not in found]:
-            raise torn(self.folder.path / name, f"no {', '.join(missing)} in it", f"tensors {', '.join(wanted)}")
+            raise torn(self.folder.path / name, f"it has no {', '.join(missing)}", f"tensors {', '.join(wanted)}")
         return {key: tensor.double() for key, tensor in found.items()}
 
     def sheet(self, name: str) -> Sheet:
@@ -107,7 +107,7 @@ def sheets_of(runs: Sequence[Run]) -> dict[str, Sheet]:
 def torn(path: Path, found: str, accepted: str) -> RunFolderError:
     """The refusal of a file that is not what its folder says."""
     return RunFolderError(
-        f"{path} is torn or not of this run ({found})",
+        f"{path} is damaged or belongs to another run ({found})",
         f"{accepted}, as the command that made the folder wrote it",
         "restore the file from a copy, or leave the folder out of the report",
     )

@@ -93,7 +93,7 @@ class StagedRun(Run):
                     rows = json.loads(self.folder.read(path.name))
                     found[stage] = [(str(action), float(begin), float(end)) for action, begin, end in rows]
                 except (ValueError, TypeError) as error:
-                    raise torn(path, str(error), "a list of deeds with their begin and end") from error
+                    raise torn(path, str(error), "a list of actions with their begin and end") from error
         return found
 
     @property
@@ -247,9 +247,10 @@ def runs_at(paths: Sequence[Path]) -> list[Run]:
     """
     if not paths or len({path.resolve() for path in paths}) < len(paths):
         raise InputError(
-            f"{len(paths)} folders, {len({path.resolve() for path in paths})} of them different",
-            f"one folder or several different ones, each written by {_COMMANDS}",
-            "worldsheet report runs/one runs/other",
+            "a report needs one run folder or several different ones, "
+            f"got {len(paths)}, of which {len({path.resolve() for path in paths})} differ",
+            f"folders that {_COMMANDS} wrote, each once",
+            "write for example worldsheet report runs/one runs/other",
         )
     names = [path.resolve().name for path in paths]
     labels = [str(path) if names.count(name) > 1 else name for path, name in zip(paths, names, strict=True)]
@@ -261,7 +262,7 @@ def _run_at(path: Path, label: str) -> Run:
         if (path / marker).is_file():
             return kind(RunFolder(path), label)
     raise RunFolderError(
-        f"{path}: " + (f"none of {', '.join(KINDS)} in it" if path.is_dir() else "no such folder"),
+        f"there is none of {', '.join(KINDS)} in {path}" if path.is_dir() else f"there is no folder {path}",
         f"a folder that {_COMMANDS} wrote",
         "name the folder that the run printed",
     )

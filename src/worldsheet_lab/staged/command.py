@@ -98,7 +98,7 @@ def _begun(setup: Setup, place: Path | None, run_options: RunOptions) -> RunFold
     known = Setup.from_json(folder.read(SETUP).decode())
     if (known if setup.cuts else replace(known, cuts=())) != setup:
         raise InputError(
-            f"{place}, which holds a run of another setup",
+            f"{place} holds a run with other options",
             "the same options, which go on with that run, or a new folder",
             f"name another folder with --run, or go on with --resume {place}",
         )
@@ -140,7 +140,7 @@ def _take_part(torchrun: Torchrun, make: Any, run_options: RunOptions) -> None:
 def wrong_size(processes: int, stages: int) -> InputError:
     """What to do about another number of processes than stages."""
     return InputError(
-        f"{processes} processes of torchrun for {stages} stages",
+        f"torchrun must start one process for each of {stages} stages, got {processes}",
         "as many processes as stages",
         f"torchrun --nproc-per-node {stages} -m worldsheet train --engine pipeline",
     )

@@ -22,13 +22,15 @@ def stages_of(engine: str | None, stages: int | None) -> int | None:
     torchrun = Torchrun.around()
     if spread is False and stages is not None:
         raise InputError(
-            f"--engine {engine} --stages {stages}", "stages with --engine pipeline", "leave out one of them"
+            f"--engine {engine} has no stages, got --stages {stages}",
+            "--stages together with --engine pipeline",
+            "leave out one of them",
         )
     if torchrun is not None:
         return _under_torchrun(torchrun, spread, stages)
     if spread and stages is None:
         raise InputError(
-            "--engine pipeline, without --stages and not started by torchrun",
+            "--engine pipeline needs --stages, unless torchrun starts it",
             "a number of stages, or as many processes as torchrun starts",
             "add --stages 4, or run torchrun --nproc-per-node 4 -m worldsheet train --engine pipeline",
         )
@@ -47,8 +49,8 @@ def cuts_of(text: str | None, stages: int, layers: int) -> tuple[int, ...]:
     cuts = (0, *inner, layers)
     if len(cuts) != stages + 1 or any(b <= a for a, b in pairwise(cuts)):
         raise InputError(
-            f"--cuts {text} for {stages} stages of {layers} layers",
-            f"{stages - 1} rising numbers from 1 to {layers - 1}, separated by commas",
+            f"--cuts must be rising numbers, {stages - 1} for {stages} stages of {layers} layers, got {text}",
+            f"numbers from 1 to {layers - 1}, separated by commas",
             "leave it out: layers are then timed",
         )
     return cuts
@@ -60,7 +62,7 @@ def _under_torchrun(torchrun: Torchrun, spread: bool | None, stages: int | None)
     if spread or stages is not None or torchrun.size == 1:
         return torchrun.size if spread or stages is not None else None
     raise InputError(
-        f"{torchrun.size} processes of torchrun without --engine pipeline",
+        f"torchrun has started {torchrun.size} processes, but the engine is not the pipeline",
         "processes that are stages of one network",
         f"torchrun --nproc-per-node {torchrun.size} -m worldsheet train --engine pipeline",
     )

@@ -74,19 +74,24 @@ class Setup:
         choose("kind of messages", self.messages, MESSAGES)
         if not 1 <= self.stages <= self.recipe.depth:
             raise InputError(
-                f"--stages {self.stages} with --depth {self.recipe.depth}",
+                f"--stages must be between 1 and --depth {self.recipe.depth}, got {self.stages}",
                 "1 or more stages, no more than there are layers",
                 "a stage owns a layer at least: raise --depth or lower --stages",
             )
         if self.segment < 1 or not 1 <= self.packets_per_update <= self.recipe.batch_size:
             raise InputError(
-                f"--packets-per-update {self.packets_per_update}, {self.segment} updates between checkpoints",
-                f"1 to {self.recipe.batch_size} packets, the batch size, and 1 or more updates",
+                f"--packets-per-update must be between 1 and the batch size, {self.recipe.batch_size}, with at least 1 "
+                f"update between checkpoints, got {self.packets_per_update} and {self.segment}",
+                "packets of at least one sample each",
                 "use --packets-per-update 8",
             )
 
         if self.free_running and self.locked:
-            raise InputError("--free-running --locked", "one of the two", "a flush is what free running does without")
+            raise InputError(
+                "--free-running and --locked cannot be used together",
+                "one of the two: free running does without the flush of a locked order",
+                "leave out one of them",
+            )
 
     @property
     def order(self) -> PipelineSchedule:
@@ -130,4 +135,5 @@ class Setup:
             recipe = Recipe.from_json(json.dumps(plain.pop("recipe")))
             return Setup(recipe=recipe, **{**plain, "cuts": tuple(plain["cuts"])})
         except (ValueError, KeyError, TypeError) as error:
-            raise RunFolderError(f"a setup of stages: {error!r}", "what a run in stages wrote", "start anew") from error
+            problem = f"the setup of the stages cannot be read: {error!r}"
+            raise RunFolderError(problem, "what a run in stages wrote", "start a new run") from error

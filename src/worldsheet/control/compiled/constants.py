@@ -34,7 +34,7 @@ class Constants:
             if not torch.equal(tensor, value) and not torch.allclose(tensor, value, 0.0, 0.0, equal_nan=True):
                 shape = tuple(tensor.shape)
                 raise InputError(
-                    f"dynamics, costs or constraints with a tensor of shape {shape} that has changed since they were "
+                    f"the problem's functions read a tensor of shape {shape}, which has changed since they were "
                     "compiled",
                     "tensors that stay as they are",
                     "hand over what changes as Problem.parameters, give the problem a new Compiled(), or leave it out "

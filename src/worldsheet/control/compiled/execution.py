@@ -249,7 +249,7 @@ def _code(
             code(*leaves)
     except Exception as error:
         raise InputError(
-            f"functions that cannot be compiled: {type(error).__name__}: {str(error).splitlines()[0]}",
+            f"the problem's functions cannot be compiled: {type(error).__name__}: {str(error).splitlines()[0]}",
             "functions of tensors without branches on their values, and a C++ compiler",
             "use torch.where instead of if, install g++, or leave Compiled() out",
         ) from error

@@ -104,9 +104,9 @@ def compiler(dtype: torch.dtype) -> str:
     found = next((found for name in _COMPILERS if (found := shutil.which(name))), None)
     if dtype not in _TYPES or found is None:
         raise InputError(
-            f"Compiled() with {dtype} and {found or 'no C compiler'}",
-            "float64 or float32, and one of " + ", ".join(_COMPILERS),
-            "install gcc, or leave Compiled() out",
+            f"Compiled() does not support {dtype}" if found else "Compiled() needs a C compiler, and none was found",
+            "float64 or float32, and one of the compilers " + ", ".join(_COMPILERS),
+            "convert the initial state, or leave Compiled() out" if found else "install gcc, or leave Compiled() out",
         )
     return found
 
@@ -120,5 +120,6 @@ def loaded(source: str, dtype: torch.dtype, effort: str = "-O3") -> Any:
         command = [compiler(dtype), *flags, f"-DREAL={_TYPES[dtype]}", str(file), "-o", str(library), "-lm"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise InputError(f"{command[0]} fails: {done.stderr.strip()[:300]}", "a C compiler that works", "try gcc")
+            problem = f"the C compiler {command[0]} failed: {done.stderr.strip()[:300]}"
+            raise InputError(problem, "a C compiler that works", "try gcc")
         return ctypes.CDLL(str(library))

@@ -42,7 +42,11 @@ class ForwardBackwardSweep:
     def __post_init__(self) -> None:
         """Refuse what does not mix."""
         if not (isfinite(self.relaxation) and 0 < self.relaxation <= 1):
-            raise InputError(f"{self}", "a relaxation in (0, 1]", "use ForwardBackwardSweep(relaxation=0.5)")
+            raise InputError(
+                f"ForwardBackwardSweep: relaxation must be above 0 and at most 1, got {self.relaxation}",
+                "the share of the new controls in the next ones",
+                "use ForwardBackwardSweep(relaxation=0.5)",
+            )
 
 
 @final

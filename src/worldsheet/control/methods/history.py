@@ -22,7 +22,11 @@ class History:
 
     def __init__(self, every: int = 1, element: int = 0) -> None:
         if every < 1 or element < 0:
-            raise InputError(f"History(every={every}, element={element})", "every ≥ 1, element ≥ 0", "use History()")
+            raise InputError(
+                f"History: every must be at least 1 and element at least 0, got every={every}, element={element}",
+                "whole numbers of ticks and of a problem in the batch",
+                "use History()",
+            )
         self.every = every
         self.element = element
         self.ticks: list[int] = []

@@ -91,6 +91,8 @@ def _flat(problem: Discretised, name: str, field: Tensor | None, shape: tuple[in
         whole = field.detach().to(problem.start).expand(wanted)
     except RuntimeError as error:
         raise InputError(
-            f"initial {name} of shape {tuple(field.shape)}", f"{wanted}, or what expands to it", "check the horizon"
+            f"the initial guess of the {name} has shape {tuple(field.shape)}, which does not expand to {wanted}",
+            f"shape {wanted}, or one that expands to it",
+            "check the number of steps and the sizes of the problem",
         ) from error
     return whole.reshape(-1, *shape).clone()

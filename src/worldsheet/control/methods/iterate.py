@@ -152,7 +152,7 @@ class Residuals:
 @final
 @dataclass(frozen=True)
 class Units:
-    """What residuals are compared with, so that the units of states and controls make no difference (28).
+    """What residuals are compared with, so that the units of states and controls make no difference.
 
     A costate of the tenth of the stages where it is largest does not count: one multiplier without limit must not make
     everything small beside it. What is of size 1 or less is compared with 1, in a problem of small cost with that cost.

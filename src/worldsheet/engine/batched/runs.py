@@ -150,7 +150,7 @@ def runs(traits: Sequence[ModuleInfo], passed: Sequence[Tensor], *, compiled: bo
 def nothing_to_compile() -> InputError:
     """The refusal of a compiler that would have nothing to do."""
     return InputError(
-        "compile=True where no layers are mapped together",
+        "compile=True has nothing to compile: this chain has no layers that are mapped together",
         "a chain with equal neighbours that have no closed form, moving all at once",
         "leave compile out: closed forms and layers that stand alone are run by torch's own kernels as they are",
     )
@@ -173,7 +173,7 @@ def _compiled(run: LayerGroup, passed: Sequence[Tensor]) -> LayerGroup:
         made.pull(run.first, run.last, credit, saved, torch.empty_like(points))
     except Exception as error:  # whatever a compiler says
         raise InputError(
-            f"compile=True, where torch.compile fails: {str(error).strip().splitlines()[0]}",
+            f"torch.compile failed on the layers of this chain: {str(error).strip().splitlines()[0]}",
             "a C++ compiler that torch finds, and layers that it can compile",
             "leave compile out: equal layers move together all the same",
         ) from error

@@ -20,7 +20,11 @@ def layered(widths: Sequence[int]) -> Sparse:
         InputError: fewer than two layers, or an empty one.
     """
     if len(widths) < 2 or min(widths) < 1:
-        raise InputError(f"layered({list(widths)})", "two or more layers of at least one neuron", "try [2, 16, 1]")
+        raise InputError(
+            f"layered: widths must be two or more positive numbers, got {list(widths)}",
+            "the number of neurons of each layer",
+            "try [2, 16, 1]",
+        )
     ends = torch.tensor([0, *widths]).cumsum(0).tolist()
     pairs = [
         torch.cartesian_prod(torch.arange(ends[k], ends[k + 1]), torch.arange(ends[k + 1], ends[k + 2]))
@@ -49,7 +53,9 @@ def small_world(neurons: int, degree: int, rewiring: float, generator: torch.Gen
     """
     _check_degree("small_world", degree, (neurons - 1) // 2)
     if not 0 <= rewiring <= 1:
-        raise InputError(f"small_world(rewiring={rewiring})", "a probability", "try 0.1")
+        raise InputError(
+            f"small_world: rewiring must be between 0 and 1, got {rewiring}", "a probability", "try rewiring=0.1"
+        )
     above, below = degree // 2, degree - degree // 2
     near = torch.cat([torch.arange(1, above + 1), torch.arange(neurons - below, neurons)])
     far = above + 1 + _drawn(neurons, degree, neurons - 1 - degree, generator)
@@ -78,7 +84,11 @@ def from_networkx(graph: Any, *, self_loops: bool = False) -> Sparse:
         InputError: no such graph, or one that `Sparse` refuses.
     """
     if not all(hasattr(graph, name) for name in ("nodes", "edges", "is_directed")):
-        raise InputError(f"a {type(graph).__name__}", "a networkx graph", "try networkx.gnp_random_graph(50, 0.1)")
+        raise InputError(
+            f"graph must be a networkx graph, got an object of type {type(graph).__name__}",
+            "an object with nodes and edges, such as networkx.DiGraph",
+            "try networkx.gnp_random_graph(50, 0.1)",
+        )
     number = {node: position for position, node in enumerate(graph.nodes)}
     pairs = {(number[edge[0]], number[edge[1]]) for edge in graph.edges}
     if not graph.is_directed():
@@ -99,7 +109,11 @@ def from_matrix(matrix: Tensor, *, self_loops: bool = False) -> Sparse:
         InputError: not square, a COO matrix with an entry stored twice, or edges that `Sparse` refuses.
     """
     if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise InputError(f"a matrix of shape {tuple(matrix.shape)}", "(n, n)", "row i, column j is the edge j → i")
+        raise InputError(
+            f"the adjacency matrix must be square, got shape {tuple(matrix.shape)}",
+            "shape (n, n) for n neurons",
+            "put the edge j → i into row i, column j",
+        )
     if matrix.layout is torch.strided:
         targets, sources = matrix.nonzero().T
     else:
@@ -121,4 +135,8 @@ def _drawn(rows: int, count: int, below: int, generator: torch.Generator) -> Ten
 
 def _check_degree(name: str, degree: int, most: int) -> None:
     if not 0 < degree <= most:
-        raise InputError(f"{name}(degree={degree})", f"1 to {most} for so many neurons", "lower the degree")
+        raise InputError(
+            f"{name}: degree must be between 1 and {most} for so many neurons, got {degree}",
+            f"a whole number from 1 to {most}",
+            "change the degree, or add neurons",
+        )

@@ -119,7 +119,7 @@ class Dense(Connectivity):
 
     def __init__(self, neurons: int, *, self_loops: bool = False) -> None:
         if neurons < 1:
-            raise InputError(f"Dense(neurons={neurons})", "at least 1 neuron", "try Dense(5)")
+            raise InputError(f"Dense: neurons must be at least 1, got {neurons}", "a number of neurons", "try Dense(5)")
         self._present = torch.ones(neurons, neurons, dtype=torch.bool)
         if not self_loops:
             self._present.fill_diagonal_(False)

@@ -42,7 +42,7 @@ class Sparse(Connectivity):
         if repeated.any():
             edge = int(repeated.nonzero()[0])
             raise InputError(
-                f"edge {int(self._sources[edge])} → {int(self._targets[edge])} given twice",
+                f"edge {int(self._sources[edge])} → {int(self._targets[edge])} is given twice",
                 "every edge once",
                 "leave the second out: two edges in parallel are one whose weight is their sum",
             )
@@ -171,21 +171,22 @@ def _check(neurons: int, sources: Tensor, targets: Tensor, self_loops: bool) -> 
     whole = not (sources.is_floating_point() or targets.is_floating_point())
     if sources.dim() != 1 or sources.shape != targets.shape or not len(sources) or not whole:
         raise InputError(
-            f"sources {tuple(sources.shape)} {sources.dtype} and targets {tuple(targets.shape)} {targets.dtype}",
-            "two lists of whole numbers of equal length, at least one edge",
-            "sources[k] → targets[k] is edge k",
+            f"sources and targets must be whole numbers in lists of equal length, got {tuple(sources.shape)} "
+            f"{sources.dtype} and {tuple(targets.shape)} {targets.dtype}",
+            "two one-dimensional tensors of integers, with at least one edge",
+            "let edge k lead from sources[k] to targets[k]",
         )
     low, high = int(min(sources.min(), targets.min())), int(max(sources.max(), targets.max()))
     if low < 0 or high >= neurons:
         raise InputError(
-            f"an edge at neuron {low if low < 0 else high}",
+            f"there is no neuron {low if low < 0 else high}, where an edge begins or ends",
             f"neurons 0 to {neurons - 1}",
             "number the neurons from 0, or raise `neurons`",
         )
     loops = sources[sources == targets]
     if len(loops) and not self_loops:
         raise InputError(
-            f"a self-loop at neuron {int(loops[0])}", "no self-loops", "leave it out, or pass self_loops=True"
+            f"neuron {int(loops[0])} has an edge to itself", "no self-loops", "leave it out, or pass self_loops=True"
         )
 
 
