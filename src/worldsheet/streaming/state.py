@@ -10,7 +10,6 @@ from worldsheet.core.errors import InputError
 from worldsheet.streaming.functional import Functional
 from worldsheet.streaming.io import Target
 from worldsheet.streaming.shapes import Edges, Neurons, PerStream, PerSystem
-from worldsheet.streaming.sign import Watched
 
 
 class PhasePoint(NamedTuple):
@@ -32,7 +31,7 @@ class PhasePoint(NamedTuple):
 
 
 @final
-class Snapshot(Watched):
+class Snapshot:
     """A point in phase space at an instant, looked at before it moves.
 
     Energies are divided by φ: one number per system, which is all streams together where they share their weights. They
