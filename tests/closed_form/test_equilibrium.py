@@ -1,5 +1,7 @@
 """A layer at rest under its own map: implicit differentiation on paper, and a long unrolled iteration."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -87,9 +89,9 @@ def test_a_slower_rate_rests_where_a_full_one_rings() -> None:
 
 
 @pytest.mark.parametrize("arguments", [{"rate": 0.0}, {"rate": 2.0}, {"tol": -1.0}, {"max_ticks": 0}])
-def test_constants_that_cannot_be_are_refused(arguments: dict[str, float]) -> None:
+def test_constants_that_cannot_be_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ws.errors.InputError, match="Equilibrium"):
-        ws.nn.Equilibrium(nn.Identity(), **arguments)  # type: ignore[arg-type]
+        ws.nn.Equilibrium(nn.Identity(), **arguments)
 
 
 def test_a_map_that_changes_the_shape_is_refused() -> None:

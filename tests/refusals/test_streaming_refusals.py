@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import networkx
 import pytest
@@ -80,8 +81,8 @@ def test_what_cannot_be_right_is_refused_with_a_way_out(name: str) -> None:
     assert_tells(caught.value, *fragments)
 
 
-def network(**changes: object) -> HamiltonianNetwork:
-    return HamiltonianNetwork(Dense(4), [0, 1], [3], dtype=DOUBLE, **changes)  # type: ignore[arg-type]
+def network(**changes: Any) -> HamiltonianNetwork:
+    return HamiltonianNetwork(Dense(4), [0, 1], [3], dtype=DOUBLE, **changes)
 
 
 @pytest.mark.parametrize(
