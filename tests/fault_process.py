@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 import worldsheet as ws
 from worldsheet.pipeline import ActionType, Completed, Pipeline
-from worldsheet.pipeline.transport.distributed import NeighbourError, P2PTransport, joined
+from worldsheet.pipeline.transport.distributed import P2PTransport, joined
+from worldsheet.pipeline.transport.message import NeighbourError
 
 PACKETS, SENT, WINDOW = 12, 40, 2
 CPU = torch.device("cpu")

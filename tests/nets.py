@@ -1,9 +1,9 @@
 """Networks for tests: random ones drawn by hypothesis, small fixed ones, and autograd's answer for all of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import worldsheet as ws
+from worldsheet.cut import Replayed
 
 DOUBLE = torch.float64
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 def law(examples: int) -> settings:
@@ -48,7 +51,7 @@ class Weighted(nn.Module):
 class Net:
     """A chain with data for it."""
 
-    module: nn.Module
+    module: nn.Sequential
     loss: Callable[[Any, Any], Tensor]
     x: Tensor
     target: Tensor
@@ -61,7 +64,7 @@ class Net:
 
 def autograd(module: nn.Module, loss: Callable[[Any, Any], Tensor], x: Tensor, target: Any) -> dict[str, Tensor]:
     """End-to-end gradients by parameter name; those of the loss under `loss.`, the input's under `input`."""
-    named = dict(module.named_parameters())
+    named: dict[str, Tensor] = dict(module.named_parameters())
     if isinstance(loss, nn.Module):
         named |= {f"loss.{name}": parameter for name, parameter in loss.named_parameters()}
     if x.requires_grad:
@@ -69,7 +72,8 @@ def autograd(module: nn.Module, loss: Callable[[Any, Any], Tensor], x: Tensor, t
     wanted = {name: parameter for name, parameter in named.items() if parameter.requires_grad}
     if not wanted:
         return {}
-    found = torch.autograd.grad(loss(module(x), target), list(wanted.values()), allow_unused=True)
+    output = loss(module(x), target)
+    found: Sequence[Tensor | None] = torch.autograd.grad(output, list(wanted.values()), allow_unused=True)
     return {name: gradient for name, gradient in zip(wanted, found, strict=True) if gradient is not None}
 
 
@@ -85,6 +89,36 @@ def assert_gradients(found: dict[str, Tensor], wanted: dict[str, Tensor], tol: f
     for name, gradient in wanted.items():
         error, size = float((found[name] - gradient).norm()), float(gradient.norm())
         assert error <= tol * size + rounding, f"{name}: error {error:.1e} of {size:.1e}"
+
+
+def grad(leaf: Tensor) -> Tensor:
+    """The `.grad` of a leaf that has one."""
+    assert leaf.grad is not None
+    return leaf.grad
+
+
+def grads(owner: nn.Module | ws.Chain) -> dict[str, Tensor]:
+    """The `.grad` of every parameter by its name; all have one."""
+    return {name: grad(parameter) for name, parameter in owner.named_parameters()}
+
+
+def laid_out(module: AnyModule, memory_format: torch.memory_format) -> AnyModule:
+    """`module.to(memory_format=...)`, an argument that torch's annotations leave out."""
+    to: Any = module.to
+    to(memory_format=memory_format)
+    return module
+
+
+def only(gradients: Any) -> Any:
+    """The one gradient that a hook of a module is given; for torch it may be a tuple or a tensor."""
+    (gradient,) = gradients
+    return gradient
+
+
+def topology_of(sol: ws.Solution) -> ws.extend.Topology:
+    """Which sites a relaxation found in a module of any kind."""
+    assert isinstance(sol.problem, Replayed)
+    return sol.problem.topology
 
 
 def distance(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
@@ -119,7 +153,7 @@ def stack(depth: int, width: int = 4, activation: type[nn.Module] = nn.Tanh, *, 
     return nn.Sequential(*sites, nn.Linear(width, width, bias=bias)).to(DOUBLE)
 
 
-def regression(module: nn.Module, width: int = 4, batch: int = 3, seed: int = 0) -> Net:
+def regression(module: nn.Sequential, width: int = 4, batch: int = 3, seed: int = 0) -> Net:
     """A module from `width` to `width` features with random data and squared error."""
     generator = torch.Generator().manual_seed(seed)
     x, target = (torch.randn(batch, width, dtype=DOUBLE, generator=generator) for _ in range(2))

@@ -6,7 +6,7 @@ statements one after the other on a frame of tensors, all of one shape, so that 
 
 import random
 from collections import namedtuple
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -292,13 +292,20 @@ class Passing(TorchFunctionMode):
 Pick = Callable[[Tensor, Tensor], Tensor]
 
 
+def total(parts: Iterable[Tensor]) -> Tensor:
+    """Python's own sum, which adds the first part to the number 0."""
+    found = sum(parts)
+    assert isinstance(found, Tensor)
+    return found
+
+
 JOINS: tuple[Pick, ...] = (
     lambda a, b: a + b,
     lambda a, b: torch.add(a, b, alpha=0.5),
     lambda a, b: torch.cat([a, b], 1).view(BATCH, 2, WIDTH).mean(1),
     lambda a, b: torch.stack((a, b)).mean(0),
     lambda a, b: torch.cat([a[:, :2], b[:, 2:]], 1),
-    lambda a, b: sum([a, b, a]) / 2,
+    lambda a, b: total([a, b, a]) / 2,
     lambda a, b: a - b,
     lambda a, b: torch.tanh(a * b),
     lambda a, b: torch.where(b.detach() > 0, a, b),
@@ -458,6 +465,14 @@ SCOPES: tuple[Callable[["Machine"], AbstractContextManager[Any]], ...] = (
 
 class Machine(nn.Module):
     """A module that runs a program's statements, and has all that a user's module may have."""
+
+    parts: nn.ModuleList | nn.Sequential | list[nn.Module]
+    scale: nn.Parameter
+    mix: nn.Parameter
+    ema: Tensor
+    count: Tensor
+    generator: torch.Generator
+    steps: int
 
     def __init__(self, body: tuple[Step, ...], parts: Sequence[nn.Module], output: int, holder: int = 0) -> None:
         super().__init__()
@@ -692,7 +707,7 @@ class Price:
         if self.kind == 5:
             wrote(found[0])
             found[0].sub_(0.1)
-        cost = sum(
+        cost = total(
             (n + 1) * (each - (target[:, : each.shape[1]] if each.dim() else 0.3)).square().mean()
             for n, each in enumerate(found)
         )
@@ -710,6 +725,8 @@ class Price:
 
 class Trained(nn.Module):
     """A loss with a parameter, a buffer and a counter of its own."""
+
+    level: Tensor
 
     def __init__(self, price: Price) -> None:
         super().__init__()

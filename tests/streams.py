@@ -130,8 +130,8 @@ def as_net(network: HamiltonianNetwork) -> Net:
 def largest_difference(one: Net, other: Net) -> float:
     """Over all fields and places."""
     worst = 0.0
-    for mine, theirs in zip(one, other, strict=True):
-        for row, other_row in zip(mine, theirs, strict=True):
+    for field in Net._fields:
+        for row, other_row in zip(getattr(one, field), getattr(other, field), strict=True):
             for a, b in zip(row, other_row, strict=True):
                 assert (a is None) == (b is None)
                 if a is not None and b is not None:

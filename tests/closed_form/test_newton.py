@@ -11,9 +11,9 @@ import worldsheet as ws
 from nets import DOUBLE
 
 
-def one_step(net: nn.Module, x: Tensor, target: Tensor, **options: float) -> ws.ports.Newton:
+def one_step(net: nn.Module, x: Tensor, target: Tensor) -> ws.ports.Newton:
     """Curvature of the batch, its gradient, and one undamped step."""
-    port = ws.ports.Newton(net, damping=0.0, memory=0.0, **options)
+    port = ws.ports.Newton(net, damping=0.0, memory=0.0)
     chain = ws.Chain(nn.Sequential(net), nn.MSELoss())
     ws.diagnostics.curvature(chain, x, target, port)
     ws.backward(chain, x, target)
@@ -47,7 +47,8 @@ def test_one_step_is_the_least_squares_optimum_of_a_convolution(bias: bool, stri
         design = torch.cat([design, torch.ones(len(design), 1, dtype=DOUBLE)], 1)
     rows = target.permute(0, 2, 3, 1).flatten(0, 2)
     wanted = torch.linalg.lstsq(design, rows).solution.t()
-    found = torch.cat([net.weight.flatten(1), net.bias[:, None]], 1) if bias else net.weight.flatten(1)
+    rest = [] if net.bias is None else [net.bias[:, None]]
+    found = torch.cat([net.weight.flatten(1), *rest], 1)
     torch.testing.assert_close(found.detach(), wanted, rtol=1e-8, atol=1e-10)
     assert port.reflected_power < 1e-20 * port.incident_power
 
@@ -81,7 +82,7 @@ def test_the_credit_factors_of_a_deep_net_are_gauss_newtons(reduction: str) -> N
         chances = net(row).softmax(0)
         wanted += jacobian.t() @ (torch.diag(chances) - torch.outer(chances, chances)) @ jacobian
     wanted = wanted.detach() / (7 if reduction == "mean" else 1)
-    torch.testing.assert_close(port.state[net[0].weight]["credits"], wanted)
+    torch.testing.assert_close(port.state[net.get_parameter("0.weight")]["credits"], wanted)
 
 
 def test_damping_is_reflected_and_less_of_it_reflects_less() -> None:

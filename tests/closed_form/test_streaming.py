@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -31,14 +32,14 @@ from worldsheet.streaming import (
 AT_REST = math.inf
 
 
-def alone(**changes: object) -> HamiltonianNetwork:
+def alone(**changes: Any) -> HamiltonianNetwork:
     """One linear neuron that listens to itself with weight ½, q = 2, θ = 3, c = 5."""
-    settings: dict[str, object] = {
+    settings: dict[str, Any] = {
         "model": NeuronModel(5.0, Identity(), bias=False),
         "functional": Functional(Squared(2.0), mass=AT_REST, dissipation=3.0),
         "dtype": DOUBLE,
     }
-    network = HamiltonianNetwork(Dense(1, self_loops=True), [0], **{**settings, **changes})  # type: ignore[arg-type]
+    network = HamiltonianNetwork(Dense(1, self_loops=True), [0], **{**settings, **changes})
     network.point = PhasePoint(*(torch.full_like(field, 0.5) for field in network.point))
     return network
 

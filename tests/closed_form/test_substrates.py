@@ -101,7 +101,9 @@ class Message(ws.extend.View):
     def samples(self) -> int:
         raise AssertionError
 
-    at_output = samples
+    @property
+    def at_output(self) -> bool:
+        raise AssertionError
 
 
 @pytest.mark.parametrize("bits", [2, 3, 8])

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import Result as ClickResult
 from rich.console import Console
 from typer.testing import CliRunner
+from typer.testing import Result as CommandResult
 
 import worldsheet as ws
 from benchmarks.command import bench
@@ -33,7 +33,7 @@ for number, line in enumerate(sys.stdin):
 TASK = Task((8, 5, 3), 20, 4, 1)
 
 
-def run(*arguments: str) -> ClickResult:
+def run(*arguments: str) -> CommandResult:
     return CliRunner().invoke(bench, ["dynamics", *arguments])
 
 

@@ -1,5 +1,6 @@
 """`python -m benchmarks pipeline`: all contenders train the same network, and what is said of them is so."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def test_contenders_without_delay_arrive_at_the_same_weights(tmp_path: Path) -> 
     for name, first in both[0].items():
         copies = name.startswith("DDP")
         found = sorted_values(first if copies else [*first, *both[1][name]])
-        torch.testing.assert_close(found, one, rtol=0, atol=3e-6, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(found, one, rtol=0, atol=3e-6, msg=partial("{}: {}".format, name))
 
 
 def test_a_contest_tells_rates_refusals_and_bytes() -> None:

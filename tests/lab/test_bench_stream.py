@@ -33,7 +33,7 @@ def test_the_unrolled_network_is_the_same_over_edges_and_over_a_matrix() -> None
         for _ in range(3):
             twin.run(torch.ones(2, 1), torch.full((2, 2), 0.4))
         ends.append(twin._state)
-    assert torch.allclose(*ends, atol=1e-6)
+    assert torch.allclose(ends[0], ends[1], atol=1e-6)
 
 
 def test_the_command_prints_one_object(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,18 +7,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import typer
-from click.testing import Result
 from safetensors.torch import load_file
-from typer.testing import CliRunner
+from typer.core import TyperGroup
+from typer.testing import CliRunner, Result
 
 from worldsheet.version import __version__
-from worldsheet_lab import running
+from worldsheet_lab import plots
 from worldsheet_lab.cli import app
+from worldsheet_lab.interrupt import Interrupt
 from worldsheet_lab.recipes import FIELDS
 from worldsheet_lab.training import Training
 
@@ -44,6 +46,7 @@ def command(*arguments: object) -> subprocess.Popen[str]:
 
 def test_the_options_are_frozen() -> None:
     group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
     assert sorted(group.commands) == ["compare", "control", "report", "stream", "train"]
     names = {option for parameter in group.commands["train"].params for option in parameter.opts}
     assert names == {
@@ -140,7 +143,7 @@ def test_ctrl_c_tells_how_to_go_on(
         if training.done == 4:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(running.Interrupt, "on_step", _before(press, running.Interrupt.on_step))
+    monkeypatch.setattr(Interrupt, "on_step", _before(press, Interrupt.on_step))
     place = tmp_path / "my run"
     stopped = worldsheet("train", *options, "--run", place, *(["--json"] if as_json else []))
     assert stopped.exit_code == 130
@@ -157,8 +160,10 @@ def test_ctrl_c_tells_how_to_go_on(
     assert sorted(path.name for path in place.iterdir()) == FILES
 
 
-def _before(first: object, then: object) -> object:
-    def both(self: object, training: Training) -> None:
+def _before(
+    first: Callable[[Training], None], then: Callable[[Interrupt, Training], None]
+) -> Callable[[Interrupt, Training], None]:
+    def both(self: Interrupt, training: Training) -> None:
         first(training)
         then(self, training)
 
@@ -171,7 +176,7 @@ def test_ctrl_c_while_the_result_is_written(
     def press(*arguments: object) -> bytes:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(running.plots, "worldsheet", press)
+    monkeypatch.setattr(plots, "worldsheet", press)
     assert worldsheet("train", *options, "--run", tmp_path / "run").exit_code == 130
     monkeypatch.undo()
     assert worldsheet("train", "--resume", tmp_path / "run").exit_code == 0

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 import worldsheet as ws
 from worldsheet_lab import compare_command
@@ -19,6 +18,7 @@ from worldsheet_lab.contest.rivals import LearningRule
 from worldsheet_lab.contest.statistics import paired
 from worldsheet_lab.data import DataSet
 from worldsheet_lab.recipes import recipe_for
+from worldsheet_lab.run_folder import RunFolder
 
 TINY = {"train_size": 96, "test_size": 60, "depth": 3, "width": 12, "epochs": 2, "batch_size": 32, "compare_every": 4}
 OPTIONS = [part for name, value in TINY.items() for part in (f"--{name.replace('_', '-')}", str(value))]
@@ -114,7 +114,7 @@ def test_refusals(arguments: list[str], fragments: list[str], tmp_path: Path, mo
 
 def test_a_folder_of_another_command_is_no_comparison(tmp_path: Path) -> None:
     recipe = recipe_for("digits", TINY)
-    compare_command.RunFolder.create(recipe, tmp_path / "train")
+    RunFolder.create(recipe, tmp_path / "train")
     done = worldsheet("--resume", tmp_path / "train")
     assert done.exit_code == 2
     assert "compare.json" in done.stderr

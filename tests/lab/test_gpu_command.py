@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,9 +21,9 @@ from benchmarks.gpu.plan import Figures, Item, NotHereError, Part, Plan, Unfinis
 from benchmarks.gpu.worker import BROKEN, verdict, work
 
 
-def plan(out: Path, seconds: float = 60.0, **changes: object) -> Plan:
-    values: dict[str, object] = {"device": torch.device("cpu"), "toy": True, "data": (), "out": out}
-    return Plan(**{**values, "deadline": time.monotonic() + seconds, **changes})  # type: ignore[arg-type]
+def plan(out: Path, seconds: float = 60.0, **changes: Any) -> Plan:
+    values: dict[str, Any] = {"device": torch.device("cpu"), "toy": True, "data": (), "out": out}
+    return Plan(**{**values, "deadline": time.monotonic() + seconds, **changes})
 
 
 class Planned(Part):

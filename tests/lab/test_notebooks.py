@@ -46,7 +46,10 @@ def test_the_small_size_sets_what_the_notebook_sets(path: Path) -> None:
 
 
 def assigned(source: str) -> set[str]:
-    return {node.targets[0].id for node in ast.parse(source).body if isinstance(node, ast.Assign)}  # type: ignore[attr-defined]
+    targets = [node.targets[0] for node in ast.parse(source).body if isinstance(node, ast.Assign)]
+    names = [target.id for target in targets if isinstance(target, ast.Name)]
+    assert len(names) == len(targets)
+    return set(names)
 
 
 def test_a_cell_that_fails_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Figures, looked at pixel by pixel."""
 
 import io
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,7 +53,7 @@ def test_a_field_that_never_moved_is_all_dark() -> None:
 
 
 def test_both_contenders_are_seen_where_their_curves_coincide() -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"contender": name, "epoch": epoch, "train_loss": 1 / epoch, "test_loss": 2 / epoch, "test_accuracy": 0.9}
         for epoch in range(1, 6)
         for name in ("relaxation", "autograd")

@@ -1,7 +1,9 @@
 """Names and numbers of a recipe: what is refused, and what they stand for."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -28,8 +30,9 @@ from worldsheet_lab.streams import drawing, order, seed_of
     ],
 )
 def test_an_unknown_name_lists_the_known_ones(tiny: Recipe, field: str, name: str, known: str, remedy: str) -> None:
+    changed: Callable[..., Recipe] = partial(replace, tiny)
     with pytest.raises(InputError) as refusal:
-        replace(tiny, **{field: name})
+        changed(**{field: name})
     assert refusal.value.problem.endswith(f"is called {name!r}")
     assert refusal.value.accepted == known
     assert refusal.value.remedy == remedy
@@ -118,7 +121,7 @@ def test_states_keep_their_size_in_depth(digits: DataSet, activation: str) -> No
     model = recipe_for("digits", {"depth": 30, "activation": activation, "dropout": 0.0}).model(digits)
     sizes = []
     state = digits.train_images
-    for site in model.requires_grad_(False)[:-1]:
+    for site in list(model.requires_grad_(False))[:-1]:
         state = site(state)
         sizes.append(float(state.square().mean().sqrt()))
     assert max(sizes) / min(sizes) < 4

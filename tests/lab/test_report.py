@@ -11,9 +11,8 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 import torch
-from click.testing import Result
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 import worldsheet as ws
 from run_folders import DEEDS

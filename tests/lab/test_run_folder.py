@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from worldsheet_lab import atomic
 from worldsheet_lab.errors import RunFolderError
 from worldsheet_lab.recipes import Recipe, recipe_for
 from worldsheet_lab.run_folder import RunFolder
@@ -140,7 +139,7 @@ def test_a_write_that_fails_leaves_the_old_file(tiny: Recipe, tmp_path: Path, mo
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(atomic.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(RunFolderError, match="No space left on device"):
         folder.write("result.json", b"new")
     assert folder.read("result.json") == b"old"

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 from typer.testing import CliRunner
 
 import worldsheet
@@ -149,7 +150,8 @@ def test_locked_stages_are_one_process(tmp_path: Path) -> None:
     images = data.train_images.float()
     for batch in torch.split(order(recipe.seed, 0, 640), 32):
         pipeline.train([(images[i], data.train_labels[i]) for i in batch.tensor_split(4)])
-    mine = {name: tensor.detach() for name, tensor in chain.module.state_dict().items()}  # type: ignore[union-attr]
+    assert isinstance(chain.module, nn.Module)
+    mine = {name: tensor.detach() for name, tensor in chain.module.state_dict().items()}
     assert same(weights_of(tmp_path / "run"), mine)
 
 

@@ -5,9 +5,8 @@ import math
 from pathlib import Path
 
 import pytest
-from click.testing import Result
 from safetensors.torch import load_file
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from worldsheet_lab.cli import app
 from worldsheet_lab.commands.stream import EXAMPLE

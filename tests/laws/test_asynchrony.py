@@ -117,7 +117,7 @@ def mild_net() -> Net:
     torch.manual_seed(3)
     layers = [nn.Sequential(nn.Linear(3, 3), nn.Tanh()) for _ in range(3)]
     for layer in layers:
-        nn.init.normal_(layer[0].weight, std=0.3)
+        nn.init.normal_(layer.get_parameter("0.weight"), std=0.3)
     x, target = torch.randn(2, 4, 3, dtype=DOUBLE)
     return Net(nn.Sequential(*layers).to(DOUBLE), half_squares, x, target)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import worldsheet as ws
-from nets import DOUBLE, assert_gradients, random_fields
+from nets import DOUBLE, assert_gradients, grads, random_fields
 
 
 class Skips(nn.Module):
@@ -148,8 +148,9 @@ def test_multipliers_rest_at_backprops_gradient(case: str, penalty: float) -> No
     assert sol.outcome.converged, sol.outcome
     assert ws.compare(chain, x, target, sol).relative_error < 1e-6
     twin = copy.deepcopy(chain.module)
+    assert isinstance(twin, nn.Module)
     chain.loss(twin(x), target).backward()
-    assert_gradients(sol.gradients(), {name: p.grad for name, p in twin.named_parameters()}, tol=1e-6)
+    assert_gradients(sol.gradients(), grads(twin), tol=1e-6)
 
 
 def test_a_curved_graph_needs_a_larger_penalty() -> None:

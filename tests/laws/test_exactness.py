@@ -48,9 +48,9 @@ def test_wavefront_is_synchronous_to_the_bit(net: Net) -> None:
     assert front.loss.equal(full.loss)
     for mine, other in zip((*front.states, *front.costates), (*full.states, *full.costates), strict=True):
         assert mine.equal(other)
-    mine, other = front.gradients(), full.gradients()
-    assert mine.keys() == other.keys()
-    assert all(mine[name].equal(other[name]) for name in mine)
+    found, wanted = front.gradients(), full.gradients()
+    assert found.keys() == wanted.keys()
+    assert all(found[name].equal(wanted[name]) for name in found)
 
 
 @law(30)

@@ -17,13 +17,14 @@ def chain_of(depth: int, activation: type[nn.Module], gain: float = 1.0, seed: i
     torch.manual_seed(seed)
     blocks = [nn.Sequential(nn.Linear(5, 5), activation()) for _ in range(depth)]
     for block in blocks:
-        nn.init.normal_(block[0].weight, std=gain / math.sqrt(5))
+        nn.init.normal_(block.get_parameter("0.weight"), std=gain / math.sqrt(5))
     return ws.Chain(nn.Sequential(*blocks).double(), half_squares)
 
 
 def batch(seed: int = 1) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return tuple(torch.randn(2, 4, 5, generator=generator, dtype=torch.float64))  # type: ignore[return-value]
+    x, target = torch.randn(2, 4, 5, generator=generator, dtype=torch.float64)
+    return x, target
 
 
 def error(chain: ws.Chain, dynamics: ws.dynamics.Dynamics, ticks: int, tol: float = 1e-11) -> float:

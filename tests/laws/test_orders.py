@@ -1,5 +1,7 @@
 """Laws of the orders: every packet once, flights bounded, nobody waits for ever, and how busy stages are."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -83,6 +85,6 @@ def test_a_table_is_the_order_in_writing() -> None:
 
 
 @pytest.mark.parametrize("make", [lambda: Unlocked(0), lambda: Unlocked(1, -1), lambda: Locked(0)])
-def test_orders_that_cannot_be_meant_are_refused(make: object) -> None:
+def test_orders_that_cannot_be_meant_are_refused(make: Callable[[], object]) -> None:
     with pytest.raises(InputError):
-        make()  # type: ignore[operator]
+        make()

@@ -125,13 +125,12 @@ def test_at_rest_the_mean_is_the_forward_pass_and_the_difference_the_adjoint() -
 
 def test_a_layer_that_dies_on_the_way_converges_like_the_others() -> None:
     # The unit lives while its input is below 1/2 and is dead at rest: its costate then halves at every tick, for ever.
-    layers = [nn.Linear(1, 1), nn.Sequential(nn.Linear(1, 1), nn.ReLU()), nn.Linear(1, 1)]
-    linears = [layers[0], layers[1].get_submodule("0"), layers[2]]
-    for linear, weight, bias in zip(linears, (1.0, -2.0, 1.0), (0.0, 1.0, 0.0), strict=True):
-        nn.init.constant_(linear.weight, weight)
-        nn.init.constant_(linear.bias, bias)
+    net = nn.Sequential(nn.Linear(1, 1), nn.Sequential(nn.Linear(1, 1), nn.ReLU()), nn.Linear(1, 1)).to(DOUBLE)
+    for name, weight, bias in zip(("0", "1.0", "2"), (1.0, -2.0, 1.0), (0.0, 1.0, 0.0), strict=True):
+        nn.init.constant_(net.get_parameter(f"{name}.weight"), weight)
+        nn.init.constant_(net.get_parameter(f"{name}.bias"), bias)
     x = torch.ones(1, 1, dtype=DOUBLE)
-    chain = ws.Chain(nn.Sequential(*layers).to(DOUBLE), nn.MSELoss())
+    chain = ws.Chain(net, nn.MSELoss())
     sol = ws.relax(chain, x, 3 * x, ws.Dyadic(0.5), stop=ws.Stop(tol=1e-6))
     assert float(sol.costates[0].abs()) < 1e-6
     assert sol.outcome.converged

@@ -31,7 +31,8 @@ def graphs(draw: st.DrawFn) -> Parents:
 
 def longest_paths(graph: ws.extend.Topology) -> tuple[dict[int, int], dict[int, int]]:
     """Ticks for the news to reach each site's state, and then its costate, when everybody moves at every tick."""
-    up, down = {0: 0}, {}
+    up: dict[int, int] = {0: 0}
+    down: dict[int, int] = {}
     for site in graph.sites:
         up[site] = 1 + max(up[parent] for parent in graph.parents_of(site))
     for site in reversed(graph.sites):

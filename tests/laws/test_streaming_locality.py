@@ -47,11 +47,11 @@ def dependencies(graph: Connectivity, exact: bool, seed: int) -> dict[int, set[i
     reads: dict[int, set[int]] = {neuron: set() for neuron in range(graph.neurons)}
     for changed in range(graph.neurons):
         own = graph.targets == changed
-        moved = [field.clone() for field in point]
-        moved[0][:, changed] += SPREAD
-        moved[1][:, changed] += SPREAD
+        state, costate = point.state.clone(), point.costate.clone()
+        state[:, changed] += SPREAD
+        costate[:, changed] += SPREAD
         bump = graph.on_edges(own.to(DOUBLE) * SPREAD)
-        there = PhasePoint(*moved[:2], moved[2] + bump, moved[3] + bump)
+        there = PhasePoint(state, costate, point.weights + bump, point.momentum + bump)
         sight = network._laws.see(point.weights, point.state)
         drive = sight.drive.clone()
         drive[:, changed] += SPREAD

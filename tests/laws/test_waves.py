@@ -34,7 +34,7 @@ def relaxed(net: Net, wave: ws.dynamics.Dynamics, ticks: int, tol: float | None 
 @pytest.mark.parametrize("depth", [2, 5, 16])
 @pytest.mark.parametrize("impedance", ["number", "sequence", "matched"])
 def test_the_default_wave_rests_on_backprops_gradient_in_a_few_crossings(kind: str, depth: int, impedance: str) -> None:
-    kinds = {
+    kinds: dict[str, float | tuple[float, ...] | ws.dynamics.Impedance] = {
         "number": 0.5,
         "sequence": tuple(1.5 ** (site % 3) for site in range(depth)),
         "matched": ws.dynamics.Matched(),
@@ -63,7 +63,7 @@ def test_without_a_limiter_a_deep_relu_net_may_come_to_rest_nowhere() -> None:
     torch.manual_seed(0)
     layers = [nn.Sequential(nn.Linear(16, 16, bias=False), nn.ReLU()).double() for _ in range(12)]
     for layer in layers:
-        nn.init.normal_(layer[0].weight, std=math.sqrt(2 / 16))
+        nn.init.normal_(layer.get_parameter("0.weight"), std=math.sqrt(2 / 16))
     net = regression(nn.Sequential(*layers), 16, batch=8)
     free = relaxed(net, ws.Wave(impedance=1.0, speed=0.8, limit=INF), 200, tol=1e-6)
     held = relaxed(net, ws.Wave(impedance=1.0, speed=0.8), 200, tol=1e-6)

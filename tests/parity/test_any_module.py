@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 import worldsheet as ws
-from nets import DOUBLE, assert_gradients, asynchronous, random_fields
+from nets import DOUBLE, assert_gradients, asynchronous, only, random_fields
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -46,11 +46,13 @@ Answer = tuple[Tensor, dict[str, Tensor]]
 
 
 def backward(chain: ws.Chain, x: Any, target: Any) -> Answer:
+    assert isinstance(chain.module, nn.Module)
     loss = ws.backward(chain, x, target)
     return loss, gradients(chain.module, x)
 
 
 def recomputed(chain: ws.Chain, x: Any, target: Any) -> Answer:
+    assert isinstance(chain.module, nn.Module)
     loss = ws.backward(chain, x, target, recompute=True)
     return loss, gradients(chain.module, x)
 
@@ -121,6 +123,8 @@ def test_what_is_overwritten_is_overwritten_for_its_readers_only(blocks: Any) ->
 
 class Several(nn.Module):
     """A nested input and output, integers and a mask on the way, one module at three sites."""
+
+    steps: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -330,20 +334,24 @@ def test_hooks_on_the_root(make: Callable[[], nn.Module], blocks: Any) -> None:
     module = make().to(DOUBLE)
     module.register_forward_pre_hook(lambda _, inputs: (inputs[0] * 1.5,))
     module.register_forward_hook(lambda _, inputs, output: output.exp() + inputs[0].detach())
-    module.register_full_backward_hook(lambda _, inputs, outputs: (inputs[0] * 3,))
-    module.register_full_backward_pre_hook(lambda _, outputs: (outputs[0] * 0.5,))
+    module.register_full_backward_hook(lambda _, inputs, outputs: (only(inputs) * 3,))
+    module.register_full_backward_pre_hook(lambda _, outputs: (only(outputs) * 0.5,))
     check(module, data(3, 4).requires_grad_(), data(3, 4), blocks)
 
 
 def test_a_hook_on_the_credit_of_a_site_sees_it_whole_and_once() -> None:
     seen: list[Tensor] = []
 
+    def heard(credit: Tensor) -> Tensor:
+        seen.append(credit.clone())
+        return 2 * credit
+
     class Listening(Line):
         """Three read what the hook is on."""
 
         def forward(self, x: Tensor) -> Tensor:
             hidden = self.line(x)
-            hidden.register_hook(lambda credit: seen.append(credit.clone()) or 2 * credit)
+            hidden.register_hook(heard)
             return self.head(hidden) + self.head(hidden * 2) + hidden
 
     module, x, target = Listening().to(DOUBLE), data(3, 4), data(3, 4)
@@ -367,7 +375,7 @@ def test_a_credit_that_is_asked_for_is_kept() -> None:
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 def test_a_compiled_root_is_one_site() -> None:
     module = Deciding().to(DOUBLE)
-    compiled = torch.compile(module, backend="eager")
+    compiled: Any = torch.compile(module, backend="eager")
     x, target = data(3, 4), data(3, 4)
     chain = ws.Chain(compiled, square)
     (row,) = chain.sites(x)
@@ -411,7 +419,7 @@ def test_the_user_chooses_the_sites() -> None:
     module = nn.Sequential(nn.Linear(4, 4), Around(nn.Sequential(nn.Linear(4, 4), nn.Tanh())), nn.Linear(4, 4))
     module.to(DOUBLE)
     x, target = data(3, 4), data(3, 4)
-    wanted = {
+    wanted: dict[str, tuple[Any, list[str]]] = {
         "a class": (Around, ["1"]),
         "several classes": ((nn.Linear, nn.Tanh), ["0", "1.inner.0", "1.inner.1", "1.last", "2"]),
         "a function": (lambda part: part is module[1], ["1"]),

@@ -41,7 +41,7 @@ def test_statistics_move_once_under_every_schedule(order: Order, momentum: float
         sol = ws.relax(net.chain, net.x, net.target, schedule=order())
         assert_gradients(sol.gradients(), gradients)
         assert_buffers(net, buffers)
-        assert int(net.module[1].num_batches_tracked) == passes
+        assert int(net.module.get_buffer("1.num_batches_tracked")) == passes
 
 
 @every_order
@@ -96,7 +96,7 @@ def test_a_shared_batch_norm_moves_twice_on_the_wavefront_as_in_one_pass() -> No
     gradients, buffers = after_one_pass(net)
     assert_gradients(ws.relax(net.chain, net.x, net.target).gradients(), gradients)
     assert_buffers(net, buffers)
-    assert int(norm.num_batches_tracked) == 2
+    assert int(norm.get_buffer("num_batches_tracked")) == 2
 
 
 @every_order

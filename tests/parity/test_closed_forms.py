@@ -10,7 +10,7 @@ from torch.nn.utils import prune
 from torch.nn.utils.parametrizations import weight_norm
 
 import worldsheet as ws
-from nets import DOUBLE, Net, Order, assert_gradients, every_order, exact, regression
+from nets import DOUBLE, Net, Order, assert_gradients, every_order, exact, only, regression
 
 FORMS: dict[str, Callable[[], nn.Module]] = {
     "linear": lambda: nn.Linear(4, 4),
@@ -46,8 +46,8 @@ def test_every_form_takes_every_shape(form: str, shape: str) -> None:
 @pytest.mark.parametrize("frozen", ["weight", "bias"])
 def test_half_frozen_linear_layers(frozen: str) -> None:
     net = regression(nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Tanh(), nn.Linear(4, 4))).to(DOUBLE))
-    net.module[0].get_parameter(frozen).requires_grad_(False)
-    net.module[1][1].get_parameter(frozen).requires_grad_(False)
+    net.module.get_parameter(f"0.{frozen}").requires_grad_(False)
+    net.module.get_parameter(f"1.1.{frozen}").requires_grad_(False)
     assert_gradients(ws.relax(net.chain, net.x, net.target).gradients(), exact(net))
 
 
@@ -70,7 +70,7 @@ def hooked_before() -> nn.Module:
 
 def hooked_behind() -> nn.Module:
     layer = nn.Linear(4, 4)
-    layer.register_full_backward_hook(lambda module, down, up: (down[0] * 2,) if down[0] is not None else None)
+    layer.register_full_backward_hook(lambda module, down, up: (only(down) * 2,) if only(down) is not None else None)
     return layer
 
 

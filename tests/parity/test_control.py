@@ -21,7 +21,7 @@ STARTS = torch.tensor([[0.8, 0.0], [-1.0, 0.5], [2.0, -1.0]], dtype=DOUBLE)
 def rolled_out(problem: C.Problem, controls: Tensor) -> Tensor:
     """The cost of controls, autograd through every stage."""
     flat = Discretised.of(problem)
-    state, cost = flat.start, 0.0
+    state, cost = flat.start, flat.start.new_zeros(())
     for k in range(problem.steps):
         one = C.Problem(**{**vars(problem), "steps": 1, "initial_time": problem.initial_time + k * problem.dt})
         values = Discretised.of(one).stages(torch.cat((state, controls[:, k]), -1)[:, None])[:, 0]

@@ -73,8 +73,10 @@ def literal(
     """The same deeds in the same order, with autograd through one stage at a time."""
     optimizers = [MAKE(part.parameters()) for part in parts]
     before = [[p.detach().clone() for p in part.parameters()] for part in parts]
-    points, outputs, used = {}, {}, {}
+    points: dict[tuple[int, int], Tensor] = {}
+    outputs: dict[tuple[int, int], Tensor] = {}
     credits: dict[tuple[int, int], Tensor] = {}
+    used: dict[tuple[int, int], list[Tensor]] = {}
     for stage, act, packet in happened:
         part, last = parts[stage], stage == len(parts) - 1
         if act is ActionType.UPDATE:
@@ -170,7 +172,8 @@ class Broken(Transport):
     def send_state(self, packet: int, state: Tensor) -> None:
         raise NotImplementedError
 
-    send_credit = send_state
+    def send_credit(self, packet: int, credit: Tensor) -> None:
+        raise NotImplementedError
 
 
 def test_a_listener_hands_on_what_came_and_then_the_failure() -> None:

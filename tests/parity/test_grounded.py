@@ -46,14 +46,16 @@ def test_the_inner_port_moves_the_weight_and_the_grounded_bias(kind: str, optimi
     port = ws.ports.BiasCentered(OPTIMIZERS[optimizer](layer.parameters()), [layer], memory=0.7)
     weight, grounded = (p.detach().clone().requires_grad_() for p in twin.parameters())
     inner = OPTIMIZERS[optimizer]([weight, grounded])
-    bias, pasts = grounded.detach().clone(), []
+    bias = grounded.detach().clone()
+    pasts: list[tuple[Tensor, Tensor]] = []
     for x in samples(shape):
         port.zero_grad()
         layer(x).square().mean().backward()
         port.step()
 
         plain = [t.detach().clone().requires_grad_() for t in (weight, bias)]
-        pasts.append(torch.autograd.grad(apply(x, *plain).square().mean(), plain))
+        along, across = torch.autograd.grad(apply(x, *plain).square().mean(), plain)
+        pasts.append((along, across))
         mean = common_mode(pasts, 0.7).view_as(weight[0])
         with torch.no_grad():
             grounded.copy_(bias + (weight * mean).flatten(1).sum(1))

@@ -25,40 +25,40 @@ def linear() -> nn.Linear:
     return nn.Linear(4, 4, dtype=DOUBLE)
 
 
-def relu_first(overwrite: bool) -> nn.Module:
+def relu_first(overwrite: bool) -> nn.Sequential:
     return nn.Sequential(nn.ReLU(inplace=overwrite), linear(), nn.Tanh())
 
 
-def relu_in_the_middle(overwrite: bool) -> nn.Module:
+def relu_in_the_middle(overwrite: bool) -> nn.Sequential:
     return nn.Sequential(linear(), nn.ReLU(inplace=overwrite), linear(), nn.ELU(inplace=overwrite), linear())
 
 
-def relu_first_in_a_nested_block(overwrite: bool) -> nn.Module:
+def relu_first_in_a_nested_block(overwrite: bool) -> nn.Sequential:
     block = nn.Sequential(nn.Sequential(nn.ReLU(inplace=overwrite), linear()), nn.Tanh())
     return nn.Sequential(nn.Identity(), block, linear())
 
 
-def dropout_in_place(overwrite: bool) -> nn.Module:
+def dropout_in_place(overwrite: bool) -> nn.Sequential:
     return nn.Sequential(linear(), nn.Tanh(), nn.Hardtanh(inplace=overwrite), linear())
 
 
-def custom_in_the_middle(overwrite: bool) -> nn.Module:
+def custom_in_the_middle(overwrite: bool) -> nn.Sequential:
     return nn.Sequential(linear(), Doubling(overwrite), linear())
 
 
-def custom_on_a_view(overwrite: bool) -> nn.Module:
+def custom_on_a_view(overwrite: bool) -> nn.Sequential:
     return nn.Sequential(linear(), nn.Unflatten(1, (2, 2)), Doubling(overwrite), nn.Flatten(), linear())
 
 
-def custom_first(overwrite: bool) -> nn.Module:
+def custom_first(overwrite: bool) -> nn.Sequential:
     return nn.Sequential(Doubling(overwrite), linear(), nn.Tanh())
 
 
-def custom_on_a_view_of_the_input(overwrite: bool) -> nn.Module:
+def custom_on_a_view_of_the_input(overwrite: bool) -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), Doubling(overwrite), linear())
 
 
-def custom_above_a_frozen_layer(overwrite: bool) -> nn.Module:
+def custom_above_a_frozen_layer(overwrite: bool) -> nn.Sequential:
     return nn.Sequential(linear().requires_grad_(False), Doubling(overwrite), linear())
 
 
@@ -73,7 +73,7 @@ SAFE = [
 UNGUARDED = [custom_first, custom_on_a_view_of_the_input, custom_above_a_frozen_layer]
 
 
-def pair(make: Callable[[bool], nn.Module]) -> tuple[Net, Net]:
+def pair(make: Callable[[bool], nn.Sequential]) -> tuple[Net, Net]:
     """The layer that overwrites and its twin that does not."""
     torch.manual_seed(0)
     module, twin = make(True), make(False)
@@ -81,7 +81,7 @@ def pair(make: Callable[[bool], nn.Module]) -> tuple[Net, Net]:
     return regression(module), regression(twin)
 
 
-def check(make: Callable[[bool], nn.Module], dynamics: ws.Dyadic, schedule: ws.schedules.Schedule) -> None:
+def check(make: Callable[[bool], nn.Sequential], dynamics: ws.Dyadic, schedule: ws.schedules.Schedule) -> None:
     """Equal fields from `relax`, equal gradients from `backward`, and an input nobody wrote to."""
     stop = ws.Stop() if dynamics.rate == 1 else ws.Stop(tol=1e-13, max_ticks=300)
     net, twin = pair(make)
@@ -101,17 +101,17 @@ def check(make: Callable[[bool], nn.Module], dynamics: ws.Dyadic, schedule: ws.s
 
 @every_order
 @pytest.mark.parametrize("make", SAFE)
-def test_overwriting_layers_are_given_a_copy(make: Callable[[bool], nn.Module], order: Order) -> None:
+def test_overwriting_layers_are_given_a_copy(make: Callable[[bool], nn.Sequential], order: Order) -> None:
     check(make, ws.Dyadic(), order())
 
 
 @pytest.mark.parametrize("make", SAFE)
-def test_overwriting_layers_are_given_a_copy_at_a_slow_rate(make: Callable[[bool], nn.Module]) -> None:
+def test_overwriting_layers_are_given_a_copy_at_a_slow_rate(make: Callable[[bool], nn.Sequential]) -> None:
     check(make, ws.Dyadic(0.6), ws.Synchronous())
 
 
 @pytest.mark.parametrize("make", UNGUARDED)
-def test_a_layer_may_overwrite_what_needs_no_grad(make: Callable[[bool], nn.Module]) -> None:
+def test_a_layer_may_overwrite_what_needs_no_grad(make: Callable[[bool], nn.Sequential]) -> None:
     check(make, ws.Dyadic(0.6), ws.Synchronous())
 
 

@@ -1,6 +1,7 @@
 """Products with single layers are those of the dense Jacobian, and calibration leaves no trace."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -80,13 +81,13 @@ class Once(torch.autograd.Function):
     """A user's function that torch cannot differentiate twice."""
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[override, no-untyped-def]
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         return x.sin()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[override, no-untyped-def]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         return gradient * x.cos()
 
@@ -131,11 +132,11 @@ class Half(torch.autograd.Function):
     """A function whose pull-back hides a half of itself from torch."""
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[override, no-untyped-def]
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         return 2 * x
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[override, no-untyped-def]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return gradient + gradient.detach()
 
 

@@ -1,5 +1,7 @@
 """Equal layers without a closed form, moved as one by `torch.func`, give the numbers of the loop over sites."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -68,7 +70,8 @@ def together(chain: ws.Chain, x: Tensor) -> list[tuple[int, int]]:
 
 def batch() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
-    return (torch.randn(4, size, dtype=DOUBLE, generator=generator) for size in (5, 3))  # type: ignore[return-value]
+    x, target = (torch.randn(4, size, dtype=DOUBLE, generator=generator) for size in (5, 3))
+    return x, target
 
 
 def equal_blocks() -> ws.Chain:
@@ -123,7 +126,9 @@ def test_mapped_blocks_rest_on_autograds_gradient() -> None:
         pytest.param(lambda: [nn.GELU(), nn.GELU(), nn.Softplus()], [(2, 3)], id="functions"),
     ],
 )
-def test_only_layers_that_are_equal_and_can_be_mapped_are_gathered(blocks, spans) -> None:  # type: ignore[no-untyped-def]
+def test_only_layers_that_are_equal_and_can_be_mapped_are_gathered(
+    blocks: Callable[[], list[nn.Module]], spans: list[tuple[int, int]]
+) -> None:
     torch.manual_seed(0)
     chain, (x, target) = chain_of(*blocks()), batch()
     assert together(chain, x) == spans

@@ -57,8 +57,8 @@ def test_a_rounded_message_is_rounded_once_each_way_and_nothing_else_is() -> Non
     x, target = data()
     state = x
     for number, layer in enumerate(net):
-        state = layer(Rounded.apply(state) if number else state)  # type: ignore[no-untyped-call]
-    nn.functional.mse_loss(state, target).backward()  # type: ignore[no-untyped-call]
+        state = layer(Rounded.apply(state) if number else state)
+    nn.functional.mse_loss(state, target).backward()
     found = displacement(torch.bfloat16)
     for mine, parameter in zip(found, net.parameters(), strict=True):
         assert parameter.grad is not None
@@ -135,9 +135,12 @@ def test_a_pull_back_in_two_halves_is_the_pull_back(module: nn.Module, to_input:
         pulled = whole.pull(1, [x], credit, last=True)
         below, efforts = halved.split_backward(1, [x], credit)
     assert (below is None) == (not to_input)
-    assert below is None or torch.equal(below, pulled.inputs[0])
+    if below is not None:
+        assert pulled.inputs[0] is not None
+        assert torch.equal(below, pulled.inputs[0])
     for mine, other in zip(efforts(), pulled.efforts or (), strict=True):
         assert mine is not None
+        assert other is not None
         assert torch.equal(mine, other)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import worldsheet as ws
 from benchmarks.architectures import GPT, ResNet
+from nets import grad, grads
 
 
 def perceptron() -> nn.Module:
@@ -40,7 +41,7 @@ def test_under_autocast_gradients_are_autograds(name: str, recompute: bool) -> N
     with torch.autocast("cpu", torch.bfloat16):
         loss = entropy(module(x), target)
     loss.backward()
-    wanted = {key: p.grad for key, p in module.named_parameters()}
+    wanted = grads(module)
     module.zero_grad()
     chain = ws.Chain(module, entropy)
     with torch.autocast("cpu", torch.bfloat16):
@@ -74,7 +75,7 @@ def test_a_scaler_steps_and_skips_as_with_autograd(name: str) -> None:
                 else:
                     scaler.scale(entropy(module(x), target)).backward()
             if number == 2:  # an overflow: this step must be skipped and the scale halved
-                next(p for p in module.parameters() if p.grad is not None).grad.fill_(float("inf"))
+                grad(next(p for p in module.parameters() if p.grad is not None)).fill_(float("inf"))
             scaler.step(optimizer)
             scaler.update()
         return [p.detach() for p in module.parameters()], scaler.get_scale()
@@ -91,7 +92,7 @@ def test_a_half_graph_keeps_its_dtype_and_autograds_gradient(dtype: torch.dtype)
     module = language().to(dtype)
     x, target = torch.randint(5, (4, 6)), torch.randint(5, (4, 6))
     entropy(module(x), target).backward()
-    wanted = {key: p.grad.double() for key, p in module.named_parameters()}
+    wanted = {key: gradient.double() for key, gradient in grads(module).items()}
     sol = ws.relax(ws.Chain(module, entropy), x, target)
     assert {state.dtype for state in sol.states} == {dtype}
     for key, gradient in sol.gradients().items():

@@ -1,11 +1,13 @@
 """Modules stay the user's: hooks run, formats and names are kept, compiled and autocast layers work."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import worldsheet as ws
-from nets import DOUBLE, Net, Order, Residual, assert_gradients, every_order, exact, regression
+from nets import DOUBLE, Net, Order, Residual, assert_gradients, every_order, exact, grads, laid_out, regression
 
 
 @every_order
@@ -29,7 +31,7 @@ def test_on_the_wavefront_a_hook_runs_once_each_way() -> None:
 
 def test_parameter_hooks_change_the_gradient_as_with_autograd() -> None:
     net = regression(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)).to(DOUBLE))
-    net.module[0].weight.register_hook(lambda gradient: -2 * gradient)
+    net.module.get_parameter("0.weight").register_hook(lambda gradient: -2 * gradient)
     assert_gradients(ws.relax(net.chain, net.x, net.target).gradients(), exact(net))
 
 
@@ -84,7 +86,7 @@ def test_convolutions_in_either_memory_format(order: Order, memory_format: torch
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
     ).to(DOUBLE)
-    module = module.to(memory_format=memory_format)
+    laid_out(module, memory_format)
     x = torch.randn(2, 3, 8, 8, dtype=DOUBLE).to(memory_format=memory_format)
     net = Net(module, nn.CrossEntropyLoss(label_smoothing=0.1), x, torch.tensor([1, 4]))
     sol = ws.relax(net.chain, net.x, net.target, schedule=order())
@@ -116,8 +118,8 @@ def test_autocast_is_autograds_autocast(order: Order) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         wanted = exact(net)
         ws.backward(net.chain, net.x, net.target, schedule=order())
-    found = {name: p.grad for name, p in module.named_parameters()}
-    assert all(gradient is not None and gradient.dtype == torch.float32 for gradient in found.values())
+    found = grads(module)
+    assert all(gradient.dtype == torch.float32 for gradient in found.values())
     assert_gradients(found, wanted, tol=1e-6)
 
 
@@ -127,15 +129,17 @@ def test_a_compiled_block_is_a_site(order: Order) -> None:
     torch.manual_seed(0)
     block = nn.Sequential(nn.Linear(4, 4), nn.Tanh()).to(DOUBLE)
     plain = regression(nn.Sequential(block, nn.Linear(4, 4, dtype=DOUBLE)))
-    compiled = regression(nn.Sequential(torch.compile(block, backend="aot_eager"), plain.module[1]))
+    faster: Any = torch.compile(block, backend="aot_eager")
+    compiled = regression(nn.Sequential(faster, plain.module[1]))
     sol = ws.relax(compiled.chain, compiled.x, compiled.target, schedule=order())
     names = {name.replace("_orig_mod.", ""): gradient for name, gradient in sol.gradients().items()}
     assert_gradients(names, exact(plain))
 
 
 def test_a_model_may_be_changed_between_calls() -> None:
-    net = regression(nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Tanh(), nn.Linear(4, 4))).to(DOUBLE))
+    inner = nn.Sequential(nn.Tanh(), nn.Linear(4, 4))
+    net = regression(nn.Sequential(nn.Linear(4, 4), inner).to(DOUBLE))
     ws.relax(net.chain, net.x, net.target)
-    net.module[1][1] = nn.Linear(4, 4, bias=False, dtype=DOUBLE)
+    inner[1] = nn.Linear(4, 4, bias=False, dtype=DOUBLE)
     net.module[0].bias.requires_grad_(False)
     assert_gradients(ws.relax(net.chain, net.x, net.target).gradients(), exact(net))

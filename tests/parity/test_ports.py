@@ -9,7 +9,7 @@ from torch import nn
 
 import worldsheet as ws
 
-PAIRS: dict[str, tuple[Callable, Callable]] = {
+PAIRS: dict[str, tuple[Callable[..., torch.optim.Optimizer], Callable[..., torch.optim.Optimizer]]] = {
     "resistive": (lambda p: ws.ports.Resistive(p, lr=0.1), lambda p: torch.optim.SGD(p, lr=0.1)),
     "inertial": (lambda p: ws.ports.Inertial(p, lr=0.05), lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9)),
 }

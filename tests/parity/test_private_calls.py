@@ -104,7 +104,8 @@ def test_a_compiled_call_is_looked_up_in_the_module_itself_under_a_name_of_its_o
 
 
 def test_a_wrapped_module_shows_that_it_is_compiled() -> None:
-    assert "_orig_mod" in torch.compile(nn.Linear(2, 2), backend="eager")._modules
+    compiled: Any = torch.compile(nn.Linear(2, 2), backend="eager")
+    assert "_orig_mod" in compiled._modules
 
 
 def test_the_call_of_a_copy_is_its_class_s() -> None:
@@ -122,10 +123,11 @@ def test_all_that_a_module_holds_is_in_dictionaries_of_these_names() -> None:
     other = torch.ones(2)
     module[0]._buffers["running_mean"] = other
     assert module[0].running_mean is other
-    version = module[0].weight._version
+    weight = module.get_parameter("0.weight")
+    version = weight._version
     with torch.no_grad():
-        module[0].weight.mul_(2)
-    assert module[0].weight._version == version + 1
+        weight.mul_(2)
+    assert weight._version == version + 1
 
 
 # Where a forward must not be cut.
@@ -350,11 +352,17 @@ def test_a_tensor_is_gone_when_neither_python_nor_a_graph_holds_it() -> None:
 # Graphs.
 
 
+def first_read_by(value: Tensor) -> Any:
+    """The first of the nodes that a tensor's own reads."""
+    assert value.grad_fn is not None
+    return value.grad_fn.next_functions[0][0]
+
+
 def test_the_nodes_of_leaves_have_a_class_of_their_own_and_know_their_leaf() -> None:
     view = torch.empty(0, requires_grad=True).view_as(torch.empty(0))
-    kind = type(view.grad_fn.next_functions[0][0])
+    kind = type(first_read_by(view))
     for leaf in (nn.Parameter(random(2, 2)), random(2, 2, grad=True)):
-        node = (2 * leaf).grad_fn.next_functions[0][0]
+        node = first_read_by(2 * leaf)
         assert type(node) is kind
         assert node.variable is leaf
         assert type((2 * leaf).grad_fn) is not kind
@@ -365,9 +373,9 @@ def test_a_node_is_one_object_while_it_is_held() -> None:
     middle = torch.tanh(x)
     one, other = middle * 2, middle + 1
     node = middle.grad_fn
-    assert one.grad_fn.next_functions[0][0] is node
-    assert other.grad_fn.next_functions[0][0] is node
-    assert len({node, one.grad_fn.next_functions[0][0]}) == 1
+    assert first_read_by(one) is node
+    assert first_read_by(other) is node
+    assert len({node, first_read_by(one)}) == 1
 
 
 def test_the_engine_pulls_back_from_edges_and_captures_at_edges_and_leaves() -> None:

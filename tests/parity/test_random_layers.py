@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import worldsheet as ws
-from nets import DOUBLE, Net, Order, assert_gradients, autograd, every_order, exact, regression
+from nets import DOUBLE, Net, Order, assert_gradients, autograd, every_order, exact, grads, regression
 
 
 def dropout_net() -> Net:
@@ -35,7 +35,7 @@ def test_the_mask_is_autograds_for_the_same_seed(order: Order) -> None:
     assert_gradients(sol.gradients(), wanted)
     torch.manual_seed(11)
     ws.backward(net.chain, net.x, net.target, schedule=order())
-    assert_gradients({name: p.grad for name, p in net.chain.named_parameters()}, wanted)
+    assert_gradients(grads(net.chain), wanted)
 
 
 @every_order

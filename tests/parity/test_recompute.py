@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import worldsheet as ws
 from benchmarks.architectures import GPT, Mixed, ResNet
 from benchmarks.memory import peak_bytes
-from nets import DOUBLE, assert_gradients
+from nets import DOUBLE, assert_gradients, grads
 
 
 def chain_with_memory() -> nn.Sequential:
@@ -25,7 +25,7 @@ def chain_with_memory() -> nn.Sequential:
     )
 
 
-MODELS = {
+MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "sequential": (chain_with_memory, (5, 6)),
     "mixed": (Mixed, (4, 2, 6, 6)),
     "resnet": (lambda: ResNet(4, 4, (1, 1)), (4, 3, 8, 8)),
@@ -34,6 +34,8 @@ MODELS = {
 
 class Attentive(nn.Module):
     """Reassigns a buffer and counts its calls, draws from torch and numpy, and holds a list that grows."""
+
+    mean: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,11 +102,11 @@ def test_what_modules_remember_and_draw_is_that_of_one_ordinary_pass(blocks: Any
         np.random.seed(7)
         for _ in range(2):
             train(module)
-        _, drawn, place, *_ = np.random.get_state()
-        left: list[Any] = [torch.get_rng_state().tolist(), drawn.tolist(), place]
+        drawn = np.random.get_state(legacy=False)["state"]
+        left: list[Any] = [torch.get_rng_state().tolist(), drawn["key"].tolist(), drawn["pos"]]
         for part in (module.one, module.two):
             left += [part.calls, part.log, part.mean.tolist()]
-        return {name: p.grad for name, p in module.named_parameters()}, left
+        return grads(module), left
 
     loss = nn.CrossEntropyLoss()
     wanted = run(lambda module: loss(module(x), target).backward())
@@ -146,8 +148,8 @@ def test_what_is_overwritten_between_sites_is_kept(blocks: Any) -> None:
     x, target = torch.randn(5, 6, dtype=DOUBLE), torch.randint(4, (5,))
     nn.CrossEntropyLoss()(twin(x), target).backward()
     ws.backward(ws.Chain(module, nn.CrossEntropyLoss(), blocks=blocks), x, target, recompute=True)
-    wanted = {name: p.grad for name, p in twin.named_parameters()}
-    assert_gradients({name: p.grad for name, p in module.named_parameters()}, wanted)
+    wanted = grads(twin)
+    assert_gradients(grads(module), wanted)
 
 
 FORCE = """

@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import worldsheet as ws
-from nets import law
+from nets import grads, law
 from relax_process import DYNAMICS, STOP, batch, chain_of
 from worldsheet.core.errors import InputError
 from worldsheet.pipeline import Plan, relax
@@ -126,20 +128,21 @@ def test_the_input_s_gradient_and_those_of_complex_layers_come_along() -> None:
     whole = ws.relax(chain, x, target)
     share = relax(chain, 2, x, target)
     assert_same(share, whole)
+    assert share.input_gradient is not None
     assert torch.equal(share.input_gradient, whole.input_gradient)
 
 
 def test_gradients_are_added_like_those_of_backward() -> None:
     chain, (x, target) = chain_of(1), batch(1)
     relax(chain, 2, x, target).accumulate()
-    mine = {name: p.grad.clone() for name, p in chain.named_parameters()}
+    mine = {name: gradient.clone() for name, gradient in grads(chain).items()}
     for parameter in chain.parameters():
         parameter.grad = None
     ws.backward(chain, x, target)
-    assert all(torch.equal(mine[name], p.grad) for name, p in chain.named_parameters())
+    assert all(torch.equal(mine[name], gradient) for name, gradient in grads(chain).items())
 
 
-REFUSED = {
+REFUSED: dict[str, dict[str, Any]] = {
     "ws.calibrate": {"dynamics": ws.Wave()},
     "messages are fresh": {"dynamics": ws.Dyadic(), "schedule": ws.schedules.Late(ws.Synchronous(), 1)},
     "one for each layer": {"dynamics": ws.Wave(impedance=(1.0, 1.0))},
@@ -150,7 +153,7 @@ REFUSED = {
 @pytest.mark.parametrize("told", REFUSED)
 def test_what_cannot_be_spread_is_refused(told: str) -> None:
     chain, (x, target) = chain_of(0), batch(0)
-    call = partial(relax, chain, x=x, target=target)
+    call: Callable[..., object] = partial(relax, chain, x=x, target=target)
     with pytest.raises(InputError, match=told):
         call(**{"stages": 2, **REFUSED[told]})
 

@@ -68,8 +68,8 @@ def test_stacked_equals_unstacked(name: str, dynamics: ws.dynamics.Dynamics, tic
 @st.composite
 def chains(draw: st.DrawFn) -> tuple[list[nn.Module], int]:
     """Runs of equal sites with lone ones between, tied and frozen parameters, and every activation that stacks."""
-    width, layers = draw(st.integers(1, 4)), []
-    inputs = width
+    inputs = width = draw(st.integers(1, 4))
+    layers: list[nn.Module] = []
     for _ in range(draw(st.integers(1, 3))):
         kind, count = draw(st.sampled_from(["linear", "site", "residual", "norm", "wider"])), draw(st.integers(1, 4))
         if kind == "norm":
@@ -87,8 +87,8 @@ def chains(draw: st.DrawFn) -> tuple[list[nn.Module], int]:
             made = [nn.Sequential(nn.Linear(width, inner), curve(), nn.Linear(inner, width)) for _ in range(count)]
             layers += made[:1] * count if draw(st.booleans()) else made
         else:
-            curve = draw(st.sampled_from(list(ws.nn.Nonlinearity)))
-            layers += [ws.nn.ResidualLinear(width, 0.3, curve) for _ in range(count)]
+            phi = draw(st.sampled_from(list(ws.nn.Nonlinearity)))
+            layers += [ws.nn.ResidualLinear(width, 0.3, phi) for _ in range(count)]
     for parameter in nn.ModuleList(layers).parameters():
         parameter.requires_grad_(draw(st.sampled_from([True, True, False])))
     return [*layers, nn.Linear(width, 2)], inputs
@@ -212,7 +212,7 @@ def test_the_residual_mlp_is_the_network_of_its_formula(activation: ws.nn.Nonlin
     model = ws.nn.residual_mlp(4, 6, activation, inputs=9, classes=3).double()
     phi = {"LINEAR": lambda z: z, "TANH": torch.tanh, "RELU": torch.relu}[activation.name]
     x, target = torch.randn(5, 9, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
-    first, one, two, last = (layer.weight for layer in model)
+    first, one, two, last = (layer.get_parameter("weight") for layer in model)
     z = x @ first.t() / 9**0.5
     for weight in (one, two):
         z = z + phi(z) @ weight.t() / (6 * 4) ** 0.5

@@ -26,7 +26,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
 import worldsheet as ws
-from nets import DOUBLE, assert_gradients
+from nets import DOUBLE, AnyModule, assert_gradients, grad, grads, only
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -85,8 +85,8 @@ class Left(NamedTuple):
 def left(module: nn.Module, loss: Tensor, data: Any) -> Left:
     leaves = {f"data {k}": leaf for k, leaf in enumerate(pytree.tree_leaves(data)) if isinstance(leaf, Tensor)}
     named = dict(module.named_parameters()) | leaves
-    state = np.random.get_state()
-    generators = (torch.get_rng_state().tolist(), state[1].tolist(), state[2])
+    state = np.random.get_state(legacy=False)["state"]
+    generators = (torch.get_rng_state().tolist(), state["key"].tolist(), state["pos"])
     filled = {name: leaf.grad.clone() for name, leaf in named.items() if leaf.is_leaf and leaf.grad is not None}
     return Left(loss, filled, {name: b.clone() for name, b in module.named_buffers()}, generators)
 
@@ -109,7 +109,7 @@ def assert_alike(
     module: nn.Module,
     x: Any,
     target: Any = None,
-    loss: Loss | Callable[[nn.Module], Loss] = MSE,
+    loss: Callable[..., Any] = MSE,
     *,
     of_module: bool = False,
     ways: tuple[Way, ...] = WAYS,
@@ -130,7 +130,7 @@ def assert_alike(
     answers = []
     for way, blocks in runs:
         mine, own, wanted = copy.deepcopy((module, x, target))
-        own_loss: Any = loss(mine) if of_module else loss  # type: ignore[call-arg]
+        own_loss = loss(mine) if of_module else loss
         seed()
         trained = []
         for _ in range(2):
@@ -141,8 +141,8 @@ def assert_alike(
                     leaf.grad = None
         answers.append(trained)
     for found in answers[1:]:
-        for mine, other in zip(found, answers[0], strict=True):
-            assert_left(mine, other)
+        for theirs, autograds in zip(found, answers[0], strict=True):
+            assert_left(theirs, autograds)
 
 
 def data(*shape: int) -> Tensor:
@@ -164,7 +164,7 @@ class Pair(nn.Module):
         return torch.tanh(h)
 
 
-def pair_and_data(make: type[nn.Module] = Pair) -> tuple[nn.Module, Tensor, Tensor]:
+def pair_and_data(make: type[AnyModule]) -> tuple[AnyModule, Tensor, Tensor]:
     return make(), data(6, 4), data(6, 3)
 
 
@@ -488,7 +488,7 @@ def test_losses_that_close_over_tensors_of_their_own(make: Callable[[], nn.Modul
     def loss(output: Tensor, target: Tensor) -> Tensor:
         return MSE(output * temperature.exp(), target) + temperature.square()
 
-    found = []
+    found: list[Tensor | None] = []
     for way in (plainly, *WAYS):
         temperature.grad = None
         torch.manual_seed(0)
@@ -524,6 +524,7 @@ class Nested(nn.Module):
 
 def with_leftovers(module: nn.Module) -> Loss:
     holder = module.layer if isinstance(module, Nested) else module
+    assert isinstance(holder, Balanced)
     return lambda output, target: MSE(output, target) + holder.aux + sum(f.abs().mean() for f in holder.features)
 
 
@@ -610,18 +611,18 @@ def test_python_state_that_changes_later(name: str, monkeypatch: pytest.MonkeyPa
     chains = [ws.Chain(module, MSE), ws.Chain(module, MSE, blocks=everywhere)]
     for chain in chains:
         ws.backward(chain, x, target)
-    before = {name: p.grad.clone() for name, p in module.named_parameters()}
+    before = {name: gradient.clone() for name, gradient in grads(module).items()}
     CHANGES[name](module)
     twin = copy.deepcopy(module)
     twin.zero_grad()
     value = MSE(twin(x), target)
     value.backward()
-    wanted = {name: p.grad for name, p in twin.named_parameters()}
+    wanted = grads(twin)
     assert not torch.allclose(wanted["a.weight"], before["a.weight"])
     for chain in chains:
         module.zero_grad()
         torch.testing.assert_close(ws.backward(chain, x, target), value.detach(), rtol=1e-12, atol=0)
-        assert_gradients({name: p.grad for name, p in module.named_parameters()}, wanted)
+        assert_gradients(grads(module), wanted)
         assert_gradients(ws.relax(chain, x, target, schedule=ws.Synchronous()).gradients(), wanted)
 
 
@@ -792,16 +793,16 @@ def shifted(module: nn.Module) -> None:
 
 
 def scaled_down(module: nn.Module) -> None:
-    module.register_full_backward_pre_hook(lambda own, outputs: (outputs[0] * 3,))
+    module.register_full_backward_pre_hook(lambda own, outputs: (only(outputs) * 3,))
 
 
 def replaced(module: nn.Module) -> None:
     """By a function that calls the one of the class."""
-    module.forward = lambda x: type(module).forward(module, x.sin()).exp()  # type: ignore[method-assign]
+    module.forward = lambda x: type(module).forward(module, x.sin()).exp()
 
 
 def in_the_middle(module: nn.Module) -> None:
-    doubled(module[1] if isinstance(module, nn.Sequential) else module.a)
+    doubled(module.get_submodule("1" if isinstance(module, nn.Sequential) else "a"))
 
 
 @pytest.mark.parametrize("change", [doubled, shifted, scaled_down, replaced, in_the_middle])
@@ -817,11 +818,11 @@ def test_hooks_and_forwards_that_are_set_later(make: Callable[[], nn.Module], ch
     change(twin)
     value = MSE(twin(x), target)
     value.backward()
-    wanted = {name: p.grad for name, p in twin.named_parameters()}
+    wanted = grads(twin)
     for chain in chains:
         module.zero_grad()
         torch.testing.assert_close(ws.backward(chain, x, target), value.detach(), rtol=1e-12, atol=0)
-        assert_gradients({name: p.grad for name, p in module.named_parameters()}, wanted)
+        assert_gradients(grads(module), wanted)
         assert_gradients(ws.relax(chain, x, target).gradients(), wanted)
 
 
@@ -839,12 +840,13 @@ def shorter(module: nn.Sequential) -> None:
 
 
 def other_function(module: nn.Sequential) -> None:
-    module[1].forward = torch.sin  # type: ignore[method-assign]
+    module[1].forward = torch.sin
 
 
 def inside(module: nn.Sequential) -> None:
-    module[1] = nn.Sequential(nn.Tanh(), nn.Linear(5, 5, dtype=DOUBLE))
-    module[1].append(nn.Tanh())
+    part = nn.Sequential(nn.Tanh(), nn.Linear(5, 5, dtype=DOUBLE))
+    module[1] = part
+    part.append(nn.Tanh())
 
 
 @pytest.mark.parametrize("change", [new_head, longer, shorter, other_function, inside])
@@ -859,12 +861,12 @@ def test_sequentials_that_are_edited_later(options: dict[str, Any], change: Any)
     twin = copy.deepcopy(module)
     value = MSE(twin(x), target)
     value.backward()
-    wanted = {name: p.grad for name, p in twin.named_parameters()}
+    wanted = grads(twin)
     for run in range(2):
         sol = ws.relax(chain, x, target, schedule=ws.Synchronous() if run else None)
         assert_gradients(sol.gradients(), wanted)
     torch.testing.assert_close(ws.backward(chain, x, target), value.detach(), rtol=1e-12, atol=0)
-    assert_gradients({name: p.grad for name, p in module.named_parameters()}, wanted)
+    assert_gradients(grads(module), wanted)
     assert [name for name, _ in chain.named_parameters()] == [name for name, _ in twin.named_parameters()]
 
 
@@ -879,7 +881,7 @@ class Meeting(nn.Module):
         self.first = nn.Linear(4, 5, dtype=DOUBLE)
         self.middle = nn.Linear(5, 5, dtype=DOUBLE)
         self.last = nn.Linear(5, 3, dtype=DOUBLE)
-        self.meanwhile: list[Callable[[], None]] = []
+        self.meanwhile: list[Callable[[], object]] = []
 
     def forward(self, x: Tensor) -> Tensor:
         h = torch.tanh(self.first(x))
@@ -918,7 +920,7 @@ def test_another_thread_may_train_the_same_model_meanwhile() -> None:
     module, x, target = pair_and_data(Meeting)
     wanted = torch.autograd.grad(MSE(module(x), target), list(module.parameters()))
     chain = ws.Chain(module, MSE)
-    module.meanwhile.append(lambda: ws.backward(chain, x, target) and None)
+    module.meanwhile.append(lambda: ws.backward(chain, x, target))
     ws.backward(chain, x, target)
     torch.testing.assert_close(
         [p.grad for p in module.parameters()], [2 * gradient for gradient in wanted], rtol=1e-12, atol=1e-15
@@ -974,6 +976,10 @@ def test_threads_that_train_chains_of_models_which_share_a_frozen_part() -> None
 
 class Ema(nn.Module):
     """Puts new tensors in the place of its buffers."""
+
+    ema: Tensor
+    count: Tensor
+    first: Tensor | None
 
     def __init__(self) -> None:
         super().__init__()
@@ -1048,10 +1054,10 @@ def test_losses_made_in_the_forward() -> None:
 class Asking(Pair):
     """Asks what it has been given."""
 
-    def between(self, h: Tensor) -> Tensor:
+    def between(self, h: Any) -> Tensor:
         if callable(h):
             h = h * 5
-        if type(h) is not torch.Tensor or not isinstance(h, torch.Tensor) or isinstance(h, nn.Parameter):
+        if any((type(h) is not torch.Tensor, not isinstance(h, torch.Tensor), isinstance(h, nn.Parameter))):
             h = h * 7
         if h.is_leaf or not h.requires_grad or h._is_view() or h.grad_fn is None:
             h = h * 11
@@ -1073,7 +1079,7 @@ class Record:
     hidden: Any
 
 
-class Output(OrderedDict):  # type: ignore[type-arg]
+class Output(OrderedDict[str, Any]):
     """A dictionary with attributes, made from keywords."""
 
     def __init__(self, logits: Any, hidden: Any) -> None:
@@ -1172,7 +1178,7 @@ def test_sparse_gradients() -> None:
     assert_alike(Lookup(), torch.randint(0, 8, (6,)), data(6, 4))
     module = Lookup()
     ws.backward(ws.Chain(module, MSE), torch.randint(0, 8, (6,)), data(6, 4))
-    assert module.table.weight.grad.is_sparse
+    assert grad(module.table.weight).is_sparse
 
 
 class Checkpointed(nn.Module):
@@ -1256,7 +1262,8 @@ class Carrying(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.cell, self.head, self.state = nn.GRUCell(4, 5), nn.Linear(5, 3), None
+        self.cell, self.head = nn.GRUCell(4, 5), nn.Linear(5, 3)
+        self.state: Tensor | None = None
         self.to(DOUBLE)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -1275,10 +1282,7 @@ def test_a_state_that_is_carried_from_batch_to_batch() -> None:
         wanted = plainly(twin, MSE, x + batch, target, None)
         torch.testing.assert_close(ws.backward(chain, x + batch, target), wanted, rtol=1e-12, atol=0)
         torch.testing.assert_close(module.state, twin.state, rtol=1e-12, atol=1e-14)
-        assert_gradients(
-            {name: p.grad for name, p in module.named_parameters()},
-            {name: p.grad for name, p in twin.named_parameters()},
-        )
+        assert_gradients(grads(module), grads(twin))
 
 
 class Attending(nn.Module):
@@ -1355,7 +1359,7 @@ def test_islands_of_another_precision(blocks: Any, way: Way) -> None:
         module = copy.deepcopy(plain)
         with torch.autocast("cpu", torch.bfloat16):
             each(module, loss, x, target, blocks)
-        found.append({name: p.grad for name, p in module.named_parameters()})
+        found.append(grads(module))
     assert all(gradient.dtype == torch.float32 for gradient in found[1].values())
     assert_gradients(found[1], found[0], tol=0.02)  # half precision rounds differently in every order of sums
 
@@ -1496,8 +1500,7 @@ def test_data_parallel() -> None:
 @pytest.fixture
 def _alone(tmp_path: Path) -> Iterator[None]:
     """One process that is a group by itself."""
-    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     yield
     torch.distributed.destroy_process_group()
 
@@ -1514,10 +1517,7 @@ def test_distributed_data_parallel_is_told_of_each_gradient_once() -> None:
         for _ in range(2):  # whoever reduces gradients notices at the second step what was missing at the first
             module.zero_grad()
             ws.backward(chain, x, target)
-            assert_gradients(
-                {name: p.grad for name, p in module.named_parameters()},
-                {name: p.grad for name, p in twin.named_parameters()},
-            )
+            assert_gradients(grads(module), grads(twin))
 
 
 class Stepping(nn.Module):
@@ -1551,10 +1551,7 @@ def test_one_chain_takes_other_arguments_at_each_call() -> None:
             each.zero_grad()
         wanted = plainly(twin, MSE, given, target, None)
         torch.testing.assert_close(ws.backward(chain, given, target), wanted, rtol=1e-12, atol=0)
-        assert_gradients(
-            {name: p.grad for name, p in module.named_parameters()},
-            {name: p.grad for name, p in twin.named_parameters()},
-        )
+        assert_gradients(grads(module), grads(twin))
 
 
 @pytest.mark.parametrize("used", [False, True], ids=["fresh", "used"])
@@ -1575,23 +1572,17 @@ def test_copies_of_a_chain_train_their_own_module(make: Any, copied: Any, used: 
     assert repr(other) == repr(chain)
     wanted = plainly(twin, MSE, x, target, None)
     torch.testing.assert_close(ws.backward(other, x, target), wanted, rtol=1e-12, atol=0)
-    assert_gradients(
-        {name: p.grad for name, p in other.module.named_parameters()},
-        {name: p.grad for name, p in twin.named_parameters()},
-    )
+    assert_gradients(grads(other.module), grads(twin))
     assert all(p.grad is None for p in module.parameters())
 
 
 def test_a_chosen_class_is_pickled_with_the_chain() -> None:
-    module, x, target = pair_and_data()
+    module, x, target = pair_and_data(Pair)
     chain = pickle.loads(pickle.dumps(ws.Chain(module, MSE, blocks=(nn.Linear,))))
     assert [row.name for row in chain.sites(x)] == ["a", "b"]
     plainly(module, MSE, x, target, None)
     ws.backward(chain, x, target)
-    assert_gradients(
-        {name: p.grad for name, p in chain.module.named_parameters()},
-        {name: p.grad for name, p in module.named_parameters()},
-    )
+    assert_gradients(grads(chain.module), grads(module))
 
 
 def test_a_copy_that_is_made_in_the_middle_of_a_forward_is_an_ordinary_module() -> None:

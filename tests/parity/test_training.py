@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn, optim
 
 import worldsheet as ws
-from nets import DOUBLE, Net, Order, every_order, tanh_net
+from nets import DOUBLE, Net, Order, every_order, grad, tanh_net
 
-OPTIMIZERS = {
+OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], optim.Optimizer]] = {
     "sgd": partial(optim.SGD, lr=0.1),
     "momentum": partial(optim.SGD, lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-3),
     "adam": partial(optim.Adam, lr=0.02),
@@ -130,4 +130,4 @@ def test_gradients_accumulate_over_micro_batches() -> None:
     for x, target in zip(net.x.split(1), net.target.split(1), strict=True):
         ws.backward(net.chain, x, target)
     for parameter, gradient in zip(net.module.parameters(), whole, strict=True):
-        torch.testing.assert_close(parameter.grad / len(net.x), gradient, rtol=1e-12, atol=1e-15)
+        torch.testing.assert_close(grad(parameter) / len(net.x), gradient, rtol=1e-12, atol=1e-15)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import worldsheet as ws
-from nets import DOUBLE, autograd
+from nets import DOUBLE, autograd, grad
 
 
 def networks() -> dict[str, nn.Sequential]:
@@ -32,7 +32,8 @@ def batch(seed: int = 3) -> tuple[Tensor, Tensor]:
 
 def messages(module: nn.Sequential, x: Tensor, target: Tensor, states: list[Tensor], costates: list[Tensor]) -> Any:
     """Predictions, pulled-back costates and efforts of every layer at one moment."""
-    predictions, pulled, efforts = [], [], {}
+    predictions, pulled = [], []
+    efforts: dict[nn.Parameter, Tensor] = {}
     for layer, below, costate in zip(module, [x, *states[:-1]], costates, strict=True):
         point, parameters = below.detach().requires_grad_(), list(layer.parameters())
         output = layer(point)
@@ -40,7 +41,7 @@ def messages(module: nn.Sequential, x: Tensor, target: Tensor, states: list[Tens
         predictions.append(output.detach())
         pulled.append(first)
         for parameter, effort in zip(parameters, rest, strict=True):
-            efforts[parameter] = efforts.get(parameter, 0) + effort
+            efforts[parameter] = efforts[parameter] + effort if parameter in efforts else effort
     top = states[-1].detach().requires_grad_()
     (slope,) = torch.autograd.grad(nn.functional.mse_loss(top, target), top)
     return predictions, [*pulled[1:], slope], efforts
@@ -118,7 +119,7 @@ class OnlyAtLast(torch.optim.SGD):
         super().__init__(params, lr)
         self.period, self.count = period, 0
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         self.count += 1
         if self.count % self.period == 0:
             super().step()
@@ -169,7 +170,7 @@ def test_from_silence_every_effort_is_backprops_and_arrives_when_the_front_does(
     class Still(torch.optim.SGD):
         """Looks and does not move."""
 
-        def step(self, closure: Any = None) -> None:
+        def step(self, closure: Any = None) -> Any:
             seen.append({name: _effort(parameter) for name, parameter in net.named_parameters()})
 
     ws.unlocked(ws.Chain(net, nn.functional.mse_loss), x, y, Still(net.parameters(), 0.1), ticks=2 * depth + 3)
@@ -207,18 +208,19 @@ def test_statistics_move_once_a_batch_and_one_mask_serves_it() -> None:
     torch.manual_seed(7)
     ws.backward(ws.Chain(twin, nn.functional.mse_loss), x, y)
     torch.optim.SGD(twin.parameters(), 0.1).step()
-    assert int(module[1].num_batches_tracked) == 1
+    assert int(module.get_buffer("1.num_batches_tracked")) == 1
     torch.testing.assert_close(module.state_dict(), twin.state_dict(), rtol=1e-12, atol=1e-14)
 
 
 def test_parameters_that_the_port_does_not_hold_stay_and_keep_their_grad() -> None:
     module, (x, y) = networks()["closed forms"], batch()
     before = [parameter.detach().clone() for parameter in module.parameters()]
-    module[0][0].weight.grad = torch.ones(4, 4, dtype=DOUBLE)
+    held = module.get_parameter("0.0.weight")
+    held.grad = torch.ones(4, 4, dtype=DOUBLE)
     ws.unlocked(ws.Chain(module, nn.functional.mse_loss), x, y, torch.optim.SGD(module[-1].parameters(), 0.1))
     moved = [not torch.equal(old, new) for old, new in zip(before, module.parameters(), strict=True)]
     assert moved == [False] * 8 + [True] * 2
-    assert torch.equal(module[0][0].weight.grad, torch.ones(4, 4, dtype=DOUBLE))
+    assert torch.equal(grad(held), torch.ones(4, 4, dtype=DOUBLE))
 
 
 @pytest.mark.parametrize("ticks", [1, 4, 32])

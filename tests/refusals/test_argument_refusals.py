@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import worldsheet as ws
-from nets import Order, assert_tells, asynchronous, every_order, tanh_net
+from nets import Order, assert_tells, asynchronous, every_order, grad, tanh_net
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_what_is_not_finite_is_named_and_no_grad_is_touched(
     with pytest.raises(ws.errors.InputError) as refusal:
         verb(net.chain, net.x, net.target, schedule=order())
     assert_tells(refusal.value, f"{name} is not finite: 1 of {victim.numel()} entries", "finite numbers")
-    assert all(p.grad.equal(torch.ones_like(p)) for p in net.chain.parameters())
+    assert all(grad(p).equal(torch.ones_like(p)) for p in net.chain.parameters())
 
 
 @every_order

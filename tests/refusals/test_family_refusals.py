@@ -152,10 +152,10 @@ def test_a_step_a_little_too_long_is_found_out_before_anything_overflows(
         sol.gradients()
 
 
-@pytest.mark.parametrize("size", [{"depth": 1, "width": 4}, {"depth": 3, "width": 0}])
-def test_a_residual_mlp_has_two_layers_and_some_width(size: dict[str, int]) -> None:
+@pytest.mark.parametrize(("depth", "width"), [(1, 4), (3, 0)])
+def test_a_residual_mlp_has_two_layers_and_some_width(depth: int, width: int) -> None:
     with pytest.raises(ws.errors.InputError, match="depth must be at least 2"):
-        ws.nn.residual_mlp(**size)
+        ws.nn.residual_mlp(depth, width)
 
 
 def test_a_rate_that_was_never_estimated_is_no_number() -> None:

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import worldsheet as ws
-from nets import DOUBLE, assert_gradients, assert_tells
+from nets import DOUBLE, assert_gradients, assert_tells, only
 
 MSE = nn.MSELoss()
 
@@ -22,7 +23,7 @@ Verb = Callable[..., Any]
 VERBS: dict[str, Verb] = {
     "backward": ws.backward,
     "relax": ws.relax,
-    "relax, all sites": lambda *given: ws.relax(*given, schedule=ws.Synchronous()),
+    "relax, all sites": partial(ws.relax, schedule=ws.Synchronous()),
     "unlocked": lambda chain, x, target: ws.unlocked(
         chain, x, target, torch.optim.SGD(chain.module.parameters(), lr=0.1)
     ),
@@ -125,7 +126,8 @@ def test_blocks_that_match_nothing_any_more() -> None:
     class Holding(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.inner, self.head = Pair(), nn.Linear(4, 4, dtype=DOUBLE)
+            self.inner: nn.Module = Pair()
+            self.head = nn.Linear(4, 4, dtype=DOUBLE)
 
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.inner(x))
@@ -208,17 +210,22 @@ def test_inference_mode(verb: Verb) -> None:
 
 
 def test_inference_mode_around_a_module_without_tensors_in_its_input() -> None:
-    class Generating(Pair):
-        def forward(self, size: int) -> Tensor:
-            return super().forward(torch.ones(size, 4, dtype=DOUBLE))
+    class Generating(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pair = Pair()
 
-    chain = ws.Chain(Generating(), MSE)
+        def forward(self, size: int) -> Tensor:
+            return self.pair(torch.ones(size, 4, dtype=DOUBLE))
+
+    module = Generating()
+    chain = ws.Chain(module, MSE)
     with torch.inference_mode(), pytest.raises(ws.errors.InputError, match="inference_mode"):
         ws.backward(chain, (3,), torch.ones(3, 4, dtype=DOUBLE))
-    twin = copy.deepcopy(chain.module)
+    twin = copy.deepcopy(module)
     MSE(twin(3), torch.ones(3, 4, dtype=DOUBLE)).backward()
     ws.backward(chain, (3,), torch.ones(3, 4, dtype=DOUBLE))
-    assert_gradients(filled(chain.module), filled(twin))
+    assert_gradients(filled(module), filled(twin))
 
 
 @every_verb
@@ -276,7 +283,7 @@ def test_losses_that_cannot_be_used(loss: Any, fragments: list[str], verb: Verb)
 
 def test_a_loss_that_reads_only_parameters_has_nothing_to_relax() -> None:
     def penalty(module: nn.Module) -> Callable[[Any, Any], Tensor]:
-        return lambda output, target: sum(p.square().sum() for p in module.parameters())
+        return lambda output, target: torch.stack([p.square().sum() for p in module.parameters()]).sum()
 
     module, twin = Pair(), Pair()
     twin.load_state_dict(module.state_dict())
@@ -628,7 +635,7 @@ class Watched(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.a, self.inner = nn.Linear(4, 4, dtype=DOUBLE), Splitting()
-        self.inner.register_full_backward_hook(lambda own, inputs, outputs: (inputs[0].tanh(),))
+        self.inner.register_full_backward_hook(lambda own, inputs, outputs: (only(inputs).tanh(),))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.inner(self.a(x).exp())
@@ -714,13 +721,14 @@ def test_a_loss_that_reads_what_a_layer_of_a_path_has_left_behind(term: Any, opt
 
 @pytest.mark.parametrize("blocks", [None, everywhere])
 def test_a_proximal_step_of_the_cost(blocks: Any) -> None:
-    chain = ws.Chain(Pair(), MSE, blocks=blocks)
+    module = Pair()
+    chain = ws.Chain(module, MSE, blocks=blocks)
     x, target = data(3, 4), data(3, 4)
     with pytest.raises(ws.errors.RelaxationError) as refusal:
         ws.relax(chain, x, target, ws.Wave(output=ws.dynamics.Output.PROXIMAL))
     assert_tells(refusal.value, "has no proximal step", "Output.EXPLICIT", "nn.Sequential")
     sol = ws.relax(chain, x, target, ws.Wave(), stop=ws.Stop(tol=1e-11, max_ticks=4000))
-    twin = copy.deepcopy(chain.module)
+    twin = copy.deepcopy(module)
     MSE(twin(x), target).backward()
     assert_gradients(sol.gradients(), filled(twin), tol=1e-8)
 
@@ -788,7 +796,12 @@ def test_a_forward_whose_sites_change_with_its_states_is_an_outcome(make: type[n
     assert sol.outcome.status is ws.Status.SITES_CHANGED
     assert not sol.outcome.converged
     assert str(sol.outcome).startswith(f"sites changed after {sol.ticks} ticks")
-    where = {Choosing: "'near' (Linear)", Stopping: "'far'", Repeating: "'far#2' (Linear)", Selecting: "'far' (Linear)"}
+    where: dict[type[nn.Module], str] = {
+        Choosing: "'near' (Linear)",
+        Stopping: "'far'",
+        Repeating: "'far#2' (Linear)",
+        Selecting: "'far' (Linear)",
+    }
     for told in (f"first at {where.get(make, chr(39))}", "blocks=", "ws.backward"):
         assert told in sol.outcome.remedy
     for use in (sol.gradients, sol.accumulate, lambda: ws.compare(chain, x, target, sol)):

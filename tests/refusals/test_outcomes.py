@@ -8,7 +8,19 @@ import torch
 from torch import nn
 
 import worldsheet as ws
-from nets import DOUBLE, Net, Order, assert_gradients, assert_tells, every_order, exact, regression, tanh_net
+from nets import (
+    DOUBLE,
+    Net,
+    Order,
+    assert_gradients,
+    assert_tells,
+    every_order,
+    exact,
+    grad,
+    grads,
+    regression,
+    tanh_net,
+)
 
 SHORT = ws.Stop(max_ticks=3, tol=1e-9)
 
@@ -42,7 +54,7 @@ def test_backward_raises_on_divergence_and_leaves_grad(dynamics: ws.Dyadic) -> N
         parameter.grad = torch.ones_like(parameter)
     with pytest.raises(ws.errors.RelaxationError):
         ws.backward(net.chain, net.x, net.target, dynamics)
-    assert all(p.grad.equal(torch.ones_like(p)) for p in net.chain.parameters())
+    assert all(grad(p).equal(torch.ones_like(p)) for p in net.chain.parameters())
 
 
 @every_order
@@ -59,7 +71,7 @@ def test_a_tolerance_not_reached_warns_and_still_adds_gradients() -> None:
         ws.backward(net.chain, net.x, net.target, ws.Dyadic(0.5), stop=SHORT)
     sol = ws.relax(net.chain, net.x, net.target, ws.Dyadic(0.5), stop=SHORT)
     assert sol.outcome.status is ws.Status.BUDGET_SPENT
-    found = {name: p.grad for name, p in net.chain.named_parameters()}
+    found = grads(net.chain)
     assert_gradients(found, sol.gradients(), tol=0)
 
 
@@ -79,7 +91,7 @@ def test_a_budget_without_a_tolerance_does_not_warn() -> None:
     net = tanh_net(3)
     ws.backward(net.chain, net.x, net.target, ws.Dyadic(0.5), stop=ws.Stop(max_ticks=3))
     sol = ws.relax(net.chain, net.x, net.target, ws.Dyadic(0.5), stop=ws.Stop(max_ticks=3))
-    assert_gradients({name: p.grad for name, p in net.chain.named_parameters()}, sol.gradients(), tol=0)
+    assert_gradients(grads(net.chain), sol.gradients(), tol=0)
 
 
 @pytest.mark.parametrize("ticks", [0, 1, 5])
@@ -114,7 +126,7 @@ def test_a_tolerance_is_allowed_with_the_default_dynamics(verb: str) -> None:
         found = ws.relax(net.chain, net.x, net.target, stop=ws.Stop(tol=1e-6)).gradients()
     else:
         ws.backward(net.chain, net.x, net.target, stop=ws.Stop(tol=1e-6))
-        found = {name: p.grad for name, p in net.chain.named_parameters()}
+        found = grads(net.chain)
     assert_gradients(found, exact(net), tol=1e-5)
 
 

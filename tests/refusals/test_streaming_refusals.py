@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import networkx
 import pytest
@@ -23,13 +24,13 @@ from worldsheet.streaming import (
     NeuronModel,
     PeriodicFlip,
     Quadratic,
+    Snapshot,
     Sparse,
     Squared,
     Streams,
     Trace,
     TrackFlip,
 )
-from worldsheet.streaming.sign import Watched
 
 NAN, INF = math.nan, math.inf
 
@@ -85,8 +86,8 @@ def test_what_cannot_be_right_is_refused_with_a_way_out(name: str) -> None:
     assert_tells(caught.value, *fragments)
 
 
-def network(**changes: object) -> HamiltonianNetwork:
-    return HamiltonianNetwork(Dense(4), [0, 1], [3], dtype=DOUBLE, **changes)  # type: ignore[arg-type]
+def network(**changes: Any) -> HamiltonianNetwork:
+    return HamiltonianNetwork(Dense(4), [0, 1], [3], dtype=DOUBLE, **changes)
 
 
 @pytest.mark.parametrize(
@@ -200,9 +201,9 @@ def test_a_saved_network_fits_only_its_like() -> None:
 
 
 def test_energies_of_a_moment_are_not_told_from_weights_that_have_moved_on() -> None:
-    seen: list[Watched] = []
+    seen: list[Snapshot] = []
 
-    def keep(moment: Watched) -> torch.Tensor:
+    def keep(moment: Snapshot) -> torch.Tensor:
         seen.append(moment)
         return moment.costate_norm < 1
 

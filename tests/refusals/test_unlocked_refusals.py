@@ -1,5 +1,7 @@
 """Unlocked training refuses what cannot be meant, and stops where efforts overflow."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,10 +20,10 @@ X, Y = torch.ones(5, 3), torch.zeros(5, 2)
 
 
 def hold(
-    net: nn.Sequential, port: torch.optim.Optimizer | None = None, x: Tensor = X, **options: object
+    net: nn.Sequential, port: torch.optim.Optimizer | None = None, x: Tensor = X, **options: Any
 ) -> ws.solve.UnlockedResult:
     port = ws.ports.Resistive(net.parameters(), lr=0.1) if port is None else port
-    return ws.unlocked(ws.Chain(net, nn.MSELoss()), x, Y, port, **options)  # type: ignore[arg-type]
+    return ws.unlocked(ws.Chain(net, nn.MSELoss()), x, Y, port, **options)
 
 
 def test_no_ticks(net: nn.Sequential) -> None:
@@ -71,9 +73,9 @@ def test_parameters_do_not_follow_an_effort_that_has_overflowed(net: nn.Sequenti
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.Adadelta, torch.optim.RMSprop, torch.optim.Adagrad])
-def test_time_constants_that_no_rule_covers(net: nn.Sequential, optimizer: type[torch.optim.Optimizer]) -> None:
+def test_time_constants_that_no_rule_covers(net: nn.Sequential, optimizer: type[Any]) -> None:
     with pytest.raises(ws.errors.InputError) as caught:
-        ws.ports.per_tick(optimizer(net.parameters()), 8)  # type: ignore[call-arg]
+        ws.ports.per_tick(optimizer(net.parameters()), 8)
     assert_tells(caught.value, optimizer.__name__, "yourself")
 
 
@@ -84,11 +86,9 @@ def test_a_batch_that_is_silent_to_its_end(net: nn.Sequential) -> None:
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.Adadelta, torch.optim.RMSprop, torch.optim.Adagrad])
-def test_late_efforts_for_time_constants_that_no_rule_covers(
-    net: nn.Sequential, optimizer: type[torch.optim.Optimizer]
-) -> None:
+def test_late_efforts_for_time_constants_that_no_rule_covers(net: nn.Sequential, optimizer: type[Any]) -> None:
     with pytest.raises(ws.errors.InputError) as caught:
-        ws.ports.delayed(optimizer(net.parameters()), 3.0)  # type: ignore[call-arg]
+        ws.ports.delayed(optimizer(net.parameters()), 3.0)
     assert_tells(caught.value, optimizer.__name__, "yourself")
 
 

@@ -38,8 +38,9 @@ def seed_all(seed: int) -> None:
 
 def generators() -> tuple[Any, ...]:
     """The states of the same. Python's own belongs to whoever checks the types of arguments while the tests run."""
-    _, words, *rest = numpy.random.get_state()
-    return torch.get_rng_state().tolist(), words.tolist(), rest
+    state = numpy.random.get_state(legacy=False)
+    words = state["state"]
+    return torch.get_rng_state().tolist(), words["key"].tolist(), words["pos"], state["has_gauss"], state["gauss"]
 
 
 class Problem(NamedTuple):

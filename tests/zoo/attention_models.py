@@ -254,7 +254,8 @@ def without_cache(name: str) -> Problem:
         "mamba",
         "rwkv",
     )
-    return problem(name, train=True, **({"use_cache": False} if caches else {}))
+    more: dict[str, Any] = {"use_cache": False} if caches else {}
+    return problem(name, train=True, **more)
 
 
 def tolerance(name: str) -> float:

@@ -64,7 +64,7 @@ class ByHand:
         seen = self.at(leaves)
         pairs = zip(credits, seen.predictions, strict=False)  # the cost pulls through a prediction that is its own
         total = seen.cost + sum((credit * prediction).sum() for credit, prediction in pairs)
-        found = torch.autograd.grad(total, leaves, allow_unused=True)
+        found: Sequence[Tensor | None] = torch.autograd.grad(total, leaves, allow_unused=True)
         pulled = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, found, strict=True)]
         return [prediction.detach() for prediction in seen.predictions], pulled
 

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("transformers")
 
 import worldsheet as ws
-from nets import asynchronous, random_fields
+from nets import asynchronous, random_fields, topology_of
 from zoo.answers import SEED, assert_same, autograd, everywhere, generators, left_by, made, relaxed, seed_all
 from zoo.attention_models import ONE_KIND, TWO_KINDS, loss_of_everything, problem
 
@@ -22,7 +22,7 @@ def test_random_fields_become_those_of_backprop(name: str) -> None:
     like, _ = relaxed(make)
     sol, ours = relaxed(make, schedule=ws.Synchronous(), initial=random_fields(like.fields, 1))
     assert sol.outcome.converged
-    assert sol.ticks == 2 * sol.problem.topology.depth
+    assert sol.ticks == 2 * topology_of(sol).depth
     assert_same(ours, autograd(make), 1e-9)
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 pytest.importorskip("transformers")
 
 import worldsheet as ws
-from nets import DOUBLE, assert_gradients, distance, random_fields
+from nets import DOUBLE, assert_gradients, distance, random_fields, topology_of
 from zoo.answers import SEED, Make, Problem, assert_same, autograd, everywhere, found, made, relaxed, seed_all
 from zoo.attention_models import gpt2, problem
 from zoo.by_hand import ByHand
@@ -43,7 +43,7 @@ def exact(make: Make) -> dict[str, Tensor]:
 @choices
 def test_random_fields_are_exact_after_twice_the_depth_and_not_one_tick_before(blocks: Any) -> None:
     like, _ = relaxed(dropout, blocks=blocks)
-    last = 2 * like.problem.topology.depth
+    last = 2 * topology_of(like).depth
     start = {"blocks": blocks, "schedule": ws.Synchronous(), "initial": random_fields(like.fields, 1)}
     early, _ = relaxed(dropout, **start, stop=ws.Stop(max_ticks=last - 1))
     late, ours = relaxed(dropout, **start)
@@ -57,7 +57,7 @@ def test_random_fields_of_every_submodule_are_exact_after_twice_the_depth() -> N
     like, _ = relaxed(dropout, blocks=everywhere)
     start = random_fields(like.fields, 1)
     sol, ours = relaxed(dropout, blocks=everywhere, schedule=ws.Synchronous(), initial=start)
-    assert sol.ticks == 2 * sol.problem.topology.depth
+    assert sol.ticks == 2 * topology_of(sol).depth
     assert_same(ours, autograd(dropout), 1e-9)
 
 

@@ -143,7 +143,7 @@ class Trajectory:
         told = f"{count} of {len(self.outcomes)} problems converged; {len(same)}, the first of them {same[0]}, did not"
         return Outcome(worst.status, ticks, worst.residual, f"{told}: {worst.remedy}")
 
-    def gradients(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    def gradients(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """d(sum of optimal costs)/dθ of anything that the problem reads (27).
 
         That is whatever dynamics, costs, constraints, bounds, initial states and `Problem.parameters` depend on. Each
@@ -164,7 +164,7 @@ class Trajectory:
             )
         return parameter_gradients(self, parameters)
 
-    def accumulate(self, parameters: dict[str, Tensor]) -> None:
+    def accumulate(self, parameters: Mapping[str, Tensor]) -> None:
         """Add the gradients to the parameters' `.grad`, for any optimizer or port to use."""
         accumulate(parameters, self.gradients(parameters))
 

@@ -10,34 +10,17 @@ import torch
 from torch import Tensor
 
 from worldsheet.core.errors import InputError
-from worldsheet.streaming.shapes import PerSystem
+from worldsheet.streaming.state import Snapshot
 
 Sign: TypeAlias = float | Tensor
 """+1 or −1 for all systems, or one of them for each."""
-
-
-class Watched(ABC):
-    """What a policy may look at: where the systems are in phase space, each number computed when it is asked for."""
-
-    time: float
-    """Seconds since the start."""
-
-    @property
-    @abstractmethod
-    def hamiltonian(self) -> PerSystem:
-        """H/φ."""
-
-    @property
-    @abstractmethod
-    def costate_norm(self) -> PerSystem:
-        """‖(π, π_w)‖."""
 
 
 class SignPolicy(ABC):
     """s(t) of the costates in (6): s = +1 are Hamilton's equations, unstable from initial data; s = −1 turns them."""
 
     @abstractmethod
-    def sign(self, moment: Watched) -> Sign:
+    def sign(self, moment: Snapshot) -> Sign:
         """The sign s at this moment."""
 
     @property
@@ -51,7 +34,7 @@ class SignPolicy(ABC):
 class Plain(SignPolicy):
     """s = +1 throughout: Hamilton's equations as they stand. From initial data costates grow as e^{(c − θ)t}."""
 
-    def sign(self, moment: Watched) -> Sign:
+    def sign(self, moment: Snapshot) -> Sign:
         """+1."""
         return 1.0
 
@@ -61,7 +44,7 @@ class Plain(SignPolicy):
 class ConstantFlip(SignPolicy):
     """s = −1 throughout: costates decay, and weights descend with momentum."""
 
-    def sign(self, moment: Watched) -> Sign:
+    def sign(self, moment: Snapshot) -> Sign:
         """−1."""
         return -1.0
 
@@ -92,7 +75,7 @@ class PeriodicFlip(SignPolicy):
                 "try PeriodicFlip(period=0.1)",
             )
 
-    def sign(self, moment: Watched) -> Sign:
+    def sign(self, moment: Snapshot) -> Sign:
         """By the clock."""
         return 1.0 if moment.time % self.period < self.plain * self.period else -1.0
 
@@ -108,9 +91,9 @@ class TrackFlip(SignPolicy):
         inside: S as a function of a moment: one truth value per system. See `hamiltonian_within`, `costate_within`.
     """
 
-    inside: Callable[[Watched], Tensor]
+    inside: Callable[[Snapshot], Tensor]
 
-    def sign(self, moment: Watched) -> Sign:
+    def sign(self, moment: Snapshot) -> Sign:
         """Hamilton's sign on the track, the other one off it."""
         return torch.where(self.inside(moment), 1.0, -1.0)
 
@@ -120,7 +103,7 @@ class TrackFlip(SignPolicy):
         return False
 
 
-def hamiltonian_within(low: float, high: float) -> Callable[[Watched], Tensor]:
+def hamiltonian_within(low: float, high: float) -> Callable[[Snapshot], Tensor]:
     """The track low ≤ H/φ ≤ high.
 
     Raises:
@@ -135,7 +118,7 @@ def hamiltonian_within(low: float, high: float) -> Callable[[Watched], Tensor]:
     return lambda moment: (moment.hamiltonian >= low) & (moment.hamiltonian <= high)
 
 
-def costate_within(radius: float) -> Callable[[Watched], Tensor]:
+def costate_within(radius: float) -> Callable[[Snapshot], Tensor]:
     """The track ‖(π, π_w)‖ ≤ radius.
 
     Raises:

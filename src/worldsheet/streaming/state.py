@@ -5,13 +5,11 @@ from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
-from typing_extensions import override
 
 from worldsheet.core.errors import InputError
 from worldsheet.streaming.functional import Functional
 from worldsheet.streaming.io import Target
 from worldsheet.streaming.shapes import Edges, Neurons, PerStream, PerSystem
-from worldsheet.streaming.sign import Watched
 
 
 class PhasePoint(NamedTuple):
@@ -51,7 +49,7 @@ class Energies(NamedTuple):
 
 
 @final
-class Snapshot(Watched):
+class Snapshot:
     """A point in phase space at the beginning of a step, as a sign policy sees it.
 
     Each number is computed when it is asked for, once, with a pass over the edges: most policies and steps need none.
@@ -90,14 +88,14 @@ class Snapshot(Watched):
         return self._point
 
     @property
-    @override
     def hamiltonian(self) -> PerSystem:
+        """H/φ = V + R + π · ẋ − |π_w|²/2m."""
         work = (self.point.costate * self._velocity()).sum(1)
         return self._potential() + self._per_system(work) - self._kinetic()
 
     @property
-    @override
     def costate_norm(self) -> PerSystem:
+        """‖(π, π_w)‖."""
         return (self._per_system(self.point.costate.square().sum(1)) + self._squares()[1]).sqrt()
 
     def energies(self) -> Energies:
