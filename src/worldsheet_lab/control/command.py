@@ -19,7 +19,7 @@ from worldsheet_lab import plots_control
 from worldsheet_lab.choices import choose
 from worldsheet_lab.commands.control import Control
 from worldsheet_lab.control import saved
-from worldsheet_lab.control.problems import KNOWN, Known
+from worldsheet_lab.control.problems import PROBLEMS, Known
 from worldsheet_lab.run_folder import RESULT, RunFolder
 
 _KICK, _KICK_TICKS, _IMPEDANCE, _SPEED = 0.05, 400, 0.3, 0.5
@@ -27,7 +27,10 @@ _KICK, _KICK_TICKS, _IMPEDANCE, _SPEED = 0.05, 400, 0.3, 0.5
 
 def control(options: Control) -> None:
     """Carry the command out."""
-    known = choose("problem", options.problem, KNOWN)
+    if options.listed:
+        _list(as_json=options.as_json)
+        return
+    known = choose("problem", options.problem, PROBLEMS)
     console = Console(stderr=True)
     posed = _posed(known, options.device)
     history = History()
@@ -59,6 +62,18 @@ def control(options: Control) -> None:
         typer.echo(json.dumps(result))
     else:
         Console().print(_table(result, folder.path))
+
+
+def _list(*, as_json: bool) -> None:
+    """Names and titles."""
+    titles = {name: known.title for name, known in PROBLEMS.items()}
+    if as_json:
+        typer.echo(json.dumps(titles))
+        return
+    table = Table(box=None, show_header=False, padding=(0, 2))
+    for name, title in titles.items():
+        table.add_row(name, title)
+    Console().print(table)
 
 
 def _posed(known: Known, device: str) -> Problem:
