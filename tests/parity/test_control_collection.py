@@ -1,6 +1,7 @@
 """Problems of the field from the default guess: what they cost beside IPOPT and beside what was published."""
 
 import importlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -103,6 +104,43 @@ def test_a_reference_is_what_was_published(name: str) -> None:
     reference = COLLECTION[name].reference
     assert reference.cost == pytest.approx(reference.published, rel=reference.within)
     assert reference.publisher
+
+
+def test_rayleighs_problem_without_its_limits_is_what_propt_published() -> None:
+    free = replace(COLLECTION["rayleigh"], bounds=None, duration=2.5)
+    assert float(C.solve(free.problem()).cost) == pytest.approx(29.37608, rel=3e-4)
+
+
+def acrobot(x: Tensor) -> Tensor:
+    """Energy by where the two centres of mass are, 1 kg each, and how fast their links turn."""
+    first = torch.stack((0.5 * x[0].sin(), -0.5 * x[0].cos()))
+    second = 2 * first + torch.stack(((x[0] + x[1]).sin(), -(x[0] + x[1]).cos()))
+    turning = 0.083 * x[2] ** 2 / 2 + 0.33 * (x[2] + x[3]) ** 2 / 2
+    return turning + 9.81 * (first[1] + second[1]) + moving(first, x) + moving(second, x)
+
+
+def cart_pole(x: Tensor) -> Tensor:
+    tip = torch.stack((x[0] + 0.5 * x[1].sin(), -0.5 * x[1].cos()))
+    return x[2] ** 2 / 2 + 0.3 * (moving(tip, x) + 9.81 * tip[1])
+
+
+def moving(place: Tensor, x: Tensor) -> Tensor:
+    """Kinetic energy of 1 kg at a place that depends on the first two of four states."""
+    rows = [torch.autograd.grad(part, x, create_graph=True)[0][:2] @ x[2:] for part in place]
+    total: Tensor = torch.stack(rows).square().sum() / 2
+    return total
+
+
+@pytest.mark.parametrize(
+    ("name", "energy", "friction", "driven"), [("acrobot", acrobot, 0.1, 3), ("cart-pole", cart_pole, 0.0, 2)]
+)
+def test_a_mechanism_gains_what_its_motor_gives(name: str, energy: Any, friction: float, driven: int) -> None:
+    for state, control in zip(torch.randn(5, 4, dtype=DOUBLE), torch.randn(5, 1, dtype=DOUBLE), strict=True):
+        x = state.requires_grad_()
+        (slope,) = torch.autograd.grad(energy(x), x)
+        gained = slope @ vector(COLLECTION[name].dynamics(x.unbind(), control.unbind())).detach()
+        given = control[0] * x[driven] - friction * x[2:].square().sum()
+        assert float(gained) == pytest.approx(float(given.detach()), abs=1e-12)
 
 
 @pytest.mark.parametrize("name", ["van-der-pol", "bryson-denham", "zermelo", "minimum-fuel", "truck-trailer"])

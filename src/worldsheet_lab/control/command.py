@@ -21,8 +21,10 @@ from worldsheet_lab.commands.control import Control
 from worldsheet_lab.control import saved
 from worldsheet_lab.control.problems import PROBLEMS, Known
 from worldsheet_lab.run_folder import RESULT, RunFolder
+from worldsheet_lab.subsample import subsample
 
 _KICK, _KICK_TICKS, _IMPEDANCE, _SPEED = 0.05, 400, 0.3, 0.5
+_COLUMNS = 12  # states that a figure has room for; of more, some evenly chosen ones are drawn
 
 
 def control(options: Control) -> None:
@@ -151,8 +153,10 @@ def _draw(folder: RunFolder, known: Known, solution: Trajectory, history: Histor
     labels = plots_control.Labels(known.states, known.controls, known.title)
     times = solution.times.cpu()
     size = solution.problem.state_size
-    fields = (solution.states.cpu(), solution.costates.cpu(), solution.controls.cpu())
-    folder.write("trajectory.png", plots_control.trajectories(times, *fields, labels))
+    drawn = subsample(size, _COLUMNS)
+    chosen = plots_control.Labels([known.states[column] for column in drawn], known.controls, known.title)
+    fields = (solution.states.cpu()[:, drawn], solution.costates.cpu()[:, drawn], solution.controls.cpu())
+    folder.write("trajectory.png", plots_control.trajectories(times, *fields, chosen))
     shown = history if kicked is None else kicked
     title = f"{known.title}: " + (
         "the search" if kicked is None else f"waves after a kick of {_KICK:g}, scalar impedance"
