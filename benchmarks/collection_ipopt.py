@@ -12,13 +12,14 @@ from worldsheet.core.errors import InputError
 from worldsheet_lab.control.collection import Case
 from worldsheet_lab.control.collection.scalars import Vector
 
-# A point that is only acceptable is none, and limits are not widened: what a reference must be.
+# A point that is only acceptable is none, limits are not widened, and steps out of the functions' domains are no news.
 _STRICT = {
     "ipopt.constr_viol_tol": 1e-10,
     "ipopt.acceptable_iter": 0,
     "ipopt.bound_relax_factor": 0.0,
+    "show_eval_warnings": False,
 }
-_MAX_ITERATIONS = 3000
+_MAX_ITERATIONS = 1000
 _INTEGRATORS: tuple[tuple[type[Integrator], Explicit | Midpoint], ...] = (
     (control.ExplicitEuler, EULER),
     (control.RK4, RK4),
