@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Annotated, Any, final
 
 import torch
@@ -76,13 +77,20 @@ def collection(
     machine = this_machine(torch.device("cpu"), (1,))
     solved = sum(row.solved for row in rows)
     if as_json:
-        told = {"machine": asdict(machine), "tol": tol, "rows": [asdict(row) for row in rows], "solved": solved}
+        told = {"machine": asdict(machine), "tol": tol, "rows": [told_of(row) for row in rows], "solved": solved}
         typer.echo(json.dumps(told))
         return
     console = Console() if Console().is_terminal else Console(width=150)
     console.print(_table(rows))
     console.print(str(machine), highlight=False, soft_wrap=True)
     console.print(f"{solved} of {len(rows)} solved", highlight=False)
+
+
+def told_of(row: Row) -> dict[str, Any]:
+    """What `--json` prints of a row: null where a number is none."""
+    return {
+        name: None if isinstance(value, float) and not isfinite(value) else value for name, value in asdict(row).items()
+    }
 
 
 def measured(case: Case, theirs: Any, tol: float) -> Row:

@@ -1,13 +1,15 @@
 """`python -m benchmarks collection`: what is measured, what counts as solved, what is printed and refused."""
 
 import json
+from dataclasses import replace
+from math import inf
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.collection import Row, measured
+from benchmarks.collection import Row, measured, told_of
 from benchmarks.command import bench
 from worldsheet_lab.control.collection import COLLECTION
 
@@ -24,6 +26,13 @@ def test_solved_is_as_cheap_as_ipopt_and_clean() -> None:
     assert row(1.0 - 1e-5).difference == pytest.approx(1e-5, rel=0.1)
     assert row(-7.0, success=False).solved  # the reference counts where IPOPT failed
     assert not row(1.0, tol=1e-2).solved  # converged by its own measure only
+
+
+def test_a_number_that_is_none_is_null() -> None:
+    told = told_of(replace(row(1.0), violation=inf))
+    assert told["violation"] is None
+    assert told["cost"] == pytest.approx(1.0)
+    assert told["solved"]
 
 
 @pytest.mark.parametrize("as_json", [False, True])
