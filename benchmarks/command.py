@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.arguments import device_of, rounds_of, threads_of
+from benchmarks.collection import collection
 from benchmarks.control import control
 from benchmarks.dynamics_command import dynamics
 from benchmarks.measure import Settings, measure
@@ -36,6 +37,7 @@ def _bench() -> None:
 bench.command(epilog="Example: python -m benchmarks dynamics --quick")(dynamics)
 bench.command(epilog="Example: python -m benchmarks stream --quick")(stream)
 bench.command(epilog="Example: python -m benchmarks control --quick")(control)
+bench.command(epilog="Example: python -m benchmarks collection --case bryson-denham")(collection)
 bench.command(epilog="Example: python -m benchmarks pipeline --quick")(pipeline)
 
 

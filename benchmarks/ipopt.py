@@ -1,14 +1,57 @@
-"""The known problems once more, for CasADi and IPOPT: written apart, so that they check and do not repeat."""
+"""Optimal control by CasADi and IPOPT, and the known problems once more: written apart, to check and not to repeat."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import inf, pi
 from typing import Any, final
 
 import casadi as ca
 
 Vector = Any  # casadi.SX; casadi carries no types
+Rates = Callable[[Vector], Vector]  # of the states and, last, of the cost, the control being held
+Bound = float | Sequence[float]
+
+_SHORTEST = 1e-2  # of the guess; where time may vanish, IPOPT lets it
+
+
+@final
+@dataclass(frozen=True)
+class Explicit:
+    """An explicit Runge-Kutta method by its coefficients."""
+
+    inner: tuple[tuple[float, ...], ...]
+    outer: tuple[float, ...]
+
+    def step(self, rates: Rates, x: Vector, dt: Vector) -> tuple[Vector, Vector]:
+        """The next state and the cost of a stage."""
+        n, found = x.shape[0], list[Vector]()
+        for row in self.inner:
+            moved = sum((weight * rate[:n] for weight, rate in zip(row, found, strict=True) if weight), ca.SX(n, 1))
+            found.append(rates(x + dt * moved))
+        total = dt * sum((weight * rate for weight, rate in zip(self.outer, found, strict=True)), ca.SX(n + 1, 1))
+        return x + total[:n], total[n]
+
+    def gap(self, rates: Rates, x: Vector, after: Vector, dt: Vector) -> tuple[Vector, Vector]:
+        """What is missing between a stage and the next, and the cost."""
+        following, spent = self.step(rates, x, dt)
+        return following - after, spent
+
+
+@final
+@dataclass(frozen=True)
+class Midpoint:
+    """The implicit midpoint rule, whose equation is one of the problem's constraints."""
+
+    def gap(self, rates: Rates, x: Vector, after: Vector, dt: Vector) -> tuple[Vector, Vector]:
+        """What is missing between a stage and the next, and the cost."""
+        total = dt * rates((x + after) / 2)
+        return x + total[:-1] - after, total[-1]
+
+
+EULER = Explicit(((),), (1.0,))
+RK4 = Explicit(((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6))
 
 
 @final
@@ -22,13 +65,26 @@ class Model:
     sizes: tuple[int, int]
     steps: int
     dt: float
-    euler: bool = False
-    bounds: tuple[float, float] = (-inf, inf)
-    path: Callable[[Vector], Vector] | None = None
+    integrator: Explicit | Midpoint = RK4
+    bounds: tuple[Bound, Bound] = (-inf, inf)
+    path: Callable[[Vector, Vector], Vector] | None = None
     target: Callable[[Vector], Vector] | None = None
     duration: float | None = None
     control_guess: float = 0.0
     states_guess: Callable[[float], Sequence[float]] | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Start:
+    """Where IPOPT begins: (N + 1) rows of n states, N rows of m controls; a free duration begins at its guess."""
+
+    states: Sequence[Sequence[float]]
+    controls: Sequence[Sequence[float]]
+
+    def flat(self) -> list[float]:
+        """In the order of the unknowns."""
+        return [value for rows in (self.states, self.controls) for row in rows for value in row]
 
 
 @final
@@ -38,19 +94,23 @@ class Answer:
 
     Attributes:
         cost: objective.
+        status: IPOPT's own word.
         success: whether it says so.
         iterations: its own count.
         seconds: CPU time of the call.
         states: (N + 1) rows of n.
         controls: N rows of m.
+        duration: of the whole horizon.
     """
 
     cost: float
+    status: str
     success: bool
     iterations: int
     seconds: float
     states: list[list[float]]
     controls: list[list[float]]
+    duration: float
 
 
 @final
@@ -61,41 +121,43 @@ class Ipopt:
         build_seconds: CPU time of building.
     """
 
-    def __init__(self, model: Model, tol: float = 1e-6, max_iterations: int = 1000) -> None:
+    def __init__(
+        self, model: Model, tol: float = 1e-6, max_iterations: int = 1000, options: Mapping[str, Any] | None = None
+    ) -> None:
         begun = time.process_time()
         self._model = model
         n, m = model.sizes
         states = ca.SX.sym("x", n, model.steps + 1)
         controls = ca.SX.sym("u", m, model.steps)
-        initial, scale = ca.SX.sym("x0", n), ca.SX.sym("theta")
+        initial, scale = ca.SX.sym("x0", n), ca.SX.sym("s")
         free = model.duration is not None
-        dt = model.duration / model.steps * ca.exp(scale) if model.duration is not None else model.dt
-        step = stage_of(model)
+        dt = model.duration / model.steps * scale if model.duration is not None else model.dt
         cost, equal, below = model.terminal(states[:, -1]), [states[:, 0] - initial], []
         for k in range(model.steps):
-            following, spent = step(states[:, k], controls[:, k], dt)
-            cost, equal = cost + spent, [*equal, following - states[:, k + 1]]
+            rates = partial(_rates, model, u=controls[:, k])
+            missing, spent = model.integrator.gap(rates, states[:, k], states[:, k + 1], dt)
+            cost, equal = cost + spent, [*equal, missing]
             if model.path is not None:
-                below.append(model.path(states[:, k]))
+                below.append(model.path(states[:, k], controls[:, k]))
         if model.target is not None:
             equal.append(model.target(states[:, -1]))
-        self._equal, self._below = sum(part.shape[0] for part in equal), len(below)
+        self._equal, self._below = (sum(part.shape[0] for part in parts) for parts in (equal, below))
         unknowns = ca.vertcat(ca.vec(states), ca.vec(controls), *[scale] * free)
         problem = {"x": unknowns, "p": initial, "f": cost, "g": ca.vertcat(*equal, *below)}
-        options: dict[str, Any] = {"print_time": False, "ipopt.print_level": 0, "ipopt.sb": "yes", "ipopt.tol": tol}
-        options["ipopt.max_iter"] = max_iterations
-        self._solver = ca.nlpsol("solver", "ipopt", problem, options)
+        quiet: dict[str, Any] = {"print_time": False, "ipopt.print_level": 0, "ipopt.sb": "yes", "ipopt.tol": tol}
+        quiet["ipopt.max_iter"] = max_iterations
+        self._solver = ca.nlpsol("solver", "ipopt", problem, {**quiet, **(options or {})})
         self._free = free
         self.build_seconds = time.process_time() - begun
 
-    def solve(self, initial: Sequence[float]) -> Answer:
-        """From one initial state and the model's guess."""
+    def solve(self, initial: Sequence[float], start: Start | None = None) -> Answer:
+        """From one initial state and the model's guess, or another start."""
         model = self._model
         n, m = model.sizes
         count = n * (model.steps + 1)
-        guess = self._guess(initial)
-        low = [-inf] * count + [model.bounds[0]] * (m * model.steps) + [-inf] * self._free
-        high = [inf] * count + [model.bounds[1]] * (m * model.steps) + [inf] * self._free
+        guess = self._guess(initial) if start is None else [*start.flat(), *[1.0] * self._free]
+        low = [-inf] * count + _repeated(model.bounds[0], m) * model.steps + [_SHORTEST] * self._free
+        high = [inf] * count + _repeated(model.bounds[1], m) * model.steps + [inf] * self._free
         begun = time.process_time()
         found = self._solver(
             x0=guess,
@@ -110,11 +172,13 @@ class Ipopt:
         stats = self._solver.stats()
         return Answer(
             float(found["f"]),
+            str(stats["return_status"]),
             bool(stats["success"]),
             int(stats["iter_count"]),
             seconds,
             [flat[n * k : n * (k + 1)] for k in range(model.steps + 1)],
             [flat[count + m * k : count + m * (k + 1)] for k in range(model.steps)],
+            model.steps * model.dt if model.duration is None else model.duration * flat[-1],
         )
 
     def _guess(self, initial: Sequence[float]) -> list[float]:
@@ -130,27 +194,27 @@ class Ipopt:
             states = [list(initial)]
             for _ in range(model.steps):
                 states.append(step(states[-1], controls).full().ravel().tolist())
-        return [*(value for state in states for value in state), *controls * model.steps, *[0.0] * self._free]
+        return [*(value for state in states for value in state), *controls * model.steps, *[1.0] * self._free]
 
 
 def stage_of(model: Model) -> Callable[[Vector, Vector, Vector], tuple[Vector, Vector]]:
-    """One stage, the cost integrated as a state."""
+    """One stage of an explicit method, the cost integrated as a state: (x, u, dt) -> (next x, cost).
 
-    def rates(x: Vector, u: Vector) -> Vector:
-        return ca.vertcat(model.dynamics(x, u), model.running(x, u))
+    Raises:
+        TypeError: an implicit method, which has no such function.
+    """
+    integrator = model.integrator
+    if isinstance(integrator, Midpoint):
+        raise TypeError(f"{integrator} makes no next state of a state: hand over a start")
+    return lambda x, u, dt: integrator.step(lambda at: _rates(model, at, u), x, dt)
 
-    def stage(x: Vector, u: Vector, dt: Vector) -> tuple[Vector, Vector]:
-        n = model.sizes[0]
-        k1 = rates(x, u)
-        total = dt * k1
-        if not model.euler:
-            k2 = rates(x + dt / 2 * k1[:n], u)
-            k3 = rates(x + dt / 2 * k2[:n], u)
-            k4 = rates(x + dt * k3[:n], u)
-            total = dt / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-        return x + total[:n], total[n]
 
-    return stage
+def _rates(model: Model, x: Vector, u: Vector) -> Vector:
+    return ca.vertcat(model.dynamics(x, u), model.running(x, u))
+
+
+def _repeated(bound: Bound, count: int) -> list[float]:
+    return [bound] * count if isinstance(bound, int | float) else list(bound)
 
 
 def _weighted(x: Vector, weights: Sequence[float], target: Sequence[float]) -> Vector:
@@ -165,7 +229,7 @@ def _pendulum() -> Model:
         sizes=(2, 1),
         steps=60,
         dt=0.05,
-        euler=True,
+        integrator=EULER,
     )
 
 
@@ -283,7 +347,7 @@ def _obstacle() -> Model:
         steps=60,
         dt=0.05,
         bounds=(-4.0, 4.0),
-        path=lambda x: 0.25 - (x[0] - 1) ** 2 - (x[1] - 1) ** 2,
+        path=lambda x, u: 0.25 - (x[0] - 1) ** 2 - (x[1] - 1) ** 2,
         states_guess=line,
     )
 

@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 import worldsheet as ws
 from plants import DOUBLE, bounded, close, double_integrator, linear
 from worldsheet_lab.cli import app
+from worldsheet_lab.control.collection import COLLECTION
+from worldsheet_lab.control.problems import KNOWN
 
 C = ws.control
 
@@ -32,6 +34,20 @@ def test_the_command_solves_draws_and_tells(tmp_path: Path) -> None:
     search = load_file(tmp_path / "search.safetensors")
     assert int(search["ticks"][-1]) == told["ticks"]
     torch.testing.assert_close(search["states"][-1][:, : saved["states"].shape[-1]], saved["states"])
+
+
+def test_the_list_names_every_problem_with_its_title_and_a_listed_one_is_solved(tmp_path: Path) -> None:
+    listed = CliRunner().invoke(app, ["control", "--list"], env={"COLUMNS": "200"})
+    assert listed.exit_code == 0, listed.output
+    told = json.loads(CliRunner().invoke(app, ["control", "--list", "--json"]).stdout)
+    assert {name: told[name] for name in COLLECTION} == {name: case.title for name, case in COLLECTION.items()}
+    assert {name: told[name] for name in KNOWN} == {name: known.title for name, known in KNOWN.items()}
+    for name, title in told.items():
+        assert f"{name} " in listed.stdout
+        assert title in listed.stdout
+    done = CliRunner().invoke(app, ["control", "minimum-fuel", "--json", "--run", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["cost"] == pytest.approx(1.0, abs=1e-6)
 
 
 @pytest.mark.parametrize(

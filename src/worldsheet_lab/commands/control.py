@@ -22,7 +22,7 @@ class Control:
     and tick, a film of the search, their numbers, and the result as JSON.
     """
 
-    problem: Annotated[str, typer.Argument(help=", ".join(PROBLEMS))] = "pendulum"
+    problem: Annotated[str, typer.Argument(help=f"{', '.join(PROBLEMS)}, or what --list names")] = "pendulum"
     method: Annotated[str, typer.Option(help=", ".join(METHODS))] = "matched"
     impedance: Annotated[float, typer.Option(help="z of the scalar wave")] = _IMPEDANCE
     speed: Annotated[float, typer.Option(help="ν of the scalar wave")] = _SPEED
@@ -33,6 +33,7 @@ class Control:
     seed: Annotated[int, typer.Option(help="disturbances of the closed loop")] = 0
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1")] = "cpu"
     run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="folder; runs/control-<problem>")] = None
+    listed: Annotated[bool, typer.Option("--list", help="name all problems with their titles, and solve none")] = False
     as_json: Annotated[bool, typer.Option("--json", help="print the result as one JSON object on stdout")] = False
 
 

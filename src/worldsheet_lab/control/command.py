@@ -19,15 +19,20 @@ from worldsheet_lab import plots_control
 from worldsheet_lab.choices import choose
 from worldsheet_lab.commands.control import Control
 from worldsheet_lab.control import saved
-from worldsheet_lab.control.problems import KNOWN, Known
+from worldsheet_lab.control.problems import PROBLEMS, Known
 from worldsheet_lab.run_folder import RESULT, RunFolder
+from worldsheet_lab.subsample import subsample
 
 _KICK, _KICK_TICKS, _IMPEDANCE, _SPEED = 0.05, 400, 0.3, 0.5
+_COLUMNS = 12  # states that a figure has room for; of more, some evenly chosen ones are drawn
 
 
 def control(options: Control) -> None:
     """Carry the command out."""
-    known = choose("problem", options.problem, KNOWN)
+    if options.listed:
+        _list(as_json=options.as_json)
+        return
+    known = choose("problem", options.problem, PROBLEMS)
     console = Console(stderr=True)
     posed = _posed(known, options.device)
     history = History()
@@ -59,6 +64,18 @@ def control(options: Control) -> None:
         typer.echo(json.dumps(result))
     else:
         Console().print(_table(result, folder.path))
+
+
+def _list(*, as_json: bool) -> None:
+    """Names and titles."""
+    titles = {name: known.title for name, known in PROBLEMS.items()}
+    if as_json:
+        typer.echo(json.dumps(titles))
+        return
+    table = Table(box=None, show_header=False, padding=(0, 2))
+    for name, title in titles.items():
+        table.add_row(name, title)
+    Console().print(table)
 
 
 def _posed(known: Known, device: str) -> Problem:
@@ -140,8 +157,10 @@ def _draw(folder: RunFolder, known: Known, solution: Trajectory, history: Histor
     labels = plots_control.Labels(known.states, known.controls, known.title)
     times = solution.times.cpu()
     size = solution.problem.state_size
-    fields = (solution.states.cpu(), solution.costates.cpu(), solution.controls.cpu())
-    folder.write("trajectory.png", plots_control.trajectories(times, *fields, labels))
+    drawn = subsample(size, _COLUMNS)
+    chosen = plots_control.Labels([known.states[column] for column in drawn], known.controls, known.title)
+    fields = (solution.states.cpu()[:, drawn], solution.costates.cpu()[:, drawn], solution.controls.cpu())
+    folder.write("trajectory.png", plots_control.trajectories(times, *fields, chosen))
     shown = history if kicked is None else kicked
     title = f"{known.title}: " + (
         "the search" if kicked is None else f"waves after a kick of {_KICK:g}, scalar impedance"

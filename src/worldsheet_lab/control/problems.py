@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from worldsheet.control import Guess, Problem
+from worldsheet_lab.control.collection import COLLECTION, Case
 from worldsheet_lab.control.plants import (
     bangbang,
     cartpole,
@@ -104,3 +105,13 @@ KNOWN = {
         (0.1, 0.1, 0.1, 0.1),
     ),
 }
+
+
+def _collected(case: Case) -> Known:
+    """A problem of the collection, from the default guess; a batch of it is the same problem many times."""
+    still = (0.0,) * len(case.states)
+    return Known(case.title, case.problem, case.initial, case.states, case.controls, rolled_out, still)
+
+
+PROBLEMS = {**KNOWN, **{name: _collected(case) for name, case in COLLECTION.items()}}
+"""The known problems, and those of the collection."""

@@ -1,0 +1,153 @@
+"""Problems of the field from the default guess: what they cost beside IPOPT and beside what was published."""
+
+import importlib
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import worldsheet as ws
+from plants import DOUBLE
+from worldsheet_lab.control.collection import COLLECTION, Case, violation
+
+C = ws.control
+
+FAILING = {
+    "van-der-pol": "slacks fall to nothing while the limit is broken; its multipliers grow to 1e137",
+    "brachistochrone": "the first pull on the end is its distance over YIELD, 5e6; no multiplier comes back from it",
+    "zermelo": "stays at a residual of 1.3e-8: rounding in the merit halves every step",
+    "hang-glider": "steps of a thousandth; multipliers of the end grow; called infeasible",
+    "hang-glider-metres": "likewise; solved in 17 ticks from controls in the middle of their bounds",
+    "shuttle": "200 ticks: a hundred of them lost before the second start, at another minimum then",
+    "shuttle-feet": "costates of 1e21 after a start that the air does not carry",
+    "planar-quadrotor": "the guess falls for 78 m; slacks of the discs fall to nothing; called infeasible",
+    "acrobot": "steps of a thousandth, then called infeasible",
+    "cart-pole": "steps of a fiftieth: the merit's weight lies below the multipliers; 200 ticks do not suffice",
+    "parking": "the first pull on the end is its distance over YIELD, 2e6; called infeasible",
+    "van-de-vusse": "steps of a ten-thousandth: gaps of 1e-5 make the merit's weight 1e6",
+    "robertson": "gaps of 0.3 between stages of the stiff flow, and no step leads downhill",
+}
+"""Those that fail today, and how."""
+
+SLOW = {"chain-57", *FAILING}
+
+
+def cases() -> list[Any]:
+    def marks(name: str) -> list[Any]:
+        slow = [pytest.mark.slow] if name in SLOW else []
+        failing = [pytest.mark.xfail(strict=True, reason=FAILING[name])] if name in FAILING else []
+        return [*slow, *failing]
+
+    return [pytest.param(case, id=name, marks=marks(name)) for name, case in COLLECTION.items()]
+
+
+@pytest.mark.parametrize("case", cases())
+def test_a_problem_costs_what_ipopt_pays_and_breaks_nothing(case: Case) -> None:
+    sol = C.solve(case.problem())
+    assert sol.outcome.converged, sol.outcome
+    cost, broken = followed(case, sol.controls.detach(), float(sol.duration))
+    assert broken <= 1e-8
+    assert violation(sol) == pytest.approx(broken, abs=1e-9)
+    assert float(sol.cost) == pytest.approx(cost, rel=1e-7, abs=1e-7)
+    assert cost <= case.reference.cost + 1e-6 * abs(case.reference.cost)
+
+
+def followed(case: Case, controls: Tensor, duration: float) -> tuple[float, float]:
+    """Cost and violation of controls by the case's own functions and the Runge-Kutta method of a textbook."""
+    dt, state, cost = duration / case.steps, torch.tensor(case.initial, dtype=DOUBLE), 0.0
+    low, high = (torch.tensor(side, dtype=DOUBLE) for side in case.bounds or ([], []))
+    excess = [controls - high, low - controls] if case.bounds else []
+    for control in controls:
+
+        def rates(at: Tensor, held: Tensor = control) -> Tensor:
+            spent = 0.0 if case.running is None else case.running(at.unbind(), held.unbind())
+            return vector([*case.dynamics(at.unbind(), held.unbind()), spent])
+
+        if case.path is not None:
+            excess.append(vector(case.path(state.unbind(), control.unbind())))
+        moved = midpoint(rates, state, dt) if isinstance(case.integrator, C.ImplicitMidpoint) else rk4(rates, state, dt)
+        state, cost = state + moved[:-1], cost + float(moved[-1])
+    if case.terminal is not None:
+        cost += float(case.terminal(state.unbind()))
+    if case.end is not None:
+        excess.append(vector(case.end(state.unbind())).abs())
+    return cost, max(0.0, *(float(part.max()) for part in excess))
+
+
+def vector(parts: Any) -> Tensor:
+    return torch.stack([torch.as_tensor(part, dtype=DOUBLE) for part in parts])
+
+
+def rk4(rates: Any, state: Tensor, dt: float) -> Tensor:
+    first = rates(state)
+    second = rates(state + dt / 2 * first[:-1])
+    third = rates(state + dt / 2 * second[:-1])
+    fourth = rates(state + dt * third[:-1])
+    moved: Tensor = dt / 6 * (first + 2 * second + 2 * third + fourth)
+    return moved
+
+
+def midpoint(rates: Any, state: Tensor, dt: float) -> Tensor:
+    middle = state
+    for _ in range(30):
+        defect = state + dt / 2 * rates(middle)[:-1] - middle
+        jacobian = torch.func.jacrev(lambda at: state + dt / 2 * rates(at)[:-1] - at)(middle)
+        middle = middle - torch.linalg.solve(jacobian, defect)
+    moved: Tensor = dt * rates(middle)
+    return moved
+
+
+@pytest.mark.parametrize("name", [name for name, case in COLLECTION.items() if case.reference.published is not None])
+def test_a_reference_is_what_was_published(name: str) -> None:
+    reference = COLLECTION[name].reference
+    assert reference.cost == pytest.approx(reference.published, rel=reference.within)
+    assert reference.publisher
+
+
+def test_rayleighs_problem_without_its_limits_is_what_propt_published() -> None:
+    free = replace(COLLECTION["rayleigh"], bounds=None, duration=2.5)
+    assert float(C.solve(free.problem()).cost) == pytest.approx(29.37608, rel=3e-4)
+
+
+def acrobot(x: Tensor) -> Tensor:
+    """Energy by where the two centres of mass are, 1 kg each, and how fast their links turn."""
+    first = torch.stack((0.5 * x[0].sin(), -0.5 * x[0].cos()))
+    second = 2 * first + torch.stack(((x[0] + x[1]).sin(), -(x[0] + x[1]).cos()))
+    turning = 0.083 * x[2] ** 2 / 2 + 0.33 * (x[2] + x[3]) ** 2 / 2
+    return turning + 9.81 * (first[1] + second[1]) + moving(first, x) + moving(second, x)
+
+
+def cart_pole(x: Tensor) -> Tensor:
+    tip = torch.stack((x[0] + 0.5 * x[1].sin(), -0.5 * x[1].cos()))
+    return x[2] ** 2 / 2 + 0.3 * (moving(tip, x) + 9.81 * tip[1])
+
+
+def moving(place: Tensor, x: Tensor) -> Tensor:
+    """Kinetic energy of 1 kg at a place that depends on the first two of four states."""
+    rows = [torch.autograd.grad(part, x, create_graph=True)[0][:2] @ x[2:] for part in place]
+    total: Tensor = torch.stack(rows).square().sum() / 2
+    return total
+
+
+@pytest.mark.parametrize(
+    ("name", "energy", "friction", "driven"), [("acrobot", acrobot, 0.1, 3), ("cart-pole", cart_pole, 0.0, 2)]
+)
+def test_a_mechanism_gains_what_its_motor_gives(name: str, energy: Any, friction: float, driven: int) -> None:
+    for state, control in zip(torch.randn(5, 4, dtype=DOUBLE), torch.randn(5, 1, dtype=DOUBLE), strict=True):
+        x = state.requires_grad_()
+        (slope,) = torch.autograd.grad(energy(x), x)
+        gained = slope @ vector(COLLECTION[name].dynamics(x.unbind(), control.unbind())).detach()
+        given = control[0] * x[driven] - friction * x[2:].square().sum()
+        assert float(gained) == pytest.approx(float(given.detach()), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["van-der-pol", "bryson-denham", "zermelo", "minimum-fuel", "truck-trailer"])
+def test_a_reference_is_what_ipopt_finds(name: str) -> None:
+    pytest.importorskip("casadi")
+    other: Any = importlib.import_module("benchmarks.collection_ipopt")
+    answer = other.ipopt(COLLECTION[name], 1e-10)
+    assert answer.success
+    assert answer.cost == pytest.approx(COLLECTION[name].reference.cost, rel=1e-8)
+    assert followed(COLLECTION[name], torch.tensor(answer.controls, dtype=DOUBLE), answer.duration)[1] < 1e-8
