@@ -15,23 +15,14 @@ from worldsheet_lab.control.collection import COLLECTION, Case, violation
 C = ws.control
 
 FAILING = {
-    "van-der-pol": "slacks fall to nothing while the limit is broken; its multipliers grow to 1e137",
-    "brachistochrone": "the first pull on the end is its distance over YIELD, 5e6; no multiplier comes back from it",
-    "zermelo": "stays at a residual of 1.3e-8: rounding in the merit halves every step",
-    "hang-glider": "steps of a thousandth; multipliers of the end grow; called infeasible",
-    "hang-glider-metres": "likewise; solved in 17 ticks from controls in the middle of their bounds",
-    "shuttle": "200 ticks: a hundred of them lost before the second start, at another minimum then",
     "shuttle-feet": "costates of 1e21 after a start that the air does not carry",
-    "planar-quadrotor": "the guess falls for 78 m; slacks of the discs fall to nothing; called infeasible",
-    "acrobot": "steps of a thousandth, then called infeasible",
-    "cart-pole": "steps of a fiftieth: the merit's weight lies below the multipliers; 200 ticks do not suffice",
-    "parking": "the first pull on the end is its distance over YIELD, 2e6; called infeasible",
-    "van-de-vusse": "steps of a ten-thousandth: gaps of 1e-5 make the merit's weight 1e6",
+    "planar-quadrotor": "the guess falls for 78 m; slacks of the discs fall to nothing; 300 ticks",
+    "acrobot": "short steps; 300 ticks",
     "robertson": "gaps of 0.3 between stages of the stiff flow, and no step leads downhill",
 }
 """Those that fail today, and how."""
 
-SLOW = {"chain-57", *FAILING}
+SLOW = {"chain-57", "shuttle", "hang-glider", "race-car", "parking", *FAILING}
 
 
 def cases() -> list[Any]:

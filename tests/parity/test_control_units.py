@@ -50,47 +50,6 @@ def test_the_unit_of_a_state_makes_no_difference(unit: float) -> None:
     assert float(found.states[-1, 2]) == pytest.approx(float(state[2]), rel=1e-7)
 
 
-def glider(length: float, speed: float) -> ws.control.Trajectory:
-    """The hang glider of COPS, as far as possible, in units of so many metres and metres per second."""
-
-    def dynamics(x: Tensor, u: Tensor, t: Tensor) -> Tensor:
-        across, _, vx, vy = (x * x.new_tensor((length, length, speed, speed))).unbind(-1)
-        lifting = u[..., 0]
-        away = (across / 100 - 2.5).square()
-        sinking = vy - 2.5 * (1 - away) * (-away).exp()
-        v = (vx.square() + sinking.square()).sqrt()
-        drag = 0.5 * (0.034 + 0.069662 * lifting.square()) * 1.13 * 14 * v.square()
-        lift = 0.5 * lifting * 1.13 * 14 * v.square()
-        ax = (-lift * sinking / v - drag * vx / v) / 100
-        ay = (lift * vx / v - drag * sinking / v) / 100 - 9.80665
-        return torch.stack((vx / length, vy / length, ax / speed, ay / speed), -1)
-
-    units = torch.tensor((length, length, speed, speed), dtype=DOUBLE)
-    start = torch.tensor((0.0, 1000.0, 13.2275675, -1.28750052), dtype=DOUBLE) / units
-    end = torch.tensor((1320.0, 900.0, 13.2275675, -1.28750052), dtype=DOUBLE) / units
-    problem = C.Problem(
-        dynamics=dynamics,
-        running_cost=lambda x, u, t: 0 * x[..., 0],
-        terminal_cost=lambda x: -x[..., 0],
-        terminal_constraint=lambda x: x[..., 1:] - end[1:],
-        initial_state=start,
-        control_size=1,
-        steps=100,
-        duration=C.FreeDuration(100.0),
-        bounds=(0.0, 1.4),
-    )
-    part = torch.linspace(0, 1, 101, dtype=DOUBLE)[:, None]
-    guess = C.Guess(controls=torch.ones(100, 1, dtype=DOUBLE), states=start + part * (end - start))
-    return C.solve(problem, initial_guess=guess)
-
-
-@pytest.mark.parametrize(("length", "speed"), [(100.0, 10.0), (1.0, 1.0), (10.0, 1.0)])
-def test_a_glider_flies_as_far_in_metres_as_in_hundreds_of_them(length: float, speed: float) -> None:
-    found = glider(length, speed)
-    assert found.outcome.converged
-    assert -float(found.cost) * length == pytest.approx(1247.74, abs=0.01)
-
-
 def test_a_boat_without_a_cost_of_steering_arrives_to_the_default_tolerance() -> None:
     """Zermelo: near the end a step that meets the constraints must count for more than the cost that it gives up."""
     problem = C.Problem(

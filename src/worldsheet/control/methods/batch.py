@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from worldsheet.control.discretized import Discretised
-from worldsheet.control.methods.initial_guess import Start, rollout, tame
+from worldsheet.control.methods.initial_guess import Start, middle, rollout, tame
 from worldsheet.control.methods.iterate import Iterate
 from worldsheet.control.methods.line_search import MEMORY
 
@@ -114,11 +114,12 @@ def _started(problem: Discretised, start: Start, barrier: float, *, curbed: bool
         pulls=torch.zeros_like(targets),
         barrier=each + (barrier if slacks.shape[-1] else 0.0),
         sizes=start.states.abs().mean(1).clamp(min=1.0),
+        ends=torch.ones_like(targets),
         shift=each.clone(),
         curb=curb,
-        weight=each.clone(),
         failures=each.clone(),
-        past=each.new_full((count, MEMORY, 2), torch.inf),
+        filter=each.new_full((count, MEMORY, 2), torch.inf),
+        most=each.new_full((count,), torch.inf),
     )
 
 
@@ -126,8 +127,8 @@ def _waiting(problem: Discretised) -> Start:
     """All states where the first is, controls in the middle of what is allowed."""
     stages = problem.problem.steps
     states = problem.start[:, None].repeat(1, stages + 1, 1)
-    middle = _middle(problem)[0].expand(len(states), stages, -1)
-    return Start(states, torch.zeros_like(states), middle.clone())
+    controls = middle(*problem.problem.limits()).expand(len(states), stages, -1)
+    return Start(states, torch.zeros_like(states), controls.clone())
 
 
 def _swaying(problem: Discretised) -> Start:
@@ -135,22 +136,12 @@ def _swaying(problem: Discretised) -> Start:
 
     That leaves points of symmetry behind, such as a car at rest, where steering makes no difference to first order.
     """
-    middle, reach = _middle(problem)
-    stages, controls = problem.problem.steps, len(middle)
-    turns = torch.linspace(0, 2 * pi, stages, dtype=middle.dtype, device=middle.device)[:, None]
-    number = torch.arange(1, controls + 1, dtype=middle.dtype, device=middle.device)
-    swayed = (
-        (middle + reach / 2 * (number * turns + 0.5).cos())
-        .clamp(*problem.problem.limits())
-        .expand(len(problem.start), stages, controls)
-    )
+    low, high = problem.problem.limits()
+    stages, centre = problem.problem.steps, middle(low, high)
+    reach = torch.where((high - low).isfinite(), (high - low) / 4, 0.25)
+    turns = torch.linspace(0, 2 * pi, stages, dtype=low.dtype, device=low.device)[:, None]
+    number = torch.arange(1, len(low) + 1, dtype=low.dtype, device=low.device)
+    swayed = (centre + reach * (number * turns + 0.5).cos()).clamp(low, high)
+    swayed = swayed.expand(len(problem.start), stages, -1)
     states = tame(rollout(problem, problem.start, swayed), problem.start)
     return Start(states, torch.zeros_like(states), swayed.clone())
-
-
-def _middle(problem: Discretised) -> tuple[Tensor, Tensor]:
-    """The middle of what is allowed and how far it is to its edge, (m,); 0, or next to it, and ½ without two edges."""
-    low, high = problem.problem.limits()
-    bounded = (high - low).isfinite()
-    middle = torch.where(bounded, (low + high) / 2, torch.zeros_like(low).clamp(low, high))
-    return middle, torch.where(bounded, (high - low) / 2, 0.5)

@@ -18,7 +18,8 @@ class Guess:
     """A first idea of a solution; what is left out is made up.
 
     Args:
-        controls: (..., N, m); zero, or the nearest allowed value, if left out.
+        controls: (..., N, m); if left out, the middle of two finite bounds, elsewhere zero or what is allowed next to
+            it.
         states: (..., N + 1, n); if left out, what the controls lead to, or x_0 throughout where that overflows.
         costates: (..., N + 1, n); zero if left out.
         duration: (...), for a free final time; the problem's guess if left out.
@@ -48,7 +49,7 @@ def start_of(problem: Discretised, guess: Guess) -> Start:
     low, high = given.limits()
     controls = _flat(problem, "controls", guess.controls, (steps, given.control_size))
     if controls is None:
-        controls = problem.start.new_zeros((len(problem.start), steps, given.control_size))
+        controls = middle(low, high).expand(len(problem.start), steps, -1)
     controls = controls.clamp(low, high)
     first = problem.start.clone()
     if given.duration is not None and guess.duration is not None:
@@ -71,6 +72,11 @@ def rollout(problem: Discretised, first: Tensor, controls: Tensor) -> Tensor:
         for stage, control in zip(torch.arange(controls.shape[1]).to(first), controls.unbind(1), strict=True):
             states.append(run(_followed, problem, states[-1], control.contiguous(), stage.clone()))
     return torch.stack(states, 1)
+
+
+def middle(low: Tensor, high: Tensor) -> Tensor:
+    """The middle of two finite bounds, elsewhere zero or what is allowed next to it, (m,)."""
+    return torch.where((high - low).isfinite(), (low + high) / 2, torch.zeros_like(low).clamp(low, high))
 
 
 def tame(states: Tensor, first: Tensor) -> Tensor:

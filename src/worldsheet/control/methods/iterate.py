@@ -26,11 +26,14 @@ class Iterate:
         pulls: multipliers of ψ = 0, (B, k).
         barrier: μ, what s · force is held at, (B,).
         sizes: of each state, the largest of its means over the horizon so far, at least 1, (B, nz).
+        ends: of each terminal constraint, by how much states of their sizes move it, at least 1, (B, k); found at the
+            first tick.
         shift: added to the Hessians in the last step, in units of `curb`, (B,).
         curb: what one unit of shift adds to the diagonal of a stage's Hessian, (B, nz + m).
-        weight: of the constraints in the merit function, (B,).
         failures: ticks without progress in a row, (B,).
-        past: merit of the last ticks as (cost with barrier, violation), (B, M, 2), infinite where there was none.
+        filter: pairs (cost with barrier, violation) that a step has to be better than in one of the two, (B, M, 2);
+            infinite where there is none.
+        most: the largest violation that a step may lead to, (B,).
     """
 
     states: Tensor
@@ -41,11 +44,12 @@ class Iterate:
     pulls: Tensor
     barrier: Tensor
     sizes: Tensor
+    ends: Tensor
     shift: Tensor
     curb: Tensor
-    weight: Tensor
     failures: Tensor
-    past: Tensor
+    filter: Tensor
+    most: Tensor
 
     def select(self, index: Tensor) -> "Iterate":
         """Some of the problems."""
@@ -55,10 +59,6 @@ class Iterate:
         """Write other problems into these places."""
         for field in fields(self):
             getattr(self, field.name)[index] = getattr(other, field.name)
-
-    def grown(self) -> "Iterate":
-        """With the sizes of these states."""
-        return replace(self, sizes=torch.maximum(self.sizes, self.states.abs().mean(1)))
 
     def points(self) -> Tensor:
         """W = (z, u) of every stage, (B, N, nz + m)."""
@@ -98,6 +98,14 @@ class Conditions:
     def target(self) -> Tensor:
         """ψ, (B, k)."""
         return self.end.values[..., 1:]
+
+
+def grown(at: Iterate, found: "Conditions") -> Iterate:
+    """With the sizes of these states, and, at the first tick, of what depends on them at the end."""
+    sizes = torch.maximum(at.sizes, at.states.abs().mean(1))
+    ends = (found.end.jacobian[..., 1:, :].abs() @ sizes[..., None])[..., 0].clamp(min=1.0)
+    first = ~at.most.isfinite()[:, None]
+    return replace(at, sizes=sizes, ends=torch.where(first, ends, at.ends))
 
 
 def conditions(problem: Discretised, at: Iterate, stage: Expansion) -> Conditions:

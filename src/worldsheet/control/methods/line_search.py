@@ -1,4 +1,4 @@
-"""How far a step goes: a merit of cost and violation that need not fall at every tick."""
+"""How far a step goes: far enough to make the cost or the violation of constraints smaller than all they once were."""
 
 from dataclasses import dataclass, replace
 from typing import final
@@ -12,13 +12,15 @@ from worldsheet.control.methods.iterate import Conditions, Iterate
 from worldsheet.control.methods.kkt import Direction, expanded
 from worldsheet.control.methods.stagewise import valued
 
-MEMORY = 4  # merits that a new one is compared with
+MEMORY = 16  # pairs that a filter holds
 
 _KEEP = 0.995  # of the way to the boundary that slacks and forces go at most
-_FALL = 1e-4  # of the promised decrease that must come true
+_FALL = 1e-4  # of the promised decrease of the cost that must come true
+_BETTER = 1e-5  # of the violation that a step must take away, from the violation or from the cost
+_SMALL, _LARGE = 1e-4, 1e4  # violations next to which only the cost counts, and how far above the first none is allowed
+_COST_POWER, _VIOLATION_POWER = 2.3, 1.1  # a step is for the cost where its promise weighs more than the violation
 _HALVINGS = 12
 _AT_ONCE = 8  # problems that try halvings at once where their number is fixed
-_MARGIN = 0.1
 
 
 @final
@@ -29,33 +31,48 @@ class Aim:
     Attributes:
         step: where to.
         full: the longest length that is tried.
-        weight: of the constraints in the merit.
-        past: merits, the last one this tick's.
-        ceiling: what the merit must stay below.
-        fall: how far below, per unit of length; not positive.
+        slope: of the cost with barrier, per unit of length.
+        here: cost with barrier and violation before the step, (B, 2).
+        filter: pairs of them that it must beat in one of the two, (B, M, 2).
+        most: the largest violation that is allowed.
     """
 
     step: Direction
     full: Tensor
-    weight: Tensor
-    past: Tensor
-    ceiling: Tensor
-    fall: Tensor
+    slope: Tensor
+    here: Tensor
+    filter: Tensor
+    most: Tensor
 
     def accepts(self, trial: Tensor, lengths: Tensor, chosen: Tensor | slice) -> Tensor:
-        """Whether merits (..., B, 2) at lengths (..., B) are low enough, for the chosen problems."""
-        promised = self.ceiling[chosen] + lengths * self.fall[chosen]
-        return trial[..., 0] + self.weight[chosen] * trial[..., 1] <= promised
+        """Whether pairs (..., B, 2) at lengths (..., B) are good enough, for the chosen problems."""
+        here, most, slope = self.here[chosen], self.most[chosen], self.slope[chosen]
+        beaten = torch.cat((self.filter[chosen], here[:, None]), 1)
+        noise = 1e-13 * (1 + here[:, 0].abs())
+        less = trial[..., None, 1] <= (1 - _BETTER) * beaten[..., 1]
+        cheaper = trial[..., None, 0] <= beaten[..., 0] - _BETTER * beaten[..., 1] + noise[:, None]
+        fallen = trial[..., 0] <= here[:, 0] + _FALL * lengths * slope + noise
+        fallen = fallen | ~self.is_for_the_cost(lengths, chosen) | (here[:, 1] > _SMALL)
+        return (less | cheaper).all(-1) & fallen & (trial[..., 1] <= most) & trial[..., 1].isfinite()
+
+    def is_for_the_cost(self, lengths: Tensor, chosen: Tensor | slice) -> Tensor:
+        """Whether the decrease that a length promises outweighs the violation: such a step adds nothing to a filter."""
+        promised = (-self.slope[chosen]).clamp(min=0)
+        return lengths * promised**_COST_POWER > self.here[chosen][:, 1] ** _VIOLATION_POWER
 
 
 def search(
     problem: Discretised, at: Iterate, found: Conditions, moved: tuple[Step, Tensor, Tensor], wanted: Tensor
 ) -> Iterate:
-    """The next iterate: merit = cost + barrier + weight · violation falls enough below the largest of the last ticks.
+    """The next iterate: its cost with barrier or its violation is smaller than here and than each pair in the filter.
 
     The full step is tried first, then all its halvings at once. A problem whose step is not fine, or fails at every
     length, stays where it is, counts a failure and gets a larger shift. `moved` is a step, its shift and whether it is
     fine; only problems that are wanted (B,) are helped.
+
+    Reference:
+        Wächter & Biegler, On the implementation of an interior-point filter line-search algorithm, 2006: its filter,
+        without second-order corrections and with a second start in the place of its restoration phase.
     """
     run = problem.problem.execution.run
     aim, points = run(_aimed, at, found, *moved)
@@ -75,7 +92,7 @@ def search(
 
 
 def _tried_by_some(problem: Discretised, at: Iterate, step: Direction, some: Tensor, lengths: Tensor) -> Tensor:
-    """The merit of some problems at lengths (J, some), (J, some, 2); by a fixed number at once where code is fixed."""
+    """Cost and violation of some problems at lengths (J, some), (J, some, 2); always as many if code is fixed."""
     execution = problem.problem.execution
     chosen = (problem.select(some), at.select(some), step.select(some), lengths)
     values = valued(chosen[0], _points(*chosen[1:]))
@@ -98,15 +115,9 @@ def _aimed(at: Iterate, found: Conditions, step: Step, shift: Tensor, fine: Tens
     """What is asked of a step, and the points of its full length."""
     whole = expanded(at, found, step, shift, fine)
     full = _room(at.slacks, whole.slacks)
-    slope, bend = _promised(at, found, whole)
-    here = _merit(found.stage.values, found.end.values, at.states, at.slacks, at)
-    weight = (slope + 0.5 * bend.clamp(min=0)) / ((1 - _MARGIN) * here[..., 1] + 1e-14)
-    weight = torch.maximum(weight, 0.5 * at.weight)
-    past = torch.cat((at.past[:, 1:], here[:, None]), 1)
-    ceiling = torch.where(past[..., 0].isfinite(), past[..., 0] + weight[:, None] * past[..., 1], -torch.inf).amax(-1)
-    ceiling = ceiling + 1e-13 * (1 + here[:, 0].abs() + weight * here[:, 1])
-    fall = _FALL * (slope - weight * here[..., 1]).clamp(max=0)
-    return Aim(whole, full, weight, past, ceiling, fall), _points(at, whole, full)
+    here = _pair(found.stage.values, found.end.values, at.states, at.slacks, at)
+    most = torch.where(at.most.isfinite(), at.most, _LARGE * here[:, 1].clamp(min=1.0))
+    return Aim(whole, full, _promised(at, found, whole), here, at.filter, most), _points(at, whole, full)
 
 
 def _judged(problem: Discretised, at: Iterate, aim: Aim, values: Tensor | None) -> tuple[Tensor, Iterate]:
@@ -122,10 +133,13 @@ def _settled(at: Iterate, aim: Aim, length: Tensor, good: Tensor) -> Iterate:
     moved = _moved(at, step, torch.where(good, length, 0.0), torch.where(good, _room(at.forces, step.forces), 0.0))
     lifted = torch.where(good, step.shift, (10 * step.shift).clamp(min=1e-3))
     failures = torch.where(good, 0.0, at.failures + 1)
-    return replace(moved, past=aim.past, weight=aim.weight, shift=lifted, failures=failures)
+    longer = torch.cat((aim.filter[:, 1:], aim.here[:, None]), 1)
+    same = ~good | aim.is_for_the_cost(length, slice(None))
+    kept = torch.where(same[:, None, None], aim.filter, longer)
+    return replace(moved, filter=kept, most=aim.most, shift=lifted, failures=failures)
 
 
-def _merit(stage: Tensor, end: Tensor, states: Tensor, slacks: Tensor, at: Iterate) -> Tensor:
+def _pair(stage: Tensor, end: Tensor, states: Tensor, slacks: Tensor, at: Iterate) -> Tensor:
     """Cost with barrier, and sum of all violations, (..., B, 2), from values (L, F, G) and (φ, ψ).
 
     What a state of dynamics misses counts relative to its size; infinite where a function is not finite.
@@ -133,7 +147,7 @@ def _merit(stage: Tensor, end: Tensor, states: Tensor, slacks: Tensor, at: Itera
     size = states.shape[-1]
     cost = stage[..., 0].sum(-1) + end[..., 0]
     gap = (stage[..., 1 : 1 + size] - states[..., 1:, :]) / at.sizes[:, None]
-    violation = gap.abs().sum((-2, -1)) + end[..., 1:].abs().sum(-1)
+    violation = gap.abs().sum((-2, -1)) + (end[..., 1:] / at.ends).abs().sum(-1)
     if slacks.shape[-1]:
         cost = cost - at.barrier * slacks.log().sum((-2, -1))
         violation = violation + (stage[..., 1 + size :] + slacks).abs().sum((-2, -1))
@@ -141,12 +155,12 @@ def _merit(stage: Tensor, end: Tensor, states: Tensor, slacks: Tensor, at: Itera
 
 
 def _tried(problem: Discretised, at: Iterate, step: Direction, lengths: Tensor, values: Tensor | None = None) -> Tensor:
-    """The merit at lengths (..., B) of a step, (..., B, 2), by (L, F, G) there if they are known."""
+    """Cost and violation at lengths (..., B) of a step, (..., B, 2), by (L, F, G) there if they are known."""
     along = lengths[..., None, None]
     states, slacks = at.states + along * step.states, at.slacks + along * step.slacks
     with torch.no_grad():
         stage = problem.stages(_points(at, step, lengths)) if values is None else values
-        return _merit(stage, problem.end(states[..., -1, :]), states, slacks, at)
+        return _pair(stage, problem.end(states[..., -1, :]), states, slacks, at)
 
 
 def _points(at: Iterate, step: Direction, lengths: Tensor) -> Tensor:
@@ -155,18 +169,14 @@ def _points(at: Iterate, step: Direction, lengths: Tensor) -> Tensor:
     return torch.cat(((at.states + along * step.states)[..., :-1, :], at.controls + along * step.controls), -1)
 
 
-def _promised(at: Iterate, found: Conditions, step: Direction) -> tuple[Tensor, Tensor]:
-    """First and second derivative of cost and barrier along a step, (B,) each."""
+def _promised(at: Iterate, found: Conditions, step: Direction) -> Tensor:
+    """The derivative of the cost with barrier along a step, (B,)."""
     moved = torch.cat((step.states[:, :-1], step.controls), -1)
-    last = step.states[:, -1]
-    slope = (found.stage.jacobian[..., 0, :] * moved).sum((-2, -1)) + (found.end.jacobian[..., 0, :] * last).sum(-1)
-    bend = (moved * (found.stage.hessian @ moved[..., None])[..., 0]).sum((-2, -1))
-    bend = bend + (last * (found.end.hessian @ last[..., None])[..., 0]).sum(-1)
+    slope = (found.stage.jacobian[..., 0, :] * moved).sum((-2, -1))
+    slope = slope + (found.end.jacobian[..., 0, :] * step.states[:, -1]).sum(-1)
     if at.slacks.shape[-1]:
-        relative = step.slacks / at.slacks
-        slope = slope - at.barrier * relative.sum((-2, -1))
-        bend = bend + at.barrier * relative.square().sum((-2, -1))
-    return slope, bend
+        slope = slope - at.barrier * (step.slacks / at.slacks).sum((-2, -1))
+    return slope
 
 
 def _room(values: Tensor, change: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from worldsheet.control.methods.iterate import (
     Units,
     complementarity,
     conditions,
+    grown,
     residuals,
 )
 from worldsheet.control.methods.kkt import condensed, direction
@@ -110,7 +111,7 @@ def _lost(terminations: Tensor) -> Tensor:
 
 def _look(problem: Discretised, at: Iterate, stage: Expansion, spent: Tensor, tol: float) -> _Seen:
     found = conditions(problem, at, stage)
-    at = at.grown()
+    at = grown(at, found)
     units = Units.of(at, found)
     now = residuals(problem, at, found, units)
     terminations = _endings(problem, at, now, tol, spent)
@@ -143,7 +144,7 @@ def _calmer(at: Iterate, now: Residuals, units: Units, tol: float) -> Iterate:
         lower = torch.minimum(torch.maximum(lower, floor), barrier)
         barrier = torch.where(worst <= _CLOSE * barrier / units.cost, lower, barrier)
     changed = (barrier < at.barrier)[:, None, None]
-    return replace(at, barrier=barrier, past=torch.where(changed, torch.inf, at.past))
+    return replace(at, barrier=barrier, filter=torch.where(changed, torch.inf, at.filter))
 
 
 def _tell(history: History, ticks: Tensor, moving: Tensor, seen: _Seen) -> None:
