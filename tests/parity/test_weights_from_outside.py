@@ -121,7 +121,9 @@ def test_the_next_packet_sees_what_was_written_while_others_are_in_flight(
     losses += pipeline.train(data[6:], drain=True).losses
     for packet in (0, 1, 2, 10, 11):  # before, and when all that was in flight has passed the last stage
         output = (net(0) if packet < 6 else other)(data[packet][0])
-        assert losses[packet] == pytest.approx(float(nn.functional.mse_loss(output, data[packet][1]).detach()), rel=1e-12)
+        assert losses[packet] == pytest.approx(
+            float(nn.functional.mse_loss(output, data[packet][1]).detach()), rel=1e-12
+        )
 
 
 @pytest.mark.parametrize("weights", [Stashed(), Predicted(), DelayCompensated()], ids=str)

@@ -241,8 +241,8 @@ class Pipeline:
         self._warned = True
         warnings.warn(
             f"the pipeline was drained after {packets} packets, but the first stage is {delay:g} updates late only "
-            f"from packet {lead} on: rates and foresight are set for delays that do not occur. Give more packets at once, a "
-            "generator for example; or call train(packets, drain=False) for each batch and drain() at the end; or use "
-            "weights=Stashed(), which corrects nothing",
+            f"from packet {lead} on: rates and foresight are set for delays that do not occur. Give more packets at "
+            "once, from a generator for example; or call train(packets, drain=False) for each batch and drain() at the "
+            "end; or use weights=Stashed(), which corrects nothing",
             stacklevel=5,
         )
