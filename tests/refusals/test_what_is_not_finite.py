@@ -97,7 +97,7 @@ def test_an_effort_that_is_not_finite_is_told_with_its_stage_and_update() -> Non
     pipeline = pipeline_of(Overflowing())
     with pytest.raises(ws.errors.RelaxationError) as caught:
         pipeline.train(packets(BAD + 2))
-    assert_tells(caught.value, "an effort in stage 1 ", f"is inf at its update {BAD + 1}")
+    assert_tells(caught.value, "efforts of stage 1 ", f"are not finite at its update {BAD + 1}: they add up to inf")
 
 
 def test_a_stream_that_never_ends_does_not_go_on_with_nan_for_ever() -> None:

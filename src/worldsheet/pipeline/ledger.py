@@ -73,7 +73,7 @@ class Ledger:
         tensors += [each.weight for each in losses if isinstance(each.weight, Tensor)]
         numbers = iter(read(tensors))
         values = [next(numbers) for _ in losses]
-        largest = [next(numbers) for _ in efforts]
+        sums = [next(numbers) for _ in efforts]
         weights = [next(numbers) if isinstance(each.weight, Tensor) else each.weight for each in losses]
         self._read += zip(values, weights, strict=True)
         broken = [
@@ -82,8 +82,12 @@ class Ledger:
             if weight and not isfinite(value)
         ]
         broken += [
-            _Broken(update, -stage.index, f"an effort in {stage.name} is {value} at its update {update}")
-            for (stage, update, _), value in zip(efforts, largest, strict=True)
+            _Broken(
+                update,
+                -stage.index,
+                f"efforts of {stage.name} are not finite at its update {update}: they add up to {value}",
+            )
+            for (stage, update, _), value in zip(efforts, sums, strict=True)
             if not isfinite(value)
         ]
         if broken:

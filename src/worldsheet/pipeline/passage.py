@@ -94,9 +94,9 @@ class Passage:
         Raises:
             InputError: a schedule in which stages wait for each other for ever.
         """
-        while self._runs:
-            if not any(self._has_moved(stage, run) for stage, run in self._runs):
-                break
+        place = 0
+        while place < len(self._runs):  # nobody above can move, and of them only the next by what happens here
+            place = max(place - 1, 0) if self._has_moved(*self._runs[place]) else place + 1
         if self._runs and not self.packets.is_open:
             raise InputError(
                 "the stages wait for each other for ever",

@@ -2,14 +2,12 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from math import inf
 from time import perf_counter
 from typing import Any, NamedTuple, TypeAlias, final
 
 import torch
 from torch import Tensor
 from torch.nn.parameter import Parameter
-from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from worldsheet.core.errors import InputError
@@ -98,7 +96,7 @@ class Stage:
         self._delay = delay
         self._flights: dict[int, _Flight] = {}
         self._due = _Due([], None)
-        self._largest: list[tuple[int, Tensor]] = []
+        self._sums: list[tuple[int, Tensor]] = []
         self._before: list[Tensor] = []
         self._values: list[Tensor] | None = None
         self._marks: list[tuple[int, int]] = []
@@ -240,7 +238,7 @@ class Stage:
         self.updates += 1
         if self.optimizer is None:
             return
-        self._largest += [(self.updates, largest) for largest in _largest_of(self.parameters)]
+        self._sums += [(self.updates, each) for each in _sums_of(self.parameters)]
         if self._delay:
             for kept, parameter in zip(self._before, self.parameters, strict=True):
                 kept.copy_(parameter.detach())
@@ -269,7 +267,6 @@ class Stage:
             kept.copy_(torch.where(changed.to(kept.device), value, kept))
         self._values = self._weights.seen(now, self._before, self._delay)
 
-    @torch.no_grad()
     def _notice_changes(self) -> None:
         """Begin the course of the parameters anew where somebody else has written into them, or replaced them.
 
@@ -298,14 +295,14 @@ class Stage:
         self._marks = _marks_of(self.parameters)
 
     def take_efforts(self) -> list[tuple[int, Tensor]]:
-        """The largest effort of each update since this was asked for last, still on its device."""
-        found, self._largest = self._largest, []
+        """The sum of the efforts of each update since this was asked for last, still on its device."""
+        found, self._sums = self._sums, []
         return found
 
     def abandon(self) -> None:
         """Forget packets in flight and efforts that have not moved anything."""
         self._flights.clear()
-        self._largest.clear()
+        self._sums.clear()
         self._due, self.streaming = _Due([], None), False
         if self.optimizer is not None:
             self.optimizer.zero_grad()
@@ -324,10 +321,12 @@ def _marks_of(parameters: Sequence[Parameter]) -> list[tuple[int, int]]:
     return [(parameter._version, parameter.data_ptr()) for parameter in parameters]
 
 
-def _largest_of(parameters: Sequence[Parameter]) -> list[Tensor]:
-    """The largest effort of all, NaN if one is: what is not finite shows in one number."""
+def _sums_of(parameters: Sequence[Parameter]) -> list[Tensor]:
+    """The sum of all efforts, if there are any: one that is not finite shows in it, by the quickest pass there is."""
     grads = [p.grad._values() if p.grad.is_sparse else p.grad for p in parameters if p.grad is not None]
-    return [get_total_norm([grad for grad in grads if grad.numel()], inf)] if grads else []
+    reals = [grad.abs() if grad.is_complex() else grad for grad in grads]
+    sums = [real.sum(dtype=torch.promote_types(real.dtype, torch.float32)) for real in reals]
+    return [torch.stack([each.to(sums[0].device) for each in sums]).sum()] if sums else []
 
 
 @contextmanager
