@@ -93,6 +93,7 @@ class Pipeline:
                 delay=self.schedule.delay(index, count),
                 index=index,
                 stages=count,
+                layers=self.plan.layers(index),
             )
             for index, part in enumerate(self._parts)
         ]

@@ -57,6 +57,7 @@ class Stage:
         delay: updates between a packet and its credit.
         index: which stage it is, counted from 0.
         stages: how many there are.
+        layers: which layers of the whole chain it has, counted from 0.
 
     Attributes:
         index: which stage it is.
@@ -78,11 +79,13 @@ class Stage:
         delay: float,
         index: int,
         stages: int,
+        layers: range,
     ) -> None:
         self.chain = chain
         self.first, self.last = index == 0, index == stages - 1
         self.streaming = False
         self.index = index
+        self._layers = layers
         self.parameters = [p for p in chain.parameters() if p.requires_grad]
         self.optimizer = (
             weights.port(optimizer(self.parameters), [layer.module for layer in chain.layers], delay)
@@ -122,9 +125,7 @@ class Stage:
     @property
     def name(self) -> str:
         """How the stage is called in messages."""
-        labels = [layer.label for layer in self.chain.layers]
-        some = labels if len(labels) < 3 else [labels[0], "…", labels[-1]]
-        return f"stage {self.index} ({', '.join(some)})"
+        return f"stage {self.index} (layers {self._layers.start + 1}..{self._layers.stop})"
 
     @property
     def in_flight(self) -> int:
