@@ -60,4 +60,5 @@ def _integrator(ours: Integrator) -> Explicit | Midpoint:
     for kind, theirs in _INTEGRATORS:
         if isinstance(ours, kind):
             return theirs
-    raise InputError(f"{ours}", ", ".join(kind.__name__ for kind, _ in _INTEGRATORS), "add it to benchmarks/ipopt.py")
+    known = ", ".join(kind.__name__ for kind, _ in _INTEGRATORS)
+    raise InputError(f"IPOPT has no form of the integrator {ours} here", known, "add it to benchmarks/ipopt.py")

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from benchmarks.pipeline_contenders import RANKS, Stages
+from worldsheet.pipeline.packets import Counted
 from worldsheet.pipeline.transport.distributed import P2PTransport
 
 _ALONE = 32  # packets that travel alone
@@ -65,7 +66,7 @@ def posts(name: str, contender: Stages, batches: int, batch: int) -> Iterator[Po
 def _alone(state: Tensor, rank: int, messages: torch.dtype | None) -> float:
     """Seconds that a state takes up and a credit takes down."""
     wires = P2PTransport(rank, RANKS, state.device, messages=messages)
-    wires.open(_ALONE)
+    wires.open(Counted(_ALONE))
     begun = perf_counter()
     for packet in range(_ALONE):
         if packet == _ALONE // 4:

@@ -18,6 +18,7 @@ from worldsheet.pipeline.transport.distributed import P2PTransport, joined
 from worldsheet.pipeline.transport.message import NeighbourError
 
 PACKETS, SENT, WINDOW = 12, 40, 2
+CALLS = ((0, 1), (1, 6), (6, 7), (7, PACKETS - 1), (PACKETS - 1, PACKETS))
 CPU = torch.device("cpu")
 
 Tell = Callable[[Any], None]
@@ -44,6 +45,16 @@ def train(rank: int, stages: int, tell: Tell, watch: Callable[[Completed], None]
 
 def plain(rank: int, stages: int, tell: Tell, free: bool) -> None:
     train(rank, stages, tell, lambda done: None, free)
+
+
+def in_calls(rank: int, stages: int, tell: Tell) -> None:
+    """Packets in calls that leave some in flight, from a generator, read by every process for itself."""
+    mine, wires, packets = pipeline(stages), P2PTransport(rank, stages, CPU), data()
+    losses: tuple[float, ...] = ()
+    for begin, end in CALLS:
+        losses += mine.run_stage(rank, wires, iter(packets[begin:end]), drain=False).losses
+    losses += mine.run_stage(rank, wires).losses
+    tell(([parameter.detach().numpy() for parameter in mine.stages[rank].parameters], losses))
 
 
 def slow(rank: int, stages: int, tell: Tell) -> None:

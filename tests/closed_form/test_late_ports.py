@@ -139,6 +139,65 @@ def test_mass_and_foresight_raise_the_bound_only_together(delay: int) -> None:
     assert both > 3 * plain
 
 
+SQUARE = [nn.Parameter(torch.zeros(4, 4))]
+HEAVY = {
+    "SGD": partial(torch.optim.SGD, lr=0.02, momentum=0.9),
+    "SGD, damped": partial(torch.optim.SGD, lr=0.02, momentum=0.9, dampening=0.5),
+    "SGD, Nesterov": partial(torch.optim.SGD, lr=0.02, momentum=0.9, nesterov=True),
+    "Inertial": partial(ws.ports.Inertial, lr=0.02, momentum=0.9),
+    "Adam": partial(torch.optim.Adam, lr=0.02),
+    "AdamW": partial(torch.optim.AdamW, lr=0.02, weight_decay=0.0),
+    "Muon": partial(torch.optim.Muon, lr=0.02, momentum=0.9, weight_decay=0.0),
+    "Muon without Nesterov": partial(torch.optim.Muon, lr=0.02, momentum=0.9, weight_decay=0.0, nesterov=False),
+    "centred": lambda p: ws.ports.BiasCentered(torch.optim.SGD(p, lr=0.02, momentum=0.9), []),
+}
+
+
+def speed(port: torch.optim.Optimizer) -> float:
+    """What a constant effort settles at, after many times the longest memory of momentum here."""
+    (weight,) = port.param_groups[0]["params"]
+    effort = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0), dtype=weight.dtype)
+    before = weight.detach().clone()
+    for _ in range(1500):
+        before.copy_(weight.detach())
+        weight.grad = effort.clone()
+        port.step()
+    return float((weight.detach() - before).norm())
+
+
+@pytest.mark.parametrize("name", HEAVY)
+@pytest.mark.parametrize("delay", [1.0, 7.0])
+def test_a_late_port_with_mass_settles_slower_by_the_root_of_its_delay(name: str, delay: float) -> None:
+    def fresh() -> torch.optim.Optimizer:
+        return HEAVY[name]([nn.Parameter(torch.zeros(4, 4, dtype=torch.float64))])  # type: ignore[operator]
+
+    assert speed(ws.ports.delayed(fresh(), delay)) == pytest.approx(speed(fresh()) / (1 + delay) ** 0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", HEAVY)
+def test_a_port_that_moves_more_often_settles_at_its_share_a_tick(name: str) -> None:
+    def fresh() -> torch.optim.Optimizer:
+        return HEAVY[name]([nn.Parameter(torch.zeros(4, 4, dtype=torch.float64))])  # type: ignore[operator]
+
+    assert speed(ws.ports.per_tick(fresh(), 5)) == pytest.approx(speed(fresh()) / 5, rel=1e-3)
+
+
+def test_a_late_stage_of_muon_remembers_longer_and_slows_by_the_root() -> None:
+    (weight,) = SQUARE
+    muon = partial(torch.optim.Muon, lr=0.02, momentum=0.95)
+    group = ws.pipeline.DelayCompensated().port(muon([weight]), [], 7.0).param_groups[0]
+    assert (group["lr"], group["momentum"]) == pytest.approx((0.02 / 8**0.5, 1 - 0.05 / 8), rel=1e-12)
+
+
+def test_a_momentum_of_unknown_meaning_is_refused() -> None:
+    class Own(torch.optim.Optimizer):
+        def __init__(self) -> None:
+            super().__init__(SQUARE, {"lr": 0.1, "momentum": 0.9})
+
+    with pytest.raises(ws.errors.InputError, match="sums efforts or averages them"):
+        ws.ports.delayed(Own(), 1.0)
+
+
 def test_memory_and_resistance_of_a_delay_in_optimizers() -> None:
     weight = [nn.Parameter(torch.ones(1))]
     adam = ws.ports.delayed(torch.optim.AdamW(weight, lr=0.2, betas=(0.9, 0.99)), 3.0).param_groups[0]

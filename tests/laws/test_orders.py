@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from nets import law
 from worldsheet.core.errors import InputError
 from worldsheet.pipeline import ActionType, Locked, PipelineSchedule, Unlocked, timeline
+from worldsheet.pipeline.packets import Supply
+from worldsheet.pipeline.schedule import Waiting, of_packets
 
 ORDERS = st.one_of(
     st.builds(Unlocked, st.integers(1, 5), st.integers(0, 3)), st.builds(Locked, packets_per_update=st.integers(1, 5))
@@ -29,6 +31,38 @@ def test_every_stage_carries_and_answers_each_packet_once(order: PipelineSchedul
             assert flying >= 0
         assert most <= order.warmup(stage, stages) + 1
         assert sum(action.act is ActionType.UPDATE for action in actions) == -(-packets // order.packets_per_update)
+
+
+class Arriving(Supply):
+    """Packets that come one by one, until there are no more."""
+
+    def __init__(self) -> None:
+        self.here, self.open = 0, True
+
+    @property
+    def is_open(self) -> bool:
+        return self.open
+
+    def has(self, packet: int) -> bool:
+        return packet < self.here
+
+
+@given(order=ORDERS, stages=st.integers(1, 6), packets=st.integers(1, 20))
+@law(100)
+def test_a_stream_that_comes_bit_by_bit_is_answered_in_the_order_of_one_that_is_here(
+    order: PipelineSchedule, stages: int, packets: int
+) -> None:
+    for stage in range(stages):
+        supply = Arriving()
+        found, waited = [], 0
+        for action in of_packets(order.endless(stage, stages), supply):
+            if isinstance(action, Waiting):
+                waited += 1
+                supply.here, supply.open = supply.here + (supply.here < packets), supply.here < packets
+            else:
+                found.append(action)
+        assert found == list(order.actions(stage, stages, packets))
+        assert waited == packets + 1  # a packet is waited for when it is needed, and the end once
 
 
 @given(order=ORDERS, stages=st.integers(1, 6), packets=st.integers(1, 20))

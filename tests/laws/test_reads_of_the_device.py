@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import worldsheet as ws
 from benchmarks.architectures import GPT, ResNet
 from worldsheet.pipeline import Pipeline
+from worldsheet.pipeline.ledger import UPDATES_BETWEEN_LOOKS
 from worldsheet.streaming import Dense, HamiltonianNetwork
 
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))
@@ -175,18 +176,31 @@ def test_unlocked_waits_once_a_tick(name: str, device: str, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_packets_of_a_pipeline_do_not_wait(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("weighed", [False, True])
+def test_packets_of_a_pipeline_do_not_wait(weighed: bool, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     chain, x, target = problem("mlp", device)
+    if weighed:  # targets are counted, which only their device can do
+        by_class = torch.rand(5, device=device)
+        chain, target[0] = chain.with_loss(nn.CrossEntropyLoss(weight=by_class)), -100
     pipeline = Pipeline(chain, 3, optimizer=partial(torch.optim.SGD, lr=0.1, momentum=0.9), packets_per_update=2)
     counts = []
     for packets in (4, 8):
         batch = [(x, target)] * packets
         pipeline.train(batch)
-        with counted(device, monkeypatch) as count:
-            pipeline.train(batch)
-            counts.append(count())
-        monkeypatch.undo()
-    assert counts == [1, 1]
+        for drain in (False, True):
+            with counted(device, monkeypatch) as count:
+                pipeline.train(batch, drain=drain)
+                counts.append(count())
+            monkeypatch.undo()
+    assert counts == [1] * 4
+
+
+def test_a_long_call_looks_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain, x, target = problem("mlp", "cpu")
+    pipeline = Pipeline(chain, 2, optimizer=partial(torch.optim.SGD, lr=0.1), packets_per_update=1)
+    with counted("cpu", monkeypatch) as count:
+        pipeline.train(iter([(x, target)] * (2 * UPDATES_BETWEEN_LOOKS + 1)))
+        assert count() == 3
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -15,6 +15,8 @@ import worldsheet as ws
 from nets import law
 from worldsheet.core.errors import InputError
 from worldsheet.pipeline import ActionType, Completed, Locked, Pipeline, Predicted, Stashed, Unlocked, Weights
+from worldsheet.pipeline.packet_weights import Elements
+from worldsheet.pipeline.packets import Counted, PacketStream
 from worldsheet.pipeline.stage import execute
 from worldsheet.pipeline.transport.base import Transport, queues
 from worldsheet.pipeline.transport.threads import ThreadedTransport, as_they_come
@@ -45,8 +47,10 @@ def in_turns(pipeline: Pipeline, data: list[tuple[Tensor, Tensor]], turns: Itera
     count, order = len(pipeline.stages), pipeline.schedule
     runs = {}
     for index, links in enumerate(queues(count)):
-        actions = as_they_come(order, index, count, len(data), links)
-        runs[index] = execute(pipeline.stages[index], actions, links, data)
+        stream = PacketStream(Elements(), order.packets_per_update, len({0, count - 1} & {index}))
+        stream.feed(data, more=False)
+        actions = as_they_come(order, index, count, stream, links)
+        runs[index] = execute(pipeline.stages[index], actions, links, stream)
     happened, waited = [], 0
     while runs:
         index = next(turns) % count
@@ -95,7 +99,9 @@ def literal(
             continue
         output, credit = outputs[key], credits.get((stage + 1, packet))
         if last:
-            output, credit = nn.functional.mse_loss(output, data[packet][1]) / order.packets_per_update, None
+            many = order.packets_per_update
+            size = len(data[packet // many * many :][:many])  # of its update
+            output, credit = nn.functional.mse_loss(output, data[packet][1]) / size, None
         *efforts, credits[key] = torch.autograd.grad(output, [*used[key], points[key]], credit)
         for parameter, effort in zip(part.parameters(), efforts, strict=True):
             parameter.grad = effort if parameter.grad is None else parameter.grad + effort
@@ -177,7 +183,7 @@ class Broken(Transport):
 
 
 def test_a_listener_hands_on_what_came_and_then_the_failure() -> None:
-    links = ThreadedTransport(Broken(), states=5, credits=0)
+    links = ThreadedTransport(Broken(), states=Counted(5), credits=Counted(0))
     found = []
     with pytest.raises(ConnectionError, match="gone"):
         while True:

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
-from worldsheet.core.private_torch import core_decompositions, storage_users, unnoticed_writes
+from worldsheet.core.private_torch import core_decompositions, set_versions, storage_users, unnoticed_writes
 
 DOUBLE = torch.float64
 
@@ -478,6 +478,17 @@ def test_a_graph_can_be_kept_from_noticing_a_write() -> None:
         weight.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         torch.autograd.grad(told, weight)
+
+
+def test_a_graph_can_be_told_afterwards_that_nothing_was_written() -> None:
+    weight = random(3, grad=True)
+    cost, version = weight.square().sum(), weight._version
+    with torch.no_grad():
+        weight.add_(1)
+    set_versions([weight], [version])
+    assert weight._version == version
+    (slope,) = torch.autograd.grad(cost, weight)
+    assert torch.equal(slope, 2 * weight)
 
 
 def test_there_is_a_table_of_operations_made_of_fewer() -> None:

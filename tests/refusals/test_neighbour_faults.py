@@ -55,6 +55,17 @@ def test_a_slow_stage_changes_nothing_but_the_time(tmp_path: Path, play: Callabl
         assert all(torch.equal(a.detach(), torch.from_numpy(b)) for a, b in zip(mine.parameters, theirs, strict=True))
 
 
+def test_calls_that_leave_packets_in_flight_between_processes_are_one_call(tmp_path: Path) -> None:
+    codes, told = act(tmp_path, 3, faults.in_calls)
+    assert codes == [0, 0, 0]
+    one = faults.pipeline(3)
+    losses = one.train(faults.data()).losses
+    for stage, mine in enumerate(one.stages):
+        ((theirs, found),) = told[stage]
+        assert all(torch.equal(a.detach(), torch.from_numpy(b)) for a, b in zip(mine.parameters, theirs, strict=True))
+        assert found == (losses if stage == 2 else ())
+
+
 def test_stages_that_run_freely_in_processes_come_to_an_end_near_by(tmp_path: Path) -> None:
     codes, told = act(tmp_path, 3, partial(faults.plain, free=True))
     assert codes == [0, 0, 0]

@@ -108,4 +108,4 @@ def test_a_common_mode_that_never_forgets(net: nn.Sequential) -> None:
 def test_a_negative_promptness() -> None:
     with pytest.raises(ws.errors.InputError) as caught:
         ws.pipeline.DelayCompensated(centering_delay=-1.0)
-    assert_tells(caught.value, "centering_delay=-1.0", "0 or more updates")
+    assert_tells(caught.value, "centering_delay must be 0 or more updates, got -1.0")

@@ -61,6 +61,11 @@ def unnoticed_writes(tensors: Sequence[Tensor]) -> AbstractContextManager[None]:
     return found
 
 
+def set_versions(tensors: Sequence[Tensor], versions: Sequence[int]) -> None:
+    """As if tensors that a graph still holds had not been written into since, which it has been told in another way."""
+    torch._C._autograd._unsafe_set_version_counter(tuple(tensors), tuple(versions))
+
+
 def compiled_graph(graph: GraphModule, examples: Sequence[Tensor]) -> Callable[..., Any]:
     """The code generator behind torch.compile, on a graph that is known already."""
     made: Callable[..., Any] = torch._inductor.compile(graph, list(examples))

@@ -1,7 +1,8 @@
 """Unlocked training: stages that talk to their neighbours and never wait for a global pass."""
 
 from worldsheet.pipeline.partition import Plan, balanced, measured_costs
-from worldsheet.pipeline.pipeline import Pipeline, TrainingResult
+from worldsheet.pipeline.passage import TrainingResult
+from worldsheet.pipeline.pipeline import Pipeline
 from worldsheet.pipeline.relaxation import StagedResult, relax
 from worldsheet.pipeline.schedule import Action, ActionType, BusyInterval, Locked, PipelineSchedule, Unlocked, timeline
 from worldsheet.pipeline.segment import Endpoints

@@ -1,13 +1,14 @@
 """Where to cut a chain into stages."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import Parameter
 
 from worldsheet.core.errors import InputError
 from worldsheet.engine.sitewise.messages import Messages
@@ -30,7 +31,11 @@ class Plan:
     def __post_init__(self) -> None:
         """Refuse an empty stage."""
         if len(self.cuts) < 2 or self.cuts[0] != 0 or any(b <= a for a, b in pairwise(self.cuts)):
-            raise InputError(f"cuts {self.cuts}", "0 < … < number of layers, rising", "use balanced(costs, stages)")
+            raise InputError(
+                f"cuts must rise from 0 to the number of layers, got {self.cuts}",
+                "0 < … < number of layers",
+                "use balanced(costs, stages)",
+            )
 
     @property
     def stages(self) -> int:
@@ -59,7 +64,11 @@ def balanced(costs: Sequence[float], stages: int) -> Plan:
     """
     count = len(costs)
     if not 1 <= stages <= count:
-        raise InputError(f"{stages} stages for {count} layers", f"1 to {count} stages", "a stage owns a layer at least")
+        raise InputError(
+            f"stages must be at least 1 and no more than the {count} layers, got {stages} stages for {count} layers",
+            f"1 to {count} stages",
+            "a stage owns a layer at least",
+        )
     sums = [0.0, *accumulate(costs)]
     best = [sums[end] for end in range(count + 1)]  # of the worst stage, when the first `end` layers are cut so far
     chosen: list[list[int]] = []
@@ -132,19 +141,68 @@ def parts_of(chain: Chain, plan: Plan) -> list[Chain]:
     """
     layers = chain.layers
     if plan.cuts[-1] != len(layers):
-        raise InputError(f"a plan for {plan.cuts[-1]} layers", f"{len(layers)} layers", "make a plan for this chain")
+        raise InputError(
+            f"the plan is for {plan.cuts[-1]} layers, the chain has {len(layers)}",
+            f"a plan for {len(layers)} layers",
+            "make a plan for this chain",
+        )
     parts = [Chain([layers[i].module for i in plan.layers(s)], chain.loss) for s in range(plan.stages)]
-    owner: dict[int, int] = {}
-    for index, part in enumerate(parts):
-        modules = [layer.module for layer in part.layers]
-        held = [p for module in modules for p in module.parameters()]
-        if index == plan.stages - 1 and isinstance(chain.loss, nn.Module):
-            held += chain.loss.parameters()
-        for parameter in held:
-            if owner.setdefault(id(parameter), index) != index:
-                raise InputError(
-                    f"a parameter of shape {tuple(parameter.shape)} in stages {owner[id(parameter)]} and {index}",
-                    "parameters that one stage owns",
-                    "cut so that its uses are in one stage, or untie it",
-                )
+    _refuse_shared(parts, {id(parameter): name for name, parameter in chain.named_parameters()})
     return parts
+
+
+class _Owned(NamedTuple):
+    """A parameter with its name, its stage, and the bytes of its storage that it lies in."""
+
+    name: str
+    parameter: Parameter
+    stage: int
+    bytes: range
+
+
+def _refuse_shared(parts: Sequence[Chain], names: Mapping[int, str]) -> None:
+    """Two stages would each move what they take for their own: one Parameter, or two of them over the same memory."""
+    known: dict[Hashable, list[_Owned]] = {}
+    for stage, part in enumerate(parts):
+        in_loss = {id(p) for p in part.loss.parameters()} if isinstance(part.loss, nn.Module) else set[int]()
+        of_layers = {id(p) for layer in part.layers for p in layer.module.parameters()}
+        for parameter in part.parameters():
+            if stage < len(parts) - 1 and id(parameter) in in_loss - of_layers:
+                continue  # the loss is the last stage's
+            mine = _Owned(names[id(parameter)], parameter, stage, _bytes_of(parameter))
+            others = known.setdefault(_memory_of(parameter), [])
+            for other in others:
+                if other.stage != stage and _overlap(mine, other):
+                    raise _shared(mine, other)
+            others.append(mine)
+
+
+def _shared(one: _Owned, other: _Owned) -> InputError:
+    same = "" if one.parameter is other.parameter else f", where {other.name!r} is the same memory"
+    return InputError(
+        f"parameter {one.name!r} of shape {tuple(one.parameter.shape)} is in stage {one.stage} and in stage "
+        f"{other.stage}{same}",
+        "parameters that one stage owns",
+        "cut so that its uses are in one stage, or untie it with a copy: nn.Parameter(weight.detach().clone())",
+    )
+
+
+def _overlap(one: _Owned, other: _Owned) -> bool:
+    """Views of one storage, such as parts of a flat buffer, may lie apart."""
+    begin, end = max(one.bytes.start, other.bytes.start), min(one.bytes.stop, other.bytes.stop)
+    return one.parameter is other.parameter or begin < end
+
+
+def _memory_of(parameter: Parameter) -> Hashable:
+    """What two parameters over the same memory have in common; one without memory is only like itself."""
+    address = 0 if parameter.is_sparse or parameter.is_meta else parameter.untyped_storage().data_ptr()
+    return (parameter.device, address) if address else id(parameter)
+
+
+def _bytes_of(parameter: Parameter) -> range:
+    """From its first byte in the storage to its last one, whatever lies between."""
+    if parameter.is_sparse or not parameter.numel():
+        return range(0)
+    steps = ((size - 1) * stride for size, stride in zip(parameter.shape, parameter.stride(), strict=True))
+    first = parameter.storage_offset()
+    return range(first * parameter.element_size(), (first + sum(steps) + 1) * parameter.element_size())

@@ -137,13 +137,13 @@ def relax(  # noqa: PLR0913  the signature of `worldsheet.relax`, with the stage
 def _checked(dynamics: Dynamics, schedule: Schedule) -> Schedule:
     if dynamics.automatic:
         raise InputError(
-            f"{type(dynamics).__name__} with automatic constants, which need all layers at once",
+            f"{type(dynamics).__name__} has automatic constants, which no stage can find by itself",
             "numbers for all constants",
             "dynamics = ws.calibrate(chain, x, target, dynamics), once and for all stages",
         )
     if schedule.memory:
         raise InputError(
-            f"{schedule}, whose messages may be {schedule.memory} ticks old",
+            f"messages of {schedule} may be {schedule.memory} ticks old, and stages keep none",
             "a schedule whose messages are fresh",
             "use Synchronous(), Leapfrog(), Wavefront() or Sweep()",
         )

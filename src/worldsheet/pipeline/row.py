@@ -61,7 +61,9 @@ class StagedEngine(Engine):
             InputError: initial fields, which no stage has.
         """
         if initial is not None:
-            raise InputError("initial fields", "the dynamics' own start", "leave initial out")
+            raise InputError(
+                "initial fields cannot be spread over stages", "the dynamics' own start", "leave initial out"
+            )
         for segment in self._here:
             segment.start(self._x, self._target, self._schedule)
         self._precision = float(self._told(lambda segment: segment.block.precision)[-1, 0])

@@ -4,10 +4,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import NamedTuple, final
 
+from typing_extensions import override
+
 from worldsheet.core.errors import InputError
+from worldsheet.pipeline.packets import Counted, Supply
 
 
 class ActionType(Enum):
@@ -16,6 +19,13 @@ class ActionType(Enum):
     FORWARD = "F"
     PULL = "B"
     UPDATE = "U"
+
+
+class Waiting(Enum):
+    """What a stage that cannot go on waits for."""
+
+    PACKET = "a packet that is not there yet"
+    MESSAGE = "a message of a neighbour"
 
 
 class Action(NamedTuple):
@@ -46,8 +56,13 @@ class PipelineSchedule(ABC):
         """How many packets a stage carries up before it waits for the first credit; one more than that is in flight."""
 
     @abstractmethod
+    def endless(self, stage: int, stages: int) -> Iterator[Action]:
+        """What stage 0..stages − 1 does with packets that never end, in order, with an update after every M of them."""
+
     def actions(self, stage: int, stages: int, packets: int) -> Iterator[Action]:
         """What stage 0..stages − 1 does with that many packets, in order."""
+        found = of_packets(self.endless(stage, stages), Counted(packets))
+        return (action for action in found if isinstance(action, Action))
 
     def delay(self, stage: int, stages: int) -> float:
         """Updates of a stage between carrying a packet up and answering its credit."""
@@ -64,6 +79,25 @@ class PipelineSchedule(ABC):
             f"{stage:>3}  {' '.join(str(action) for action in self.actions(stage, stages, packets))}"
             for stage in range(stages)
         )
+
+
+def of_packets(actions: Iterator[Action], supply: Supply) -> Iterator[Action | Waiting]:
+    """Of the actions for packets that never end those for the packets that there are.
+
+    Where no packet follows, what would be done with it is left out, and packets that have been answered since the last
+    update have one of their own at the end. `Waiting.PACKET` comes while nobody knows whether a packet follows.
+    """
+    due = False
+    for action in actions:
+        while not (here := supply.has(action.packet)) and supply.is_open:
+            yield Waiting.PACKET
+        if here:
+            due = action.act is ActionType.PULL or (due and action.act is ActionType.FORWARD)
+            yield action
+        elif action.act is ActionType.PULL:
+            if due:
+                yield Action(ActionType.UPDATE, action.packet - 1)
+            return
 
 
 @final
@@ -89,15 +123,17 @@ class Unlocked(PipelineSchedule):
         """Refuse what cannot be meant."""
         _refuse_below_one(self.packets_per_update)
         if self.slack < 0:
-            raise InputError(f"slack={self.slack}", "0 or more packets", "use slack=0, the least staleness")
+            raise InputError(
+                f"slack must be 0 or more packets, got {self.slack}", "0, 1, 2, …", "use slack=0, the least staleness"
+            )
 
     def warmup(self, stage: int, stages: int) -> int:
         """(P − 1 − s)(1 + slack)."""
         return (stages - 1 - stage) * (1 + self.slack)
 
-    def actions(self, stage: int, stages: int, packets: int) -> Iterator[Action]:
-        """Lead, alternate, drain; an update after every M credits, and after the last of all."""
-        return _alternating(range(packets), self.warmup(stage, stages), self.packets_per_update)
+    @override
+    def endless(self, stage: int, stages: int) -> Iterator[Action]:
+        return _alternating(self.warmup(stage, stages), self.packets_per_update)
 
 
 @final
@@ -128,21 +164,23 @@ class Locked(PipelineSchedule):
         """None: nothing moves while packets are in flight."""
         return 0.0
 
-    def actions(self, stage: int, stages: int, packets: int) -> Iterator[Action]:
-        """The packets of one update after those of the other."""
+    @override
+    def endless(self, stage: int, stages: int) -> Iterator[Action]:
         many = self.packets_per_update
-        for first in range(0, packets, many):
-            yield from _alternating(range(first, min(first + many, packets)), self.warmup(stage, stages), many)
+        for first in count(0, many):
+            for action in of_packets(_alternating(self.warmup(stage, stages), many), Counted(many)):
+                if isinstance(action, Action):
+                    yield Action(action.act, first + action.packet)
 
 
-def _alternating(packets: range, warmup: int, many: int) -> Iterator[Action]:
-    for packet in packets[:warmup]:
+def _alternating(lead: int, many: int) -> Iterator[Action]:
+    """So many packets up, then one up and one credit back in turn, and an update after every M credits."""
+    for packet in range(lead):
         yield Action(ActionType.FORWARD, packet)
-    for index, packet in enumerate(packets):
-        if index + warmup < len(packets):
-            yield Action(ActionType.FORWARD, packets[index + warmup])
+    for packet in count():
+        yield Action(ActionType.FORWARD, packet + lead)
         yield Action(ActionType.PULL, packet)
-        if (index + 1) % many == 0 or packet == packets[-1]:
+        if (packet + 1) % many == 0:
             yield Action(ActionType.UPDATE, packet)
 
 
@@ -199,7 +237,9 @@ def timeline(
                 moved = True
         if not moved:
             raise InputError(
-                f"{schedule} with {stages} stages", "an order in which every message comes", "use Unlocked()"
+                f"{stages} stages under {schedule} wait for each other for ever",
+                "an order in which every message comes",
+                "use Unlocked()",
             )
     return spans
 
@@ -215,4 +255,6 @@ def _ready(action: Action, stage: int, stages: int, done: dict[tuple[int, Action
 
 def _refuse_below_one(packets_per_update: int) -> None:
     if packets_per_update < 1:
-        raise InputError(f"packets_per_update={packets_per_update}", "1 or more", "use 8; 1 is the stalest")
+        raise InputError(
+            f"packets_per_update must be at least 1, got {packets_per_update}", "1 or more", "use 8; 1 is the stalest"
+        )

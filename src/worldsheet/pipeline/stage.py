@@ -11,11 +11,13 @@ from torch.nn.parameter import Parameter
 from torch.optim import Optimizer
 
 from worldsheet.core.errors import InputError
-from worldsheet.core.private_torch import unnoticed_writes
+from worldsheet.core.private_torch import set_versions, unnoticed_writes
 from worldsheet.core.types import Costate, Point, State
 from worldsheet.engine.sitewise.messages import Messages
 from worldsheet.layers import Efforts
-from worldsheet.pipeline.schedule import Action, ActionType
+from worldsheet.pipeline.packet_weights import Share
+from worldsheet.pipeline.packets import PacketStream
+from worldsheet.pipeline.schedule import Action, ActionType, Waiting
 from worldsheet.pipeline.transport.base import Transport
 from worldsheet.pipeline.weights import Weights
 from worldsheet.problem import BoundLayers, Chain
@@ -23,6 +25,9 @@ from worldsheet.solve.gradients import accumulate, sum_uses
 
 MakeOptimizer: TypeAlias = Callable[[Iterable[Parameter]], Optimizer]
 """Makes the optimizer of one stage's parameters: `partial(torch.optim.Adam, lr=1e-3)`."""
+
+
+_WHOLE = Share()
 
 
 class _Flight(NamedTuple):
@@ -50,11 +55,15 @@ class Stage:
         optimizer: makes its optimizer.
         weights: what packets see of the parameters.
         delay: updates between a packet and its credit.
-        packets_per_update: M; credits are averaged over the packets of an update.
-        first: whether its input is the data, which has no costate.
-        last: whether the loss stands above it.
+        index: which stage it is, counted from 0.
+        stages: how many there are.
+        layers: which layers of the whole chain it has, counted from 0.
 
     Attributes:
+        index: which stage it is.
+        first: whether its input is the data, which has no costate.
+        last: whether the loss stands above it.
+        streaming: whether packets of a passage are on their way through the stages, if not here.
         updates: how often its parameters have moved.
         loss: of the packet that was carried up last, at the last stage.
         costate: λ at its topmost site, of the packet that was answered last.
@@ -68,12 +77,15 @@ class Stage:
         weights: Weights,
         *,
         delay: float,
-        packets_per_update: int,
-        first: bool,
-        last: bool,
+        index: int,
+        stages: int,
+        layers: range,
     ) -> None:
         self.chain = chain
-        self.first, self.last = first, last
+        self.first, self.last = index == 0, index == stages - 1
+        self.streaming = False
+        self.index = index
+        self._layers = layers
         self.parameters = [p for p in chain.parameters() if p.requires_grad]
         self.optimizer = (
             weights.port(optimizer(self.parameters), [layer.module for layer in chain.layers], delay)
@@ -85,16 +97,20 @@ class Stage:
         self.costate: Costate | None = None
         self._weights = weights
         self._delay = delay
-        self._share = 1 / packets_per_update
         self._flights: dict[int, _Flight] = {}
         self._due = _Due([], None)
-        self._before = [p.detach().clone() for p in self.parameters] if delay else []
-        self._values = weights.seen([p.detach() for p in self.parameters], self._before, delay)
+        self._sums: list[tuple[int, Tensor]] = []
+        self._before: list[Tensor] = []
+        self._values: list[Tensor] | None = None
+        self._marks: list[tuple[int, int]] = []
+        self._forget_course()
 
     @torch.no_grad()
     def forward(self, packet: int, x: Point, target: Any = None) -> State | None:
         """Carry a packet up: the state for the stage above; None from the last stage, which has the loss then."""
+        self._notice_changes()
         caller = BoundLayers(self.chain, target)
+        caller.cost = None  # torch's own backward takes the share of a packet along, to the bits of share times loss
         messages = Messages(caller, everywhere=False, to_input=not self.first)
         points = [x]
         with _borrowed(self.parameters, self._values):
@@ -102,8 +118,14 @@ class Stage:
                 points.append(messages.evaluation(layer, points[-1:]).output)
             if self.last:
                 self.loss = messages.evaluation(caller.head, points[-1:]).output
+        self._marks = _marks_of(self.parameters)  # a layer may write into its own, as an embedding with max_norm does
         self._flights[packet] = _Flight(messages, points, self._values if self._weights.keeps else None, self.updates)
         return None if self.last else points[-1]
+
+    @property
+    def name(self) -> str:
+        """How the stage is called in messages."""
+        return f"stage {self.index} (layers {self._layers.start + 1}..{self._layers.stop})"
 
     @property
     def in_flight(self) -> int:
@@ -123,7 +145,12 @@ class Stage:
         return x
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that moves in training when no packet is in flight: parameters, buffers and the optimizer's own."""
+        """All that moves in training when no packet is in flight: parameters, buffers and the optimizer's own.
+
+        Raises:
+            InputError: packets are in flight.
+        """
+        self._refuse_in_flight("be written down")
         found = {f"before.{index}": tensor for index, tensor in enumerate(self._before)}
         for layer in self.chain.layers:
             found |= {f"model.{layer.name}.{name}": tensor for name, tensor in layer.module.state_dict().items()}
@@ -137,8 +164,9 @@ class Stage:
         """Go back to where `tensors` was taken, after so many updates.
 
         Raises:
-            InputError: tensors of another stage.
+            InputError: tensors of another stage, or packets in flight.
         """
+        self._refuse_in_flight("go back")
         for index, parameter in enumerate(self.parameters):
             begin = f"optimizer.{index}."
             own = {n.removeprefix(begin): t.clone() for n, t in tensors.items() if n.startswith(begin)}
@@ -146,35 +174,52 @@ class Stage:
                 self.optimizer.state[parameter] = own
         mine = {n: t for n, t in self.tensors().items() if not n.startswith("optimizer.")}
         if set(mine) != {n for n in tensors if not n.startswith("optimizer.")}:
-            raise InputError("tensors of another stage", f"{', '.join(sorted(mine))}", "resume with the same stages")
+            raise InputError(
+                f"the tensors are not those of {self.name}", f"{', '.join(sorted(mine))}", "resume with the same stages"
+            )
         for name, tensor in mine.items():
             tensor.copy_(tensors[name])
         self.updates = updates
         self._values = self._weights.seen([p.detach() for p in self.parameters], self._before, self._delay)
+        self._marks = _marks_of(self.parameters)
 
     @torch.no_grad()
-    def pull(self, packet: int, credit: Costate | None = None) -> Costate | None:
+    def pull(self, packet: int, credit: Costate | None = None, share: Share = _WHOLE) -> Costate | None:
         """Pull a packet's credit back: the credit for the stage below, which can be on its way before `answer`.
+
+        Args:
+            packet: which one.
+            credit: what the stage above sent; the last stage makes its own.
+            share: of the packet in its update, for the last stage.
 
         Raises:
             InputError: a packet that has not passed, or one that was answered already.
         """
+        self._notice_changes()
         flight = self._flights.pop(packet, None)
         if flight is None:
-            raise InputError(f"a credit for packet {packet}", f"packets {sorted(self._flights)}", "keep the order")
+            raise InputError(
+                f"packet {packet} has not passed, or its credit has come back already",
+                f"packets {sorted(self._flights)}, which are in flight",
+                "keep the order of actions of the schedule",
+            )
         self.staleness = self.updates - flight.updates
         messages, points = flight.messages, flight.points
         self._due = _Due([], flight.values)
         with _borrowed(self.parameters, flight.values):
             top = messages.caller.head if self.last else len(self.chain)
             if self.last:
-                credit = torch.full_like(messages.evaluation(top, points[-1:]).output, self._share)
+                credit = share.credit(messages.evaluation(top, points[-1:]).output)
             for layer in range(top, 0, -1):
                 if credit is None:
                     break
                 if layer == len(self.chain):
                     self.costate = credit
                 credit, efforts = messages.split_backward(layer, points[layer - 1 : layer], credit)
+                if layer > len(self.chain):
+                    credit = share.of_output(credit)
+                    if share.is_nothing:
+                        continue
                 self._due.efforts.append((messages.caller.traits[layer - 1].parameters, efforts))
         return credit
 
@@ -190,9 +235,11 @@ class Stage:
 
     def update(self) -> None:
         """Move the parameters by what has been added up since the last update."""
+        self._notice_changes()
         self.updates += 1
         if self.optimizer is None:
             return
+        self._sums += [(self.updates, each) for each in _sums_of(self.parameters)]
         if self._delay:
             for kept, parameter in zip(self._before, self.parameters, strict=True):
                 kept.copy_(parameter.detach())
@@ -201,6 +248,86 @@ class Stage:
             self.optimizer.step()
         self.optimizer.zero_grad()
         self._values = self._weights.seen([p.detach() for p in self.parameters], self._before, self._delay)
+        self._marks = _marks_of(self.parameters)
+
+    @torch.no_grad()
+    def look_at_weights(self) -> None:
+        """Let the next packet see parameters that were changed from outside since the last action, in whatever way.
+
+        Writing through `p.data` leaves no mark. So what packets are shown is made anew, and where it differs the course
+        of the parameters begins anew, without the host waiting to know whether it does.
+        """
+        self._notice_changes()
+        if not self._values:
+            return
+        now = [p.detach() for p in self.parameters]
+        seen = self._weights.seen(now, self._before, self._delay) or []
+        differ = [(a != b).any() for a, b in zip(seen, self._values, strict=True)]
+        changed = torch.stack([each.to(differ[0].device) for each in differ]).any()
+        for kept, value in zip(self._before, now, strict=True):
+            kept.copy_(torch.where(changed.to(kept.device), value, kept))
+        self._values = self._weights.seen(now, self._before, self._delay)
+
+    def _notice_changes(self) -> None:
+        """Begin the course of the parameters anew where somebody else has written into them, or replaced them.
+
+        Raises:
+            InputError: packets are in flight that are to be pulled back through the parameters as they were.
+        """
+        marks = _marks_of(self.parameters)
+        if marks == self._marks:
+            return
+        kept_nowhere = any(flight.values is None for flight in self._flights.values())
+        if kept_nowhere and (self._weights.keeps or not self._delay):
+            raise InputError(
+                f"parameters of {self.name} were changed while packets were in flight that need them as they were",
+                "changes while no packet is in flight",
+                "call pipeline.drain() before, or keep averaged weights in a copy of the module",
+            )
+        if self._flights:  # their graphs hold the parameters, and are told which values to take
+            set_versions(self.parameters, [version for version, _ in self._marks])
+        self._forget_course()
+
+    def _forget_course(self) -> None:
+        """Show packets the parameters as they are, as if they had always been so."""
+        now = [p.detach() for p in self.parameters]
+        self._before = [tensor.clone() for tensor in now] if self._delay else []
+        self._values = self._weights.seen(now, self._before, self._delay)
+        self._marks = _marks_of(self.parameters)
+
+    def take_efforts(self) -> list[tuple[int, Tensor]]:
+        """The sum of the efforts of each update since this was asked for last, still on its device."""
+        found, self._sums = self._sums, []
+        return found
+
+    def abandon(self) -> None:
+        """Forget packets in flight and efforts that have not moved anything."""
+        self._flights.clear()
+        self._sums.clear()
+        self._due, self.streaming = _Due([], None), False
+        if self.optimizer is not None:
+            self.optimizer.zero_grad()
+
+    def _refuse_in_flight(self, what: str) -> None:
+        if self.streaming or self._flights:
+            raise InputError(
+                f"{self.name} cannot {what} while packets are in flight",
+                "a pipeline that has run dry",
+                "call pipeline.drain() before, or train(packets) without drain=False",
+            )
+
+
+def _marks_of(parameters: Sequence[Parameter]) -> list[tuple[int, int]]:
+    """What changes when somebody writes into parameters, or puts others in their place."""
+    return [(parameter._version, parameter.data_ptr()) for parameter in parameters]
+
+
+def _sums_of(parameters: Sequence[Parameter]) -> list[Tensor]:
+    """The sum of all efforts, if there are any: one that is not finite shows in it, by the quickest pass there is."""
+    grads = [p.grad._values() if p.grad.is_sparse else p.grad for p in parameters if p.grad is not None]
+    reals = [grad.abs() if grad.is_complex() else grad for grad in grads]
+    sums = [real.sum(dtype=torch.promote_types(real.dtype, torch.float32)) for real in reals]
+    return [torch.stack([each.to(sums[0].device) for each in sums]).sum()] if sums else []
 
 
 @contextmanager
@@ -219,12 +346,8 @@ def _borrowed(parameters: Sequence[Parameter], values: Sequence[Tensor] | None) 
             parameter.data = data
 
 
-Packets: TypeAlias = Sequence[tuple[Tensor, Any]]
-"""Micro-batches (x, target), each asked for when it is needed: x by the first stage, the target by the last."""
-
-
 class Completed(NamedTuple):
-    """A action that is done.
+    """An action that is done.
 
     Attributes:
         action: what was done.
@@ -238,52 +361,61 @@ class Completed(NamedTuple):
 
 
 def execute(
-    stage: Stage, actions: Iterator[Action | None], transport: Transport, packets: Packets
-) -> Iterator[Completed | None]:
-    """Carry out a stage's actions; yields each that is done, or None where it must wait for a stage of this process."""
+    stage: Stage, actions: Iterator[Action | Waiting], transport: Transport, packets: PacketStream
+) -> Iterator[Completed | Waiting]:
+    """Carry out a stage's actions; yields each that is done, or what the stage waits for."""
     for action in actions:
-        if action is None:
-            yield None
+        if isinstance(action, Waiting):
+            yield action
             continue
-        while not _can(stage, action, transport):
-            yield None
+        while (waiting := _waits_for(stage, action, transport, packets)) is not None:
+            yield waiting
         begin = _carry_out(stage, action, transport, packets)
         yield Completed(action, begin, perf_counter())
 
 
-def _can(stage: Stage, action: Action, transport: Transport) -> bool:
+def _waits_for(stage: Stage, action: Action, transport: Transport, packets: PacketStream) -> Waiting | None:
+    """What an action must wait for in this process; no stage waits for credits of an update that is not known yet."""
+    if action.act is ActionType.UPDATE:
+        return None
     if action.act is ActionType.FORWARD:
-        return stage.first or transport.state_here(action.packet)
-    return action.act is ActionType.UPDATE or stage.last or transport.credit_here(action.packet)
+        here = stage.first or transport.state_here(action.packet)
+    elif packets.has_update_of(action.packet):
+        here = stage.last or transport.credit_here(action.packet)
+    else:
+        return Waiting.PACKET
+    return None if here else Waiting.MESSAGE
 
 
-def _carry_out(stage: Stage, action: Action, transport: Transport, packets: Packets) -> float:
+def _carry_out(stage: Stage, action: Action, transport: Transport, packets: PacketStream) -> float:
     """Do it; the moment at which its message was there."""
     if action.act is ActionType.FORWARD:
         return _forward(stage, action.packet, transport, packets)
     if action.act is ActionType.PULL:
-        return _pull(stage, action.packet, transport)
+        return _pull(stage, action.packet, transport, packets)
     begin = perf_counter()
     stage.update()
     return begin
 
 
-def _forward(stage: Stage, number: int, transport: Transport, packets: Packets) -> float:
+def _forward(stage: Stage, number: int, transport: Transport, packets: PacketStream) -> float:
     begin = perf_counter()
-    if stage.first:
-        x = packets[number][0]
-    else:
+    if stage.last:
+        packets.weight(number)  # while the packet is here
+    x, target = packets.take(number) if stage.first or stage.last else (None, None)
+    if not stage.first:
         x, begin = transport.take_state(number), perf_counter()
-    state = stage.forward(number, x, packets[number][1] if stage.last else None)
+    assert x is not None
+    state = stage.forward(number, x, target if stage.last else None)
     if state is not None:
         transport.send_state(number, state)
     return begin
 
 
-def _pull(stage: Stage, number: int, transport: Transport) -> float:
+def _pull(stage: Stage, number: int, transport: Transport, packets: PacketStream) -> float:
     above = None if stage.last else transport.take_credit(number)
     begin = perf_counter()
-    credit = stage.pull(number, above)
+    credit = stage.pull(number, above, packets.share(number)) if stage.last else stage.pull(number, above)
     if not stage.first:
         transport.send_credit(number, _passed_on(stage, credit))
     stage.answer()  # while the credit travels
@@ -293,8 +425,7 @@ def _pull(stage: Stage, number: int, transport: Transport) -> float:
 def _passed_on(stage: Stage, credit: Costate | None) -> Costate:
     if credit is None:
         raise InputError(
-            f"stage of layers {', '.join(layer.label for layer in stage.chain.layers)}: its output does not depend on "
-            "its input",
+            f"the output of {stage.name} does not depend on its input",
             "layers that pass a credit on",
             "cut the chain elsewhere",
         )

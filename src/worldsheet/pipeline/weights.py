@@ -21,6 +21,11 @@ class Weights(ABC):
     def keeps(self) -> bool:
         """Whether the credit is pulled back through the very values that the packet saw."""
 
+    @property
+    def compensates(self) -> bool:
+        """Whether rates or foresight are set for the delay, which is then to occur."""
+        return False
+
     @abstractmethod
     def seen(self, now: Sequence[Tensor], before: Sequence[Tensor], delay: float) -> list[Tensor] | None:
         """Values for packets that pass until the next update; None for the parameters themselves.
@@ -88,6 +93,11 @@ class Predicted(Weights):
 
     @property
     @override
+    def compensates(self) -> bool:
+        return bool(self.horizon)
+
+    @property
+    @override
     def keeps(self) -> bool:
         return True
 
@@ -127,10 +137,15 @@ class DelayCompensated(Weights):
     def __post_init__(self) -> None:
         if self.centering_delay < 0:
             raise InputError(
-                f"centering_delay={self.centering_delay}",
+                f"centering_delay must be 0 or more updates, got {self.centering_delay}",
                 "0 or more updates",
                 "use centering_delay=0 to ground every late stage",
             )
+
+    @property
+    @override
+    def compensates(self) -> bool:
+        return True
 
     @property
     @override

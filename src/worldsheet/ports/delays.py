@@ -5,6 +5,8 @@ from typing import Any, TypeVar
 import torch
 
 from worldsheet.core.errors import InputError
+from worldsheet.ports.centered import BiasCentered
+from worldsheet.ports.inertial import Inertial
 from worldsheet.problem import Chain
 
 _AnyPort = TypeVar("_AnyPort", bound=torch.optim.Optimizer)
@@ -18,7 +20,8 @@ def per_tick(port: _AnyPort, ticks: int, silent: int = 0) -> _AnyPort:
 
         v ← (1 − (1 − μ)/n) v − e,     θ ← θ + lr v/n²,     or θ ← θ − lr e/n without mass                     (T)
 
-    and moving averages, as of Adam, forget by (1 − β)/n a tick. No constant is left to tune.
+    and moving averages, as of Adam, forget by (1 − β)/n a tick. The momentum of Muon is such an average, of which only
+    the direction counts: μ ← 1 − (1 − μ)/n and θ ← θ − lr/n · direction. No constant is left to tune.
 
     Args:
         port: an optimizer whose groups have momentum, betas or a plain rate; changed in place.
@@ -27,7 +30,8 @@ def per_tick(port: _AnyPort, ticks: int, silent: int = 0) -> _AnyPort:
             `by_site` do: 0 where fields are carried from batch to batch.
 
     Raises:
-        InputError: K below 1, no tick left with an effort, or an optimizer with time constants of another kind.
+        InputError: K below 1, no tick left with an effort, or an optimizer with time constants of another kind, or with
+            a momentum of which it is not known whether it sums efforts or averages them.
     """
     quiet = [group.get("silent", silent) for group in port.param_groups]
     if not all(0 <= count < ticks for count in quiet):
@@ -48,15 +52,24 @@ def delayed(port: _AnyPort, delay: float) -> _AnyPort:
 
         τ ← n τ,     R ← √n R,     or, without mass,     R ← n R                                     (P3)
 
-    so that a delay is at every stage the same share of what the port remembers. Adam's rate is 1/R; that of momentum is
-    (1 − μ)/R.
+    so that a delay is at every stage the same share of what the port remembers. R is the effort that a steady speed of
+    1 takes, and what it has to do with the rate is a matter of what momentum means:
+
+    - SGD and `Inertial` sum efforts, v ← μ v + e, θ ← θ − lr v, with Nesterov's θ ← θ − lr (e + μ v) too. A constant
+      effort settles at v = e/(1 − μ), where e + μ v is the same: the speed is lr e/(1 − μ), and lr = (1 − μ)/R.
+    - Muon averages them, v ← μ v + (1 − μ) e, and steps by the orthogonal factor of v, or of (1 − μ) e + μ v, whose
+      size is not that of the effort. A constant effort settles at v = e, so that the speed is lr (e eᵀ)^(−1/2) e
+      whatever μ is, and lr = 1/R in units of (e eᵀ)^(1/2). Adam's rate is 1/R likewise.
+
+    So n τ and √n R are lr/n^(3/2) for the former, and lr/√n for the latter.
 
     Args:
         port: an optimizer whose groups have momentum, betas or a plain rate; changed in place.
         delay: d, 0 or more; at 0 nothing changes.
 
     Raises:
-        InputError: a negative delay, or an optimizer with time constants of another kind.
+        InputError: a negative delay, or an optimizer with time constants of another kind, or with a momentum of which
+            it is not known whether it sums efforts or averages them.
     """
     if not delay >= 0:
         raise InputError(
@@ -76,12 +89,19 @@ def _slow(port: torch.optim.Optimizer, group: dict[str, Any], times: float) -> N
     _refuse_strange(port, group)
     group["lr"] /= times
     if group.get("momentum"):
-        group["lr"] /= times
+        group["lr"] /= times if _sums(port) else 1
         group["momentum"] = 1 - (1 - group["momentum"]) / times
     if "memory" in group:
         group["memory"] = 1 - (1 - group["memory"]) / times
     if "betas" in group:
         group["betas"] = tuple(1 - (1 - beta) / times for beta in group["betas"])
+
+
+def _sums(port: torch.optim.Optimizer) -> bool:
+    """Whether the momentum of a port is a sum of efforts, which goes faster the longer it remembers."""
+    while isinstance(port, BiasCentered):
+        port = port.port
+    return isinstance(port, (torch.optim.SGD, Inertial))
 
 
 def _refuse_strange(port: torch.optim.Optimizer, group: dict[str, Any]) -> None:
@@ -91,6 +111,12 @@ def _refuse_strange(port: torch.optim.Optimizer, group: dict[str, Any]) -> None:
             f"{type(port).__name__} cannot be rescaled, since it has {', '.join(strange) or 'no learning rate'}",
             "an optimizer with a learning rate and, at most, momentum or betas",
             "use ws.ports.Inertial, SGD, Adam or AdamW, or set its rates yourself",
+        )
+    if group.get("momentum") and not _sums(port) and "ns_steps" not in group:  # Newton and Schulz's, as Muon has them
+        raise InputError(
+            f"{type(port).__name__} has a momentum of which it is not known whether it sums efforts or averages them",
+            "the momentum of SGD, ws.ports.Inertial or Muon",
+            "use one of these, or set its rates for the delay yourself",
         )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from worldsheet.core.types import Costate, State
+from worldsheet.pipeline.packets import Supply
 from worldsheet.pipeline.transport.message import rounded
 
 
@@ -62,8 +63,8 @@ class Transport(ABC):
         """Until something has come that was not here, where others send meanwhile."""
         return
 
-    def open(self, packets: int, under_way: int = 1) -> None:
-        """Make ready for the messages of so many packets, of which the order needs that many under way on an edge."""
+    def open(self, packets: Supply, under_way: int = 1) -> None:
+        """Make ready for the messages of these packets, of which the order needs that many under way on an edge."""
         del packets, under_way
 
     def close(self) -> None:

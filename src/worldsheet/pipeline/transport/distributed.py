@@ -15,11 +15,13 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from typing_extensions import override
 
 from worldsheet.core.types import Costate, State
+from worldsheet.pipeline.packets import Counted, Supply
 from worldsheet.pipeline.segment import Endpoints
 from worldsheet.pipeline.transport.base import Traffic, Transport
 from worldsheet.pipeline.transport.message import HEADER, Agreement, Header, NeighbourError, floating
 
 _CPU = torch.device("cpu")
+_NONE = Counted(0)
 
 Meeting: TypeAlias = Store
 """Where processes find each other."""
@@ -177,8 +179,8 @@ class P2PTransport(Transport):
         """Waits only if the window is full."""
         _there(self._below).send(packet, credit)
 
-    def open(self, packets: int, under_way: int = 1) -> None:
-        """Begin to receive ahead: that many messages come from each side."""
+    def open(self, packets: Supply, under_way: int = 1) -> None:
+        """Begin to receive ahead: a message of each of these packets comes from each side."""
         for edge in (self._below, self._above):
             if edge is not None:
                 edge.open(packets, under_way)
@@ -211,8 +213,8 @@ class _Way(NamedTuple):
 class _Edge:
     """Both directions to one neighbour.
 
-    `ahead` says whether messages are received ahead; then `room` and `room_there` are the bytes of numbers for which a
-    buffer waits here and at the neighbour: none until the first message has told its size.
+    `supply` says of which packets messages come, so that they are received ahead; then `room` and `room_there` are the
+    bytes of numbers for which a buffer waits here and at the neighbour: none until the first message has told its size.
     """
 
     rank: int
@@ -222,8 +224,8 @@ class _Edge:
     window: int
     outward: Any
     inward: Any
+    supply: Supply = _NONE
     ahead: bool = False
-    left: int = 0
     room: int = 0
     room_there: int = 0
     coming: _Coming | None = None
@@ -233,14 +235,14 @@ class _Edge:
     bytes: int = 0
     waited: float = 0.0
 
-    def open(self, messages: int, under_way: int) -> None:
-        self.ahead, self.left, self.room, self.room_there = True, messages, 0, 0
+    def open(self, packets: Supply, under_way: int) -> None:
+        self.supply, self.ahead, self.room, self.room_there = packets, True, 0, 0
         self.window = max(self.window, under_way)
         self.spare.clear()
 
     def close(self) -> None:
         self._drain(0)
-        self.ahead, self.room, self.room_there = False, 0, 0
+        self.supply, self.ahead, self.room, self.room_there = _NONE, False, 0, 0
 
     def send(self, packet: int, tensor: Tensor) -> None:
         self._drain(self.window - 1)
@@ -274,12 +276,19 @@ class _Edge:
                 found = torch.empty(header.shape, dtype=header.dtype, device=self.carrier)
                 self._receive(found).work.wait()
                 self.room = self.room or (header.bytes if self.ahead else 0)
-            self.left -= self.ahead
-            self.coming = self._receive(self._buffer(self.room)) if self.ahead and self.left else None
         except RuntimeError as error:
             raise self._gone(packet, error) from error
         self.waited += perf_counter() - begun
+        self.coming = None
+        if self.ahead and self.supply.has(packet + 1):
+            self.coming = self._receive_ahead(packet + 1)
         return found.to(self.device, header.kept)
+
+    def _receive_ahead(self, packet: int) -> _Coming:
+        try:
+            return self._receive(self._buffer(self.room))
+        except RuntimeError as error:
+            raise self._gone(packet, error) from error
 
     def _buffer(self, room: int) -> Tensor:
         return torch.empty(HEADER + room, dtype=torch.uint8, device=self.carrier)

@@ -31,7 +31,7 @@ def floating(messages: torch.dtype | None) -> torch.dtype | None:
     """
     if messages is not None and messages not in FLOATING:
         raise InputError(
-            f"messages={messages}",
+            f"messages must be of a floating dtype that can travel, got {messages}",
             f"None for exact ones, or one of {', '.join(str(dtype) for dtype in FLOATING)}",
             "use torch.bfloat16: half the bytes of float32 and its range",
         )
@@ -69,7 +69,7 @@ class Header:
         """
         if tensor.dtype not in FLOATING or tensor.dim() > _DIMS:
             raise InputError(
-                f"a state of dtype {tensor.dtype} with {tensor.dim()} dimensions",
+                f"a state of dtype {tensor.dtype} with {tensor.dim()} dimensions cannot travel",
                 f"one of {', '.join(str(dtype) for dtype in FLOATING)} with at most {_DIMS} dimensions",
                 "cut the chain elsewhere",
             )

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import count, takewhile
 from threading import Condition, Thread
 from typing import final
 
@@ -9,14 +10,15 @@ import torch
 from torch import Tensor
 
 from worldsheet.core.types import Costate, State
-from worldsheet.pipeline.schedule import Action, ActionType, PipelineSchedule
+from worldsheet.pipeline.packets import Supply
+from worldsheet.pipeline.schedule import Action, ActionType, PipelineSchedule, Waiting
 from worldsheet.pipeline.transport.base import Transport
 
 
 def as_they_come(
-    schedule: PipelineSchedule, stage: int, stages: int, packets: int, transport: Transport
-) -> Iterator[Action | None]:
-    """A stage's actions as messages arrive: a credit if one is here, else a packet if one is; None where it must wait.
+    schedule: PipelineSchedule, stage: int, stages: int, packets: Supply, transport: Transport
+) -> Iterator[Action | Waiting]:
+    """A stage's actions as messages arrive: a credit if one is here, else a packet if one is, else it waits.
 
     At most `schedule.warmup` + 1 packets are in flight, as under the schedule, so that a credit is never staler than
     `schedule.delay` says, and nobody waits for ever: the last stage always has something to do.
@@ -24,17 +26,17 @@ def as_they_come(
     most, many = schedule.warmup(stage, stages) + 1, schedule.packets_per_update
     first, last = stage == 0, stage == stages - 1
     carried = answered = 0
-    while answered < packets:
+    while answered < carried or packets.has(carried):
         if answered < carried and (last or transport.credit_here(answered)):
             yield Action(ActionType.PULL, answered)
             answered += 1
-            if answered % many == 0 or answered == packets:
+            if answered % many == 0 or not packets.has(answered):
                 yield Action(ActionType.UPDATE, answered - 1)
-        elif carried < min(packets, answered + most) and (first or transport.state_here(carried)):
+        elif carried < answered + most and packets.has(carried) and (first or transport.state_here(carried)):
             yield Action(ActionType.FORWARD, carried)
             carried += 1
         else:
-            yield None
+            yield Waiting.MESSAGE
 
 
 @final
@@ -43,11 +45,11 @@ class ThreadedTransport(Transport):
 
     Args:
         inner: the transport that carries them.
-        states: how many come from below.
-        credits: how many come from above.
+        states: the packets whose states come from below.
+        credits: the packets whose credits come from above.
     """
 
-    def __init__(self, inner: Transport, states: int, credits: int) -> None:
+    def __init__(self, inner: Transport, states: Supply, credits: Supply) -> None:
         self._inner = inner
         self._states: deque[Tensor] = deque()
         self._credits: deque[Tensor] = deque()
@@ -108,9 +110,9 @@ class ThreadedTransport(Transport):
             listener.join()
         self._inner.close()
 
-    def _listen(self, take: Callable[[int], Tensor], count: int, here: deque[Tensor]) -> None:
+    def _listen(self, take: Callable[[int], Tensor], packets: Supply, here: deque[Tensor]) -> None:
         try:
-            for packet in range(count):
+            for packet in takewhile(packets.has, count()):
                 here.append(take(packet))
                 self._tell()
         except Exception as error:  # whatever it is, the stage must know
