@@ -30,6 +30,9 @@ CALLS = {
         "target must be a tensor, got an object of type float",
         "torch.as_tensor",
     ],
+    "optimal(initial_state=[1.0, 0.0])": ["initial_state must be a tensor, got list", "write torch.tensor("],
+    "optimal(steps=40.0)": ["steps must be a whole number, got 40.0", "write steps=int(40.0)"],
+    "optimal(control_size=1.5)": ["control_size must be a whole number, got 1.5"],
     "ws.Dyadic(0)": ["Dyadic: rate must be strictly between 0 and 2, got 0"],
 }
 PROGRAM = """
@@ -38,6 +41,13 @@ import torch
 import worldsheet as ws
 
 layer, loss, x = torch.nn.Linear(2, 2), torch.nn.MSELoss(), torch.randn(3, 2)
+
+
+def optimal(**changes):
+    own = dict(initial_state=x[0], control_size=1, steps=4, dynamics=lambda x, u, t: -x + u)
+    return ws.control.Problem(**{**own, "running_cost": lambda x, u, t: x.square().sum(-1), **changes})
+
+
 net = ws.streaming.HamiltonianNetwork(ws.streaming.Dense(2), [1], [0])
 told = {}
 for call in %r:

@@ -23,6 +23,16 @@ class Called:
 
 def check_numbers(initial_state: Tensor, control_size: int, steps: int, dt: float) -> None:
     """Refuse an empty horizon, a step that is no time, a state that is no vector of real numbers."""
+    if not isinstance(initial_state, Tensor):
+        raise InputError(
+            f"initial_state must be a tensor, got {type(initial_state).__name__}",
+            "a floating-point tensor of shape (n,) or (..., n)",
+            "write torch.tensor([1.0, 0.0], dtype=torch.float64)",
+        )
+    for name, number in (("control_size", control_size), ("steps", steps)):
+        if type(number) is not int:
+            whole = f"write {name}=int({number!r})"
+            raise InputError(f"{name} must be a whole number, got {number!r}", "an int", whole)
     if initial_state.dim() == 0 or not initial_state.is_floating_point():
         raise InputError(
             "initial_state must be a tensor of real numbers with one dimension or more, "

@@ -5,6 +5,7 @@ from math import isfinite
 import torch
 from torch import Tensor
 
+from worldsheet.control.diagnosis import diagnosed
 from worldsheet.control.discretized import Discretised
 from worldsheet.control.methods.first_order import Scattered, relax_scattered
 from worldsheet.control.methods.forward_backward import ForwardBackwardSweep, Sweeping, relax_by_sweeps
@@ -74,7 +75,7 @@ def solve(
     problem.execution.begin()
     flat = Discretised.of(problem)
     with torch.no_grad():  # the search builds no graph; what a solution depends on is attached to it afterwards
-        rest = _relaxed(flat, method, initial_guess, tol, max_ticks, history)
+        rest = diagnosed(flat, _relaxed(flat, method, initial_guess, tol, max_ticks, history))
     return solution_of(flat, rest, history)
 
 

@@ -20,6 +20,9 @@ class Termination(IntEnum):
     INFEASIBLE = 4
     OVERFLOWED = 5
     NO_START = 6
+    UNBOUNDED = 7
+    UNSTABLE = 8
+    NOT_SMOOTH = 9
 
 
 _STATUS = {
@@ -38,6 +41,20 @@ _STATUS = {
     Termination.OVERFLOWED: (
         Status.DIVERGED,
         "a field overflowed: use a smaller dt or step, or Wave(impedance=Riccati())",
+    ),
+    Termination.UNBOUNDED: (
+        Status.DIVERGED,
+        "the cost falls without limit: bound the controls or the states, or give them a cost that grows",
+    ),
+    Termination.UNSTABLE: (
+        Status.DIVERGED,
+        "the integrator is unstable: the dynamics decays faster than its steps can follow; use ImplicitMidpoint(), a "
+        "smaller dt, or slower dynamics",
+    ),
+    Termination.NOT_SMOOTH: (
+        Status.BUDGET_SPENT,
+        "dynamics, costs or constraints have kinks where the search stopped: replace abs, clamp and relu by smooth "
+        "functions (softplus, sqrt(x² + ε)), or write |u| as the sum of two controls that are not negative",
     ),
     Termination.NO_START: (
         Status.DIVERGED,
