@@ -145,7 +145,7 @@ def test_gradients_are_added_like_those_of_backward() -> None:
 REFUSED: dict[str, dict[str, Any]] = {
     "ws.calibrate": {"dynamics": ws.Wave()},
     "messages are fresh": {"dynamics": ws.Dyadic(), "schedule": ws.schedules.Late(ws.Synchronous(), 1)},
-    "one for each layer": {"dynamics": ws.Wave(impedance=(1.0, 1.0))},
+    "one number for each": {"dynamics": ws.Wave(impedance=(1.0, 1.0))},
     "1 to 6 stages": {"stages": 7},
 }
 
