@@ -11,6 +11,7 @@ from torch import Tensor
 import worldsheet as ws
 from plants import DOUBLE
 from worldsheet_lab.control.collection import COLLECTION, Case, violation
+from worldsheet_lab.control.problems import KNOWN
 
 C = ws.control
 
@@ -132,6 +133,20 @@ def test_a_mechanism_gains_what_its_motor_gives(name: str, energy: Any, friction
         gained = slope @ vector(COLLECTION[name].dynamics(x.unbind(), control.unbind())).detach()
         given = control[0] * x[driven] - friction * x[2:].square().sum()
         assert float(gained) == pytest.approx(float(given.detach()), abs=1e-12)
+
+
+@pytest.mark.slow
+def test_goddards_rocket_flies_from_any_start() -> None:
+    """Most of these are lost at first, and start anew."""
+    thrust, duration = torch.meshgrid(
+        torch.linspace(0, 3, 6, dtype=DOUBLE), torch.tensor([0.02, 0.1, 0.3, 0.6, 1.0], dtype=DOUBLE), indexing="ij"
+    )
+    one = KNOWN["rocket"].problem()
+    many = one.at(one.initial_state.expand(30, -1))
+    controls = thrust.reshape(30, 1, 1).expand(30, one.steps, 1)
+    found = C.solve(many, initial_guess=C.Guess(controls=controls, duration=duration.flatten()))
+    assert found.converged.all()
+    torch.testing.assert_close(found.cost, torch.full_like(found.cost, -1.01283607), rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", ["van-der-pol", "bryson-denham", "zermelo", "minimum-fuel", "truck-trailer"])

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 import worldsheet as ws
+from worldsheet.dynamics import Riccati
 
 C, DOUBLE = ws.control, torch.float64
 
@@ -48,6 +50,27 @@ def test_the_unit_of_a_state_makes_no_difference(unit: float) -> None:
     for control in found.controls:  # what is claimed of the third state is what its controls come to
         state = state + 0.05 * problem.dynamics(state, control, torch.tensor(0.0))
     assert float(found.states[-1, 2]) == pytest.approx(float(state[2]), rel=1e-7)
+
+
+@pytest.mark.parametrize(
+    "method", [ws.Wave(impedance=Riccati()), ws.Wave(impedance=0.3, speed=0.5), C.ForwardBackwardSweep(0.5)], ids=str
+)
+@pytest.mark.parametrize("worth", [1.0, 1e4])
+def test_what_has_converged_tells_a_residual_within_the_tolerance(method: Any, worth: float) -> None:
+    """Also where costates are large, and with them what residuals are compared with."""
+    problem = C.Problem(
+        dynamics=lambda x, u, t: torch.stack((x[..., 1], u[..., 0] - x[..., 0].sin()), -1),
+        running_cost=lambda x, u, t: worth * (x.square().sum(-1) + u[..., 0].square()),
+        initial_state=torch.tensor((1.0, 0.0), dtype=DOUBLE),
+        control_size=1,
+        steps=10,
+        dt=0.05,
+    )
+    outcome = C.solve(problem, method, tol=1e-6).outcome
+    if worth == 1:
+        assert outcome.converged
+    assert outcome.residual is not None
+    assert outcome.converged == (outcome.residual <= 1e-6)
 
 
 def test_a_boat_without_a_cost_of_steering_arrives_to_the_default_tolerance() -> None:

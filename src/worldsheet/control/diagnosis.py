@@ -7,8 +7,10 @@ from torch import Tensor
 
 from worldsheet.control.derivatives import Local
 from worldsheet.control.discretized import Discretised
+from worldsheet.control.methods.initial_guess import middle
 from worldsheet.control.methods.result import RawResult, Termination
 
+_ENOUGH = 30  # ticks that have to be spent before it is worth a few more to know why
 _WITHOUT_LIMIT = -1e8  # a cost below it falls for ever
 _GROWTH = 1.5  # of a mode that decays, within one stage
 _FAR, _NEAR = 0.03, 0.003  # distances at which derivatives are compared, relative to the size of what is moved
@@ -22,10 +24,12 @@ def diagnosed(problem: Discretised, found: RawResult) -> RawResult:
 
     Three are looked for, the first that applies is told: a cost without a lower limit; an explicit integrator that
     makes grow what decays; and functions with kinks, whose derivatives differ as much over a short distance as over a
-    long one. Cost: a few evaluations of the unsolved problems with first derivatives, and eigenvalues of ∂f/∂x.
+    long one. A search that was given few ticks, as in a control loop, ended for want of them and is left alone.
+
+    Cost: 4 (n + m) evaluations of the unsolved problems with first derivatives, and eigenvalues of ∂f/∂x at the start.
     """
     ended = found.terminations
-    lost = (ended != Termination.CONVERGED) & (ended != Termination.NO_START)
+    lost = (ended != Termination.CONVERGED) & (ended != Termination.NO_START) & (found.ticks >= _ENOUGH)
     some = lost.nonzero().flatten()
     if not len(some):
         return found
@@ -37,22 +41,25 @@ def diagnosed(problem: Discretised, found: RawResult) -> RawResult:
     points = torch.where(looked[:, None, None], points, 0.0)
     for holds, name in (
         (looked & near & has_kinks(part, points), Termination.NOT_SMOOTH),
-        (looked & is_unstable(part, points), Termination.UNSTABLE),
+        (is_unstable(part), Termination.UNSTABLE),
         (part.cost(states, controls) < _WITHOUT_LIMIT, Termination.UNBOUNDED),
     ):
         reason = torch.where(holds, name.value, reason)
     return replace(found, terminations=ended.index_copy(0, some, reason))
 
 
-def is_unstable(problem: Discretised, points: Tensor) -> Tensor:
-    """Whether an explicit method makes a decaying mode grow at any stage (B, N, nz + m), (B,).
+def is_unstable(problem: Discretised) -> Tensor:
+    """Whether an explicit method makes a decaying mode grow at the initial states, (B,).
 
-    R(z) = 1 + z bᵀ(1 + z A + z² A² + …) 1 at the eigenvalues z of dt ∂f/∂x with a negative real part.
+    R(z) = 1 + z bᵀ(1 + z A + z² A² + …) 1 at the eigenvalues z of dt ∂f/∂x with a negative real part. Where a search
+    has lost its way says nothing about that.
     """
     table, size = problem.problem.integrator.tableau, problem.size
     if table is None:
-        return torch.zeros(len(points), dtype=torch.bool, device=points.device)
-    slope = Local(lambda each: problem.rates(each, 0.0), points, size + 1).jacobian()[..., :size, :size]
+        return torch.zeros(len(problem.start), dtype=torch.bool, device=problem.start.device)
+    control = middle(*problem.problem.limits()).expand(len(problem.start), -1)
+    point = torch.cat((problem.start, control), -1)[:, None]
+    slope = Local(lambda each: problem.rates(each, 0.0), point, size + 1).jacobian()[..., :size, :size]
     modes = torch.linalg.eigvals(slope.nan_to_num(0.0, 0.0, 0.0))
     rates: list[Tensor] = []
     for row in table.inner:

@@ -74,7 +74,7 @@ def relax_scattered(problem: Discretised, start: Start, settings: Scattered, his
         if not bool(running.any()):
             break
         now = _kept(running, _ticked(problem, now, seen, bends, settings), now)
-    found = _residuals(problem, now, _look(problem, now))
+    found = compared(_residuals(problem, now, _look(problem, now)), now.states, now.costates)
     return RawResult(now.states, now.costates, now.controls, None, None, None, None, found, terminations, ticks)
 
 

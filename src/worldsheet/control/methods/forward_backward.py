@@ -84,6 +84,7 @@ def relax_by_sweeps(problem: Discretised, start: Start, settings: Sweeping, hist
             best = improved(problem, best, slope, convexified(bend))
         mixed = controls + settings.relaxation * (best - controls)
         controls = torch.where(running[:, None, None], mixed, controls)
+    found = compared(found, states, costates)
     return RawResult(states, costates, controls, None, None, None, None, found, terminations, ticks)
 
 

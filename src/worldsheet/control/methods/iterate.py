@@ -11,6 +11,10 @@ from worldsheet.control.derivatives import Expansion
 from worldsheet.control.discretized import Discretised
 from worldsheet.control.expansion import expand_end
 
+_SHARE = 0.01  # of what a dual residual is made of: tolerances are relative to that
+_LEAST_COST = 1e-6
+_ROUNDING = 100  # ε: no residual of dynamics is asked to be smaller
+
 
 @final
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ class Conditions:
         return self.end.values[..., 1:]
 
 
-def grown(at: Iterate, found: "Conditions") -> Iterate:
+def grown(at: Iterate, found: Conditions) -> Iterate:
     """With the sizes of these states, and, at the first tick, of what depends on them at the end."""
     sizes = torch.maximum(at.sizes, at.states.abs().mean(1))
     ends = (found.end.jacobian[..., 1:, :].abs() @ sizes[..., None])[..., 0].clamp(min=1.0)
@@ -130,7 +134,7 @@ class Residuals:
     """The largest violation of each optimality condition, one number per problem, compared with what it is made of.
 
     Attributes:
-        dynamics: |F − x⁺| of each state over its mean size where that is above 1.
+        dynamics: |F − x⁺| of each state over its mean size, or its largest value where that is below 1.
         costate: |H_x − λ|, at the end |φ_x − λ_N|, of each state over a hundredth of its mean costate where that is
             above 1.
         control: |H_u| with the multipliers of bounds and path constraints, of each control over a hundredth of what
@@ -160,10 +164,11 @@ class Residuals:
 @final
 @dataclass(frozen=True)
 class Units:
-    """What residuals are compared with, so that the units of states and controls make no difference.
+    """What residuals are compared with, so that they mean the same whatever states are measured in.
 
     A costate of the tenth of the stages where it is largest does not count: one multiplier without limit must not make
-    everything small beside it. What is of size 1 or less is compared with 1, in a problem of small cost with that cost.
+    everything small beside it. What is dual and of size 1 or less is compared with 1, in a problem of small cost with
+    that cost; states that are small are compared with themselves, as far as rounding allows.
 
     Attributes:
         states: (B, nz).
@@ -178,22 +183,20 @@ class Units:
     cost: Tensor
 
     @staticmethod
-    def of(at: Iterate, found: Conditions) -> "Units":
-        """At an iterate."""
+    def of(at: Iterate, found: Conditions, tol: float) -> "Units":
+        """At an iterate, for residuals that are to become smaller than `tol`."""
         size = at.states.shape[-1]
         pushed = (at.costates[:, 1:, None, :] @ found.stage.jacobian[..., 1 : 1 + size, size:])[..., 0, :]
         cost = found.stage.values[..., 0].abs().sum(-1) + found.end.values[..., 0].abs()
         least = cost.clamp(_LEAST_COST, 1.0)[:, None]
+        rounding = min(1.0, _ROUNDING * torch.finfo(at.states.dtype).eps / tol)
+        largest = at.states.abs().amax(1).clamp(rounding, 1.0)
         return Units(
-            at.sizes,
+            torch.where(at.sizes > 1, at.sizes, largest),
             torch.maximum(_SHARE * _usual(at.costates), least),
             torch.maximum(_SHARE * _usual(pushed), least),
             least[:, 0],
         )
-
-
-_SHARE = 0.01
-_LEAST_COST = 1e-6
 
 
 def _usual(values: Tensor) -> Tensor:

@@ -112,7 +112,7 @@ def _lost(terminations: Tensor) -> Tensor:
 def _look(problem: Discretised, at: Iterate, stage: Expansion, spent: Tensor, tol: float) -> _Seen:
     found = conditions(problem, at, stage)
     at = grown(at, found)
-    units = Units.of(at, found)
+    units = Units.of(at, found, tol)
     now = residuals(problem, at, found, units)
     terminations = _endings(problem, at, now, tol, spent)
     calm = _calmer(at, now, units, tol)

@@ -39,7 +39,7 @@ class Case:
     """An optimal control problem of the field, its functions written once, component by component.
 
     Functions are given sequences of scalars and return such, so that PyTorch and CasADi evaluate the same lines. None
-    depends on time. Every search starts from the default guess, `Guess()`: no control, or the nearest allowed one.
+    depends on time. Every search starts from the default guess, `Guess()`.
 
     Attributes:
         name: what it is called on the command line.

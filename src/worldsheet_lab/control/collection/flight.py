@@ -185,7 +185,7 @@ PLANAR_QUADROTOR = Case(
         0.6**2 - (x[0] - 2.8) ** 2 - (x[1] + 0.3) ** 2,
     ],
     end=lambda x: [x[0] - 4, *x[1:]],
-    reference=Reference(0.152684439388),
+    reference=Reference(0.145444130653),
 )
 
 FLIGHT = (
