@@ -16,7 +16,7 @@ from worldsheet.core.errors import InputError
 
 _TYPES = {torch.float64: "double", torch.float32: "float"}
 _COMPILERS = ("cc", "gcc", "clang")
-_GIVEN = ("hessian", "slope", "transition", "gap", "end_hessian", "end_slope", "curb", "costate", "wanted")
+_GIVEN = ("hessian", "slope", "transition", "gap", "end_hessian", "end_slope", "regularizer", "costate", "wanted")
 _MADE = ("shift", "states", "costates", "controls", "gains", "push", "fine")
 
 _SOURCE = Path(__file__).with_name("riccati.c")
@@ -79,7 +79,7 @@ class Recursion:
             "fine": torch.empty_like(schedule.wanted),
         }
         given = (local.hessian, local.slope, local.transition, local.gap, local.end_hessian, local.end_slope)
-        held = [part.contiguous() for part in (*given, local.curb, schedule.first, schedule.wanted)]
+        held = [part.contiguous() for part in (*given, local.regularizer, schedule.first, schedule.wanted)]
         pointers = (part.data_ptr() for part in (*held, *made.values()))
         task = self._task(stages, batch, n, m, int(free), schedule.tried, schedule.smallest, schedule.ratio, *pointers)
         self._code.direction(ctypes.byref(task))

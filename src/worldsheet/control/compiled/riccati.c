@@ -12,7 +12,7 @@
 typedef struct {
     int stages, batch, n, m, free, rungs;
     REAL first, ratio;
-    const REAL *hessian, *slope, *transition, *gap, *end_hessian, *end_slope, *curb, *costate;
+    const REAL *hessian, *slope, *transition, *gap, *end_hessian, *end_slope, *regularizer, *costate;
     const unsigned char *wanted;
     REAL *shift, *states, *costates, *controls, *gains, *push;
     unsigned char *fine;
@@ -50,7 +50,7 @@ static int backward(const Task *t, int b, REAL shift, REAL *V, REAL *H) {
     REAL *T = H + d * e, *X = T + n * e;
     REAL *end = V + (size_t)t->stages * n * c;
     for (int i = 0; i < n; i++) {
-        for (int j = 0; j < n; j++) end[i * c + j] = t->end_hessian[((size_t)b * n + i) * n + j] + (i == j) * shift * t->curb[(size_t)b * d + i];
+        for (int j = 0; j < n; j++) end[i * c + j] = t->end_hessian[((size_t)b * n + i) * n + j] + (i == j) * shift * t->regularizer[(size_t)b * d + i];
         end[i * c + n] = t->end_slope[(size_t)b * n + i];
     }
     for (int k = t->stages - 1; k >= 0; k--) {
@@ -71,7 +71,7 @@ static int backward(const Task *t, int b, REAL shift, REAL *V, REAL *H) {
         for (int i = 0; i < d; i++) { /* H = [W w] + A^T T */
             REAL *row = H + i * e;
             for (int j = 0; j < d; j++) row[j] = W[i * d + j];
-            row[i] += shift * t->curb[(size_t)b * d + i];
+            row[i] += shift * t->regularizer[(size_t)b * d + i];
             row[d] = w[i];
             for (int l = 0; l < n; l++) {
                 const REAL a = A[l * d + i];

@@ -23,7 +23,7 @@ class Quadratic:
         gap: r, (N, B, n).
         end_hessian: P_N, (B, n, n).
         end_slope: g_N, (B, n).
-        curb: what one unit of regularisation adds to the Hessians' diagonals, (B, n + m).
+        regularizer: what one unit of regularisation adds to the Hessians' diagonals, (B, n + m).
     """
 
     hessian: Tensor
@@ -32,7 +32,7 @@ class Quadratic:
     gap: Tensor
     end_hessian: Tensor
     end_slope: Tensor
-    curb: Tensor
+    regularizer: Tensor
 
     @property
     def state_size(self) -> int:
@@ -40,8 +40,8 @@ class Quadratic:
         return self.gap.shape[-1]
 
     def lifted(self, shift: Tensor) -> "Quadratic":
-        """With shift (B,) times `curb` added to the diagonal of every Hessian."""
-        size, added = self.state_size, torch.diag_embed(shift[:, None] * self.curb)
+        """With shift (B,) times `regularizer` added to the diagonal of every Hessian."""
+        size, added = self.state_size, torch.diag_embed(shift[:, None] * self.regularizer)
         return replace(
             self,
             hessian=self.hessian + added,
@@ -51,7 +51,7 @@ class Quadratic:
     def select(self, index: Tensor) -> "Quadratic":
         """Some of the problems, or copies of them."""
         stages = (self.hessian[:, index], self.slope[:, index], self.transition[:, index], self.gap[:, index])
-        return Quadratic(*stages, self.end_hessian[index], self.end_slope[index], self.curb[index])
+        return Quadratic(*stages, self.end_hessian[index], self.end_slope[index], self.regularizer[index])
 
 
 @final

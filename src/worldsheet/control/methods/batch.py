@@ -31,7 +31,7 @@ class ActiveBatch:
 
     def __init__(self, problem: Discretised, start: Start, barrier: float) -> None:
         self._all, self._barrier = problem, barrier
-        self._waiting = _started(problem, start, barrier, curbed=False)
+        self._waiting = _started(problem, start, barrier, held_back=False)
         stages, controls = start.controls.shape[1:]
         room = _NUMBERS // (stages * (problem.size + controls) ** 2)
         if problem.problem.execution.fixed:
@@ -84,18 +84,18 @@ class ActiveBatch:
         start = Start(
             *(torch.where(first[:, None, None], one, other) for one, other in zip(waiting, swaying, strict=True))
         )
-        self.at.put(places, _started(problem, start, self._barrier, curbed=True))
+        self.at.put(places, _started(problem, start, self._barrier, held_back=True))
         self.attempt[places] += 1
 
     def _entered(self, which: Tensor) -> tuple[Discretised, Iterate]:
         return self._all.select(which), self._waiting.select(which)
 
 
-def _started(problem: Discretised, start: Start, barrier: float, *, curbed: bool) -> Iterate:
+def _started(problem: Discretised, start: Start, barrier: float, *, held_back: bool) -> Iterate:
     """Slacks and forces that fit a start.
 
     Regularisation is added to what is chosen, controls and a free duration: how much it holds a step back does not
-    depend on the units of states then. If `curbed`, it is added to states as well.
+    depend on the units of states then. If `held_back`, it is added to states as well.
     """
     count, size = len(start.states), problem.size
     with torch.no_grad():
@@ -103,8 +103,8 @@ def _started(problem: Discretised, start: Start, barrier: float, *, curbed: bool
         targets = problem.end(start.states[:, -1])[..., 1:]
     slacks = (-inequality).clamp(min=0.1 * min(1.0, barrier**0.5)).nan_to_num(1.0)
     each = start.states.new_zeros(count)
-    curb = each.new_ones((count, size + start.controls.shape[-1]))
-    curb[:, : size - problem.free] = float(curbed)
+    regularizer = each.new_ones((count, size + start.controls.shape[-1]))
+    regularizer[:, : size - problem.free] = float(held_back)
     return Iterate(
         states=start.states,
         costates=start.costates,
@@ -114,12 +114,12 @@ def _started(problem: Discretised, start: Start, barrier: float, *, curbed: bool
         pulls=torch.zeros_like(targets),
         barrier=each + (barrier if slacks.shape[-1] else 0.0),
         sizes=start.states.abs().mean(1).clamp(min=1.0),
-        ends=torch.ones_like(targets),
+        end_sizes=torch.ones_like(targets),
         shift=each.clone(),
-        curb=curb,
+        regularizer=regularizer,
         failures=each.clone(),
         filter=each.new_full((count, MEMORY, 2), torch.inf),
-        most=each.new_full((count,), torch.inf),
+        limit=each.new_full((count,), torch.inf),
     )
 
 

@@ -30,14 +30,14 @@ class Iterate:
         pulls: multipliers of ψ = 0, (B, k).
         barrier: μ, what s · force is held at, (B,).
         sizes: of each state, the largest of its means over the horizon so far, at least 1, (B, nz).
-        ends: of each terminal constraint, by how much states of their sizes move it, at least 1, (B, k); found at the
-            first tick.
-        shift: added to the Hessians in the last step, in units of `curb`, (B,).
-        curb: what one unit of shift adds to the diagonal of a stage's Hessian, (B, nz + m).
+        end_sizes: of each terminal constraint, by how much states of their sizes move it, at least 1, found at the
+            first tick, (B, k).
+        shift: added to the Hessians in the last step, in units of `regularizer`, (B,).
+        regularizer: what one unit of shift adds to the diagonal of a stage's Hessian, (B, nz + m).
         failures: ticks without progress in a row, (B,).
         filter: pairs (cost with barrier, violation) that a step has to be better than in one of the two, (B, M, 2);
             infinite where there is none.
-        most: the largest violation that a step may lead to, (B,).
+        limit: the largest violation that a step may lead to, (B,).
     """
 
     states: Tensor
@@ -48,12 +48,12 @@ class Iterate:
     pulls: Tensor
     barrier: Tensor
     sizes: Tensor
-    ends: Tensor
+    end_sizes: Tensor
     shift: Tensor
-    curb: Tensor
+    regularizer: Tensor
     failures: Tensor
     filter: Tensor
-    most: Tensor
+    limit: Tensor
 
     def select(self, index: Tensor) -> "Iterate":
         """Some of the problems."""
@@ -108,8 +108,8 @@ def grown(at: Iterate, found: Conditions) -> Iterate:
     """With the sizes of these states, and, at the first tick, of what depends on them at the end."""
     sizes = torch.maximum(at.sizes, at.states.abs().mean(1))
     ends = (found.end.jacobian[..., 1:, :].abs() @ sizes[..., None])[..., 0].clamp(min=1.0)
-    first = ~at.most.isfinite()[:, None]
-    return replace(at, sizes=sizes, ends=torch.where(first, ends, at.ends))
+    first = ~at.limit.isfinite()[:, None]
+    return replace(at, sizes=sizes, end_sizes=torch.where(first, ends, at.end_sizes))
 
 
 def conditions(problem: Discretised, at: Iterate, stage: Expansion) -> Conditions:

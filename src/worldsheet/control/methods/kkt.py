@@ -146,7 +146,7 @@ def condensed(problem: Discretised, at: Iterate, found: Conditions) -> Quadratic
         found.gap.transpose(0, 1).contiguous(),
         end_hessian,
         end_slope,
-        at.curb,
+        at.regularizer,
     )
 
 

@@ -34,7 +34,7 @@ class Aim:
         slope: of the cost with barrier, per unit of length.
         here: cost with barrier and violation before the step, (B, 2).
         filter: pairs of them that it must beat in one of the two, (B, M, 2).
-        most: the largest violation that is allowed.
+        limit: the largest violation that is allowed.
     """
 
     step: Direction
@@ -42,18 +42,18 @@ class Aim:
     slope: Tensor
     here: Tensor
     filter: Tensor
-    most: Tensor
+    limit: Tensor
 
     def accepts(self, trial: Tensor, lengths: Tensor, chosen: Tensor | slice) -> Tensor:
         """Whether pairs (..., B, 2) at lengths (..., B) are good enough, for the chosen problems."""
-        here, most, slope = self.here[chosen], self.most[chosen], self.slope[chosen]
+        here, limit, slope = self.here[chosen], self.limit[chosen], self.slope[chosen]
         beaten = torch.cat((self.filter[chosen], here[:, None]), 1)
         noise = 1e-13 * (1 + here[:, 0].abs())
         less = trial[..., None, 1] <= (1 - _BETTER) * beaten[..., 1]
         cheaper = trial[..., None, 0] <= beaten[..., 0] - _BETTER * beaten[..., 1] + noise[:, None]
         fallen = trial[..., 0] <= here[:, 0] + _FALL * lengths * slope + noise
         fallen = fallen | ~self.is_for_the_cost(lengths, chosen) | (here[:, 1] > _SMALL)
-        return (less | cheaper).all(-1) & fallen & (trial[..., 1] <= most) & trial[..., 1].isfinite()
+        return (less | cheaper).all(-1) & fallen & (trial[..., 1] <= limit) & trial[..., 1].isfinite()
 
     def is_for_the_cost(self, lengths: Tensor, chosen: Tensor | slice) -> Tensor:
         """Whether the decrease that a length promises outweighs the violation: such a step adds nothing to a filter."""
@@ -116,8 +116,8 @@ def _aimed(at: Iterate, found: Conditions, step: Step, shift: Tensor, fine: Tens
     whole = expanded(at, found, step, shift, fine)
     full = _room(at.slacks, whole.slacks)
     here = _pair(found.stage.values, found.end.values, at.states, at.slacks, at)
-    most = torch.where(at.most.isfinite(), at.most, _LARGE * here[:, 1].clamp(min=1.0))
-    return Aim(whole, full, _promised(at, found, whole), here, at.filter, most), _points(at, whole, full)
+    limit = torch.where(at.limit.isfinite(), at.limit, _LARGE * here[:, 1].clamp(min=1.0))
+    return Aim(whole, full, _promised(at, found, whole), here, at.filter, limit), _points(at, whole, full)
 
 
 def _judged(problem: Discretised, at: Iterate, aim: Aim, values: Tensor | None) -> tuple[Tensor, Iterate]:
@@ -136,7 +136,7 @@ def _settled(at: Iterate, aim: Aim, length: Tensor, good: Tensor) -> Iterate:
     longer = torch.cat((aim.filter[:, 1:], aim.here[:, None]), 1)
     same = ~good | aim.is_for_the_cost(length, slice(None))
     kept = torch.where(same[:, None, None], aim.filter, longer)
-    return replace(moved, filter=kept, most=aim.most, shift=lifted, failures=failures)
+    return replace(moved, filter=kept, limit=aim.limit, shift=lifted, failures=failures)
 
 
 def _pair(stage: Tensor, end: Tensor, states: Tensor, slacks: Tensor, at: Iterate) -> Tensor:
@@ -147,7 +147,7 @@ def _pair(stage: Tensor, end: Tensor, states: Tensor, slacks: Tensor, at: Iterat
     size = states.shape[-1]
     cost = stage[..., 0].sum(-1) + end[..., 0]
     gap = (stage[..., 1 : 1 + size] - states[..., 1:, :]) / at.sizes[:, None]
-    violation = gap.abs().sum((-2, -1)) + (end[..., 1:] / at.ends).abs().sum(-1)
+    violation = gap.abs().sum((-2, -1)) + (end[..., 1:] / at.end_sizes).abs().sum(-1)
     if slacks.shape[-1]:
         cost = cost - at.barrier * slacks.log().sum((-2, -1))
         violation = violation + (stage[..., 1 + size :] + slacks).abs().sum((-2, -1))
