@@ -1,11 +1,10 @@
 """A recipe: everything that decides what a training run computes, and the defaults of each data set."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from math import isfinite
-from typing import Any, final, get_type_hints
+from typing import Any, final
 
 import torch
 from torch import nn
@@ -20,6 +19,7 @@ from worldsheet_lab.data import NAMES, DataSet
 from worldsheet_lab.names import DIGITS
 from worldsheet_lab.networks import ACTIVATIONS, ARCHITECTURES, Blueprint
 from worldsheet_lab.streams import drawing, seed_of
+from worldsheet_lab.typed_json import from_json, to_json
 
 OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {
     "sgd": SGD,
@@ -143,7 +143,7 @@ class Recipe:
 
     def to_json(self) -> str:
         """One JSON object with a member per field."""
-        return json.dumps(asdict(self), indent=2)
+        return to_json(self)
 
     @staticmethod
     def from_json(text: str) -> "Recipe":
@@ -153,17 +153,13 @@ class Recipe:
             InputError: no JSON object, a member too many or missing, or a value of the wrong type or range.
         """
         try:
-            values = json.loads(text)
+            return from_json(Recipe, text)
         except ValueError as error:
-            raise _misread(f"the recipe is not valid JSON ({error})") from error
-        if not isinstance(values, dict) or set(values) != set(FIELDS):
-            found = sorted(set(values) ^ set(FIELDS)) if isinstance(values, dict) else type(values).__name__
-            raise _misread(f"the recipe has members missing or unknown: {found}")
-        for name, kind in get_type_hints(Recipe).items():
-            value = values[name]
-            if isinstance(value, bool) or not isinstance(value, kind | int if kind is float else kind):
-                raise _misread(f"the recipe has a value of the wrong type: {name} is {value!r}")
-        return Recipe(**values)
+            raise InputError(
+                f"the recipe cannot be read: {error}",
+                "what Recipe.to_json writes",
+                "restore config.json, or start a new run",
+            ) from error
 
 
 FIELDS: tuple[str, ...] = tuple(field.name for field in fields(Recipe))
@@ -188,10 +184,6 @@ def _check_device(name: str) -> None:
             "a device that this torch can use: cpu, cuda, cuda:1, mps, ...",
             "use --device cpu, or install a torch built for the device",
         ) from error
-
-
-def _misread(problem: str) -> InputError:
-    return InputError(problem, "what Recipe.to_json writes", "restore config.json, or start a new run")
 
 
 _DIGITS = Recipe(**DIGITS)

@@ -79,17 +79,29 @@ def test_a_recipe_survives_json(data: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "given"),
     [
-        ({"depth": "nine"}, "the recipe has a value of the wrong type: depth is 'nine'"),
-        ({"depth": 2.5}, "the recipe has a value of the wrong type: depth is 2.5"),
-        ({"lr": True}, "the recipe has a value of the wrong type: lr is True"),
-        ({"colour": "red"}, "the recipe has members missing or unknown: ['colour']"),
+        ({"depth": "nine"}, "depth is 'nine': input should be a valid integer"),
+        ({"depth": 2.5}, "depth is 2.5: input should be a valid integer"),
+        ({"lr": True}, "lr is True: input should be a valid number"),
+        ({"colour": "red"}, "colour is 'red': unexpected keyword argument"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
     ],
 )
 def test_an_altered_recipe_is_refused(tiny: Recipe, changes: dict[str, Any], given: str) -> None:
     with pytest.raises(InputError) as refusal:
         Recipe.from_json(json.dumps({**json.loads(tiny.to_json()), **changes}))
-    assert refusal.value.problem == given
+    assert refusal.value.problem == f"the recipe cannot be read: {given}"
+
+
+def test_a_recipe_that_lacks_a_member_is_refused(tiny: Recipe) -> None:
+    kept = {name: value for name, value in json.loads(tiny.to_json()).items() if name not in ("depth", "lr")}
+    with pytest.raises(InputError, match=r"^the recipe cannot be read: depth is missing; lr is missing\n"):
+        Recipe.from_json(json.dumps(kept))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", ""])
+def test_what_is_no_recipe_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match=r"^the recipe cannot be read: "):
+        Recipe.from_json(text)
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def test_metrics_shorter_than_the_checkpoint_says(start: Callable[..., Training]
     [
         ("{", "is damaged"),
         ("{}", "is damaged"),
-        ('{"recipe": {"data": "digits"}}', "members missing or unknown"),
+        ('{"recipe": {"data": "digits"}}', "train_size is missing"),
     ],
 )
 def test_a_damaged_config(tiny: Recipe, tmp_path: Path, text: str, found: str) -> None:

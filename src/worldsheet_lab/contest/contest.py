@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, final
 
+from typing_extensions import TypedDict  # pydantic reads typing's own from Python 3.12 on only
+
 from worldsheet.core.errors import InputError
 from worldsheet.engine import Stop
 from worldsheet_lab.choices import choose
@@ -12,8 +14,17 @@ from worldsheet_lab.contest.rivals import BACKPROP, LEARNING_RULES, LearningRule
 from worldsheet_lab.errors import RunFolderError
 from worldsheet_lab.recipes import Recipe, recipe_for
 from worldsheet_lab.run_folder import RunFolder
+from worldsheet_lab.typed_json import from_json
 
 CONTEST = "compare.json"
+
+
+class _Kept(TypedDict):
+    """What stands in that file."""
+
+    dynamics: tuple[str, ...]
+    seeds: int
+    ticks: int | None
 
 
 @final
@@ -71,7 +82,7 @@ class RuleComparison:
 
     def save(self, folder: RunFolder) -> None:
         """Write what the folder's recipe does not say."""
-        plain = {"dynamics": list(self.names), "seeds": self.seeds, "ticks": self.ticks}
+        plain: _Kept = {"dynamics": self.names, "seeds": self.seeds, "ticks": self.ticks}
         folder.write(CONTEST, json.dumps(plain, indent=2).encode() + b"\n")
 
     @staticmethod
@@ -82,11 +93,11 @@ class RuleComparison:
             RunFolderError: a folder of something else.
         """
         try:
-            plain = json.loads(folder.read(CONTEST))
-            return RuleComparison(folder.recipe(), tuple(plain["dynamics"]), int(plain["seeds"]), plain["ticks"])
-        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+            kept = from_json(_Kept, folder.read(CONTEST))
+            return RuleComparison(folder.recipe(), kept["dynamics"], kept["seeds"], kept["ticks"])
+        except (ValueError, FileNotFoundError) as error:
             raise RunFolderError(
-                f"{folder.path / CONTEST} cannot be read as the plan of a comparison: {error!r}",
+                f"{folder.path / CONTEST} cannot be read as the plan of a comparison: {error}",
                 "the folder of a comparison that worldsheet compare started",
                 "name the folder that the comparison printed when it began",
             ) from error

@@ -1,12 +1,12 @@
 """How stages are getting on, told by each of them in a small file of its own."""
 
-import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
 from worldsheet_lab.atomic import replace_file
+from worldsheet_lab.typed_json import from_json, to_json
 
 FOLDER = "live"
 
@@ -59,17 +59,15 @@ class Reports:
     def write(self, report: Report) -> None:
         """Put a stage's report in the place of its last one."""
         self._folder.mkdir(exist_ok=True)
-        content = json.dumps(asdict(report)).encode()
-        replace_file(self._folder / f"{report.stage}.json", content, lasting=False)
+        replace_file(self._folder / f"{report.stage}.json", to_json(report).encode(), lasting=False)
 
     def read(self) -> list[Report]:
         """The newest report of every stage that has told one, in order."""
         found = []
         for path in self._folder.glob("[0-9]*.json"):
             try:
-                plain = json.loads(path.read_bytes())
-                found.append(Report(**{**plain, "layers": tuple(plain["layers"])}))
-            except (OSError, ValueError, TypeError, KeyError):  # of another version, or just being removed
+                found.append(from_json(Report, path.read_bytes()))
+            except (OSError, ValueError):  # of another version, or just being removed
                 continue
         return sorted(found, key=lambda report: report.stage)
 

@@ -1,10 +1,9 @@
 """What decides a run in stages, beside its recipe."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +27,7 @@ from worldsheet_lab.choices import choose
 from worldsheet_lab.data import DataSet
 from worldsheet_lab.errors import RunFolderError
 from worldsheet_lab.recipes import OPTIMIZERS, Recipe
+from worldsheet_lab.typed_json import from_json, to_json
 
 WEIGHTS: Mapping[str, Weights] = {
     "passive": DelayCompensated(),
@@ -121,7 +121,7 @@ class Setup:
 
     def to_json(self) -> str:
         """One JSON object."""
-        return json.dumps(asdict(self), indent=2)
+        return to_json(self)
 
     @staticmethod
     def from_json(text: str) -> "Setup":
@@ -131,9 +131,8 @@ class Setup:
             RunFolderError: something else.
         """
         try:
-            plain: dict[str, Any] = json.loads(text)
-            recipe = Recipe.from_json(json.dumps(plain.pop("recipe")))
-            return Setup(recipe=recipe, **{**plain, "cuts": tuple(plain["cuts"])})
-        except (ValueError, KeyError, TypeError) as error:
-            problem = f"the setup of the stages cannot be read: {error!r}"
-            raise RunFolderError(problem, "what a run in stages wrote", "start a new run") from error
+            return from_json(Setup, text)
+        except ValueError as error:
+            raise RunFolderError(
+                f"the setup of the stages cannot be read: {error}", "what a run in stages wrote", "start a new run"
+            ) from error
