@@ -4,13 +4,14 @@ PYTHON ?= python3
 TORCH  ?= 2.13.0
 ARGS   ?=
 GATE   := tests/laws tests/closed_form tests/parity tests/refusals tests/surface
+SHAPED := worldsheet,worldsheet_lab,benchmarks
 
 BIN   := .venv/bin
 STAMP := .venv/.installed
 PIP   := -m pip install -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all zoo check lint types imports blocks docs docs-serve notebooks release experiments bench gpu lock clean
+.PHONY: help demo test test-all shapes zoo check lint types imports blocks docs docs-serve notebooks release experiments bench gpu lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +25,11 @@ test: $(STAMP) ## run the tests of what is right: laws, closed forms, parity, re
 
 test-all: $(STAMP) ## run the others: commands, runs and pictures, planted defects
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/lab tests/defects $(ARGS)
+
+# Every call of an annotated function is checked, which takes four times as long as the tests themselves.
+shapes: $(STAMP) ## run closed forms and parity while jaxtyping and beartype check every annotated shape and type
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/closed_form tests/parity \
+	    --jaxtyping-packages=$(SHAPED),beartype.beartype $(ARGS)
 
 zoo: $(STAMP) .venv/.zoo ## run the tests on models that others wrote (installs transformers and others into .venv)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/zoo $(ARGS)
