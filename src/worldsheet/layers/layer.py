@@ -11,8 +11,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from worldsheet.core.errors import InputError
 from worldsheet.layers.closed_forms import steps_of
 from worldsheet.layers.observer import Observed, Observer
-from worldsheet.layers.stacked_steps import Stackable
-from worldsheet.layers.steps import Step
+from worldsheet.layers.steps import Stackable, Step
 from worldsheet.layers.vmapped import Mapped
 
 _DRAWS_ALWAYS = (nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
