@@ -6,7 +6,7 @@ from worldsheet.layers.losses import Cost, HalfSquares, OffersCost
 from worldsheet.layers.observer import Observer
 from worldsheet.layers.products import Operation
 from worldsheet.layers.proximal import proximal
-from worldsheet.layers.steps import BoundOperations, Factors, OffersStep, OperandSlots, Stack, Step
+from worldsheet.layers.steps import BoundOperations, Factors, OffersStep, OperandSlots, Stack, Stackable, Step
 
 __all__ = [
     "BoundOperations",
@@ -27,6 +27,7 @@ __all__ = [
     "Pull",
     "Recorded",
     "Stack",
+    "Stackable",
     "Step",
     "proximal",
 ]
