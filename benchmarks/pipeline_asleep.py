@@ -8,11 +8,11 @@ is in it.
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, final
+from typing import Any, NamedTuple, final
 
 import torch
 import torch.distributed as dist
@@ -22,7 +22,6 @@ from torch.distributed.pipelining.schedules import Schedule1F1B, ScheduleGPipe
 
 from benchmarks.pipeline_processes import in_processes
 from worldsheet.core.types import Costate, Point, State
-from worldsheet.layers.stacked_steps import Stackable
 from worldsheet.layers.steps import OffersStep, Step
 from worldsheet.pipeline import Current, Locked, Pipeline, Unlocked, timeline
 from worldsheet.pipeline.transport.distributed import P2PTransport, joined
@@ -145,12 +144,6 @@ class _Sleep(Step):
         for _ in range(1 + self._sleeper.first):
             self._sleeper.sleep()
         return ((self._sleeper.gain, (credit * saved).sum()),)
-
-    def alike(self, other: Stackable) -> bool:
-        return False
-
-    def stacked(self, others: Sequence[Stackable]) -> NoReturn:
-        raise NotImplementedError
 
 
 @final

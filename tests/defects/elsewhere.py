@@ -144,7 +144,7 @@ DEFECTS = {
         "ratios_of_power",
     ),
     "one-layers-weights-serve-all": Defect(
-        "layers/vmapped.py",
+        "engine/batched/vmapped.py",
         "torch.stack([owner[name].detach() for owner in owners])",
         "torch.stack([owners[0][name].detach() for _ in owners])",
         "parity/test_mapped.py",

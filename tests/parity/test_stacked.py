@@ -1,6 +1,7 @@
 """Equal sites moved as one give the numbers of sites moved one by one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import islice
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 import worldsheet as ws
 from benchmarks.forgetful import Uncached
 from nets import law
+from worldsheet.engine import Engine, StackedBlock, engine_for
+from worldsheet.solve.gradients import sum_uses
 
 DYNAMICS = [ws.Dyadic(0.7), ws.Dyadic(), ws.Wave(0.5), ws.PredictiveCoding(), ws.AugmentedLagrangian()]
 
@@ -219,3 +222,46 @@ def test_the_residual_mlp_is_the_network_of_its_formula(activation: ws.nn.Nonlin
     torch.testing.assert_close(model(x), phi(z) @ last.t() / 6, rtol=1e-13, atol=1e-13)
     chain = ws.Chain(model, squares)
     assert ws.compare(chain, x, target, ws.relax(chain, x, target)).relative_error < 1e-13
+
+
+LOOKS: dict[str, Callable[[Engine], Sequence[Tensor]]] = {
+    "fields": lambda engine: [*engine.fields.states, *engine.fields.costates],
+    "loss": lambda engine: [engine.loss],
+    "residual": lambda engine: [engine.residual().states, engine.residual().costates],
+    "ends": lambda engine: [torch.tensor(engine.credit_at_ends())],
+    "efforts": lambda engine: [
+        effort for _, effort in sorted(sum_uses(engine.efforts()), key=lambda pair: id(pair[0]))
+    ],
+}
+
+
+@pytest.mark.parametrize(("dynamics", "schedule"), RUNNING)
+@pytest.mark.parametrize("looks", [["fields"], ["residual", "loss"], ["loss", "ends", "efforts"]])
+def test_whoever_looks_between_planned_ticks_sees_this_moment_and_changes_nothing(
+    dynamics: ws.dynamics.Dynamics, schedule: ws.schedules.Schedule, looks: list[str]
+) -> None:
+    torch.manual_seed(2)
+    chain = ws.Chain(networks()["mlp"].double(), nn.MSELoss())
+    x, target = torch.randn(4, 6, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)
+    looked, left_alone, one_by_one = (
+        engine_for(chain, x, target, dynamics, schedule, keep=True, stack=stack) for stack in (True, True, False)
+    )
+    with torch.no_grad():
+        for engine in (looked, left_alone, one_by_one):
+            engine.start(None)
+        for index, tick in enumerate(islice(schedule.ticks(looked.topology), 9)):
+            for engine in (looked, left_alone, one_by_one):
+                engine.move(tick)
+            for look in looks if index % 3 else ():  # sometimes two planned ticks follow each other
+                for ours, theirs in zip(LOOKS[look](looked), LOOKS[look](one_by_one), strict=True):
+                    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-13)
+        for ours, theirs in zip(LOOKS["fields"](looked), LOOKS["fields"](left_alone), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_block_without_fields_refuses_to_be_looked_at(look: str) -> None:
+    chain = ws.Chain(networks()["mlp"].double(), nn.MSELoss())
+    x, target = torch.randn(4, 6, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)
+    with pytest.raises(ws.errors.InputError, match="before it was started"):
+        LOOKS[look](StackedBlock(chain, x, target, ws.PredictiveCoding(0.2)))

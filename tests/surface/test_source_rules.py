@@ -84,7 +84,7 @@ def test_autograd_is_asked_for_one_layer_at_a_time_and_end_to_end_only_by_the_or
         "cut/watch.py": {"grad", "backward"},
         "layers/evaluation.py": {"run_backward"},
         "problem/linearization.py": {"grad"},
-        "layers/vmapped.py": {"grad"},
+        "engine/batched/vmapped.py": {"grad"},
         "layers/proximal.py": {"grad"},
         "diagnostics/autograd.py": {"grad", "backward"},
         "streaming/derivatives.py": {"grad", "jacrev"},

@@ -4,9 +4,9 @@ from worldsheet.layers.evaluation import Checkpointed, ClosedForm, CostEvaluatio
 from worldsheet.layers.layer import ModuleInfo
 from worldsheet.layers.losses import Cost, HalfSquares, OffersCost
 from worldsheet.layers.observer import Observer
+from worldsheet.layers.products import Operation
 from worldsheet.layers.proximal import proximal
-from worldsheet.layers.stacked_steps import BoundOperations, OperandSlots, Operation, Stack
-from worldsheet.layers.steps import Factors, OffersStep, Step
+from worldsheet.layers.steps import BoundOperations, Factors, OffersStep, OperandSlots, Stack, Stackable, Step
 
 __all__ = [
     "BoundOperations",
@@ -27,6 +27,7 @@ __all__ = [
     "Pull",
     "Recorded",
     "Stack",
+    "Stackable",
     "Step",
     "proximal",
 ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast, final
 
 import torch
@@ -14,15 +15,17 @@ class Curve:
     """An activation φ whose derivative is a function of y = φ(x), each into `out` where it is given.
 
     Attributes:
-        value: maps (x, out) to φ(x).
+        value: torch's own kernel of x, with `out`.
         slope: torch's own kernel of (c, y) to φ'·c.
         constants: what else that kernel is given.
+        by_either: whether the derivative may be read of x as well as of y.
         into: the same kernel with memory to write to.
     """
 
-    value: Callable[[Tensor, Tensor | None], Tensor]
+    value: Callable[..., Tensor]
     slope: Any
     constants: tuple[float, ...] = ()
+    by_either: bool = False
     into: Any = field(init=False)
 
     def __post_init__(self) -> None:
@@ -36,6 +39,6 @@ class Curve:
         return cast(Tensor, self.into(credit, y, *self.constants, grad_input=out))
 
 
-TANH = Curve(lambda x, out: torch.tanh(x, out=out), torch.ops.aten.tanh_backward)
-SIGMOID = Curve(lambda x, out: torch.sigmoid(x, out=out), torch.ops.aten.sigmoid_backward)
-RELU = Curve(lambda x, out: torch.clamp_min(x, 0, out=out), torch.ops.aten.threshold_backward, (0.0,))
+TANH = Curve(torch.tanh, torch.ops.aten.tanh_backward)
+SIGMOID = Curve(torch.sigmoid, torch.ops.aten.sigmoid_backward)
+RELU = Curve(partial(torch.clamp_min, min=0), torch.ops.aten.threshold_backward, (0.0,), by_either=True)

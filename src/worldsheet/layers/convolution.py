@@ -1,7 +1,6 @@
 """A plane convolution with its derivatives, without a graph."""
 
-from collections.abc import Sequence
-from typing import NoReturn, cast, final
+from typing import cast, final
 
 import torch
 from torch import Tensor, nn
@@ -10,13 +9,15 @@ from torch.nn.parameter import Parameter
 from typing_extensions import override
 
 from worldsheet.core.types import AnyState, Costate, Point, State
-from worldsheet.layers.stacked_steps import Stackable
 from worldsheet.layers.steps import Factors, Step
 
 
 @final
 class Convolution(Step):
-    """The map y = x ∗ W + b on images (batch, channels, height, width), zeros around them."""
+    """The map y = x ∗ W + b on images (batch, channels, height, width), zeros around them.
+
+    Never stacked: torch has no batched convolution that is faster than its parts.
+    """
 
     __slots__ = ("_module",)
 
@@ -59,14 +60,6 @@ class Convolution(Step):
         m = self._module
         plain = m.padding_mode == "zeros" and not isinstance(m.padding, str) and type(m.weight) is Parameter
         return plain and x.dim() == 4 and x.dtype == m.weight.dtype
-
-    def alike(self, other: Stackable) -> bool:
-        """Not stacked: torch has no batched convolution that is faster than its parts."""
-        return False
-
-    def stacked(self, others: Sequence[Stackable]) -> NoReturn:
-        """Never alike."""
-        raise NotImplementedError
 
     def _transposed(self, credit: Costate, x: Point, mask: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
         m = self._module

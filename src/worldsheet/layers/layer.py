@@ -11,9 +11,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from worldsheet.core.errors import InputError
 from worldsheet.layers.closed_forms import steps_of
 from worldsheet.layers.observer import Observed, Observer
-from worldsheet.layers.stacked_steps import Stackable
 from worldsheet.layers.steps import Step
-from worldsheet.layers.vmapped import Mapped
 
 _DRAWS_ALWAYS = (nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
 _DRAWS_IN_TRAINING = (_DropoutNd, nn.RReLU, nn.RNNBase, nn.MultiheadAttention)
@@ -35,7 +33,7 @@ class ModuleInfo(NamedTuple):
         foreign: whether any of its code is not torch's own.
         watched: whether hooks listen to its calls, so that it must be called.
         steps: its closed form, if it has one and nothing listens to its calls.
-        mapped: itself as one of several equal modules, if it has no closed form and nothing listens to its calls.
+        mappable: itself, where it may be mapped with its like: it has no closed form and nothing listens to its calls.
     """
 
     parameters: tuple[Tensor, ...]
@@ -44,12 +42,7 @@ class ModuleInfo(NamedTuple):
     foreign: bool
     watched: bool
     steps: tuple[Step, ...] | None
-    mapped: Mapped | None
-
-    @property
-    def forms(self) -> tuple[Stackable, ...]:
-        """What can be stacked with its like."""
-        return self.steps or (() if self.mapped is None else (self.mapped,))
+    mappable: nn.Module | None
 
 
 @final
@@ -88,8 +81,10 @@ class ModuleInspector:
                 watched = watched or bool(parameter._backward_hooks)
         random, foreign = watched or self._may_draw(), watched or self._foreign
         moving = self._may_move_buffers()
-        mapped = None if watched or (random and not foreign) else self._mapped
-        return ModuleInfo((*parameters.values(),), moving, random, foreign, watched, None if watched else steps, mapped)
+        mappable = None if watched or (random and not foreign) else self._mappable
+        return ModuleInfo(
+            (*parameters.values(),), moving, random, foreign, watched, None if watched else steps, mappable
+        )
 
     def _may_move_buffers(self) -> bool:
         return bool(self._buffered) and any(module.training for module in self._buffered)
@@ -106,7 +101,7 @@ class ModuleInspector:
         self._steps = steps_of(self._function)
         if self._observer is not None and self._steps is not None:
             self._steps = tuple(Observed(step, self._observer) for step in self._steps)
-        self._mapped = Mapped(self._function) if isinstance(self._function, nn.Module) and not self._steps else None
+        self._mappable = self._function if isinstance(self._function, nn.Module) and not self._steps else None
         self._foreign = not modules or any(not _is_torchs(module) for module in modules)
         self._holders = [module._parameters for module in modules if module._parameters]
         self._buffered = [module for module in modules if module._buffers]

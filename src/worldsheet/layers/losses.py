@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldsheet.core.types import Costate, State
-from worldsheet.layers.stacked_steps import Operation
+from worldsheet.layers.products import Operation
 
 
 class Cost(ABC):

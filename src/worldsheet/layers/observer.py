@@ -1,15 +1,14 @@
 """Showing what meets at a layer's parameters to somebody who wants more of it than the effort."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import NoReturn, final
+from typing import final
 
 from torch import Tensor, nn
 
 from worldsheet.core.types import AnyState, Costate, Point, State
 from worldsheet.layers.closed_forms import steps_of
-from worldsheet.layers.stacked_steps import Stackable
 from worldsheet.layers.steps import Factors, Step
 
 
@@ -40,6 +39,8 @@ def _show(step: Step, observer: Observer, point: Tensor, credit: Tensor) -> None
 @final
 class Observed(Step):
     """A step that shows its factors to an observer whenever its efforts are asked for, and is otherwise the same.
+
+    It has no like: a layer that is watched moves alone.
 
     Args:
         step: what it stands for.
@@ -75,11 +76,3 @@ class Observed(Step):
     def fits(self, x: Point) -> bool:
         """The step's own."""
         return self._step.fits(x)
-
-    def alike(self, other: Stackable) -> bool:
-        """Never: a layer that is watched moves alone."""
-        return False
-
-    def stacked(self, others: Sequence[Stackable]) -> NoReturn:
-        """Never alike."""
-        raise NotImplementedError

@@ -14,7 +14,7 @@ from worldsheet.core.types import Costate, Point, State
 from worldsheet.layers.evaluation import Recorded
 from worldsheet.layers.layer import ModuleInfo
 
-_ALONE = ModuleInfo(parameters=(), buffers=False, random=False, foreign=True, watched=False, steps=None, mapped=None)
+_ALONE = ModuleInfo(parameters=(), buffers=False, random=False, foreign=True, watched=False, steps=None, mappable=None)
 
 
 @final

@@ -1,9 +1,7 @@
 """Residual layers with their derivatives written out, ready to be stacked, and the residual MLP made of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
-from functools import partial
 from math import sqrt
 from typing import cast, final
 
@@ -15,104 +13,8 @@ from typing_extensions import override
 from worldsheet.core.errors import InputError
 from worldsheet.core.types import AnyState, Costate, Point, State
 from worldsheet.layers.activations import RELU, TANH, Curve
-from worldsheet.layers.stacked_steps import BoundOperations, ClosedStack, OperandSlots, Operation, Stack, Stackable
-from worldsheet.layers.steps import OffersStep, Step
-
-
-@final
-@dataclass(frozen=True)
-class ResidualStack(ClosedStack):
-    """Residual layers z + k φ(z) Wᵀ of equal width and scale on states (site, batch, width).
-
-    Attributes:
-        weights: of each site.
-        weight: the weights in one tensor.
-        scale: k.
-        curve: φ, with its derivative as a function of z or φ(z) alike; None for the identity.
-    """
-
-    weights: tuple[Tensor, ...]
-    weight: Tensor
-    scale: float
-    curve: Curve | None
-
-    def like(self, x: Point) -> AnyState:
-        """Of the shape of x."""
-        return x.new_empty(x.shape)
-
-    def ahead(self, x: Point, y: State, work: Tensor) -> tuple[tuple[Operation, ...], Point]:
-        """One batched product and one sum; φ(z) is saved."""
-        activate, active = activated(self.curve, x, work)
-        return (*activate, partial(torch.baddbmm, x, active, self._turned, alpha=self.scale, out=y)), active
-
-    def back(self, credit: Costate, saved: Point, out: AnyState) -> tuple[Operation, ...]:
-        """One batched product, one mask, one sum."""
-        mask = () if self.curve is None else (partial(self.curve.pulled, out, saved, out),)
-        sum_up = partial(torch.add, credit, out, alpha=self.scale, out=out)
-        return (partial(torch.bmm, credit, self.weight, out=out), *mask, sum_up)
-
-    def bound_residual(self, at: OperandSlots, state: State) -> BoundOperations:
-        """One difference, to which the batched product is added where it lies."""
-        activate, active = activated(self.curve, at.x, at.work)
-        differ = partial(torch.sub, at.x, state, out=at.credit)
-        add = partial(at.credit.baddbmm_, active, self._turned, alpha=self.scale)
-        return BoundOperations((*activate, differ, add), self._sent(at, active))
-
-    def efforts(self, credit: Costate, saved: Point) -> tuple[tuple[Tensor, Tensor], ...]:
-        """One batched product, told apart by site."""
-        products = torch.bmm(credit.transpose(1, 2), saved).mul_(self.scale).unbind()
-        return tuple(pair for pair in zip(self.weights, products, strict=True) if pair[0].requires_grad)
-
-    @property
-    @override
-    def has_parameters(self) -> bool:
-        return True
-
-    def part(self, start: int, stop: int) -> ClosedStack:
-        """A view of the gathered weights."""
-        cut = slice(start, stop)
-        return ResidualStack(self.weights[cut], self.weight[cut], self.scale, self.curve)
-
-    @property
-    def _turned(self) -> Tensor:
-        return self.weight.transpose(1, 2)
-
-
-@final
-@dataclass(frozen=True)
-class ActivatedStack(ClosedStack):
-    """Pre-activated layers φ(z) Wᵀ on states (site, batch, width), to be moved only.
-
-    Attributes:
-        weight: the weights in one tensor.
-        curve: φ, with its derivative as a function of z or φ(z) alike; None for the identity.
-    """
-
-    weight: Tensor
-    curve: Curve | None
-
-    def like(self, x: Point) -> AnyState:
-        """As wide as the weights are high."""
-        return x.new_empty((*x.shape[:-1], self.weight.shape[1]))
-
-    def ahead(self, x: Point, y: State, work: Tensor) -> tuple[tuple[Operation, ...], Point]:
-        """One batched product; φ(z) is saved."""
-        activate, active = activated(self.curve, x, work)
-        return (*activate, partial(torch.bmm, active, self.weight.transpose(1, 2), out=y)), active
-
-    def back(self, credit: Costate, saved: Point, out: AnyState) -> tuple[Operation, ...]:
-        """One batched product and one mask."""
-        product = partial(torch.bmm, credit, self.weight, out=out)
-        return (product,) if self.curve is None else (product, partial(self.curve.pulled, out, saved, out))
-
-    def part(self, start: int, stop: int) -> ClosedStack:
-        """A view of the gathered weights."""
-        return ActivatedStack(self.weight[start:stop], self.curve)
-
-
-def activated(curve: Curve | None, x: Point, work: Tensor) -> tuple[tuple[Operation, ...], Point]:
-    """What writes φ(x) to `work`, and where φ(x) is then."""
-    return ((), x) if curve is None else ((partial(curve.value, x, work),), work)
+from worldsheet.layers.products import Apply, add_linear, at_once, by_owner, effort_of, linear, pull_linear, trained
+from worldsheet.layers.steps import Formula, OffersStep, OperandSlots, Stack, Stackable, Step
 
 
 @final
@@ -135,14 +37,6 @@ class Nonlinearity(Enum):
         if self is Nonlinearity.RELU:
             return RELU
         return TANH if self is Nonlinearity.TANH else None
-
-    def pulled(self, credit: Costate, z: Point) -> Costate:
-        """φ'(z)·credit."""
-        if self is Nonlinearity.RELU:
-            return cast(Tensor, torch.ops.aten.threshold_backward(credit, z, 0))
-        return (
-            cast(Tensor, torch.ops.aten.tanh_backward(credit, torch.tanh(z))) if self is Nonlinearity.TANH else credit
-        )
 
 
 @final
@@ -168,7 +62,7 @@ class ScaledLinear(nn.Module, OffersStep):
 
     def step(self) -> Step:
         """Jᵀc = k φ'(x)·(c W); the effort of W is k cᵀφ(x)."""
-        return _Scaled(self)
+        return _Scaled((self,))
 
 
 @final
@@ -193,7 +87,7 @@ class ResidualLinear(nn.Module, OffersStep):
 
     def step(self) -> Step:
         """Jᵀc = c + k φ'(z)·(c W); the effort of W is k cᵀφ(z)."""
-        return _Residual(self)
+        return _Residual((self,))
 
 
 def residual_mlp(
@@ -237,20 +131,31 @@ def residual_mlp(
     )
 
 
-class _Weighted(Step):
-    """One layer k φ(x) Wᵀ, or what is made of it, on rows; x is saved."""
+class _Weighted(Formula):
+    """A map made of k φ(x) Wᵀ on rows, of one layer, whose module is read at each call, or of several, gathered.
 
-    __slots__ = ("_module",)
+    One layer saves x, which is there anyway, and makes φ(x) anew; several save φ(x) in memory that is there for it.
 
-    def __init__(self, module: ScaledLinear | ResidualLinear) -> None:
-        self._module = module
+    Args:
+        modules: of each site.
+        gathered: a stack's W of shape (site, out, in), and k.
+    """
 
+    __slots__ = ("_gathered", "_modules")
+
+    def __init__(
+        self, modules: Sequence[ScaledLinear | ResidualLinear], gathered: tuple[Tensor, float] | None = None
+    ) -> None:
+        self._modules = modules
+        self._gathered = gathered
+
+    @override
     def efforts(self, credit: Costate, saved: Point) -> tuple[tuple[Tensor, Tensor], ...]:
-        """One product."""
-        weight = self._module.weight
-        if not weight.requires_grad:
+        weights = trained(self._modules, "weight")
+        if not weights:
             return ()
-        return ((weight, torch.mm(credit.t(), self._module.activation(saved)).mul_(self._module.scale)),)
+        active = saved if self._gathered is not None else self._activated(at_once, saved, None)
+        return by_owner(weights, effort_of(credit, active).mul_(self._modules[0].scale))
 
     @property
     @override
@@ -259,36 +164,61 @@ class _Weighted(Step):
 
     def fits(self, x: Point) -> bool:
         """Rows of the weight's dtype."""
-        return x.dim() == 2 and x.dtype == self._module.weight.dtype
+        return x.dim() == 2 and x.dtype == self._modules[0].weight.dtype
+
+    @property
+    def _operands(self) -> tuple[Tensor, float]:
+        """W and k."""
+        if self._gathered is not None:
+            return self._gathered
+        return cast(Tensor, self._modules[0]._parameters["weight"]), self._modules[0].scale
+
+    def _activated(self, apply: Apply, x: Point, work: Tensor | None) -> State:
+        """φ(x)."""
+        curve = self._modules[0].activation.curve
+        return x if curve is None else apply(curve.value, x, out=work)
+
+    def _masked(self, apply: Apply, through: Costate, saved: Point) -> Costate:
+        """φ'(x)·c in the place of c."""
+        curve = self._modules[0].activation.curve
+        if curve is None:
+            return through
+        known = self._gathered is not None or curve.by_either
+        return apply(curve.pulled, through, saved if known else apply(curve.value, saved, out=None), out=through)
+
+    def _cut(
+        self, start: int, stop: int
+    ) -> tuple[Sequence[ScaledLinear | ResidualLinear], tuple[Tensor, float] | None]:
+        """What some of the sites are made of, with a view of the gathered weights."""
+        gathered = None if self._gathered is None else (self._gathered[0][start:stop], self._gathered[1])
+        return self._modules[start:stop], gathered
 
 
 @final
 class _Scaled(_Weighted):
-    """A scaled layer."""
+    """A scaled layer. Such layers stand alone, first and last; a stack of one has weights times k, and k = 1."""
 
     __slots__ = ()
 
-    def forward(self, x: Point) -> tuple[State, Point]:
+    def ahead(self, apply: Apply, x: Point, out: Tensor | None, work: Tensor | None) -> tuple[State, Point]:
         """One product."""
-        return torch.mm(self._module.activation(x), self._module.weight.t()).mul_(self._module.scale), x
+        (weight, scale), active = self._operands, self._activated(apply, x, work)
+        y = _times(apply, linear(apply, active, weight, None, out), scale)
+        return y, x if self._gathered is None else active
 
-    def pull(self, credit: Costate, saved: Point) -> AnyState:
+    def back(self, apply: Apply, credit: Costate, saved: Point, out: Tensor | None) -> AnyState:
         """One product and one mask."""
-        through = torch.mm(credit, self._module.weight).mul_(self._module.scale)
-        return self._module.activation.pulled(through, saved)
-
-    def alike(self, other: Stackable) -> bool:
-        """Such layers stand alone, first and last."""
-        return False
-
-    def stacked(self, others: Sequence[Stackable]) -> Stack:
-        """Never alike."""
-        raise NotImplementedError
+        weight, scale = self._operands
+        return self._masked(apply, _times(apply, pull_linear(apply, credit, weight, out), scale), saved)
 
     def alone(self) -> Stack:
         """Its weights times k, which are few."""
-        weight = self._module.weight.detach() * self._module.scale
-        return ActivatedStack(weight.unsqueeze(0), self._module.activation.curve)
+        weight, scale = self._operands
+        return _Scaled(self._modules, ((weight.detach() * scale)[None], 1.0))
+
+    @override
+    def part(self, start: int, stop: int) -> Formula:
+        return _Scaled(*self._cut(start, stop))
 
 
 @final
@@ -297,31 +227,49 @@ class _Residual(_Weighted):
 
     __slots__ = ()
 
-    def forward(self, x: Point) -> tuple[State, Point]:
+    def ahead(self, apply: Apply, x: Point, out: Tensor | None, work: Tensor | None) -> tuple[State, Point]:
         """One product and one sum."""
-        module = self._module
-        return torch.addmm(x, module.activation(x), module.weight.t(), alpha=module.scale), x
+        (weight, scale), active = self._operands, self._activated(apply, x, work)
+        y = add_linear(apply, x, active, weight, scale, out)
+        return y, x if self._gathered is None else active
 
-    def pull(self, credit: Costate, saved: Point) -> AnyState:
+    def back(self, apply: Apply, credit: Costate, saved: Point, out: Tensor | None) -> AnyState:
         """One product, one mask, one sum."""
-        through = self._module.activation.pulled(torch.mm(credit, self._module.weight), saved)
-        return torch.add(credit, through, alpha=self._module.scale)
+        weight, scale = self._operands
+        through = self._masked(apply, pull_linear(apply, credit, weight, out), saved)
+        return apply(torch.add, credit, through, alpha=scale, out=through)
+
+    @override
+    def differ(self, apply: Apply, at: OperandSlots, state: State) -> Point:
+        (weight, scale), active = self._operands, self._activated(apply, at.x, at.work)
+        difference = apply(torch.sub, at.x, state, out=at.credit)  # to which the product is added where it lies
+        add_linear(apply, difference, active, weight, scale, at.credit)
+        return at.x if self._gathered is None else active
 
     def alike(self, other: Stackable) -> bool:
         """Equal width, scale and activation."""
         return isinstance(other, _Residual) and self._kind == other._kind
 
     def stacked(self, others: Sequence[Stackable]) -> Stack:
-        """One batched product."""
-        modules = [self._module, *(other._module for other in others if isinstance(other, _Residual))]
-        weights = tuple(module.weight for module in modules)
-        gathered = torch.stack([weight.detach() for weight in weights])
-        return ResidualStack(weights, gathered, self._module.scale, self._module.activation.curve)
+        """The weights are copied once."""
+        alike = [self, *(other for other in others if isinstance(other, _Residual))]
+        modules = [module for each in alike for module in each._modules]
+        return _Residual(modules, (torch.stack([module.weight.detach() for module in modules]), modules[0].scale))
 
     def alone(self) -> Stack:
-        """One product into memory that is there."""
-        return self.stacked(())
+        """The weights where they are."""
+        weight, scale = self._operands
+        return _Residual(self._modules, (weight.detach()[None], scale))
+
+    @override
+    def part(self, start: int, stop: int) -> Formula:
+        return _Residual(*self._cut(start, stop))
 
     @property
     def _kind(self) -> tuple[int, float, Nonlinearity]:
-        return self._module.weight.shape[0], self._module.scale, self._module.activation
+        module = self._modules[0]
+        return module.weight.shape[0], module.scale, module.activation
+
+
+def _times(apply: Apply, product: Tensor, scale: float) -> Tensor:
+    return product if scale == 1 else apply(torch.mul, product, scale, out=product)

@@ -13,7 +13,8 @@ from worldsheet.core.types import Field, Residuals
 from worldsheet.dynamics import Dynamics
 from worldsheet.engine.base import Engine, Residual
 from worldsheet.engine.batched.messages import SlabMessages
-from worldsheet.engine.batched.plan import Program, Programs, programs_for
+from worldsheet.engine.batched.moments import Ahead, Known, Measured, Moment, Started, Unstarted
+from worldsheet.engine.batched.plan import programs_for
 from worldsheet.engine.batched.runs import runs
 from worldsheet.engine.batched.slab import Move, Shift, Slab, Span, Spans, cut, slabs
 from worldsheet.engine.measure import residual_of, start_fields, table_of
@@ -45,22 +46,19 @@ class StackedBlock(Engine):
         self.caller = BoundLayers(chain, target)
         self._messages = Messages(self.caller, everywhere=True, to_input=x.requires_grad)
         self._x = x
-        self._slabs: list[Slab] = []
         self._spans = Spans()
-        self._programs: Programs | None = None
-        self._program_evaluations = self._program_pulls = 0
-        self._deferred: Program | None = None
-        self._messages_fresh = False
+        self._moment: Moment = Unstarted()
+        self._planned_evaluations = self._planned_pulls = 0
 
     @property
     def evaluations(self) -> int:
         """Forward evaluations of layers, a run of S layers counted S times."""
-        return self._messages.evaluations + self._made.evaluations + self._program_evaluations
+        return self._messages.evaluations + self._started.messages.evaluations + self._planned_evaluations
 
     @property
     def pulls(self) -> int:
         """Pull-backs through layers, likewise."""
-        return self._messages.pulls + self._made.pulls + self._program_pulls
+        return self._messages.pulls + self._started.messages.pulls + self._planned_pulls
 
     @torch.no_grad()
     def start(self, initial: Fields | None) -> None:
@@ -69,27 +67,26 @@ class StackedBlock(Engine):
         for site in range(2, len(self.chain) + 1):
             outputs.append(self._messages.forward(site, outputs[-1]))
         fields = start_fields(self.dynamics, outputs[1:], initial)
-        found = runs(self.caller.traits[:-1], outputs, compiled=self._compiled)
-        self._slabs = slabs(self._x, fields, found)
-        self._made = SlabMessages(self._messages, self.dynamics, self._slabs, self._x)
-        self._programs = programs_for(self.dynamics, self._messages, self._slabs, outputs)
+        made = slabs(self._x, fields, runs(self.caller.traits[:-1], outputs, compiled=self._compiled))
+        messages = SlabMessages(self._messages, self.dynamics, made, self._x)
+        self._moment = Known(Started(made, messages, programs_for(self.dynamics, self._messages, made, outputs)))
 
     def move(self, tick: Tick) -> None:
-        """See `Engine.move`; by a program, unless somebody has just looked, whose messages serve the tick as well."""
-        program = None if self._programs is None or self._messages_fresh else self._programs.of(tick)
-        if program is None:
+        """See `Engine.move`; by a plan, unless somebody has just looked, whose messages serve the tick as well."""
+        moment = self._moment
+        planned = moment.planned(tick) if isinstance(moment, Known | Ahead) else None
+        if planned is None:
             super().move(tick)
-            self._messages_fresh = False
             return
-        for operation in program.operations:
+        for operation in planned.program.operations:
             operation()
-        self._program_evaluations += program.evaluations
-        self._program_pulls += program.pulls
-        self._deferred = program
+        self._planned_evaluations += planned.program.evaluations
+        self._planned_pulls += planned.program.pulls
+        self._moment = planned.then
 
     def fire(self, phase: Phase) -> None:
         """Move the sites of a phase: all read before any writes."""
-        moves = self._spans.of(phase, self._slabs)
+        moves = self._spans.of(phase, self._started.slabs)
         ready = [self._ready(move) for move in moves]
         for (field, slab, span), value in zip(moves, ready, strict=True):
             if isinstance(value, Tensor):
@@ -98,18 +95,20 @@ class StackedBlock(Engine):
                 slab.shift(field, span, value)
 
     def close_tick(self) -> None:
-        """Nothing to remember: these schedules read the newest messages."""
+        """Nothing to remember of the fields: these schedules read the newest messages."""
+        if isinstance(self._moment, Measured):
+            self._moment = self._moment.ticked()
 
     def residual(self) -> Residual:
         """See `Engine.residual`; one norm per site."""
-        self._messages_fresh = True
-        views = [self._between.view(slab, span) for slab, span in self._moving()]
+        messages = self._measured()
+        views = [messages.view(slab, span) for slab, span in self._moving()]
         return residual_of(self.dynamics, table_of(views, _norms))
 
     @property
     def overflowed(self) -> bool:
         """See `Engine.overflowed`; a sum over each field, which NaN and infinity survive."""
-        sums = read([field.sum().abs() for slab in self._slabs for field in (slab.states, slab.costates)])
+        sums = read([field.sum().abs() for slab in self._started.slabs for field in (slab.states, slab.costates)])
         return not all(map(isfinite, sums)) and super().overflowed
 
     @property
@@ -124,7 +123,7 @@ class StackedBlock(Engine):
     @override
     def efforts(self) -> list[tuple[Tensor, Tensor | None]]:
         found: list[tuple[Tensor, Tensor | None]] = []
-        for slab in self._slabs:
+        for slab in self._started.slabs:
             for run in slab.runs:
                 if run.parameters:
                     found += self._between.efforts(slab, run)
@@ -137,16 +136,15 @@ class StackedBlock(Engine):
     def input_gradient(self) -> Tensor | None:
         if not self._x.requires_grad:
             return None
-        if self._slabs[0].span.last > 0:
-            return self._between.pulled(self._slabs[0], Span(0, 0))[0]
+        if self._started.slabs[0].span.last > 0:
+            return self._between.pulled(self._started.slabs[0], Span(0, 0))[0]
         return self._between.pull(1, last=True).inputs[0]
 
     @override
     def credit_at_ends(self) -> tuple[float, float]:
-        self._messages_fresh = True
-        size = len(self.chain)
-        near = self._between.credit(*self._moving()[0])[0]
-        slope = self._between.pulled(self._slabs[-1], Span(size, size))
+        messages, size = self._measured(), len(self.chain)
+        near = messages.credit(*self._moving()[0])[0]
+        slope = messages.pulled(self._started.slabs[-1], Span(size, size))
         below, above = read([near.norm(), slope.norm()])
         return below, above
 
@@ -166,7 +164,7 @@ class StackedBlock(Engine):
     @property
     @override
     def precision(self) -> float:
-        return torch.finfo(self._slabs[-1].states.dtype).eps
+        return torch.finfo(self._started.slabs[-1].states.dtype).eps
 
     def _ready(self, move: Move) -> Tensor | Shift:
         """The new values of a move; or what is to be added to the old ones, if the dynamics has coefficients."""
@@ -183,24 +181,37 @@ class StackedBlock(Engine):
         return Shift(1.0, [*terms, (mix.costate, slab.rows(Field.COSTATE, span))] if mix.costate else terms)
 
     @property
+    def _started(self) -> Started:
+        """The fields, which are of this moment, and what may not be."""
+        if isinstance(self._moment, Unstarted):
+            raise self._moment.refused()
+        return self._moment.started
+
+    @property
     def _between(self) -> SlabMessages:
         """The messages of this moment."""
-        self._look()
-        return self._made
+        return self._look().messages
 
-    def _look(self) -> None:
-        """After programmed ticks: let go of older messages, and fire what was left for an onlooker."""
-        program, self._deferred = self._deferred, None
-        if program is None:
-            return
-        for slab in self._slabs:
-            slab.renew()
-        if program.left is not None:
-            self.fire(program.left)
+    def _look(self) -> Known | Measured:
+        """Let the messages be of this moment, and costates too: fire what planned ticks have left for an onlooker."""
+        moment = self._moment
+        if isinstance(moment, Unstarted):
+            raise moment.refused()
+        if not isinstance(moment, Ahead):
+            return moment
+        self._moment = known = moment.looked()
+        if moment.left is not None:
+            self.fire(moment.left)
+        return known
+
+    def _measured(self) -> SlabMessages:
+        """The messages of this moment, for somebody who asks for those of all sites."""
+        self._moment = measured = self._look().measured()
+        return measured.messages
 
     def _moving(self) -> list[tuple[Slab, Span]]:
         """Slabs with their sites, the input left out."""
-        pairs = [(slab, Span(max(slab.span.first, 1), slab.span.last)) for slab in self._slabs]
+        pairs = [(slab, Span(max(slab.span.first, 1), slab.span.last)) for slab in self._started.slabs]
         return [(slab, span) for slab, span in pairs if span.first <= span.last]
 
 

@@ -136,18 +136,17 @@ def bound_chain(
         settled: whether states take what is predicted; otherwise residuals are written to the credits.
     """
     top = len(steps) - 1
-    ahead: list[BoundOperations] = []
+    bound: list[BoundOperations] = []
     x, credits = strip.below, [*rooms.credits[1:], strip.credits]
     for index, step in enumerate(steps):
         value = strip.states if settled and index == top else rooms.values[index]
         below = rooms.credits[index]
         at = OperandSlots(x, value, rooms.work[index], credits[index], below[quiet:] if quiet else below, quiet)
-        alone = settled or index < top
-        ahead.append(step.bound(at) if alone else step.bound_residual(at, strip.states))
+        bound.append(step.bound(at, strip.states if index == top and not settled else None))
         x = value
     return BoundOperations(
-        tuple(operation for bound in ahead for operation in bound.ahead),
-        tuple(operation for bound in reversed(ahead) for operation in bound.back),
+        tuple(operation for each in bound for operation in each.ahead),
+        tuple(operation for each in reversed(bound) for operation in each.back),
     )
 
 

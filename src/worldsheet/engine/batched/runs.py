@@ -8,7 +8,8 @@ from torch import Tensor
 
 from worldsheet.core.errors import InputError
 from worldsheet.core.types import AnyState, Costate, Point, State
-from worldsheet.layers import ModuleInfo, Stack
+from worldsheet.engine.batched.vmapped import Mapped
+from worldsheet.layers import ModuleInfo, Stack, Stackable
 
 
 @final
@@ -181,18 +182,23 @@ def _compiled(run: LayerGroup, passed: Sequence[Tensor]) -> LayerGroup:
 
 
 def _equal(traits: Sequence[ModuleInfo], passed: Sequence[Tensor], index: int) -> bool:
-    forms, below, point = traits[index].forms, traits[index - 1].forms, passed[index]
+    forms, below, point = _forms(traits[index]), _forms(traits[index - 1]), passed[index]
     if not forms or not below or len(forms) != len(below) or not same_form(passed[index - 1], point):
         return False
     pairs = zip(forms, below, strict=True)
     return all(form.alike(other) and form.fits(point) and other.fits(point) for form, other in pairs)
 
 
+def _forms(traits: ModuleInfo) -> tuple[Stackable, ...]:
+    """What of a layer can be stacked with its like."""
+    return traits.steps or (() if traits.mappable is None else (Mapped(traits.mappable),))
+
+
 def _gathered(indices: Sequence[int], traits: Sequence[ModuleInfo]) -> LayerGroup:
     parameters = tuple({id(p): p for index in indices for p in traits[index].parameters}.values())
     steps: tuple[Stack, ...] = ()
     if len(indices) > 1:
-        columns = zip(*(traits[index].forms for index in indices), strict=True)
+        columns = zip(*(_forms(traits[index]) for index in indices), strict=True)
         steps = tuple(column[0].stacked(column[1:]) for column in columns)
     return LayerGroup(indices[0] + 1, indices[-1] + 1, steps, parameters)
 

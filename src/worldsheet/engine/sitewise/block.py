@@ -96,6 +96,8 @@ class Block(Engine):
         for firing, value in moves:
             fields = self.sheet.states if firing.field is Field.STATE else self.sheet.costates
             fields[firing.site] = value
+            if self._efforts and not firing.last:
+                self._forget_efforts(firing.site)
             if firing.last and not self._keep:
                 self._let_go(firing.site)
 
@@ -197,6 +199,12 @@ class Block(Engine):
         if pull.efforts is not None:
             self._efforts[layer] = pull.efforts
         return pull
+
+    def _forget_efforts(self, site: int) -> None:
+        """Of a site that has moved: those of its layer, of the one that reads it, of a cost that reads through that."""
+        top = site + 2 if self._open and site + 2 == self.caller.head else site + 1
+        for layer in range(site, top + 1):
+            self._efforts.pop(layer, None)
 
     def _let_go(self, site: int) -> None:
         above = site + 1

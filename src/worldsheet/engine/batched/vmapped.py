@@ -11,7 +11,7 @@ from torch.nn.parameter import Parameter
 from typing_extensions import override
 
 from worldsheet.core.types import AnyState, Costate, Point, State
-from worldsheet.layers.stacked_steps import Stack, Stackable
+from worldsheet.layers import Stack, Stackable
 
 Held: TypeAlias = Mapping[str, Tensor]
 Pulled: TypeAlias = tuple[Tensor | None, ...]
