@@ -246,6 +246,7 @@ class Stage:
         # layers in flight hold on to the parameters and are told what they shall see of them
         with unnoticed_writes(self.parameters):
             self.optimizer.step()
+        torch.clear_autocast_cache()  # where `autocast` surrounds the whole training, rounded weights are kept in it
         self.optimizer.zero_grad()
         self._values = self._weights.seen([p.detach() for p in self.parameters], self._before, self._delay)
         self._marks = _marks_of(self.parameters)
@@ -337,13 +338,17 @@ def _borrowed(parameters: Sequence[Parameter], values: Sequence[Tensor] | None) 
         yield
         return
     own = [parameter.data for parameter in parameters]
-    for parameter, value in zip(parameters, values, strict=True):
-        parameter.data = value
+    _show(parameters, values)
     try:
         yield
     finally:
-        for parameter, data in zip(parameters, own, strict=True):
-            parameter.data = data
+        _show(parameters, own)
+
+
+def _show(parameters: Sequence[Parameter], values: Sequence[Tensor]) -> None:
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.data = value
+    torch.clear_autocast_cache()  # it knows parameters by identity, and would show the rounded ones of before
 
 
 class Completed(NamedTuple):
