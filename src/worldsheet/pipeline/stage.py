@@ -1,12 +1,12 @@
 """A stage: consecutive layers that one process owns, with their optimizer."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 from typing import Any, NamedTuple, TypeAlias, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 from torch.optim import Optimizer
 
@@ -15,17 +15,18 @@ from worldsheet.core.private_torch import set_versions, unnoticed_writes
 from worldsheet.core.types import Costate, Point, State
 from worldsheet.engine.sitewise.messages import Messages
 from worldsheet.layers import Efforts
+from worldsheet.pipeline.clipping import Norms, norms_of
 from worldsheet.pipeline.packet_weights import Share
 from worldsheet.pipeline.packets import PacketStream
 from worldsheet.pipeline.schedule import Action, ActionType, Waiting
 from worldsheet.pipeline.transport.base import Transport
+from worldsheet.pipeline.update_rule import UpdateRule
 from worldsheet.pipeline.weights import Weights
 from worldsheet.problem import BoundLayers, Chain
 from worldsheet.solve.gradients import accumulate, sum_uses
 
-MakeOptimizer: TypeAlias = Callable[[Iterable[Parameter]], Optimizer]
-"""Makes the optimizer of one stage's parameters: `partial(torch.optim.Adam, lr=1e-3)`."""
-
+StageState: TypeAlias = dict[str, dict[Any, Any]]
+"""What one stage or several have learned, under the names of the whole network."""
 
 _WHOLE = Share()
 
@@ -52,7 +53,8 @@ class Stage:
 
     Args:
         chain: its layers; the loss is used by the last stage only.
-        optimizer: makes its optimizer.
+        whole: the chain that it is a part of.
+        rule: what it makes of its parameters.
         weights: what packets see of the parameters.
         delay: updates between a packet and its credit.
         index: which stage it is, counted from 0.
@@ -70,10 +72,11 @@ class Stage:
         staleness: by how many updates its parameters had moved since that packet passed.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what a stage is made of
         self,
         chain: Chain,
-        optimizer: MakeOptimizer,
+        whole: Chain,
+        rule: UpdateRule,
         weights: Weights,
         *,
         delay: float,
@@ -86,12 +89,11 @@ class Stage:
         self.streaming = False
         self.index = index
         self._layers = layers
-        self.parameters = [p for p in chain.parameters() if p.requires_grad]
-        self.optimizer = (
-            weights.port(optimizer(self.parameters), [layer.module for layer in chain.layers], delay)
-            if self.parameters
-            else None
-        )
+        self._prefixes = [whole.layers[layer].name for layer in layers]
+        self._named = _moving(chain, whole, with_loss=self.last)
+        self.parameters = list(self._named.values())
+        modules = [layer.module for layer in chain.layers]
+        self.updater = rule.updater(self._named, self.name, lambda port: weights.port(port, modules, delay))
         self.updates = self.staleness = 0
         self.loss: Tensor | None = None
         self.costate: Costate | None = None
@@ -123,6 +125,11 @@ class Stage:
         return None if self.last else points[-1]
 
     @property
+    def optimizer(self) -> Optimizer | None:
+        """What moves its parameters; None if it has none to move."""
+        return None if self.updater is None else self.updater.optimizer
+
+    @property
     def name(self) -> str:
         """How the stage is called in messages."""
         return f"stage {self.index} (layers {self._layers.start + 1}..{self._layers.stop})"
@@ -144,44 +151,53 @@ class Stage:
             x = layer.module(x)
         return x
 
-    def tensors(self) -> dict[str, Tensor]:
-        """All that moves in training when no packet is in flight: parameters, buffers and the optimizer's own.
+    def state_dict(self) -> StageState:
+        """All that it has learned, under the names of the whole network; the tensors are its own, not copies.
+
+        Returns:
+            `model`: parameters and buffers, a part of the state_dict of the user's module; `loss`: those of the loss;
+            `optimizer` and `groups`: what the optimizer remembers of each parameter, and its options; `before`: each
+            parameter one update ago, where the stage looks ahead by it; `stages`: counts and schedules of rates.
 
         Raises:
             InputError: packets are in flight.
         """
         self._refuse_in_flight("be written down")
-        found = {f"before.{index}": tensor for index, tensor in enumerate(self._before)}
-        for layer in self.chain.layers:
-            found |= {f"model.{layer.name}.{name}": tensor for name, tensor in layer.module.state_dict().items()}
-        for index, parameter in enumerate(self.parameters):
-            own = self.optimizer.state.get(parameter, {}) if self.optimizer else {}
-            found |= {f"optimizer.{index}.{n}": t for n, t in own.items() if isinstance(t, Tensor)}
-        return found
+        of_layers = zip(self._prefixes, self.chain.layers, strict=True)
+        model = {f"{at}.{key}": v for at, layer in of_layers for key, v in layer.module.state_dict().items()}
+        loss = self.chain.loss.state_dict() if self.last and isinstance(self.chain.loss, nn.Module) else {}
+        own = self.updater.state_dict() if self.updater is not None else {"optimizer": {}, "groups": {}}
+        place = {
+            "layers": (self._layers.start, self._layers.stop),
+            "updates": self.updates,
+            "rates": None if self.updater is None else self.updater.rates,
+        }
+        before = dict(zip(self._named, self._before, strict=False))
+        return {"model": model, "loss": dict(loss), "before": before, **own, "stages": {self.index: place}}
 
     @torch.no_grad()
-    def restore(self, tensors: Mapping[str, Tensor], updates: int) -> None:
-        """Go back to where `tensors` was taken, after so many updates.
+    def load_state_dict(self, state: Mapping[str, Mapping[Any, Any]]) -> None:
+        """Go back to where a state was taken: of this stage, or of the whole pipeline with stages cut in any way.
 
         Raises:
-            InputError: tensors of another stage, or packets in flight.
+            InputError: a state that lacks what this stage has, or packets in flight.
         """
         self._refuse_in_flight("go back")
-        for index, parameter in enumerate(self.parameters):
-            begin = f"optimizer.{index}."
-            own = {n.removeprefix(begin): t.clone() for n, t in tensors.items() if n.startswith(begin)}
-            if own and self.optimizer is not None:
-                self.optimizer.state[parameter] = own
-        mine = {n: t for n, t in self.tensors().items() if not n.startswith("optimizer.")}
-        if set(mine) != {n for n in tensors if not n.startswith("optimizer.")}:
-            raise InputError(
-                f"the tensors are not those of {self.name}", f"{', '.join(sorted(mine))}", "resume with the same stages"
-            )
-        for name, tensor in mine.items():
-            tensor.copy_(tensors[name])
-        self.updates = updates
+        place = _place_in(state, self._layers, self.name)
+        for prefix, layer in zip(self._prefixes, self.chain.layers, strict=True):
+            own = {
+                key.removeprefix(f"{prefix}."): v for key, v in state["model"].items() if key.startswith(f"{prefix}.")
+            }
+            _load(layer.module, own, self.name)
+        if self.last and isinstance(self.chain.loss, nn.Module):
+            _load(self.chain.loss, state["loss"], self.name)
+        if self.updater is not None:
+            self.updater.load_state_dict(state, place["rates"], self.name)
+        self.updates = place["updates"]
+        self._forget_course()
+        for name, kept in zip(self._named, self._before, strict=False):
+            kept.copy_(state["before"].get(name, kept))
         self._values = self._weights.seen([p.detach() for p in self.parameters], self._before, self._delay)
-        self._marks = _marks_of(self.parameters)
 
     @torch.no_grad()
     def pull(self, packet: int, credit: Costate | None = None, share: Share = _WHOLE) -> Costate | None:
@@ -237,7 +253,7 @@ class Stage:
         """Move the parameters by what has been added up since the last update."""
         self._notice_changes()
         self.updates += 1
-        if self.optimizer is None:
+        if self.updater is None:
             return
         self._sums += [(self.updates, each) for each in _sums_of(self.parameters)]
         if self._delay:
@@ -245,9 +261,8 @@ class Stage:
                 kept.copy_(parameter.detach())
         # layers in flight hold on to the parameters and are told what they shall see of them
         with unnoticed_writes(self.parameters):
-            self.optimizer.step()
+            self.updater.answer(Norms(own=norms_of(self.parameters)))
         torch.clear_autocast_cache()  # where `autocast` surrounds the whole training, rounded weights are kept in it
-        self.optimizer.zero_grad()
         self._values = self._weights.seen([p.detach() for p in self.parameters], self._before, self._delay)
         self._marks = _marks_of(self.parameters)
 
@@ -316,6 +331,39 @@ class Stage:
                 "a pipeline that has run dry",
                 "call pipeline.drain() before, or train(packets) without drain=False",
             )
+
+
+def _moving(chain: Chain, whole: Chain, *, with_loss: bool) -> dict[str, Parameter]:
+    """What a stage moves, under the names of the whole chain; the loss is the last stage's."""
+    names = {id(parameter): name for name, parameter in whole.named_parameters()}
+    modules = [layer.module for layer in chain.layers]
+    if with_loss and isinstance(chain.loss, nn.Module):
+        modules.append(chain.loss)
+    return {names[id(p)]: p for module in modules for p in module.parameters() if p.requires_grad}
+
+
+def _place_in(state: Mapping[str, Mapping[Any, Any]], layers: range, name: str) -> Mapping[str, Any]:
+    """What a stage with the first of these layers knew of its course; rates are the same wherever any are moved."""
+    places = state.get("stages", {}).values()
+    rates = next((place["rates"] for place in places if place["rates"] is not None), None)
+    for place in places:
+        first, stop = place["layers"]
+        if first <= layers.start < stop:
+            return {**place, "rates": place["rates"] or rates}
+    raise InputError(
+        f"the state does not hold {name}",
+        "what pipeline.state_dict() gave, or ws.pipeline.merged of the states of all stages",
+        "load the states of all stages of a run; weights alone are loaded into the module, by module.load_state_dict",
+    )
+
+
+def _load(module: nn.Module, own: Mapping[str, Any], name: str) -> None:
+    try:
+        module.load_state_dict(own)
+    except RuntimeError as error:
+        raise InputError(
+            f"the state does not fit {name}: {error}", "a state of the same network", "make the same network"
+        ) from error
 
 
 def _marks_of(parameters: Sequence[Parameter]) -> list[tuple[int, int]]:

@@ -83,8 +83,8 @@ class Worker:
         """Train from the newest checkpoint to the end."""
         first = 0
         if (kept := self._checkpoints.newest()) is not None:
-            first, tensors = kept
-            self._own.restore(tensors, int(tensors.pop("updates")))
+            first, state = kept
+            self._own.load_state_dict(state)
         if self._own.last:
             self._folder.keep_rows(lambda row: row["segment"] <= first)
         self._before = sum(self._packets(segment) for segment in self._segments[:first])
@@ -94,7 +94,7 @@ class Worker:
                 self._board = stack.enter_context(Board(self._folder.path, name, self._before))
             for segment in self._segments[first:]:
                 self._train(segment)
-                state = {**self._own.tensors(), "updates": torch.tensor(self._own.updates)}
+                state = self._own.state_dict()
                 if segment.closes_epoch:
                     self._evaluate(segment)
                 self._checkpoints.save(segment.number, state)
