@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 from torch.optim import Optimizer
 
+from worldsheet.core.bundle import Bundle, Parcel, bundled, parcel, unwrapped
 from worldsheet.core.errors import InputError
 from worldsheet.core.private_torch import set_versions, unnoticed_writes
-from worldsheet.core.types import Costate, Point, State
-from worldsheet.engine.sitewise.messages import Messages
+from worldsheet.core.types import Costate
 from worldsheet.layers import Efforts
+from worldsheet.pipeline.carriage import Carriage
 from worldsheet.pipeline.clipping import Norms, norms_of
 from worldsheet.pipeline.packet_weights import Share
 from worldsheet.pipeline.packets import PacketStream
@@ -22,7 +23,7 @@ from worldsheet.pipeline.schedule import Action, ActionType, Waiting
 from worldsheet.pipeline.transport.base import Transport
 from worldsheet.pipeline.update_rule import UpdateRule
 from worldsheet.pipeline.weights import Weights
-from worldsheet.problem import BoundLayers, Chain
+from worldsheet.problem import Chain
 from worldsheet.solve.gradients import accumulate, sum_uses
 
 StageState: TypeAlias = dict[str, dict[Any, Any]]
@@ -34,8 +35,9 @@ _WHOLE = Share()
 class _Flight(NamedTuple):
     """A packet on its way: what must be known when its credit comes back."""
 
-    messages: Messages
-    points: list[Point]
+    carriage: Carriage
+    point: Parcel
+    loss: Tensor | None
     values: list[Tensor] | None
     updates: int
 
@@ -108,21 +110,20 @@ class Stage:
         self._forget_course()
 
     @torch.no_grad()
-    def forward(self, packet: int, x: Point, target: Any = None) -> State | None:
+    def forward(self, packet: int, x: Any, target: Any = None) -> Parcel | None:
         """Carry a packet up: the state for the stage above; None from the last stage, which has the loss then."""
         self._notice_changes()
-        caller = BoundLayers(self.chain, target)
-        caller.cost = None  # torch's own backward takes the share of a packet along, to the bits of share times loss
-        messages = Messages(caller, everywhere=False, to_input=not self.first)
-        points = [x]
+        point = x if isinstance(x, Tensor | Bundle) else self._data(x)
+        carriage = Carriage(self.chain, target, point, to_input=not self.first)
         with _borrowed(self.parameters, self._values):
             for layer in self.chain.topology.sites:
-                points.append(messages.evaluation(layer, points[-1:]).output)
+                carriage.evaluate(layer)
             if self.last:
-                self.loss = messages.evaluation(caller.head, points[-1:]).output
+                self.loss = carriage.price()
         self._marks = _marks_of(self.parameters)  # a layer may write into its own, as an embedding with max_norm does
-        self._flights[packet] = _Flight(messages, points, self._values if self._weights.keeps else None, self.updates)
-        return None if self.last else points[-1]
+        kept = self._values if self._weights.keeps else None
+        self._flights[packet] = _Flight(carriage, point, self.loss, kept, self.updates)
+        return None if self.last else carriage.output
 
     @property
     def optimizer(self) -> Optimizer | None:
@@ -145,11 +146,12 @@ class Stage:
             layer.module.train(mode)
 
     @torch.no_grad()
-    def infer(self, x: Point) -> State:
+    def infer(self, x: Any) -> Parcel:
         """The layers' output as an ordinary forward pass, in whatever mode the modules are; nothing is remembered."""
+        value = unwrapped(x)
         for layer in self.chain.layers:
-            x = layer.module(x)
-        return x
+            value = layer.module(value)
+        return parcel(value)
 
     def state_dict(self) -> StageState:
         """All that it has learned, under the names of the whole network; the tensors are its own, not copies.
@@ -200,7 +202,7 @@ class Stage:
         self._values = self._weights.seen([p.detach() for p in self.parameters], self._before, self._delay)
 
     @torch.no_grad()
-    def pull(self, packet: int, credit: Costate | None = None, share: Share = _WHOLE) -> Costate | None:
+    def pull(self, packet: int, credit: Parcel | None = None, share: Share = _WHOLE) -> Parcel | None:
         """Pull a packet's credit back: the credit for the stage below, which can be on its way before `answer`.
 
         Args:
@@ -220,24 +222,36 @@ class Stage:
                 "keep the order of actions of the schedule",
             )
         self.staleness = self.updates - flight.updates
-        messages, points = flight.messages, flight.points
         self._due = _Due([], flight.values)
         with _borrowed(self.parameters, flight.values):
-            top = messages.caller.head if self.last else len(self.chain)
             if self.last:
-                credit = share.credit(messages.evaluation(top, points[-1:]).output)
-            for layer in range(top, 0, -1):
+                credit = self._credit_of_loss(flight, share)
+            self.costate = credit if isinstance(credit, Tensor) else None
+            for layer in range(len(self.chain), 0, -1):
                 if credit is None:
                     break
-                if layer == len(self.chain):
-                    self.costate = credit
-                credit, efforts = messages.split_backward(layer, points[layer - 1 : layer], credit)
-                if layer > len(self.chain):
-                    credit = share.of_output(credit)
-                    if share.is_nothing:
-                        continue
-                self._due.efforts.append((messages.caller.traits[layer - 1].parameters, efforts))
-        return credit
+                pulled = flight.carriage.pull(layer, credit)
+                credit = pulled.credit
+                self._due.efforts.append((pulled.parameters, pulled.efforts))
+        return _asked_for(flight.point, credit)
+
+    def _credit_of_loss(self, flight: _Flight, share: Share) -> Parcel | None:
+        """The credit of the output, 0 where the packet weighs nothing."""
+        assert flight.loss is not None
+        pulled = flight.carriage.pull(len(self.chain) + 1, share.credit(flight.loss))
+        if not share.is_nothing:
+            self._due.efforts.append((pulled.parameters, pulled.efforts))
+        return share.of_output(pulled.credit)
+
+    def _data(self, x: Any) -> Bundle:
+        try:
+            return bundled(x)
+        except TypeError as error:
+            raise InputError(
+                f"{self.name} was given {error}",
+                "tensors, numbers, strings and None, in tuples, lists and dicts with strings for keys",
+                "make packets of these: (dict(batch), target)",
+            ) from error
 
     @torch.no_grad()
     def answer(self) -> None:
@@ -458,7 +472,6 @@ def _forward(stage: Stage, number: int, transport: Transport, packets: PacketStr
     x, target = packets.take(number) if stage.first or stage.last else (None, None)
     if not stage.first:
         x, begin = transport.take_state(number), perf_counter()
-    assert x is not None
     state = stage.forward(number, x, target if stage.last else None)
     if state is not None:
         transport.send_state(number, state)
@@ -475,7 +488,15 @@ def _pull(stage: Stage, number: int, transport: Transport, packets: PacketStream
     return begin
 
 
-def _passed_on(stage: Stage, credit: Costate | None) -> Costate:
+def _asked_for(point: Parcel, credit: Parcel | None) -> Parcel | None:
+    """A credit for the stage below, which is of nothing where that has asked for none, as of integers."""
+    return _NOTHING if isinstance(point, Bundle) and not point.is_wanted else credit
+
+
+_NOTHING = bundled(())
+
+
+def _passed_on(stage: Stage, credit: Parcel | None) -> Parcel:
     if credit is None:
         raise InputError(
             f"the output of {stage.name} does not depend on its input",

@@ -11,6 +11,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from worldsheet.core.bundle import single
 from worldsheet.pipeline import Plan
 from worldsheet.pipeline.transport.distributed import P2PTransport
 from worldsheet.problem import Chain
@@ -162,7 +163,7 @@ class Worker:
             x = images.to(recipe.device, DTYPES[recipe.dtype]) if self._own.first else self._wires.take_state(number)
             output = self._own.infer(x)
             if self._own.last:
-                right += int((output.argmax(1).cpu() == labels).sum())
+                right += int((single(output).argmax(1).cpu() == labels).sum())
             else:
                 self._wires.send_state(number, output)
         self._wires.close()
