@@ -18,6 +18,7 @@ from nets import assert_tells
 from worldsheet.pipeline import (
     Clip,
     DelayCompensated,
+    GlobalNorm,
     Locked,
     Pipeline,
     PipelineSchedule,
@@ -308,3 +309,88 @@ def test_ports_around_ports_load_what_they_gave(make: Any) -> None:
             fresh.load_state_dict(copy.deepcopy(ports[1].state_dict()))
             ports[1] = fresh
     assert_same(layers, twins)
+
+
+@pytest.mark.parametrize("stages", [1, 2, 3, 6])
+@pytest.mark.parametrize("max_norm", [1e-3, 0.1, 10.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_locked_stages_that_are_clipped_together_are_one_process(
+    dtype: torch.dtype, max_norm: float, stages: int
+) -> None:
+    mine, twin = net().to(dtype), net().to(dtype)
+    data = [(x.to(dtype), target.to(dtype)) for x, target in packets(6)]
+    chain, clip = ws.Chain(mine, nn.MSELoss()), GlobalNorm(max_norm)
+    Pipeline(chain, stages, optimizer=momentum, clip=clip, schedule=Locked(2)).train(data)
+    one = momentum(twin.parameters())
+    for number, (x, target) in enumerate(data):
+        (nn.functional.mse_loss(twin(x), target) / 2).backward()
+        if number % 2:
+            clip_grad_norm_(twin.parameters(), max_norm)
+            one.step()
+            one.zero_grad()
+    assert_same(mine, twin)
+
+
+class Watched(Optimizer):
+    """Notes the norms of what it is given, and does not move, so that all norms are known beforehand."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {"lr": 0.0})
+        self.seen: list[float] = []
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        efforts = [p.grad for group in self.param_groups for p in group["params"]]
+        self.seen.append(float(torch.stack([effort.square().sum() for effort in efforts]).sum().sqrt()))
+
+
+def watched(clip: Clip | None, stages: int, order: PipelineSchedule, count: int) -> list[list[float]]:
+    """The norm at each stage and update."""
+    chain = ws.Chain(net(), nn.MSELoss())
+    weights = ws.pipeline.Stashed()
+    pipeline = Pipeline(chain, stages, optimizer=Watched, clip=clip, schedule=order, weights=weights)
+    pipeline.train(packets(count))
+    return [stage.optimizer.seen for stage in pipeline.stages]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("order", "stages", "count"),
+    [
+        (Unlocked(1), 3, 9),
+        (Unlocked(2), 3, 12),
+        (Unlocked(1, slack=1), 3, 11),
+        (Unlocked(2), 6, 23),
+        (Unlocked(4), 6, 30),
+    ],
+    ids=str,
+)
+def test_late_stages_are_clipped_by_the_newest_norms_that_have_come_along(
+    order: Unlocked, stages: int, count: int
+) -> None:
+    many, limit = order.packets_per_update, 0.05
+    free = watched(None, stages, order, count)
+    found = watched(GlobalNorm(limit), stages, order, count)
+    for stage in range(stages):
+        for update, own in enumerate(free[stage], start=1):
+            newest = min(update * many - 1 + order.warmup(stage, stages), count - 1)  # the packet that passed last
+            square = own**2
+            for other in range(stages):
+                if other > stage:
+                    known = update - 1
+                elif other < stage:
+                    known = max(newest - order.warmup(other, stages), 0) // many
+                else:
+                    continue
+                square += free[other][known - 1] ** 2 if known else 0.0
+            assert found[stage][update - 1] == pytest.approx(own * min(1.0, limit / (square**0.5 + 1e-6)), rel=1e-12)
+
+
+@pytest.mark.parametrize("order", [Unlocked(1), Unlocked(2), Locked(2)], ids=str)
+def test_norms_that_have_come_along_are_resumed_too(order: PipelineSchedule) -> None:
+    whole, last, data = net(), net(5), packets(12)
+    undisturbed = made(whole, 3, grouped, order, GlobalNorm(0.05))
+    undisturbed.train(data[:6])
+    after = made(last, 3, grouped, order, GlobalNorm(0.05))
+    after.load_state_dict(written(undisturbed.state_dict()))
+    undisturbed.train(data[6:])
+    after.train(data[6:])
+    assert_same(whole, last)

@@ -85,18 +85,19 @@ def unwrapped(given: Any) -> Any:
 def with_note(given: Parcel, note: Tensor) -> Bundle:
     """With numbers beside it that travel as they are, whatever states are rounded to."""
     inner = given if isinstance(given, Bundle) else Bundle((given,), (True,), [_TENSOR])
-    written = note.double().reshape(-1).view(torch.uint8)
-    return Bundle((*inner.leaves, written), (*inner.wanted, False), [_TUPLE, inner.form, [_TENSOR]])
+    written = note.reshape(-1).view(torch.uint8)
+    dtype = str(note.dtype).removeprefix("torch.")
+    return Bundle((*inner.leaves, written), (*inner.wanted, False), [_TUPLE, inner.form, [_TENSOR], [_PLAIN, dtype]])
 
 
 def without_note(given: Parcel) -> tuple[Parcel, Tensor]:
     """The two apart again."""
     assert isinstance(given, Bundle)
     *leaves, written = given.leaves
-    _, form, _ = given.form
+    _, form, _, (_, dtype) = given.form
     inner = Bundle(tuple(leaves), given.wanted[:-1], form)
     single = form == [_TENSOR] and _is_inexact(leaves[0])
-    return leaves[0] if single else inner, written.view(torch.float64)
+    return leaves[0] if single else inner, written.view(getattr(torch, dtype))
 
 
 def _is_inexact(tensor: Tensor) -> bool:

@@ -110,8 +110,8 @@ def norms_of(parameters: Sequence[Parameter]) -> Tensor | None:
 
 def beside(*parts: Tensor | None) -> Tensor | None:
     """Norms of several stages in one."""
-    there = [part for part in parts if part is not None]
-    return torch.cat([part.to(there[0].device) for part in there]) if there else None
+    there = [part for part in parts if part is not None and len(part)]
+    return torch.cat([part.to(there[0].device) for part in there]) if there else None  # in the widest of their dtypes
 
 
 def _scale(parameters: Sequence[Parameter], max_norm: float, norms: Sequence[Tensor | None]) -> None:

@@ -104,6 +104,7 @@ class Pipeline:
                 index=index,
                 stages=count,
                 layers=self.plan.layers(index),
+                flushes=self.schedule.flushes,
             )
             for index, part in enumerate(self._parts)
         ]

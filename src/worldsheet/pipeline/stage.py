@@ -17,6 +17,7 @@ from worldsheet.core.types import Costate
 from worldsheet.layers import Efforts
 from worldsheet.pipeline.carriage import Carriage
 from worldsheet.pipeline.clipping import Norms, norms_of
+from worldsheet.pipeline.norm_exchange import NormExchange
 from worldsheet.pipeline.packet_weights import Share
 from worldsheet.pipeline.packets import PacketStream
 from worldsheet.pipeline.schedule import Action, ActionType, Waiting
@@ -61,6 +62,7 @@ class Stage:
         delay: updates between a packet and its credit.
         index: which stage it is, counted from 0.
         stages: how many there are.
+        flushes: whether no packet is in flight when parameters move.
         layers: which layers of the whole chain it has, counted from 0.
 
     Attributes:
@@ -85,6 +87,7 @@ class Stage:
         index: int,
         stages: int,
         layers: range,
+        flushes: bool,
     ) -> None:
         self.chain = chain
         self.first, self.last = index == 0, index == stages - 1
@@ -96,6 +99,10 @@ class Stage:
         self.parameters = list(self._named.values())
         modules = [layer.module for layer in chain.layers]
         self.updater = rule.updater(self._named, self.name, lambda port: weights.port(port, modules, delay))
+        self._clips = rule.clip is not None
+        is_global = rule.clip is not None and rule.clip.is_global and stages > 1
+        self._agrees = is_global and flushes
+        self.exchange = NormExchange(travels=is_global and not flushes)
         self.updates = self.staleness = 0
         self.loss: Tensor | None = None
         self.costate: Costate | None = None
@@ -173,6 +180,7 @@ class Stage:
             "layers": (self._layers.start, self._layers.stop),
             "updates": self.updates,
             "rates": None if self.updater is None else self.updater.rates,
+            "norms": tuple(self.exchange.norms),
         }
         before = dict(zip(self._named, self._before, strict=False))
         return {"model": model, "loss": dict(loss), "before": before, **own, "stages": {self.index: place}}
@@ -196,6 +204,8 @@ class Stage:
         if self.updater is not None:
             self.updater.load_state_dict(state, place["rates"], self.name)
         self.updates = place["updates"]
+        same = tuple(place["layers"]) == (self._layers.start, self._layers.stop)
+        self.exchange.norms = Norms(*place["norms"]) if same else Norms()
         self._forget_course()
         for name, kept in zip(self._named, self._before, strict=False):
             kept.copy_(state["before"].get(name, kept))
@@ -269,16 +279,30 @@ class Stage:
         self.updates += 1
         if self.updater is None:
             return
+        if self._clips:
+            self.exchange.measured(norms_of(self.parameters))
         self._sums += [(self.updates, each) for each in _sums_of(self.parameters)]
         if self._delay:
             for kept, parameter in zip(self._before, self.parameters, strict=True):
                 kept.copy_(parameter.detach())
         # layers in flight hold on to the parameters and are told what they shall see of them
         with unnoticed_writes(self.parameters):
-            self.updater.answer(Norms(own=norms_of(self.parameters)))
+            self.updater.answer(self.exchange.norms)
         torch.clear_autocast_cache()  # where `autocast` surrounds the whole training, rounded weights are kept in it
         self._values = self._weights.seen([p.detach() for p in self.parameters], self._before, self._delay)
         self._marks = _marks_of(self.parameters)
+
+    @torch.no_grad()
+    def agree(self, packet: int, transport: Transport) -> Iterator[Waiting]:
+        """Before an update by efforts that are clipped by their norm everywhere: learn it, where nobody is in flight.
+
+        Args:
+            packet: the last one of the update.
+            transport: the stage's edges.
+        """
+        if self._agrees:
+            self.exchange.measured(norms_of(self.parameters))
+            yield from self.exchange.agree(packet, transport, first=self.first, last=self.last)
 
     @torch.no_grad()
     def look_at_weights(self) -> None:
@@ -437,6 +461,8 @@ def execute(
             continue
         while (waiting := _waits_for(stage, action, transport, packets)) is not None:
             yield waiting
+        if action.act is ActionType.UPDATE:
+            yield from stage.agree(action.packet, transport)
         begin = _carry_out(stage, action, transport, packets)
         yield Completed(action, begin, perf_counter())
 
@@ -471,19 +497,19 @@ def _forward(stage: Stage, number: int, transport: Transport, packets: PacketStr
         packets.weight(number)  # while the packet is here
     x, target = packets.take(number) if stage.first or stage.last else (None, None)
     if not stage.first:
-        x, begin = transport.take_state(number), perf_counter()
+        x, begin = stage.exchange.from_below(transport.take_state(number)), perf_counter()
     state = stage.forward(number, x, target if stage.last else None)
     if state is not None:
-        transport.send_state(number, state)
+        transport.send_state(number, stage.exchange.to_above(state))
     return begin
 
 
 def _pull(stage: Stage, number: int, transport: Transport, packets: PacketStream) -> float:
-    above = None if stage.last else transport.take_credit(number)
+    above = None if stage.last else stage.exchange.from_above(transport.take_credit(number))
     begin = perf_counter()
     credit = stage.pull(number, above, packets.share(number)) if stage.last else stage.pull(number, above)
     if not stage.first:
-        transport.send_credit(number, _passed_on(stage, credit))
+        transport.send_credit(number, stage.exchange.to_below(_passed_on(stage, credit)))
     stage.answer()  # while the credit travels
     return begin
 
