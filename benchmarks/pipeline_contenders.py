@@ -28,6 +28,7 @@ from torch.nn.parameter import Parameter
 
 from benchmarks.pipeline_cases import MICRO_BATCHES, OPTIMIZER, Case, Instance, instance
 from benchmarks.timing import threads
+from worldsheet.core.bundle import single
 from worldsheet.diagnostics.autograd import autograd_accumulate
 from worldsheet.pipeline import (
     ActionType,
@@ -141,7 +142,7 @@ class Stages(Contender):
     def piece(self) -> Tensor:
         """One packet's state where the two stages meet."""
         x = self._instance.packets(self.pipeline.schedule.packets_per_update, 1)[0][0]
-        return self.pipeline.stages[0].infer(x)
+        return single(self.pipeline.stages[0].infer(x))
 
 
 @final

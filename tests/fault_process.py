@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import worldsheet as ws
+from worldsheet.core.bundle import single
 from worldsheet.pipeline import ActionType, Completed, Pipeline
 from worldsheet.pipeline.transport.distributed import P2PTransport, joined
 from worldsheet.pipeline.transport.message import NeighbourError
@@ -101,7 +102,7 @@ def ahead(rank: int, stages: int, tell: Tell, sent: "Synchronized[int]") -> None
         return
     time.sleep(1.0)  # the other one gets as far as it can
     tell(sent.value)
-    tell([wires.take_state(packet)[0, 0].item() for packet in range(SENT)])
+    tell([single(wires.take_state(packet))[0, 0].item() for packet in range(SENT)])
 
 
 def be(rank: int, stages: int, store: Path, timeout: float, play: Callable[..., None], answers: Any) -> None:

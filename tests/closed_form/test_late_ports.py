@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import worldsheet as ws
 from nets import law
 from worldsheet.pipeline import Unlocked, Weights
+from worldsheet.pipeline.update_rule import MakeScheduler
 
 CURVATURE = 0.8
 
@@ -28,7 +29,13 @@ class Inlet(nn.Module):
         return x + self.level
 
 
-def course(delay: int, weights: Weights, make: Callable[..., torch.optim.Optimizer], updates: int) -> list[float]:
+def course(
+    delay: int,
+    weights: Weights,
+    make: Callable[..., torch.optim.Optimizer],
+    updates: int,
+    scheduler: MakeScheduler | None = None,
+) -> list[float]:
     """The parameter of the first of d + 1 stages after every update, the later ones having none."""
     net = nn.Sequential(Inlet(), *(nn.Identity() for _ in range(delay)))
     levels: list[float] = []
@@ -36,7 +43,8 @@ def course(delay: int, weights: Weights, make: Callable[..., torch.optim.Optimiz
     def loss(output: Tensor, target: Tensor) -> Tensor:
         return CURVATURE / 2 * output.square().sum()
 
-    pipeline = ws.Pipeline(ws.Chain(net, loss), delay + 1, optimizer=make, weights=weights, schedule=Unlocked(1))
+    chain, order = ws.Chain(net, loss), Unlocked(1)
+    pipeline = ws.Pipeline(chain, delay + 1, optimizer=make, weights=weights, schedule=order, scheduler=scheduler)
     inlet = net[0]
     assert isinstance(inlet, Inlet)
     original = pipeline.stages[0].update
@@ -182,11 +190,77 @@ def test_a_port_that_moves_more_often_settles_at_its_share_a_tick(name: str) -> 
     assert speed(ws.ports.per_tick(fresh(), 5)) == pytest.approx(speed(fresh()) / 5, rel=1e-3)
 
 
+def moved(port: torch.optim.Optimizer) -> Tensor:
+    """Where some efforts bring a parameter."""
+    (weight,) = port.param_groups[0]["params"]
+    for seed in range(5):
+        weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed), dtype=weight.dtype)
+        port.step()
+    found: Tensor = weight.detach()
+    return found
+
+
 def test_a_late_stage_of_muon_remembers_longer_and_slows_by_the_root() -> None:
-    (weight,) = SQUARE
-    muon = partial(torch.optim.Muon, lr=0.02, momentum=0.95)
-    group = ws.pipeline.DelayCompensated().port(muon([weight]), [], 7.0).param_groups[0]
-    assert (group["lr"], group["momentum"]) == pytest.approx((0.02 / 8**0.5, 1 - 0.05 / 8), rel=1e-12)
+    (one, other) = (nn.Parameter(torch.zeros(4, 4, dtype=torch.float64)) for _ in range(2))
+    muon = partial(torch.optim.Muon, weight_decay=0.0)
+    late = ws.pipeline.DelayCompensated().port(muon([one], lr=0.02, momentum=0.95), [], 7.0)
+    assert torch.equal(moved(late), moved(muon([other], lr=0.02 / 8 * 8**0.5, momentum=1 - (1 - 0.95) / 8)))
+    assert (late.param_groups[0]["lr"], late.param_groups[0]["momentum"]) == (0.02, 0.95)
+
+
+@pytest.mark.parametrize("name", HEAVY)
+@pytest.mark.parametrize("delay", [0.0, 0.75, 7.0])
+def test_a_port_that_is_late_only_while_it_steps_moves_as_one_that_is_delayed(name: str, delay: float) -> None:
+    def fresh() -> torch.optim.Optimizer:
+        return HEAVY[name]([nn.Parameter(torch.zeros(4, 4, dtype=torch.float64))])  # type: ignore[operator]
+
+    late, rates = fresh(), fresh().param_groups[0]
+    assert torch.equal(moved(ws.ports.Late(late, delay)), moved(ws.ports.delayed(fresh(), delay)))
+    assert all(late.param_groups[0][key] == rates[key] for key in ("lr", "momentum", "betas") if key in rates)
+
+
+def test_a_rate_that_is_a_tensor_is_not_written_into() -> None:
+    rate = torch.tensor(0.02)
+    late = ws.ports.Late(torch.optim.Adam([nn.Parameter(torch.zeros(4, 4))], lr=rate, capturable=False), 3.0)
+    moved(late)
+    assert late.param_groups[0]["lr"] is rate
+    assert rate == 0.02
+
+
+def one_cycle(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    """Sets rates and momenta, whatever they were."""
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.05, total_steps=40)
+
+
+def cosine(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    """Ends at a rate of its own."""
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=40, eta_min=0.01)
+
+
+def warmed(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    """Multiplies."""
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: min(1.0, (update + 1) / 10))
+
+
+@pytest.mark.parametrize("scheduler", [one_cycle, cosine, warmed])
+@pytest.mark.parametrize("delay", [0, 1, 4])
+def test_a_schedule_of_rates_is_the_one_without_delay_and_the_stage_is_slowed_beside_it(
+    scheduler: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler], delay: int
+) -> None:
+    single = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.03, momentum=0.9)
+    rates, longer = scheduler(single), 1 + delay
+    levels, flow = [1.0, 1.0], 0.0
+    for update in range(30):
+        group = single.param_groups[0]
+        seen = max(update - delay, 0) + 1
+        ahead = levels[seen] + 2 * delay * (levels[seen] - levels[seen - 1])
+        flow = (1 - (1 - group["momentum"]) / longer) * flow + CURVATURE * ahead
+        levels.append(levels[-1] - group["lr"] / longer**1.5 * flow)
+        single.step()
+        rates.step()
+    make = partial(torch.optim.SGD, lr=0.03, momentum=0.9)
+    found = course(delay, ws.pipeline.DelayCompensated(), make, 30, scheduler)
+    assert found == pytest.approx(levels[2:], abs=1e-13)
 
 
 def test_a_momentum_of_unknown_meaning_is_refused() -> None:

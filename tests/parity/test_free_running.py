@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import worldsheet as ws
 from nets import law
+from worldsheet.core.bundle import Parcel, single
 from worldsheet.core.errors import InputError
 from worldsheet.pipeline import ActionType, Completed, Locked, Pipeline, Predicted, Stashed, Unlocked, Weights
 from worldsheet.pipeline.packet_weights import Elements
@@ -175,10 +176,10 @@ class Broken(Transport):
     def take_credit(self, packet: int) -> Tensor:
         raise NotImplementedError
 
-    def send_state(self, packet: int, state: Tensor) -> None:
+    def send_state(self, packet: int, state: Parcel) -> None:
         raise NotImplementedError
 
-    def send_credit(self, packet: int, credit: Tensor) -> None:
+    def send_credit(self, packet: int, credit: Parcel) -> None:
         raise NotImplementedError
 
 
@@ -189,5 +190,5 @@ def test_a_listener_hands_on_what_came_and_then_the_failure() -> None:
         while True:
             links.wait()
             while links.state_here(0):
-                found.append(links.take_state(0).item())
+                found.append(single(links.take_state(0)).item())
     assert found == [0.0, 1.0]

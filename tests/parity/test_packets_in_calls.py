@@ -250,12 +250,12 @@ def flying() -> Pipeline:
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_what_is_in_flight_is_not_written_down(stage: int) -> None:
     pipeline = flying()
-    for refused in (pipeline.stages[stage].tensors, partial(pipeline.stages[stage].restore, {}, 0)):
+    for refused in (pipeline.stages[stage].state_dict, partial(pipeline.stages[stage].load_state_dict, {})):
         with pytest.raises(ws.errors.InputError) as caught:
             refused()
         assert_tells(caught.value, f"stage {stage} ", "in flight", "pipeline.drain()")
     pipeline.drain()
-    assert pipeline.stages[stage].tensors()
+    assert pipeline.stages[stage].state_dict()
 
 
 def test_a_pipeline_that_runs_freely_keeps_nothing_in_flight_between_calls() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import worldsheet
-from stage_process import FAR, layers, packets, pipeline_of
+from stage_process import FAR, ORDERS, layers, packets, pipeline_of, pipeline_together
 
 SCRIPT = Path(__file__).resolve().parents[1] / "stage_process.py"
 SOURCE = Path(worldsheet.__file__).resolve().parents[1]
@@ -42,6 +42,20 @@ def test_processes_arrive_at_the_bits_of_one_process(
     assert [code for code, _ in ended] == [0, 0, 0], ended
     net = layers()
     pipeline = pipeline_of(net, 3, messages, slack)
+    losses = pipeline.train(packets()).losses
+    saved = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(3)]
+    assert saved[-1]["losses"] == losses
+    for stage in range(3):
+        for name in (f"{layer}.{rest}" for layer in pipeline.plan.layers(stage) for rest in _names(net, layer)):
+            assert torch.equal(saved[stage]["model"][name], net.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("fault", ORDERS)
+def test_processes_clip_together_and_hand_on_several_tensors_as_one_process_does(tmp_path: Path, fault: str) -> None:
+    ended = start(tmp_path, 3, fault)
+    assert [code for code, _ in ended] == [0, 0, 0], ended
+    net = layers()
+    pipeline = pipeline_together(net, 3, ORDERS[fault])
     losses = pipeline.train(packets()).losses
     saved = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(3)]
     assert saved[-1]["losses"] == losses

@@ -1,6 +1,15 @@
 """Layers: what one of them makes of a state, and what it pulls back."""
 
-from worldsheet.layers.evaluation import Checkpointed, ClosedForm, CostEvaluation, Efforts, Evaluation, Pull, Recorded
+from worldsheet.layers.evaluation import (
+    Checkpointed,
+    ClosedForm,
+    CostEvaluation,
+    Efforts,
+    Evaluation,
+    Nested,
+    Pull,
+    Recorded,
+)
 from worldsheet.layers.layer import ModuleInfo
 from worldsheet.layers.losses import Cost, HalfSquares, OffersCost
 from worldsheet.layers.observer import Observer
@@ -19,6 +28,7 @@ __all__ = [
     "Factors",
     "HalfSquares",
     "ModuleInfo",
+    "Nested",
     "Observer",
     "OffersCost",
     "OffersStep",

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias, final
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
+from worldsheet.core.bundle import Bundle, Form, Parcel, bundled
 from worldsheet.core.errors import LayerError
 from worldsheet.core.private_torch import run_backward, storage_users
 from worldsheet.core.types import Costate, Point, State
@@ -158,6 +160,94 @@ class Recorded(Evaluation):
         if not effort:
             return Pull(inputs, None)
         return Pull(inputs, tuple([None if part is None else _owned(part, self._foreign) for part in pulled[count:]]))
+
+
+@final
+class Nested:
+    """A layer that may take and return several tensors, pulled back through once: torch records its graph.
+
+    Args:
+        function: the layer; it takes and returns tensors, in tuples, lists and dicts.
+        point: its input.
+        differentiate: whether credits of the input will be asked for.
+        traits: what is known of the layer.
+        searched: whether it may read leaf tensors that are no parameters of its own; its graph tells.
+
+    Attributes:
+        output: what the layer returned.
+        parameters: what efforts are given for.
+    """
+
+    __slots__ = ("_foreign", "_graphs", "_leaves", "_point", "output", "parameters")
+
+    def __init__(
+        self,
+        function: Callable[[Any], Any],
+        point: Parcel,
+        *,
+        differentiate: bool,
+        traits: ModuleInfo,
+        searched: bool = False,
+    ) -> None:
+        self.parameters: tuple[Tensor, ...] = traits.parameters
+        self._foreign = traits.foreign
+        self._point = point if isinstance(point, Bundle) else Bundle((point,), (differentiate,), _ALONE)
+        with torch.enable_grad():
+            self._leaves = [
+                leaf.detach().requires_grad_(differentiate and wanted)
+                for leaf, wanted in zip(self._point.leaves, self._point.wanted, strict=True)
+            ]
+            made = bundled(function(self._point.with_leaves(self._leaves)))
+        self._graphs = [leaf for leaf in made.leaves if leaf.requires_grad]
+        if searched:
+            own = {id(leaf) for leaf in self._leaves}
+            found = {id(leaf): leaf for root in self._graphs for leaf in leaves_below(root)}
+            self.parameters = tuple(leaf for key, leaf in found.items() if key not in own)
+            if any(hasattr(leaf, _MARK) for leaf in self.parameters):
+                raise _reads_inside()
+        for leaf in self._leaves:
+            setattr(leaf, _MARK, True)
+        detached = replace(made, leaves=tuple(leaf.detach() for leaf in made.leaves))
+        alone = made.form == _ALONE and (made.leaves[0].is_floating_point() or made.leaves[0].is_complex())
+        self.output: Parcel = detached.leaves[0] if alone else detached
+
+    def split_backward(self, credit: Parcel) -> tuple[Parcel | None, Efforts]:
+        """Pull a credit back: that of the input, and what gives the efforts.
+
+        Args:
+            credit: of the output; a bundle has one for each tensor that wants it, or None.
+        """
+        given = credit.value if isinstance(credit, Bundle) else (credit,) * len(self._graphs)
+        pairs = [(root, part) for root, part in zip(self._graphs, given, strict=True) if part is not None]
+        wanted = [leaf for leaf in self._leaves if leaf.requires_grad]
+        self._graphs, self._leaves = [], []
+        nothing = (None,) * (len(wanted) + len(self.parameters))
+        targets = (*wanted, *self.parameters)
+        with silenced(self.parameters) if any(map(is_watched, self.parameters)) else _UNHEARD:
+            found: tuple[Tensor | None, ...] = (
+                run_backward(
+                    tuple(root for root, _ in pairs),
+                    tuple(part for _, part in pairs),
+                    False,
+                    False,
+                    targets,
+                    allow_unreachable=True,
+                    accumulate_grad=False,
+                )
+                if pairs and targets
+                else nothing
+            )
+        efforts = [None if part is None else _owned(part, self._foreign) for part in found[len(wanted) :]]
+        return self._credit(found[: len(wanted)]), lambda: tuple(efforts)
+
+    def _credit(self, found: tuple[Tensor | None, ...]) -> Parcel | None:
+        """For each tensor that wants one; None where nothing is wanted, or where the input is not depended on."""
+        if all(part is None for part in found):
+            return None
+        return found[0] if self._point.form == _ALONE and len(found) == 1 else bundled(found)
+
+
+_ALONE: Form = bundled(_NOTHING).form
 
 
 @final

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from worldsheet.core.bundle import Bundle, Parcel
 from worldsheet.core.errors import InputError
 from worldsheet.core.private_torch import tree_leaves
 
@@ -47,10 +48,13 @@ class Share:
             return self.value.to(loss).reshape(loss.shape)
         return torch.full_like(loss, self.value)
 
-    def of_output(self, credit: Tensor | None) -> Tensor | None:
+    def of_output(self, credit: Parcel | None) -> Parcel | None:
         """The credit of the output, 0 where the packet weighs nothing."""
         if credit is None or not self.careful:
             return credit
+        return credit.map(self._of_tensor) if isinstance(credit, Bundle) else self._of_tensor(credit)
+
+    def _of_tensor(self, credit: Tensor) -> Tensor:
         if isinstance(self.value, Tensor):
             return torch.where(self.value.to(credit.device) > 0, credit, 0)
         return torch.zeros_like(credit) if self.is_nothing else credit

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
+from worldsheet.core.bundle import Parcel, bundled
 from worldsheet.core.errors import InputError
-from worldsheet.engine.sitewise.messages import Messages
-from worldsheet.problem import BoundLayers, Chain
+from worldsheet.pipeline.carriage import Carriage
+from worldsheet.problem import Chain
 
 
 @final
@@ -86,7 +87,7 @@ def balanced(costs: Sequence[float], stages: int) -> Plan:
 
 
 @torch.no_grad()
-def measured_costs(chain: Chain, x: Tensor, target: Any, repeats: int = 3) -> tuple[float, ...]:
+def measured_costs(chain: Chain, x: Any, target: Any, repeats: int = 3) -> tuple[float, ...]:
     """Seconds that each layer takes for one evaluation and one pull-back; generators and buffers stay as they were.
 
     The least of some tries; on the CPU the calling thread's own time, which other programs do not lengthen.
@@ -94,12 +95,18 @@ def measured_costs(chain: Chain, x: Tensor, target: Any, repeats: int = 3) -> tu
     Raises:
         LayerError: a layer or loss that fails on what it receives.
     """
+    given = x if isinstance(x, Tensor) else bundled(x)
     found: list[list[float]] = []
     for _ in range(repeats + 1):
-        caller = BoundLayers(chain, target)
-        with caller.replay.rehearsed(x.device):
-            found.append(_once(caller, x, _clock(x.device)))
+        carriage, device = Carriage(chain, target, given, to_input=False), _device_of(given)
+        with carriage.rehearsed(device):
+            found.append(_once(carriage, len(chain), _clock(device)))
     return tuple(min(times) for times in zip(*found[1:], strict=True))
+
+
+def _device_of(given: Parcel) -> torch.device:
+    leaves = (given,) if isinstance(given, Tensor) else given.leaves
+    return leaves[0].device if leaves else torch.device("cpu")
 
 
 def _clock(device: torch.device) -> Callable[[], float]:
@@ -114,22 +121,21 @@ def _clock(device: torch.device) -> Callable[[], float]:
     return clock
 
 
-def _once(caller: BoundLayers, x: Tensor, clock: Callable[[], float]) -> list[float]:
-    messages = Messages(caller, everywhere=True, to_input=False)
-    seconds, points = [0.0] * (caller.head - 1), [x]
-    for layer in range(1, caller.head):
+def _once(carriage: Carriage, layers: int, clock: Callable[[], float]) -> list[float]:
+    seconds = [0.0] * layers
+    for layer in range(1, layers + 1):
         begun = clock()
-        points.append(messages.evaluation(layer, points[-1:]).output)
+        carriage.evaluate(layer)
         seconds[layer - 1] = clock() - begun
-    credit = torch.ones_like(messages.evaluation(caller.head, points[-1:]).output)
-    for layer in range(caller.head, 0, -1):
-        begun = clock()
-        pulled = messages.pull(layer, points[layer - 1 : layer], credit, last=True).inputs[0]
-        if layer < caller.head:
-            seconds[layer - 1] += clock() - begun
-        if pulled is None:
+    credit = carriage.pull(layers + 1, torch.ones_like(carriage.price())).credit
+    for layer in range(layers, 0, -1):
+        if credit is None:
             break
-        credit = pulled
+        begun = clock()
+        pulled = carriage.pull(layer, credit)
+        pulled.efforts()
+        credit = pulled.credit
+        seconds[layer - 1] += clock() - begun
     return seconds
 
 

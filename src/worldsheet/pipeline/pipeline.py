@@ -1,23 +1,25 @@
 """A chain cut into stages that never wait for a global pass."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import final
+from typing import Any, final
 
 import torch
 
 from worldsheet.core.errors import InputError
+from worldsheet.pipeline.clipping import Clip
 from worldsheet.pipeline.ledger import Ledger
 from worldsheet.pipeline.packet_weights import Weigh, weights_of
 from worldsheet.pipeline.packets import Counted, Packets, PacketStream
 from worldsheet.pipeline.partition import Plan, balanced, parts_of
 from worldsheet.pipeline.passage import Passage, TrainingResult, Watch
 from worldsheet.pipeline.schedule import Action, Locked, PipelineSchedule, Unlocked, Waiting, of_packets
-from worldsheet.pipeline.stage import MakeOptimizer, Stage, execute
+from worldsheet.pipeline.stage import Stage, StageState, execute
 from worldsheet.pipeline.transport.base import Transport, queues
 from worldsheet.pipeline.transport.message import floating
 from worldsheet.pipeline.transport.threads import ThreadedTransport, as_they_come
+from worldsheet.pipeline.update_rule import MakeOptimizer, MakeScheduler, UpdateRule
 from worldsheet.pipeline.weights import DelayCompensated, Weights
 from worldsheet.problem import Chain
 
@@ -43,7 +45,8 @@ class Pipeline:
     Args:
         chain: the layers and the loss; each layer reads the one below.
         stages: how many, or a `Plan`; a number cuts into equal counts of layers.
-        optimizer: makes the optimizer of one stage's parameters: `partial(torch.optim.Adam, lr=1e-3)`.
+        optimizer: makes the optimizer of one stage's parameters: `partial(torch.optim.Adam, lr=1e-3)`. It may have
+            groups, or be several as one: `ports.Joined`.
         packets_per_update: M, for the default order.
         weights: what packets see of the parameters while they are in flight, and how those answer late credits.
         schedule: what stages do when; `Unlocked(packets_per_update)` by default.
@@ -51,6 +54,9 @@ class Pipeline:
             they are.
         weigh: what a packet weighs by its target, where a loss of your own averages over something else than samples:
             `lambda target: (target != -100).sum()`.
+        scheduler: makes what moves the rates of one stage's optimizer, a step per update:
+            `partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=1000)`. It sees rates as they are without delay.
+        clip: how large the efforts of an update may be: `StageNorm(1.0)`, or `GlobalNorm(1.0)`.
         free_running: whether each stage does what it has messages for, instead of what the schedule says next. A stage
             that is late then holds up others less, with no more packets in flight, but the weights depend on the
             moments at which messages come: across processes no two runs are the same.
@@ -71,6 +77,8 @@ class Pipeline:
         schedule: PipelineSchedule | None = None,
         messages: torch.dtype | None = None,
         weigh: Weigh | None = None,
+        scheduler: MakeScheduler | None = None,
+        clip: Clip | None = None,
         free_running: bool = False,
     ) -> None:
         self.messages = floating(messages)
@@ -85,15 +93,18 @@ class Pipeline:
         self.plan = stages if isinstance(stages, Plan) else balanced([1.0] * len(chain), stages)
         self._parts = parts_of(chain, self.plan)
         count = len(self._parts)
+        rule = UpdateRule(optimizer, scheduler, clip)
         self.stages = [
             Stage(
                 part,
-                optimizer,
+                chain,
+                rule,
                 weights,
                 delay=self.schedule.delay(index, count),
                 index=index,
                 stages=count,
                 layers=self.plan.layers(index),
+                flushes=self.schedule.flushes,
             )
             for index, part in enumerate(self._parts)
         ]
@@ -129,6 +140,29 @@ class Pipeline:
         if None in self._passages:
             return self.train()
         return TrainingResult((), tuple(stage.updates for stage in self.stages))
+
+    def state_dict(self) -> StageState:
+        """All that the stages have learned, for `torch.save`: `state["model"]` is the state_dict of the user's module.
+
+        Where stages are in processes of their own, each has the `state_dict` of its own stage, and `merged` puts them
+        together.
+
+        Raises:
+            InputError: packets are in flight.
+        """
+        return merged(stage.state_dict() for stage in self.stages)
+
+    def load_state_dict(self, state: Mapping[str, Mapping[Any, Any]]) -> None:
+        """Go back to where a state was taken, with as many stages as there were or with another number of them.
+
+        With the same stages training goes on to the same bits; under `Locked` with any. Stages that become later than
+        they were begin to look ahead with the next update.
+
+        Raises:
+            InputError: a state of something else, or packets in flight.
+        """
+        for stage in self.stages:
+            stage.load_state_dict(state)
 
     def run_stage(
         self,
@@ -247,3 +281,12 @@ class Pipeline:
             "end; or use weights=Stashed(), which corrects nothing",
             stacklevel=5,
         )
+
+
+def merged(states: Iterable[Mapping[str, Mapping[Any, Any]]]) -> StageState:
+    """The states of stages, put together to that of the whole pipeline."""
+    whole: StageState = {}
+    for state in states:
+        for kind, part in state.items():
+            whole.setdefault(kind, {}).update(part)
+    return whole

@@ -51,6 +51,11 @@ class PipelineSchedule(ABC):
     def packets_per_update(self) -> int:
         """M: after how many packets a stage moves its parameters."""
 
+    @property
+    def flushes(self) -> bool:
+        """Whether no packet is in flight when parameters move, so that stages may wait for each other then."""
+        return False
+
     @abstractmethod
     def warmup(self, stage: int, stages: int) -> int:
         """How many packets a stage carries up before it waits for the first credit; one more than that is in flight."""
@@ -155,6 +160,11 @@ class Locked(PipelineSchedule):
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
         _refuse_below_one(self.packets_per_update)
+
+    @property
+    @override
+    def flushes(self) -> bool:
+        return True
 
     def warmup(self, stage: int, stages: int) -> int:
         """P − 1 − s, but no more than an update has packets."""

@@ -7,6 +7,7 @@ from typing import Any, cast, final
 import torch
 from torch import Tensor, nn
 
+from worldsheet.core.bundle import single
 from worldsheet.core.types import Costate, Field, State, Table
 from worldsheet.dynamics import Dynamics
 from worldsheet.engine import Block, SiteRange
@@ -59,7 +60,7 @@ class StageBlock:
 
     def start(self, x: Tensor, target: Any, schedule: Schedule) -> None:
         """Give the fields values before tick 0; carries a forward pass on."""
-        point = x if self.first else self._transport.take_state(0).requires_grad_()
+        point = x if self.first else single(self._transport.take_state(0)).requires_grad_()
         kind = SiteRange(before=self.sites.start - 1, passes=not self.last)
         aim = target if self.last else None
         self.block = Block(self._part, point, aim, self._dynamics, schedule, keep=True, part=kind)
@@ -82,7 +83,7 @@ class StageBlock:
         if self.first or not (below in fired or below + 1 in fired):
             return
         if not self._heard:
-            self.block.sheet.states[0] = self._transport.take_state(number)
+            self.block.sheet.states[0] = single(self._transport.take_state(number))
             self._heard = True
         if below in fired:
             self._transport.send_credit(number, self.block.pulled(0, FRESH, last=below in closed))
@@ -104,7 +105,7 @@ class StageBlock:
     def collect(self, number: int, rows: Table) -> None:
         """Put this segment's rows on those from below and hand them up."""
         if not self.first:
-            rows = torch.cat([self._tables.take_state(number), rows])
+            rows = torch.cat([single(self._tables.take_state(number)), rows])
         if self.last:
             self._whole = rows
         else:
@@ -112,7 +113,7 @@ class StageBlock:
 
     def learn(self, number: int) -> Table:
         """Take the rows of all segments from above and hand them down."""
-        whole = cast(Tensor, self._whole) if self.last else self._tables.take_credit(number)
+        whole = cast(Tensor, self._whole) if self.last else single(self._tables.take_credit(number))
         if not self.first:
             self._tables.send_credit(number, whole)
         return whole

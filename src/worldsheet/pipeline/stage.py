@@ -1,31 +1,34 @@
 """A stage: consecutive layers that one process owns, with their optimizer."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 from typing import Any, NamedTuple, TypeAlias, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 from torch.optim import Optimizer
 
+from worldsheet.core.bundle import Bundle, Parcel, bundled, parcel, unwrapped
 from worldsheet.core.errors import InputError
 from worldsheet.core.private_torch import set_versions, unnoticed_writes
-from worldsheet.core.types import Costate, Point, State
-from worldsheet.engine.sitewise.messages import Messages
+from worldsheet.core.types import Costate
 from worldsheet.layers import Efforts
+from worldsheet.pipeline.carriage import Carriage
+from worldsheet.pipeline.clipping import Norms, norms_of
+from worldsheet.pipeline.norm_exchange import NormExchange
 from worldsheet.pipeline.packet_weights import Share
 from worldsheet.pipeline.packets import PacketStream
 from worldsheet.pipeline.schedule import Action, ActionType, Waiting
 from worldsheet.pipeline.transport.base import Transport
+from worldsheet.pipeline.update_rule import UpdateRule
 from worldsheet.pipeline.weights import Weights
-from worldsheet.problem import BoundLayers, Chain
+from worldsheet.problem import Chain
 from worldsheet.solve.gradients import accumulate, sum_uses
 
-MakeOptimizer: TypeAlias = Callable[[Iterable[Parameter]], Optimizer]
-"""Makes the optimizer of one stage's parameters: `partial(torch.optim.Adam, lr=1e-3)`."""
-
+StageState: TypeAlias = dict[str, dict[Any, Any]]
+"""What one stage or several have learned, under the names of the whole network."""
 
 _WHOLE = Share()
 
@@ -33,8 +36,9 @@ _WHOLE = Share()
 class _Flight(NamedTuple):
     """A packet on its way: what must be known when its credit comes back."""
 
-    messages: Messages
-    points: list[Point]
+    carriage: Carriage
+    point: Parcel
+    loss: Tensor | None
     values: list[Tensor] | None
     updates: int
 
@@ -52,11 +56,13 @@ class Stage:
 
     Args:
         chain: its layers; the loss is used by the last stage only.
-        optimizer: makes its optimizer.
+        whole: the chain that it is a part of.
+        rule: what it makes of its parameters.
         weights: what packets see of the parameters.
         delay: updates between a packet and its credit.
         index: which stage it is, counted from 0.
         stages: how many there are.
+        flushes: whether no packet is in flight when parameters move.
         layers: which layers of the whole chain it has, counted from 0.
 
     Attributes:
@@ -70,28 +76,33 @@ class Stage:
         staleness: by how many updates its parameters had moved since that packet passed.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what a stage is made of
         self,
         chain: Chain,
-        optimizer: MakeOptimizer,
+        whole: Chain,
+        rule: UpdateRule,
         weights: Weights,
         *,
         delay: float,
         index: int,
         stages: int,
         layers: range,
+        flushes: bool,
     ) -> None:
         self.chain = chain
         self.first, self.last = index == 0, index == stages - 1
         self.streaming = False
         self.index = index
         self._layers = layers
-        self.parameters = [p for p in chain.parameters() if p.requires_grad]
-        self.optimizer = (
-            weights.port(optimizer(self.parameters), [layer.module for layer in chain.layers], delay)
-            if self.parameters
-            else None
-        )
+        self._prefixes = [whole.layers[layer].name for layer in layers]
+        self._named = _moving(chain, whole, with_loss=self.last)
+        self.parameters = list(self._named.values())
+        modules = [layer.module for layer in chain.layers]
+        self.updater = rule.updater(self._named, self.name, lambda port: weights.port(port, modules, delay))
+        self._clips = rule.clip is not None
+        is_global = rule.clip is not None and rule.clip.is_global and stages > 1
+        self._agrees = is_global and flushes
+        self.exchange = NormExchange(travels=is_global and not flushes)
         self.updates = self.staleness = 0
         self.loss: Tensor | None = None
         self.costate: Costate | None = None
@@ -106,21 +117,25 @@ class Stage:
         self._forget_course()
 
     @torch.no_grad()
-    def forward(self, packet: int, x: Point, target: Any = None) -> State | None:
+    def forward(self, packet: int, x: Any, target: Any = None) -> Parcel | None:
         """Carry a packet up: the state for the stage above; None from the last stage, which has the loss then."""
         self._notice_changes()
-        caller = BoundLayers(self.chain, target)
-        caller.cost = None  # torch's own backward takes the share of a packet along, to the bits of share times loss
-        messages = Messages(caller, everywhere=False, to_input=not self.first)
-        points = [x]
+        point = x if isinstance(x, Tensor | Bundle) else self._data(x)
+        carriage = Carriage(self.chain, target, point, to_input=not self.first)
         with _borrowed(self.parameters, self._values):
             for layer in self.chain.topology.sites:
-                points.append(messages.evaluation(layer, points[-1:]).output)
+                carriage.evaluate(layer)
             if self.last:
-                self.loss = messages.evaluation(caller.head, points[-1:]).output
+                self.loss = carriage.price()
         self._marks = _marks_of(self.parameters)  # a layer may write into its own, as an embedding with max_norm does
-        self._flights[packet] = _Flight(messages, points, self._values if self._weights.keeps else None, self.updates)
-        return None if self.last else points[-1]
+        kept = self._values if self._weights.keeps else None
+        self._flights[packet] = _Flight(carriage, point, self.loss, kept, self.updates)
+        return None if self.last else carriage.output
+
+    @property
+    def optimizer(self) -> Optimizer | None:
+        """What moves its parameters; None if it has none to move."""
+        return None if self.updater is None else self.updater.optimizer
 
     @property
     def name(self) -> str:
@@ -138,53 +153,66 @@ class Stage:
             layer.module.train(mode)
 
     @torch.no_grad()
-    def infer(self, x: Point) -> State:
+    def infer(self, x: Any) -> Parcel:
         """The layers' output as an ordinary forward pass, in whatever mode the modules are; nothing is remembered."""
+        value = unwrapped(x)
         for layer in self.chain.layers:
-            x = layer.module(x)
-        return x
+            value = layer.module(value)
+        return parcel(value)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """All that moves in training when no packet is in flight: parameters, buffers and the optimizer's own.
+    def state_dict(self) -> StageState:
+        """All that it has learned, under the names of the whole network; the tensors are its own, not copies.
+
+        Returns:
+            `model`: parameters and buffers, a part of the state_dict of the user's module; `loss`: those of the loss;
+            `optimizer` and `groups`: what the optimizer remembers of each parameter, and its options; `before`: each
+            parameter one update ago, where the stage looks ahead by it; `stages`: counts and schedules of rates.
 
         Raises:
             InputError: packets are in flight.
         """
         self._refuse_in_flight("be written down")
-        found = {f"before.{index}": tensor for index, tensor in enumerate(self._before)}
-        for layer in self.chain.layers:
-            found |= {f"model.{layer.name}.{name}": tensor for name, tensor in layer.module.state_dict().items()}
-        for index, parameter in enumerate(self.parameters):
-            own = self.optimizer.state.get(parameter, {}) if self.optimizer else {}
-            found |= {f"optimizer.{index}.{n}": t for n, t in own.items() if isinstance(t, Tensor)}
-        return found
+        of_layers = zip(self._prefixes, self.chain.layers, strict=True)
+        model = {f"{at}.{key}": v for at, layer in of_layers for key, v in layer.module.state_dict().items()}
+        loss = self.chain.loss.state_dict() if self.last and isinstance(self.chain.loss, nn.Module) else {}
+        own = self.updater.state_dict() if self.updater is not None else {"optimizer": {}, "groups": {}}
+        place = {
+            "layers": (self._layers.start, self._layers.stop),
+            "updates": self.updates,
+            "rates": None if self.updater is None else self.updater.rates,
+            "norms": tuple(self.exchange.norms),
+        }
+        before = dict(zip(self._named, self._before, strict=False))
+        return {"model": model, "loss": dict(loss), "before": before, **own, "stages": {self.index: place}}
 
     @torch.no_grad()
-    def restore(self, tensors: Mapping[str, Tensor], updates: int) -> None:
-        """Go back to where `tensors` was taken, after so many updates.
+    def load_state_dict(self, state: Mapping[str, Mapping[Any, Any]]) -> None:
+        """Go back to where a state was taken: of this stage, or of the whole pipeline with stages cut in any way.
 
         Raises:
-            InputError: tensors of another stage, or packets in flight.
+            InputError: a state that lacks what this stage has, or packets in flight.
         """
         self._refuse_in_flight("go back")
-        for index, parameter in enumerate(self.parameters):
-            begin = f"optimizer.{index}."
-            own = {n.removeprefix(begin): t.clone() for n, t in tensors.items() if n.startswith(begin)}
-            if own and self.optimizer is not None:
-                self.optimizer.state[parameter] = own
-        mine = {n: t for n, t in self.tensors().items() if not n.startswith("optimizer.")}
-        if set(mine) != {n for n in tensors if not n.startswith("optimizer.")}:
-            raise InputError(
-                f"the tensors are not those of {self.name}", f"{', '.join(sorted(mine))}", "resume with the same stages"
-            )
-        for name, tensor in mine.items():
-            tensor.copy_(tensors[name])
-        self.updates = updates
+        place = _place_in(state, self._layers, self.name)
+        for prefix, layer in zip(self._prefixes, self.chain.layers, strict=True):
+            own = {
+                key.removeprefix(f"{prefix}."): v for key, v in state["model"].items() if key.startswith(f"{prefix}.")
+            }
+            _load(layer.module, own, self.name)
+        if self.last and isinstance(self.chain.loss, nn.Module):
+            _load(self.chain.loss, state["loss"], self.name)
+        if self.updater is not None:
+            self.updater.load_state_dict(state, place["rates"], self.name)
+        self.updates = place["updates"]
+        same = tuple(place["layers"]) == (self._layers.start, self._layers.stop)
+        self.exchange.norms = Norms(*place["norms"]) if same else Norms()
+        self._forget_course()
+        for name, kept in zip(self._named, self._before, strict=False):
+            kept.copy_(state["before"].get(name, kept))
         self._values = self._weights.seen([p.detach() for p in self.parameters], self._before, self._delay)
-        self._marks = _marks_of(self.parameters)
 
     @torch.no_grad()
-    def pull(self, packet: int, credit: Costate | None = None, share: Share = _WHOLE) -> Costate | None:
+    def pull(self, packet: int, credit: Parcel | None = None, share: Share = _WHOLE) -> Parcel | None:
         """Pull a packet's credit back: the credit for the stage below, which can be on its way before `answer`.
 
         Args:
@@ -204,24 +232,36 @@ class Stage:
                 "keep the order of actions of the schedule",
             )
         self.staleness = self.updates - flight.updates
-        messages, points = flight.messages, flight.points
         self._due = _Due([], flight.values)
         with _borrowed(self.parameters, flight.values):
-            top = messages.caller.head if self.last else len(self.chain)
             if self.last:
-                credit = share.credit(messages.evaluation(top, points[-1:]).output)
-            for layer in range(top, 0, -1):
+                credit = self._credit_of_loss(flight, share)
+            self.costate = credit if isinstance(credit, Tensor) else None
+            for layer in range(len(self.chain), 0, -1):
                 if credit is None:
                     break
-                if layer == len(self.chain):
-                    self.costate = credit
-                credit, efforts = messages.split_backward(layer, points[layer - 1 : layer], credit)
-                if layer > len(self.chain):
-                    credit = share.of_output(credit)
-                    if share.is_nothing:
-                        continue
-                self._due.efforts.append((messages.caller.traits[layer - 1].parameters, efforts))
-        return credit
+                pulled = flight.carriage.pull(layer, credit)
+                credit = pulled.credit
+                self._due.efforts.append((pulled.parameters, pulled.efforts))
+        return _asked_for(flight.point, credit)
+
+    def _credit_of_loss(self, flight: _Flight, share: Share) -> Parcel | None:
+        """The credit of the output, 0 where the packet weighs nothing."""
+        assert flight.loss is not None
+        pulled = flight.carriage.pull(len(self.chain) + 1, share.credit(flight.loss))
+        if not share.is_nothing:
+            self._due.efforts.append((pulled.parameters, pulled.efforts))
+        return share.of_output(pulled.credit)
+
+    def _data(self, x: Any) -> Bundle:
+        try:
+            return bundled(x)
+        except TypeError as error:
+            raise InputError(
+                f"{self.name} was given {error}",
+                "tensors, numbers, strings and None, in tuples, lists and dicts with strings for keys",
+                "make packets of these: (dict(batch), target)",
+            ) from error
 
     @torch.no_grad()
     def answer(self) -> None:
@@ -237,18 +277,32 @@ class Stage:
         """Move the parameters by what has been added up since the last update."""
         self._notice_changes()
         self.updates += 1
-        if self.optimizer is None:
+        if self.updater is None:
             return
+        if self._clips:
+            self.exchange.measured(norms_of(self.parameters))
         self._sums += [(self.updates, each) for each in _sums_of(self.parameters)]
         if self._delay:
             for kept, parameter in zip(self._before, self.parameters, strict=True):
                 kept.copy_(parameter.detach())
         # layers in flight hold on to the parameters and are told what they shall see of them
         with unnoticed_writes(self.parameters):
-            self.optimizer.step()
-        self.optimizer.zero_grad()
+            self.updater.answer(self.exchange.norms)
+        torch.clear_autocast_cache()  # where `autocast` surrounds the whole training, rounded weights are kept in it
         self._values = self._weights.seen([p.detach() for p in self.parameters], self._before, self._delay)
         self._marks = _marks_of(self.parameters)
+
+    @torch.no_grad()
+    def agree(self, packet: int, transport: Transport) -> Iterator[Waiting]:
+        """Before an update by efforts that are clipped by their norm everywhere: learn it, where nobody is in flight.
+
+        Args:
+            packet: the last one of the update.
+            transport: the stage's edges.
+        """
+        if self._agrees:
+            self.exchange.measured(norms_of(self.parameters))
+            yield from self.exchange.agree(packet, transport, first=self.first, last=self.last)
 
     @torch.no_grad()
     def look_at_weights(self) -> None:
@@ -317,6 +371,39 @@ class Stage:
             )
 
 
+def _moving(chain: Chain, whole: Chain, *, with_loss: bool) -> dict[str, Parameter]:
+    """What a stage moves, under the names of the whole chain; the loss is the last stage's."""
+    names = {id(parameter): name for name, parameter in whole.named_parameters()}
+    modules = [layer.module for layer in chain.layers]
+    if with_loss and isinstance(chain.loss, nn.Module):
+        modules.append(chain.loss)
+    return {names[id(p)]: p for module in modules for p in module.parameters() if p.requires_grad}
+
+
+def _place_in(state: Mapping[str, Mapping[Any, Any]], layers: range, name: str) -> Mapping[str, Any]:
+    """What a stage with the first of these layers knew of its course; rates are the same wherever any are moved."""
+    places = state.get("stages", {}).values()
+    rates = next((place["rates"] for place in places if place["rates"] is not None), None)
+    for place in places:
+        first, stop = place["layers"]
+        if first <= layers.start < stop:
+            return {**place, "rates": place["rates"] or rates}
+    raise InputError(
+        f"the state does not hold {name}",
+        "what pipeline.state_dict() gave, or ws.pipeline.merged of the states of all stages",
+        "load the states of all stages of a run; weights alone are loaded into the module, by module.load_state_dict",
+    )
+
+
+def _load(module: nn.Module, own: Mapping[str, Any], name: str) -> None:
+    try:
+        module.load_state_dict(own)
+    except RuntimeError as error:
+        raise InputError(
+            f"the state does not fit {name}: {error}", "a state of the same network", "make the same network"
+        ) from error
+
+
 def _marks_of(parameters: Sequence[Parameter]) -> list[tuple[int, int]]:
     """What changes when somebody writes into parameters, or puts others in their place."""
     return [(parameter._version, parameter.data_ptr()) for parameter in parameters]
@@ -337,13 +424,17 @@ def _borrowed(parameters: Sequence[Parameter], values: Sequence[Tensor] | None) 
         yield
         return
     own = [parameter.data for parameter in parameters]
-    for parameter, value in zip(parameters, values, strict=True):
-        parameter.data = value
+    _show(parameters, values)
     try:
         yield
     finally:
-        for parameter, data in zip(parameters, own, strict=True):
-            parameter.data = data
+        _show(parameters, own)
+
+
+def _show(parameters: Sequence[Parameter], values: Sequence[Tensor]) -> None:
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.data = value
+    torch.clear_autocast_cache()  # it knows parameters by identity, and would show the rounded ones of before
 
 
 class Completed(NamedTuple):
@@ -370,6 +461,8 @@ def execute(
             continue
         while (waiting := _waits_for(stage, action, transport, packets)) is not None:
             yield waiting
+        if action.act is ActionType.UPDATE:
+            yield from stage.agree(action.packet, transport)
         begin = _carry_out(stage, action, transport, packets)
         yield Completed(action, begin, perf_counter())
 
@@ -404,25 +497,32 @@ def _forward(stage: Stage, number: int, transport: Transport, packets: PacketStr
         packets.weight(number)  # while the packet is here
     x, target = packets.take(number) if stage.first or stage.last else (None, None)
     if not stage.first:
-        x, begin = transport.take_state(number), perf_counter()
-    assert x is not None
+        x, begin = stage.exchange.from_below(transport.take_state(number)), perf_counter()
     state = stage.forward(number, x, target if stage.last else None)
     if state is not None:
-        transport.send_state(number, state)
+        transport.send_state(number, stage.exchange.to_above(state))
     return begin
 
 
 def _pull(stage: Stage, number: int, transport: Transport, packets: PacketStream) -> float:
-    above = None if stage.last else transport.take_credit(number)
+    above = None if stage.last else stage.exchange.from_above(transport.take_credit(number))
     begin = perf_counter()
     credit = stage.pull(number, above, packets.share(number)) if stage.last else stage.pull(number, above)
     if not stage.first:
-        transport.send_credit(number, _passed_on(stage, credit))
+        transport.send_credit(number, stage.exchange.to_below(_passed_on(stage, credit)))
     stage.answer()  # while the credit travels
     return begin
 
 
-def _passed_on(stage: Stage, credit: Costate | None) -> Costate:
+def _asked_for(point: Parcel, credit: Parcel | None) -> Parcel | None:
+    """A credit for the stage below, which is of nothing where that has asked for none, as of integers."""
+    return _NOTHING if isinstance(point, Bundle) and not point.is_wanted else credit
+
+
+_NOTHING = bundled(())
+
+
+def _passed_on(stage: Stage, credit: Parcel | None) -> Parcel:
     if credit is None:
         raise InputError(
             f"the output of {stage.name} does not depend on its input",

@@ -1,10 +1,23 @@
 """Ports: how parameters answer their effort. Any `torch.optim` optimizer does in their place."""
 
+from worldsheet.ports.around import Joined
 from worldsheet.ports.base import Port, ScalarPort
 from worldsheet.ports.centered import BiasCentered
-from worldsheet.ports.delays import by_site, delayed, per_tick
+from worldsheet.ports.delays import Late, by_site, delayed, per_tick
 from worldsheet.ports.inertial import Inertial
 from worldsheet.ports.newton import Newton
 from worldsheet.ports.resistive import Resistive
 
-__all__ = ["BiasCentered", "Inertial", "Newton", "Port", "Resistive", "ScalarPort", "by_site", "delayed", "per_tick"]
+__all__ = [
+    "BiasCentered",
+    "Inertial",
+    "Joined",
+    "Late",
+    "Newton",
+    "Port",
+    "Resistive",
+    "ScalarPort",
+    "by_site",
+    "delayed",
+    "per_tick",
+]

@@ -1,14 +1,16 @@
 """A port whose weights do not feel what all inputs share."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, final
+from collections.abc import Iterable
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from typing_extensions import override
 
 from worldsheet.core.errors import InputError
+from worldsheet.ports.around import Around
 
 _KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -28,7 +30,7 @@ class _Pair(NamedTuple):
 
 
 @final
-class BiasCentered(Optimizer):
+class BiasCentered(Around):
     """A port around a port: the mean x̂ of a layer's input moves its bias and no longer its weight.
 
     y = W x + b is also y = W (x − x̂) + b̂ with b̂ = b + W x̂, the bias grounded at the common mode x̂. The inner port
@@ -63,36 +65,25 @@ class BiasCentered(Optimizer):
                 "the share of a mean that a step keeps",
                 "use 0.98: fifty steps",
             )
-        super().__init__(port.param_groups, {})
-        self.port = port
-        self.state = port.state
+        super().__init__(port)
         self._memory = memory
         self._pairs = _pairs(layers, {id(p) for group in port.param_groups for p in group["params"]})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    @override
+    def move(self) -> None:
         """Ground the efforts, let the inner port move, and carry its motion back to W and b."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        (port,) = self.ports
         moving = [(pair, efforts) for pair in self._pairs if (efforts := pair.efforts) is not None]
         sums = [self._sums(pair.weight, *efforts) for pair, efforts in moving]
         means = [along / square.clamp_min(torch.finfo(square.dtype).tiny) for along, square in sums]
         before = [_carried(pair.weight, mean) for (pair, _), mean in zip(moving, means, strict=True)]
         for (_, (of_weight, of_bias)), mean in zip(moving, means, strict=True):
             of_weight.addcmul_(of_bias.reshape(-1, *[1] * mean.dim()), mean, value=-1)
-        self.port.step()
+        port.step()
         for (pair, _), mean, old in zip(moving, means, before, strict=True):
             pair.bias.sub_(_carried(pair.weight, mean) - old)
         for (pair, _), (along, square) in zip(moving, sums, strict=True):  # inner ports begin with an empty state
             self.state[pair.weight].update(common_along=along, common_square=square)
-        return loss
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The inner port's."""
-        self.port.load_state_dict(state_dict)
-        self.param_groups, self.state = self.port.param_groups, self.port.state
 
     def _sums(self, weight: Tensor, of_weight: Tensor, of_bias: Tensor) -> tuple[Tensor, Tensor]:
         """The two sums of (P2), this step's efforts included."""

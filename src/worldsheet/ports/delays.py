@@ -1,11 +1,14 @@
 """Rates and masses for ports that move more often, or whose efforts come late."""
 
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar, final
 
 import torch
+from typing_extensions import override
 
 from worldsheet.core.errors import InputError
-from worldsheet.ports.centered import BiasCentered
+from worldsheet.ports.around import Around, plain
 from worldsheet.ports.inertial import Inertial
 from worldsheet.problem import Chain
 
@@ -33,15 +36,16 @@ def per_tick(port: _AnyPort, ticks: int, silent: int = 0) -> _AnyPort:
         InputError: K below 1, no tick left with an effort, or an optimizer with time constants of another kind, or with
             a momentum of which it is not known whether it sums efforts or averages them.
     """
-    quiet = [group.get("silent", silent) for group in port.param_groups]
+    groups = [(inner, group) for inner in plain(port) for group in inner.param_groups]
+    quiet = [group.get("silent", silent) for _, group in groups]
     if not all(0 <= count < ticks for count in quiet):
         raise InputError(
             f"some ticks must not be silent, got ticks={ticks} of which silent={max(quiet)}",
             "at least one tick, and one that is not silent",
             "use the number of ticks for which a batch is held: more than 2D of them if it starts from silence",
         )
-    for group, count in zip(port.param_groups, quiet, strict=True):
-        _slow(port, group, float(ticks - count))
+    for (inner, group), count in zip(groups, quiet, strict=True):
+        _slow(inner, group, float(ticks - count))
     return port
 
 
@@ -76,20 +80,64 @@ def delayed(port: _AnyPort, delay: float) -> _AnyPort:
             f"delay must not be negative, got {delay}", "0 or more updates", "use order.delay(stage, stages)"
         )
     longer = 1 + delay
-    for group in port.param_groups:
-        massive = bool(group.get("momentum") or "betas" in group)
-        _slow(port, group, longer)
-        if massive:
-            group["lr"] *= longer**0.5
+    for inner in plain(port):
+        for group in inner.param_groups:
+            massive = bool(group.get("momentum") or "betas" in group)
+            _slow(inner, group, longer)
+            if massive:
+                group["lr"] = group["lr"] * longer**0.5
     return port
+
+
+@final
+class Late(Around):
+    """A port whose efforts are d updates late: it is `delayed` while it steps, and at no other time.
+
+    Its groups keep the rates, momenta and betas that are best without delay. So a scheduler acts on them as in one
+    process, whether it multiplies them or sets them; what is checkpointed does not depend on the delay.
+
+    Args:
+        port: an optimizer as for `delayed`.
+        delay: d, 0 or more.
+
+    Raises:
+        InputError: as `delayed`.
+    """
+
+    def __init__(self, port: torch.optim.Optimizer, delay: float) -> None:
+        with _slowed(port, delay):
+            pass  # refused now or never
+        super().__init__(port)
+        self._delay = delay
+
+    @override
+    def move(self) -> None:
+        (port,) = self.ports
+        with _slowed(port, self._delay):
+            port.step()
+
+
+@contextmanager
+def _slowed(port: torch.optim.Optimizer, delay: float) -> Iterator[None]:
+    """For a while the memory and resistance of late efforts."""
+    own = [{name: group[name] for name in _RESCALED if name in group} for group in port.param_groups]
+    try:
+        delayed(port, delay)
+        yield
+    finally:
+        for group, kept in zip(port.param_groups, own, strict=True):
+            group.update(kept)
+
+
+_RESCALED = ("lr", "momentum", "memory", "betas")
 
 
 def _slow(port: torch.optim.Optimizer, group: dict[str, Any], times: float) -> None:
     """(T) for one group: one n-th of the rate, n times the memory."""
     _refuse_strange(port, group)
-    group["lr"] /= times
+    group["lr"] = group["lr"] / times  # in its own memory, where it is a tensor
     if group.get("momentum"):
-        group["lr"] /= times if _sums(port) else 1
+        group["lr"] = group["lr"] / (times if _sums(port) else 1)
         group["momentum"] = 1 - (1 - group["momentum"]) / times
     if "memory" in group:
         group["memory"] = 1 - (1 - group["memory"]) / times
@@ -99,8 +147,6 @@ def _slow(port: torch.optim.Optimizer, group: dict[str, Any], times: float) -> N
 
 def _sums(port: torch.optim.Optimizer) -> bool:
     """Whether the momentum of a port is a sum of efforts, which goes faster the longer it remembers."""
-    while isinstance(port, BiasCentered):
-        port = port.port
     return isinstance(port, (torch.optim.SGD, Inertial))
 
 

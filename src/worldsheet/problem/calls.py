@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
+from worldsheet.core.bundle import bundled
 from worldsheet.core.errors import LayerError, WorldsheetError
-from worldsheet.core.private_torch import tree_leaves
+from worldsheet.core.private_torch import tree_leaves, tree_map
 from worldsheet.core.problem import Problem
 from worldsheet.core.types import Point, State
 from worldsheet.cut import in_words
@@ -73,18 +74,25 @@ class BoundLayers(Problem):
         """
         return self._cost if layer == self.head else partial(self._layer, layer)
 
-    def blame(self, layer: int, points: Sequence[Tensor], error: Exception) -> LayerError:
+    def blame(self, layer: int, points: Sequence[Any], error: Exception) -> LayerError:
         """The error of a layer or of the loss, told with what it was given."""
         if layer == self.head:
             return self.chain.loss_error(points[0], self.target, error)
         return self.chain.layer_error(layer, points[0], error)
 
-    def _layer(self, layer: int, point: Point) -> State:
+    def nested(self, layer: int) -> Callable[[Any], Any]:
+        """f_l, or the cost, as a function of one or several tensors, in tuples, lists and dicts; likewise returned.
+
+        Calling it raises `LayerError` where the user's code raises, or returns something else.
+        """
+        return self._cost if layer == self.head else partial(self._called_nested, layer)
+
+    def _called(self, layer: int, point: Any) -> Any:
         info = self._layers[layer - 1]
         training = info.module.training
         writes = info.writes_input.get(training)
-        argument = point if writes is False else point.clone()
-        version = argument._version if writes is None else 0
+        argument = point if writes is False else _cloned(point)
+        versions = _versions(argument) if writes is None else []
         try:
             output = self._functions[layer - 1](argument)
         except WorldsheetError:
@@ -92,7 +100,23 @@ class BoundLayers(Problem):
         except Exception as error:  # whatever a user's layer raises is told with its neighbours' names
             raise self.blame(layer, (point,), error) from error
         if writes is None:
-            info.writes_input[training] = version != argument._version
+            info.writes_input[training] = versions != _versions(argument)
+        return output
+
+    def _called_nested(self, layer: int, value: Any) -> Any:
+        output = self._called(layer, value)
+        try:
+            bundled(output)
+        except TypeError as error:
+            raise LayerError(
+                f"layer {self._layers[layer - 1].label} returned {error}",
+                "tensors, numbers, strings and None, in tuples, lists and dicts with strings for keys",
+                "return a tuple or a dict of what the next layer reads",
+            ) from error
+        return output
+
+    def _layer(self, layer: int, point: Point) -> State:
+        info, output = self._layers[layer - 1], self._called(layer, point)
         if not isinstance(output, Tensor):
             raise LayerError(
                 f"layer {info.label} returned {in_words(output)}, not a tensor",
@@ -107,7 +131,7 @@ class BoundLayers(Problem):
             )
         return output
 
-    def _cost(self, output: Point) -> Tensor:
+    def _cost(self, output: Any) -> Tensor:
         try:
             cost = self._functions[-1](output, self.target)
         except Exception as error:  # whatever a user's loss raises is told with what it was given
@@ -118,13 +142,25 @@ class BoundLayers(Problem):
                 "a tensor with one entry",
                 "average or sum over the batch: reduction='mean' or 'sum'",
             )
-        if not cost.requires_grad and output.requires_grad:
+        if not cost.requires_grad and _requires_grad(output):
             raise LayerError(
                 f"loss {self.chain.loss_name} returned a value that does not depend on the output",
                 "a loss that torch can differentiate by the output",
                 "compute it from the output without .detach(), .item(), argmax or numpy",
             )
         return cost.reshape(())
+
+
+def _cloned(point: Any) -> Any:
+    if isinstance(point, Tensor):
+        return point.clone()
+    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, point)
+
+
+def _versions(point: Any) -> list[int]:
+    if isinstance(point, Tensor):
+        return [point._version]
+    return [leaf._version for leaf in tree_leaves(point) if isinstance(leaf, Tensor)]
 
 
 def _requires_grad(target: Any) -> bool:

@@ -212,7 +212,7 @@ class Chain:
             return {id(p) for layer in self.layers for p in layer.closed_parameters}
         return {id(p) for module in self.program.watched for p in module.parameters(recurse=False)}
 
-    def layer_error(self, site: int, point: Tensor, error: Exception) -> LayerError:
+    def layer_error(self, site: int, point: object, error: Exception) -> LayerError:
         """The error of layer `site` of a path, told with both layers of the edge it happened on."""
         below = self.layers[site - 2].label if site > 1 else "the input"
         return LayerError(
@@ -221,7 +221,7 @@ class Chain:
             f"make the output of the layer before fit {self.layers[site - 1].module}",
         )
 
-    def loss_error(self, output: Tensor, target: object, error: Exception) -> LayerError:
+    def loss_error(self, output: object, target: object, error: Exception) -> LayerError:
         """The error of the loss, told with what it was given."""
         return LayerError(
             f"loss {self.loss_name} failed on output {describe(output)} and target {describe(target)}: {error}",

@@ -125,6 +125,7 @@ class _Answer:
         answered = [pair for pair, size in zip(gradients, largest, strict=True) if size]
         accumulate(answered)  # where no credit has come yet there is nothing to answer
         self._port.step()
+        torch.clear_autocast_cache()  # where `autocast` surrounds the call, rounded parameters are kept in it
         return True
 
 

@@ -1,11 +1,12 @@
 """Checkpoints that all stages write together, whole or not at all."""
 
 import hashlib
+import io
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from worldsheet.pipeline.stage import StageState
 from worldsheet.pipeline.transport.distributed import all_agree
 from worldsheet_lab.atomic import SUFFIX
 
@@ -26,7 +28,9 @@ class Checkpoints:
     """The checkpoints of a run, by the number of segments that had been trained.
 
     `torch.distributed.checkpoint` writes into a folder of its own, which is put in place when all stages have written.
-    A digest of each stage's tensors tells a torn or altered file; the one before is used then.
+    The weights lie there under the names of the whole network, `model.<name>`, so that
+    `torch.distributed.checkpoint.load({"model": net.state_dict()}, checkpoint_id=folder)` reads them; what else a stage
+    has learned is one more tensor of bytes. A digest tells a torn or altered file; the one before is used then.
 
     Args:
         folder: where they are.
@@ -37,9 +41,11 @@ class Checkpoints:
         self._folder = folder
         self._stage = stage
 
-    def save(self, segment: int, tensors: Mapping[str, Tensor]) -> None:
+    def save(self, segment: int, state: StageState) -> None:
         """Write this stage's part; returns when all stages have written theirs."""
-        mine = {f"{self._begin}{name}": tensor.detach() for name, tensor in tensors.items()}
+        model: dict[str, Any] = {f"{_MODEL}{name}": tensor.detach() for name, tensor in state["model"].items()}
+        others = {kind: part for kind, part in state.items() if kind != "model"}
+        mine = {**model, self._name: _bytes_of({**others, "model": dict.fromkeys(state["model"])})}
         place = self._folder / f"{segment:06d}"
         beside = place.with_name(f"{place.name}{SUFFIX}")
         if self._stage == 0:
@@ -47,62 +53,74 @@ class Checkpoints:
             shutil.rmtree(place, ignore_errors=True)  # a torn one
             beside.mkdir(parents=True)
         all_agree(True)
-        save({**mine, f"{self._begin}digest": _digest(mine)}, checkpoint_id=beside)
+        save({**mine, f"{self._name}.digest": _digest(mine)}, checkpoint_id=beside)
         if self._stage == 0:
             beside.rename(place)
             for old in sorted(self._folder.glob("[0-9]*[0-9]"))[:-_KEPT]:
                 shutil.rmtree(old)
         all_agree(True)
 
-    def newest(self) -> tuple[int, dict[str, Tensor]] | None:
-        """The segment and this stage's tensors of the newest checkpoint that is whole at every stage."""
+    def newest(self) -> tuple[int, StageState] | None:
+        """The segment and this stage's state of the newest checkpoint that is whole at every stage."""
         found = sorted(self._folder.glob("[0-9]*[0-9]"), reverse=True)
         for place in found:
-            tensors = self._read(place)
-            if all_agree(tensors is not None) and tensors is not None:
-                return int(place.name), tensors
+            state = self._read(place)
+            if all_agree(state is not None) and state is not None:
+                return int(place.name), state
         return None
 
     @staticmethod
-    def weights(folder: Path, cuts: Sequence[int]) -> dict[str, Tensor]:
+    def weights(folder: Path, stages: int) -> dict[str, Tensor]:
         """Parameters and buffers of the newest checkpoint under the names of the whole network.
 
         Args:
             folder: where the checkpoints are.
-            cuts: the first layer of each stage.
+            stages: how many stages have written them.
         """
         place = max(folder.glob("[0-9]*[0-9]"))
-        found: dict[str, Tensor] = {}
-        for stage, first in enumerate(cuts[:-1]):
-            for name, tensor in (Checkpoints(folder, stage)._read(place) or {}).items():
-                kind, _, rest = name.partition(".")
-                layer, _, own = rest.partition(".")
-                if kind == "model":
-                    found[f"{first + int(layer)}.{own}"] = tensor
-        return found
+        parts = [Checkpoints(folder, stage)._read(place) or {"model": {}} for stage in range(stages)]
+        return {name: tensor for part in parts for name, tensor in part["model"].items()}
 
     @property
-    def _begin(self) -> str:
-        return f"stage{self._stage}."
+    def _name(self) -> str:
+        return f"stage{self._stage}"
 
-    def _read(self, place: Path) -> dict[str, Tensor] | None:
+    def _read(self, place: Path) -> StageState | None:
         try:
-            reader = FileSystemReader(place)
-            known = reader.read_metadata().state_dict_metadata.items()
-            tensors: dict[str, Tensor] = {
-                name: torch.empty(entry.size, dtype=entry.properties.dtype)
-                for name, entry in known
-                if isinstance(entry, TensorStorageMetadata) and name.startswith(self._begin)
-            }
-            with warnings.catch_warnings():  # that each process loads by itself is meant
-                warnings.simplefilter("ignore")
-                load(tensors, storage_reader=reader, no_dist=True)
-            digest = tensors.pop(f"{self._begin}digest")
+            own = _tensors(place, [self._name, f"{self._name}.digest"])
+            written = io.BytesIO(own[self._name].numpy().tobytes())
+            state: StageState = torch.load(written, map_location="cpu", weights_only=True)
+            model = _tensors(place, [f"{_MODEL}{name}" for name in state["model"]])
+            digest = own.pop(f"{self._name}.digest")
         except (Exception, CheckpointException):  # torn ones fail in many ways; torch's own is a BaseException
             return None
-        if not torch.equal(digest, _digest(tensors)):
+        if not torch.equal(digest, _digest({**model, **own})):
             return None
-        return {name.removeprefix(self._begin): tensor for name, tensor in tensors.items()}
+        return {**state, "model": {name.removeprefix(_MODEL): tensor for name, tensor in model.items()}}
+
+
+_MODEL = "model."
+
+
+def _tensors(place: Path, names: Sequence[str]) -> dict[str, Tensor]:
+    """Some of the tensors of a checkpoint."""
+    reader = FileSystemReader(place)
+    known = reader.read_metadata().state_dict_metadata
+    tensors: dict[str, Tensor] = {}
+    for name in names:
+        entry = known[name]
+        assert isinstance(entry, TensorStorageMetadata)
+        tensors[name] = torch.empty(entry.size, dtype=entry.properties.dtype)
+    with warnings.catch_warnings():  # that each process loads by itself is meant
+        warnings.simplefilter("ignore")
+        load(tensors, storage_reader=reader, no_dist=True)
+    return tensors
+
+
+def _bytes_of(state: StageState) -> Tensor:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> Tensor:

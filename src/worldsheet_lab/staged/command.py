@@ -168,7 +168,7 @@ def _finish(folder: RunFolder) -> None:
         "test_accuracy": [epochs[epoch] for epoch in sorted(epochs)],
         "samples_per_s": max(speeds, default=None),
     }
-    folder.write_tensors(WEIGHTS_FILE, Checkpoints.weights(folder.path / CHECKPOINTS, setup.cuts))
+    folder.write_tensors(WEIGHTS_FILE, Checkpoints.weights(folder.path / CHECKPOINTS, setup.stages))
     actions = [json.loads(folder.read(f"{TIMELINE}-{stage}.json")) for stage in range(setup.stages)]
     title = f"{setup.recipe.data}, {setup.recipe.architecture} of {setup.cuts[-1]} layers in {setup.stages} stages"
     folder.write(PICTURE, plots_stages.timeline(actions, title))

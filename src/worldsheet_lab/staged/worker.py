@@ -11,6 +11,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from worldsheet.core.bundle import single
 from worldsheet.pipeline import Plan
 from worldsheet.pipeline.transport.distributed import P2PTransport
 from worldsheet.problem import Chain
@@ -83,8 +84,8 @@ class Worker:
         """Train from the newest checkpoint to the end."""
         first = 0
         if (kept := self._checkpoints.newest()) is not None:
-            first, tensors = kept
-            self._own.restore(tensors, int(tensors.pop("updates")))
+            first, state = kept
+            self._own.load_state_dict(state)
         if self._own.last:
             self._folder.keep_rows(lambda row: row["segment"] <= first)
         self._before = sum(self._packets(segment) for segment in self._segments[:first])
@@ -94,7 +95,7 @@ class Worker:
                 self._board = stack.enter_context(Board(self._folder.path, name, self._before))
             for segment in self._segments[first:]:
                 self._train(segment)
-                state = {**self._own.tensors(), "updates": torch.tensor(self._own.updates)}
+                state = self._own.state_dict()
                 if segment.closes_epoch:
                     self._evaluate(segment)
                 self._checkpoints.save(segment.number, state)
@@ -162,7 +163,7 @@ class Worker:
             x = images.to(recipe.device, DTYPES[recipe.dtype]) if self._own.first else self._wires.take_state(number)
             output = self._own.infer(x)
             if self._own.last:
-                right += int((output.argmax(1).cpu() == labels).sum())
+                right += int((single(output).argmax(1).cpu() == labels).sum())
             else:
                 self._wires.send_state(number, output)
         self._wires.close()

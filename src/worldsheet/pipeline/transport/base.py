@@ -1,14 +1,13 @@
-"""What a stage has to its neighbours: two tensors per packet, and nobody else."""
+"""What a stage has to its neighbours: a state and a credit per packet, and nobody else."""
 
 from abc import ABC, abstractmethod
 from collections import deque
 from typing import NamedTuple, final
 
 import torch
-from torch import Tensor
 from typing_extensions import override
 
-from worldsheet.core.types import Costate, State
+from worldsheet.core.bundle import Parcel
 from worldsheet.pipeline.packets import Supply
 from worldsheet.pipeline.transport.message import rounded
 
@@ -44,19 +43,19 @@ class Transport(ABC):
         """Whether the credit of this packet can be taken likewise."""
 
     @abstractmethod
-    def take_state(self, packet: int) -> State:
+    def take_state(self, packet: int) -> Parcel:
         """The state that the stage below sent."""
 
     @abstractmethod
-    def take_credit(self, packet: int) -> Costate:
+    def take_credit(self, packet: int) -> Parcel:
         """The credit that the stage above sent."""
 
     @abstractmethod
-    def send_state(self, packet: int, state: State) -> None:
+    def send_state(self, packet: int, state: Parcel) -> None:
         """Hand a state to the stage above."""
 
     @abstractmethod
-    def send_credit(self, packet: int, credit: Costate) -> None:
+    def send_credit(self, packet: int, credit: Parcel) -> None:
         """Hand a credit to the stage below."""
 
     def wait(self) -> None:
@@ -109,25 +108,25 @@ class LocalTransport(Transport):
         """Whether it is the first of the queue."""
         return _is_next(self._from_above, packet)
 
-    def take_state(self, packet: int) -> State:
+    def take_state(self, packet: int) -> Parcel:
         """The first of the queue."""
         return self._from_below.popleft()[1]
 
-    def take_credit(self, packet: int) -> Costate:
+    def take_credit(self, packet: int) -> Parcel:
         """The first of the queue."""
         return self._from_above.popleft()[1]
 
-    def send_state(self, packet: int, state: State) -> None:
+    def send_state(self, packet: int, state: Parcel) -> None:
         """The last of the queue."""
         self._to_above.append((packet, rounded(state, self._messages)))
 
-    def send_credit(self, packet: int, credit: Costate) -> None:
+    def send_credit(self, packet: int, credit: Parcel) -> None:
         """The last of the queue."""
         self._to_below.append((packet, rounded(credit, self._messages)))
 
 
-Queue = deque[tuple[int, Tensor]]
-"""Tensors with their packets' numbers, in order."""
+Queue = deque[tuple[int, Parcel]]
+"""States or credits with their packets' numbers, in order."""
 
 
 def queues(stages: int, messages: torch.dtype | None = None) -> list[Transport]:

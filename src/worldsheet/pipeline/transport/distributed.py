@@ -14,11 +14,11 @@ from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from typing_extensions import override
 
-from worldsheet.core.types import Costate, State
+from worldsheet.core.bundle import Bundle, Parcel
 from worldsheet.pipeline.packets import Counted, Supply
 from worldsheet.pipeline.segment import Endpoints
 from worldsheet.pipeline.transport.base import Traffic, Transport
-from worldsheet.pipeline.transport.message import HEADER, Agreement, Header, NeighbourError, floating
+from worldsheet.pipeline.transport.message import HEADER, Agreement, Header, NeighbourError, floating, packed, unpacked
 
 _CPU = torch.device("cpu")
 _NONE = Counted(0)
@@ -163,19 +163,19 @@ class P2PTransport(Transport):
         """True: taking it waits."""
         return True
 
-    def take_state(self, packet: int) -> State:
+    def take_state(self, packet: int) -> Parcel:
         """Waits for the stage below."""
         return _there(self._below).take(packet)
 
-    def take_credit(self, packet: int) -> Costate:
+    def take_credit(self, packet: int) -> Parcel:
         """Waits for the stage above."""
         return _there(self._above).take(packet)
 
-    def send_state(self, packet: int, state: State) -> None:
+    def send_state(self, packet: int, state: Parcel) -> None:
         """Waits only if the window is full."""
         _there(self._above).send(packet, state)
 
-    def send_credit(self, packet: int, credit: Costate) -> None:
+    def send_credit(self, packet: int, credit: Parcel) -> None:
         """Waits only if the window is full."""
         _there(self._below).send(packet, credit)
 
@@ -244,8 +244,9 @@ class _Edge:
         self._drain(0)
         self.supply, self.ahead, self.room, self.room_there = _NONE, False, 0, 0
 
-    def send(self, packet: int, tensor: Tensor) -> None:
+    def send(self, packet: int, parcel: Parcel) -> None:
         self._drain(self.window - 1)
+        tensor = packed(parcel, self.agreement.messages) if isinstance(parcel, Bundle) else parcel
         header = Header.of(packet, tensor, self.agreement.messages)
         whole = header.bytes <= self.room_there
         buffer = self.spare.pop() if whole and self.spare else self._buffer(self.room_there if whole else 0)
@@ -264,7 +265,7 @@ class _Edge:
         self.sent += 1
         self.bytes += sum(part.nbytes for part in parts)
 
-    def take(self, packet: int) -> Tensor:
+    def take(self, packet: int) -> Parcel:
         begun = perf_counter()
         try:
             _, buffer = coming = self.coming or self._receive(self._buffer(self.room))
@@ -282,7 +283,7 @@ class _Edge:
         self.coming = None
         if self.ahead and self.supply.has(packet + 1):
             self.coming = self._receive_ahead(packet + 1)
-        return found.to(self.device, header.kept)
+        return unpacked(found, self.device) if header.is_bundle else found.to(self.device, header.kept)
 
     def _receive_ahead(self, packet: int) -> _Coming:
         try:

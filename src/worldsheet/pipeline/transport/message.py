@@ -1,5 +1,6 @@
 """A message between stages as it travels: sixteen integers that say what it is, then the numbers themselves."""
 
+import json
 from dataclasses import dataclass
 from math import prod
 from typing import final
@@ -7,6 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from worldsheet.core.bundle import Bundle, Parcel
 from worldsheet.core.errors import InputError, WorldsheetError
 
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -14,6 +16,27 @@ FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 HEADER = 128
 """Bytes before the numbers: sixteen integers, which leaves the numbers as well aligned as the buffer."""
+
+_ALIGNED = 16
+"""Where a tensor in a bundle may begin, which suits every dtype."""
+
+_DTYPES = {
+    str(dtype): dtype
+    for dtype in (
+        *FLOATING,
+        torch.complex64,
+        torch.complex128,
+        torch.bool,
+        torch.uint8,
+        torch.int8,
+        torch.int16,
+        torch.int32,
+        torch.int64,
+    )
+}
+
+_KINDS = (*FLOATING, torch.uint8)
+"""What stands in headers: bytes are a bundle."""
 
 _INTEGERS = HEADER // 8
 _DIMS = _INTEGERS - 4
@@ -38,9 +61,68 @@ def floating(messages: torch.dtype | None) -> torch.dtype | None:
     return messages
 
 
-def rounded(tensor: Tensor, messages: torch.dtype | None) -> Tensor:
-    """What arrives of a tensor that travels as `messages`, without a journey."""
-    return tensor if messages is None else tensor.to(messages).to(tensor.dtype)
+def rounded(parcel: Parcel, messages: torch.dtype | None) -> Parcel:
+    """What arrives of numbers that travel as `messages`, without a journey."""
+    if messages is None:
+        return parcel
+    if isinstance(parcel, Bundle):
+        return parcel.map(lambda leaf: leaf.to(messages).to(leaf.dtype))
+    return parcel.to(messages).to(parcel.dtype)
+
+
+def packed(bundle: Bundle, messages: torch.dtype | None) -> Tensor:
+    """A bundle as bytes: how long its description is, the description, and the numbers of each of its tensors."""
+    sent = [leaf.to(messages) if messages and leaf.is_floating_point() else leaf for leaf in bundle.leaves]
+    described = {
+        "form": bundle.form,
+        "wanted": bundle.wanted,
+        "leaves": [(_name(a), _name(b), tuple(b.shape)) for a, b in zip(sent, bundle.leaves, strict=True)],
+    }
+    text = json.dumps(described).encode()
+    parts = [_bytes(torch.tensor([len(text)])), _bytes(torch.tensor(list(text), dtype=torch.uint8))]
+    parts += [_bytes(leaf.detach().contiguous()) for leaf in sent]
+    return torch.cat([part.to(parts[-1].device) for part in parts])
+
+
+def unpacked(buffer: Tensor, device: torch.device) -> Bundle:
+    """The bundle that `packed` made bytes of."""
+    length = int(buffer[:_ALIGNED].view(torch.int64)[0])
+    at = _ALIGNED + _padded(length)
+    described = json.loads(bytes(buffer[_ALIGNED : _ALIGNED + length].tolist()))
+    leaves: list[Tensor] = []
+    for travelled, kept, shape in described["leaves"]:
+        dtype = _DTYPES[travelled]
+        size = prod(shape) * dtype.itemsize
+        leaf = buffer[at : at + size].view(dtype).view(shape)
+        leaves.append(leaf.to(device, _DTYPES[kept]))
+        at += _padded(size)
+    return Bundle(tuple(leaves), tuple(described["wanted"]), described["form"])
+
+
+def _name(tensor: Tensor) -> str:
+    """Of its dtype.
+
+    Raises:
+        InputError: one that cannot travel.
+    """
+    name = str(tensor.dtype)
+    if name not in _DTYPES or tensor.layout is not torch.strided:
+        raise InputError(
+            f"a tensor of dtype {name} and layout {tensor.layout} cannot travel",
+            f"dense tensors of {', '.join(_DTYPES)}",
+            "convert it in the layer that returns it, or cut the chain elsewhere",
+        )
+    return name
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    """As bytes, up to where the next tensor may begin."""
+    found = tensor.reshape(-1).view(torch.uint8)
+    return torch.nn.functional.pad(found, (0, _padded(len(found)) - len(found)))
+
+
+def _padded(size: int) -> int:
+    return -(-size // _ALIGNED) * _ALIGNED
 
 
 @final
@@ -67,28 +149,34 @@ class Header:
         Raises:
             InputError: one that cannot travel.
         """
-        if tensor.dtype not in FLOATING or tensor.dim() > _DIMS:
+        if tensor.dtype not in _KINDS or tensor.dim() > _DIMS:
             raise InputError(
                 f"a state of dtype {tensor.dtype} with {tensor.dim()} dimensions cannot travel",
                 f"one of {', '.join(str(dtype) for dtype in FLOATING)} with at most {_DIMS} dimensions",
                 "cut the chain elsewhere",
             )
-        return Header(packet, messages or tensor.dtype, tensor.dtype, tuple(tensor.shape))
+        travels = tensor.dtype if tensor.dtype is torch.uint8 else messages or tensor.dtype
+        return Header(packet, travels, tensor.dtype, tuple(tensor.shape))
 
     @staticmethod
     def read(buffer: Tensor) -> "Header | None":
         """What stands at the beginning of a buffer; None if that is no header."""
         packet, dtype, kept, dims, *sizes = buffer[:HEADER].view(torch.int64).tolist()
-        known = range(len(FLOATING))
+        known = range(len(_KINDS))
         if packet < 0 or dtype not in known or kept not in known or not 0 <= dims <= _DIMS or min(sizes) < 0:
             return None
-        return Header(packet, FLOATING[dtype], FLOATING[kept], tuple(sizes[:dims]))
+        return Header(packet, _KINDS[dtype], _KINDS[kept], tuple(sizes[:dims]))
 
     def write(self, buffer: Tensor) -> None:
         """Put it at the beginning of a buffer."""
-        codes = FLOATING.index(self.dtype), FLOATING.index(self.kept)
+        codes = _KINDS.index(self.dtype), _KINDS.index(self.kept)
         integers = [self.packet, *codes, len(self.shape), *self.shape, *[0] * (_DIMS - len(self.shape))]
         buffer[:HEADER].view(torch.int64).copy_(torch.tensor(integers), non_blocking=True)
+
+    @property
+    def is_bundle(self) -> bool:
+        """Whether its numbers are the bytes of several tensors."""
+        return self.kept is torch.uint8
 
     @property
     def bytes(self) -> int:
@@ -137,7 +225,7 @@ class Agreement:
                 f"packet {packet}, in the order in which both stages do their actions",
                 "start all stages with the same order, packets and code",
             )
-        if header.dtype != (self.messages or header.kept):
+        if not header.is_bundle and header.dtype != (self.messages or header.kept):
             raise NeighbourError(
                 f"{self.name} sent packet {packet} as {header.dtype}",
                 f"messages of {self.messages}" if self.messages else f"exact messages, of {header.kept}",

@@ -7,9 +7,8 @@ from threading import Condition, Thread
 from typing import final
 
 import torch
-from torch import Tensor
 
-from worldsheet.core.types import Costate, State
+from worldsheet.core.bundle import Parcel
 from worldsheet.pipeline.packets import Supply
 from worldsheet.pipeline.schedule import Action, ActionType, PipelineSchedule, Waiting
 from worldsheet.pipeline.transport.base import Transport
@@ -51,8 +50,8 @@ class ThreadedTransport(Transport):
 
     def __init__(self, inner: Transport, states: Supply, credits: Supply) -> None:
         self._inner = inner
-        self._states: deque[Tensor] = deque()
-        self._credits: deque[Tensor] = deque()
+        self._states: deque[Parcel] = deque()
+        self._credits: deque[Parcel] = deque()
         self._news = Condition()
         self._fresh = False
         self._failure: Exception | None = None
@@ -76,19 +75,19 @@ class ThreadedTransport(Transport):
         """Whether one has come."""
         return bool(self._credits)
 
-    def take_state(self, packet: int) -> State:
+    def take_state(self, packet: int) -> Parcel:
         """The one that came first."""
         return self._states.popleft()
 
-    def take_credit(self, packet: int) -> Costate:
+    def take_credit(self, packet: int) -> Parcel:
         """The one that came first."""
         return self._credits.popleft()
 
-    def send_state(self, packet: int, state: State) -> None:
+    def send_state(self, packet: int, state: Parcel) -> None:
         """Through the inner transport."""
         self._inner.send_state(packet, state)
 
-    def send_credit(self, packet: int, credit: Costate) -> None:
+    def send_credit(self, packet: int, credit: Parcel) -> None:
         """Through the inner transport."""
         self._inner.send_credit(packet, credit)
 
@@ -110,7 +109,7 @@ class ThreadedTransport(Transport):
             listener.join()
         self._inner.close()
 
-    def _listen(self, take: Callable[[int], Tensor], packets: Supply, here: deque[Tensor]) -> None:
+    def _listen(self, take: Callable[[int], Parcel], packets: Supply, here: deque[Parcel]) -> None:
         try:
             for packet in takewhile(packets.has, count()):
                 here.append(take(packet))
