@@ -1,11 +1,11 @@
 """The collection's problems for IPOPT: the very functions that PyTorch evaluates, discretised in the same way."""
 
 from math import inf
-from typing import Any
+from typing import Any, TypeAlias
 
 import casadi as ca
 
-from benchmarks.ipopt import EULER, RK4, Answer, Explicit, Ipopt, Midpoint, Model, Start
+from benchmarks.ipopt import EULER, RK4, Answer, Explicit, Ipopt, Midpoint, Model, Radau, Start
 from worldsheet import control
 from worldsheet.control import FreeDuration, Integrator, solve
 from worldsheet.core.errors import InputError
@@ -20,7 +20,10 @@ _STRICT = {
     "show_eval_warnings": False,
 }
 _MAX_ITERATIONS = 1000
-_INTEGRATORS: tuple[tuple[type[Integrator], Explicit | Midpoint], ...] = (
+
+Theirs: TypeAlias = Explicit | Midpoint | Radau
+
+_INTEGRATORS: tuple[tuple[type[Integrator], Theirs], ...] = (
     (control.ExplicitEuler, EULER),
     (control.RK4, RK4),
     (control.ImplicitMidpoint, Midpoint()),
@@ -56,9 +59,11 @@ def _parts(vector: Any) -> Vector:
     return ca.vertsplit(vector)
 
 
-def _integrator(ours: Integrator) -> Explicit | Midpoint:
+def _integrator(ours: Integrator) -> Theirs:
+    if isinstance(ours, control.RadauIIA):
+        return Radau(ours.stages)
     for kind, theirs in _INTEGRATORS:
         if isinstance(ours, kind):
             return theirs
-    known = ", ".join(kind.__name__ for kind, _ in _INTEGRATORS)
+    known = ", ".join([*(kind.__name__ for kind, _ in _INTEGRATORS), control.RadauIIA.__name__])
     raise InputError(f"IPOPT has no form of the integrator {ours} here", known, "add it to benchmarks/ipopt.py")

@@ -33,7 +33,12 @@ class Explicit:
         total = dt * sum((weight * rate for weight, rate in zip(self.outer, found, strict=True)), ca.SX(n + 1, 1))
         return x + total[:n], total[n]
 
-    def gap(self, rates: Rates, x: Vector, after: Vector, dt: Vector) -> tuple[Vector, Vector]:
+    @property
+    def inside(self) -> int:
+        """States within a stage that are unknowns: none."""
+        return 0
+
+    def gap(self, rates: Rates, x: Vector, within: Vector, after: Vector, dt: Vector) -> tuple[Vector, Vector]:
         """What is missing between a stage and the next, and the cost."""
         following, spent = self.step(rates, x, dt)
         return following - after, spent
@@ -44,10 +49,35 @@ class Explicit:
 class Midpoint:
     """The implicit midpoint rule, whose equation is one of the problem's constraints."""
 
-    def gap(self, rates: Rates, x: Vector, after: Vector, dt: Vector) -> tuple[Vector, Vector]:
+    @property
+    def inside(self) -> int:
+        """States within a stage that are unknowns: none, the midpoint is known by its ends."""
+        return 0
+
+    def gap(self, rates: Rates, x: Vector, within: Vector, after: Vector, dt: Vector) -> tuple[Vector, Vector]:
         """What is missing between a stage and the next, and the cost."""
         total = dt * rates((x + after) / 2)
         return x + total[:-1] - after, total[-1]
+
+
+@final
+@dataclass(frozen=True)
+class Radau:
+    """Radau IIA as collocation, by CasADi's coefficients: a polynomial that obeys the rates at so many points."""
+
+    points: int
+
+    @property
+    def inside(self) -> int:
+        """States within a stage that are unknowns: all but the last, which is the next state."""
+        return self.points - 1
+
+    def gap(self, rates: Rates, x: Vector, within: Vector, after: Vector, dt: Vector) -> tuple[Vector, Vector]:
+        """What is missing at every point, and the cost."""
+        slopes, _, weights = ca.collocation_coeff(ca.collocation_points(self.points, "radau"))
+        places: Vector = ca.horzcat(x, within, after)
+        found: Vector = ca.horzcat(*(dt * rates(places[:, 1 + i]) for i in range(self.points)))
+        return ca.vec(found[:-1, :] - places @ slopes), found[-1, :] @ weights
 
 
 EULER = Explicit(((),), (1.0,))
@@ -65,7 +95,7 @@ class Model:
     sizes: tuple[int, int]
     steps: int
     dt: float
-    integrator: Explicit | Midpoint = RK4
+    integrator: Explicit | Midpoint | Radau = RK4
     bounds: tuple[Bound, Bound] = (-inf, inf)
     path: Callable[[Vector, Vector], Vector] | None = None
     target: Callable[[Vector], Vector] | None = None
@@ -129,20 +159,22 @@ class Ipopt:
         n, m = model.sizes
         states = ca.SX.sym("x", n, model.steps + 1)
         controls = ca.SX.sym("u", m, model.steps)
+        within = ca.SX.sym("y", n, model.integrator.inside * model.steps)
         initial, scale = ca.SX.sym("x0", n), ca.SX.sym("s")
         free = model.duration is not None
         dt = model.duration / model.steps * scale if model.duration is not None else model.dt
         cost, equal, below = model.terminal(states[:, -1]), [states[:, 0] - initial], []
         for k in range(model.steps):
             rates = partial(_rates, model, u=controls[:, k])
-            missing, spent = model.integrator.gap(rates, states[:, k], states[:, k + 1], dt)
+            inner = ca.horzsplit(within, model.integrator.inside)[k] if model.integrator.inside else ca.SX(n, 0)
+            missing, spent = model.integrator.gap(rates, states[:, k], inner, states[:, k + 1], dt)
             cost, equal = cost + spent, [*equal, missing]
             if model.path is not None:
                 below.append(model.path(states[:, k], controls[:, k]))
         if model.target is not None:
             equal.append(model.target(states[:, -1]))
         self._equal, self._below = (sum(part.shape[0] for part in parts) for parts in (equal, below))
-        unknowns = ca.vertcat(ca.vec(states), ca.vec(controls), *[scale] * free)
+        unknowns = ca.vertcat(ca.vec(states), ca.vec(controls), *[scale] * free, ca.vec(within))
         problem = {"x": unknowns, "p": initial, "f": cost, "g": ca.vertcat(*equal, *below)}
         quiet: dict[str, Any] = {"print_time": False, "ipopt.print_level": 0, "ipopt.sb": "yes", "ipopt.tol": tol}
         quiet["ipopt.max_iter"] = max_iterations
@@ -154,16 +186,19 @@ class Ipopt:
         """From one initial state and the model's guess, or another start."""
         model = self._model
         n, m = model.sizes
-        count = n * (model.steps + 1)
+        count, inside = n * (model.steps + 1), model.integrator.inside
         guess = self._guess(initial) if start is None else [*start.flat(), *[1.0] * self._free]
+        # from the end of a stage: a stiff one's equations have roots beside the one that continues the state
+        guess += [value for k in range(1, model.steps + 1) for value in guess[n * k : n * (k + 1)] * inside]
         low = [-inf] * count + _repeated(model.bounds[0], m) * model.steps + [_SHORTEST] * self._free
         high = [inf] * count + _repeated(model.bounds[1], m) * model.steps + [inf] * self._free
+        unlimited = [inf] * (n * inside * model.steps)
         begun = time.process_time()
         found = self._solver(
             x0=guess,
             p=list(initial),
-            lbx=low,
-            ubx=high,
+            lbx=[*low, *(-value for value in unlimited)],
+            ubx=[*high, *unlimited],
             lbg=[0.0] * self._equal + [-inf] * self._below,
             ubg=[0.0] * (self._equal + self._below),
         )
@@ -178,7 +213,7 @@ class Ipopt:
             seconds,
             [flat[n * k : n * (k + 1)] for k in range(model.steps + 1)],
             [flat[count + m * k : count + m * (k + 1)] for k in range(model.steps)],
-            model.steps * model.dt if model.duration is None else model.duration * flat[-1],
+            model.steps * model.dt if model.duration is None else model.duration * flat[count + m * model.steps],
         )
 
     def _guess(self, initial: Sequence[float]) -> list[float]:
@@ -204,7 +239,7 @@ def stage_of(model: Model) -> Callable[[Vector, Vector, Vector], tuple[Vector, V
         TypeError: an implicit method, which has no such function.
     """
     integrator = model.integrator
-    if isinstance(integrator, Midpoint):
+    if not isinstance(integrator, Explicit):
         raise TypeError(f"{integrator} makes no next state of a state: hand over a start")
     return lambda x, u, dt: integrator.step(lambda at: _rates(model, at, u), x, dt)
 

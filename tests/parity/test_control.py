@@ -14,7 +14,8 @@ from worldsheet.control.expansion import expand_stages
 from worldsheet_lab.control.problems import KNOWN
 
 C = ws.control
-INTEGRATORS = [C.ExplicitEuler(), C.RK4(), C.ImplicitMidpoint()]
+INTEGRATORS = [C.ExplicitEuler(), C.RK4(), C.ImplicitMidpoint(), C.RadauIIA(1), C.RadauIIA()]
+NAMES = ["euler", "rk4", "midpoint", "radau-1", "radau-5"]
 STARTS = torch.tensor([[0.8, 0.0], [-1.0, 0.5], [2.0, -1.0]], dtype=DOUBLE)
 
 
@@ -29,7 +30,7 @@ def rolled_out(problem: C.Problem, controls: Tensor) -> Tensor:
     return cost + flat.end(state)[:, 0]
 
 
-@pytest.mark.parametrize("integrator", INTEGRATORS, ids=["euler", "rk4", "midpoint"])
+@pytest.mark.parametrize("integrator", INTEGRATORS, ids=NAMES)
 def test_a_solution_is_a_minimum_for_autograd_through_the_horizon(integrator: C.Integrator) -> None:
     problem = pendulum(STARTS, integrator=integrator)
     sol = C.solve(problem, tol=1e-10)
@@ -43,7 +44,7 @@ def test_a_solution_is_a_minimum_for_autograd_through_the_horizon(integrator: C.
     assert (worse > sol.cost).all()
 
 
-@pytest.mark.parametrize("integrator", INTEGRATORS, ids=["euler", "rk4", "midpoint"])
+@pytest.mark.parametrize("integrator", INTEGRATORS, ids=NAMES)
 def test_costates_are_what_a_change_of_the_state_is_worth(integrator: C.Integrator) -> None:
     problem = pendulum(STARTS, integrator=integrator)
     sol = C.solve(problem, tol=1e-10)
@@ -52,7 +53,7 @@ def test_costates_are_what_a_change_of_the_state_is_worth(integrator: C.Integrat
     close((bumped.cost - dropped.cost) / 2e-5, sol.costates[:, 0, 0], 1e-5)
 
 
-@pytest.mark.parametrize("integrator", INTEGRATORS, ids=["euler", "rk4", "midpoint"])
+@pytest.mark.parametrize("integrator", INTEGRATORS, ids=NAMES)
 @pytest.mark.parametrize("many", [False, True], ids=["copies", "turns"])
 def test_an_expansion_is_that_of_torch_func(integrator: C.Integrator, many: bool) -> None:
     count = 500 if many else 1
@@ -138,7 +139,7 @@ class Field(nn.Module):
         return out
 
 
-@pytest.mark.parametrize("integrator", INTEGRATORS, ids=["euler", "rk4", "midpoint"])
+@pytest.mark.parametrize("integrator", INTEGRATORS, ids=NAMES)
 def test_the_gradient_of_a_neural_flow_is_autograds_through_the_solver(integrator: C.Integrator) -> None:
     field = Field()
     problem = C.Problem(

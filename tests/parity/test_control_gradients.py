@@ -238,7 +238,9 @@ def test_a_second_derivative_is_refused(field: str) -> None:
         torch.autograd.grad(value, leaf, create_graph=True)
 
 
-@pytest.mark.parametrize("integrator", [ws.control.RK4(), ws.control.ImplicitMidpoint()], ids=str)
+@pytest.mark.parametrize(
+    "integrator", [ws.control.RK4(), ws.control.ImplicitMidpoint(), ws.control.RadauIIA()], ids=str
+)
 def test_integrators_are_differentiated_through(integrator: ws.control.Integrator) -> None:
     assert not solve(posed(integrator=integrator)).states.requires_grad
     leaf = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)

@@ -80,8 +80,20 @@ def test_an_unstable_integrator_is_told_and_its_remedy_works() -> None:
     outcome = C.solve(stiff).outcome
     assert outcome.status is Status.DIVERGED
     assert "unstable" in outcome.remedy
-    assert "ImplicitMidpoint()" in outcome.remedy
-    assert C.solve(problem(dynamics=falling, bounds=(-1.0, 1.0), integrator=C.ImplicitMidpoint())).outcome.converged
+    for integrator in (C.RadauIIA(), C.ImplicitMidpoint()):
+        assert f"{type(integrator).__name__}()" in outcome.remedy
+        assert C.solve(problem(dynamics=falling, bounds=(-1.0, 1.0), integrator=integrator)).outcome.converged
+
+
+def test_equations_that_are_not_solved_are_told_and_the_remedy_works() -> None:
+    def blunt(x: Tensor, u: Tensor, t: Tensor) -> Tensor:
+        return two(-3e7 * x[..., 0] ** 2 + 0.04 * (1 + u[..., 0] ** 2), x[..., 0] - x[..., 1])
+
+    start = torch.zeros(2, dtype=DOUBLE)
+    outcome = C.solve(problem(dynamics=blunt, initial_state=start, integrator=C.RadauIIA(iterations=3))).outcome
+    assert outcome.status is Status.DIVERGED
+    assert "more iterations" in outcome.remedy
+    assert C.solve(problem(dynamics=blunt, initial_state=start, integrator=C.RadauIIA())).outcome.converged
 
 
 def test_smooth_problems_that_ran_out_of_ticks_are_not_blamed() -> None:

@@ -67,6 +67,8 @@ def test_a_problem_names_what_is_wrong_with_it(change: dict[str, Any], fragments
         (lambda: ws.control.ForwardBackwardSweep(0.0), ["relaxation must be above 0 and at most 1, got 0.0"]),
         (lambda: ws.control.ForwardBackwardSweep(1.5), ["ForwardBackwardSweep: relaxation must be", "got 1.5"]),
         (lambda: ws.control.ImplicitMidpoint(0), ["ImplicitMidpoint: iterations must be at least 1, got 0"]),
+        (lambda: ws.control.RadauIIA(4), ["RadauIIA: stages must be 1, 2 or 3, got 4", "RadauIIA()"]),
+        (lambda: ws.control.RadauIIA(iterations=0), ["RadauIIA: iterations must be at least 1, got 0"]),
         (lambda: ws.control.History(every=0), ["every=0"]),
         (lambda: ws.control.History(element=-1), ["element=-1"]),
     ],

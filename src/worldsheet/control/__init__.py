@@ -1,7 +1,7 @@
 """Optimal control: states and costates over time instead of depth, relaxed by counter-propagating waves."""
 
 from worldsheet.control.compiled.execution import Compiled, Eager, Execution
-from worldsheet.control.integrator import RK4, Discrete, ExplicitEuler, ImplicitMidpoint, Integrator
+from worldsheet.control.integrator import RK4, Discrete, ExplicitEuler, ImplicitMidpoint, Integrator, RadauIIA
 from worldsheet.control.methods.forward_backward import ForwardBackwardSweep
 from worldsheet.control.methods.history import History
 from worldsheet.control.methods.initial_guess import Guess
@@ -28,6 +28,7 @@ __all__ = [
     "Loop",
     "Multipliers",
     "Problem",
+    "RadauIIA",
     "Residuals",
     "Trajectory",
     "solve",

@@ -107,23 +107,7 @@ def effort(values: Tensor, parameters: list[Tensor]) -> list[Tensor | None]:
     return list(_run(values, tuple(parameters), torch.ones_like(values), keep=False))
 
 
-def newton_steps(function: Function, start: Tensor, count: int) -> Tensor:
-    """`count` Newton iterations on function(y) = 0 from (..., d) → (..., d), differentiable in what it closes over."""
-    found = start
-    differentiable = torch.is_grad_enabled()
-    with torch.enable_grad():
-        for _ in range(count):
-            copies = found.expand(found.shape[-1], *found.shape)
-            follows = differentiable and (found.requires_grad or function(copies).requires_grad)
-            copies = copies if copies.requires_grad else copies.detach().requires_grad_()
-            values = function(copies)
-            jacobian = _rows(values, copies, keep=follows)
-            step = torch.linalg.solve_ex(jacobian, values[0][..., None]).result[..., 0]
-            found = found - (step if follows else step.detach())
-    return found
-
-
-def _rows(values: Tensor, copies: Tensor, *, keep: bool = False) -> Tensor:
+def _rows(values: Tensor, copies: Tensor) -> Tensor:
     """Jacobian (..., q, d) of values (c, ..., q) in points (c, ..., d): copy j carries rows j, j + c and so on."""
     count, rows = len(copies), values.shape[-1]
     basis = torch.eye(rows, dtype=values.dtype, device=values.device)
@@ -134,7 +118,7 @@ def _rows(values: Tensor, copies: Tensor, *, keep: bool = False) -> Tensor:
         if used < count:
             chosen = torch.nn.functional.pad(chosen, (0, 0, 0, count - used))
         cotangent = chosen.reshape(count, *[1] * (values.dim() - 2), rows).expand(values.shape)
-        found.append(_pull(values, copies, cotangent, keep=keep)[:used])
+        found.append(_pull(values, copies, cotangent, keep=False)[:used])
     rows_first = found[0] if len(found) == 1 else torch.cat(found)
     return torch.movedim(rows_first, 0, -2)
 

@@ -22,14 +22,16 @@ _KINK = 1e-2  # the least change of a derivative over the shorter distance that 
 def diagnosed(problem: Discretised, found: RawResult) -> RawResult:
     """With the reasons of problems that are not solved, as far as they can be told from where they stopped.
 
-    Three are looked for, the first that applies is told: a cost without a lower limit; an explicit integrator that
-    makes grow what decays; and functions with kinks, whose derivatives differ as much over a short distance as over a
-    long one. A search that was given few ticks, as in a control loop, ended for want of them and is left alone.
+    Four are looked for, the first that applies is told: a cost without a lower limit; an implicit integrator whose
+    equations Newton's method does not solve; an explicit one that makes grow what decays; and functions with kinks,
+    whose derivatives differ as much over a short distance as over a long one. A search that was given few ticks, as in
+    a control loop, ended for want of them and is left alone, unless its fields overflowed.
 
     Cost: 4 (n + m) evaluations of the unsolved problems with first derivatives, and eigenvalues of ∂f/∂x at the start.
     """
     ended = found.terminations
-    lost = (ended != Termination.CONVERGED) & (ended != Termination.NO_START) & (found.ticks >= _ENOUGH)
+    enough = (found.ticks >= _ENOUGH) | (ended == Termination.OVERFLOWED)
+    lost = (ended != Termination.CONVERGED) & (ended != Termination.NO_START) & enough
     some = lost.nonzero().flatten()
     if not len(some):
         return found
@@ -42,6 +44,7 @@ def diagnosed(problem: Discretised, found: RawResult) -> RawResult:
     for holds, name in (
         (looked & near & has_kinks(part, points), Termination.NOT_SMOOTH),
         (is_unstable(part), Termination.UNSTABLE),
+        (is_unsolved(part), Termination.UNSOLVED),
         (part.cost(states, controls) < _WITHOUT_LIMIT, Termination.UNBOUNDED),
     ):
         reason = torch.where(holds, name.value, reason)
@@ -57,8 +60,7 @@ def is_unstable(problem: Discretised) -> Tensor:
     table, size = problem.problem.integrator.tableau, problem.size
     if table is None:
         return torch.zeros(len(problem.start), dtype=torch.bool, device=problem.start.device)
-    control = middle(*problem.problem.limits()).expand(len(problem.start), -1)
-    point = torch.cat((problem.start, control), -1)[:, None]
+    point = _beginning(problem)
     slope = Local(lambda each: problem.rates(each, 0.0), point, size + 1).jacobian()[..., :size, :size]
     modes = torch.linalg.eigvals(slope.nan_to_num(0.0, 0.0, 0.0))
     rates: list[Tensor] = []
@@ -72,6 +74,19 @@ def is_unstable(problem: Discretised) -> Tensor:
         growth = growth + weight * rate
     unstable: Tensor = (growth.abs() > _GROWTH) & (modes.real < 0)
     return unstable.flatten(1).any(1)
+
+
+def is_unsolved(problem: Discretised) -> Tensor:
+    """Whether an implicit method makes no number of the initial states where the rates are numbers, (B,)."""
+    point = _beginning(problem)
+    known = problem.rates(point, 0.0).isfinite().flatten(1).all(1)
+    return known & problem.carried(point).isnan().flatten(1).any(1) if problem.implicit else torch.zeros_like(known)
+
+
+def _beginning(problem: Discretised) -> Tensor:
+    """The first stage's point with controls in the middle of what is allowed, (B, 1, nz + m)."""
+    control = middle(*problem.problem.limits()).expand(len(problem.start), -1)
+    return torch.cat((problem.start, control), -1)[:, None]
 
 
 def has_kinks(problem: Discretised, points: Tensor) -> Tensor:

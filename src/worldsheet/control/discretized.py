@@ -6,6 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from worldsheet.control.implicit import ImplicitMethod
 from worldsheet.control.problem import Problem
 
 
@@ -87,6 +88,11 @@ class Discretised:
         return int(self.problem.duration is not None)
 
     @property
+    def implicit(self) -> bool:
+        """Whether a stage is the root of equations."""
+        return self.problem.integrator.implicit is not None
+
+    @property
     def size(self) -> int:
         """nz, with θ."""
         return self.start.shape[-1]
@@ -136,6 +142,15 @@ class Discretised:
         rate, cost = flow(state[..., : self.problem.state_size], time)
         pieces = [rate, torch.zeros_like(cost)[..., None], cost[..., None]] if self.free else [rate, cost[..., None]]
         return dt[..., None] * torch.cat(pieces, -1)
+
+    def substages(self, method: ImplicitMethod, points: Tensor) -> Tensor:
+        """Points (s, ..., B, N, nz + m) at the substages of every stage, without gradients."""
+        problem, state = self.problem, points[..., : self.size]
+        time, dt = self.clock(state)
+        flow = _Flow(problem, points[..., self.size :], self._extra(points.shape[:-1]), costs=False)
+        places = method.substages(flow, state[..., : problem.state_size], time, dt)
+        held = points[..., problem.state_size :].expand(*places.shape[:-1], -1)
+        return torch.cat((places, held), -1)
 
     def end(self, points: Tensor) -> Tensor:
         """(φ, ψ) at the end, (..., B, 1 + k), at states (..., B, nz)."""

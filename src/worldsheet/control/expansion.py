@@ -7,17 +7,20 @@ from torch import Tensor
 
 from worldsheet.control.derivatives import Expansion, Local, expand, expand_one
 from worldsheet.control.discretized import Discretised
+from worldsheet.control.implicit import Coupled, ImplicitMethod, summed
 from worldsheet.control.integrator import Tableau, mixed
 
 
 def expand_stages(problem: Discretised, points: Tensor, weights: Tensor) -> Expansion:
     """(L, F, G) of every stage at points (B, N, nz + m), with weights (B, N, 1 + nz + p)."""
     carried = 1 + problem.size
-    table = problem.problem.integrator.tableau
-    if table is None:
-        found = expand(problem.carried, points, weights[..., :carried])
+    integrator = problem.problem.integrator
+    if integrator.tableau is not None:
+        found = _Substages(problem, integrator.tableau, points).expand(weights[..., :carried])
+    elif integrator.implicit is not None:
+        found = _CoupledSubstages(problem, integrator.implicit, points).expand(weights[..., :carried])
     else:
-        found = _Substages(problem, table, points).expand(weights[..., :carried])
+        found = expand(problem.carried, points, weights[..., :carried])
     parts = [found]
     others = weights.shape[-1] - carried - problem.limits.count
     if others:
@@ -118,6 +121,61 @@ class _Substages:
         """(∂k_j/∂x)ᵀ μ_j of the last substages, the last first."""
         columns = slopes[..., : self._size]
         return [(worth[..., None, :] @ columns[-1 - j])[..., 0, :] for j, worth in enumerate(found)]
+
+
+@final
+class _CoupledSubstages:
+    """The substages of an implicit Runge–Kutta method: the flow is expanded where they solve their equations.
+
+    With y_i = x + Σ_j a_ij k_j(y_j, u) and D_i = ∂(y_i, u)/∂w, the theorem of implicit functions gives
+
+        (1 − A ⊗ ∂k/∂x) ∂y/∂w = ∂x/∂w + A ∂k/∂u ∂u/∂w,     (1 − A ⊗ ∂k/∂x)ᵀ ν = (∂k/∂x)ᵀ b (λ, 1),
+
+    and the Hessian is Σ_i D_iᵀ (∇² μ_iᵀk_i) D_i as for an explicit method, with μ_i = b_i (λ, 1) + Σ_j a_ji ν_j.
+    """
+
+    def __init__(self, problem: Discretised, method: ImplicitMethod, points: Tensor) -> None:
+        table = method.table
+        self._size, self._points = problem.size, points
+        self._inner, self._outer = points.new_tensor(table.inner), points.new_tensor(table.outer)
+        self._onward = points.new_tensor(table.onward)
+        self._places = problem.substages(method, points)
+        nodes = points.new_tensor(table.nodes).view(-1, 1, 1)
+        self._local = Local(lambda each: problem.rates(each, nodes), self._places, problem.size + 1)
+
+    def expand(self, weights: Tensor) -> Expansion:
+        """(L, F) with weights (..., 1 + nz)."""
+        size, slopes = self._size, self._local.jacobian()
+        coupled = Coupled(self._inner, slopes[..., :size, :size])
+        moved = self._moved(coupled, slopes)
+        _, hessian = self._local.curvature(self._worth(coupled, slopes, weights))
+        eye = torch.eye(moved.shape[-1], dtype=moved.dtype, device=moved.device)
+        state = self._points[..., :size]
+        following = state + summed(self._onward, self._places[..., :size] - state)
+        carried = eye[:size] + summed(self._onward, moved[..., :size, :] - eye[:size])
+        cost, costing = self._local.values[..., size:], slopes[..., size:, :] @ moved
+        jacobian = torch.cat((summed(self._outer, costing), carried), -2)
+        return Expansion(
+            torch.cat((summed(self._outer, cost), following), -1),
+            jacobian,
+            (weights[..., None, :] @ jacobian)[..., 0, :],
+            (moved.mT @ hessian @ moved).sum(0),
+        )
+
+    def _moved(self, coupled: Coupled, slopes: Tensor) -> Tensor:
+        """D of every substage, (s, B, N, nz + m, nz + m)."""
+        size, width = self._size, slopes.shape[-1]
+        eye = torch.eye(width, dtype=slopes.dtype, device=slopes.device)
+        steered = torch.nn.functional.pad(slopes[..., :size, size:], (size, 0))
+        states = coupled.solve(eye[:size] + summed(self._inner, steered))
+        return torch.cat((states, eye[size:].expand(*states.shape[:-2], -1, -1)), -2)
+
+    def _worth(self, coupled: Coupled, slopes: Tensor, weights: Tensor) -> Tensor:
+        """What every rate is worth, (s, B, N, nz + 1)."""
+        turned = torch.cat((weights[..., 1:], weights[..., :1]), -1)  # a rate has the cost last
+        direct = self._outer.view(-1, 1, 1, 1) * turned
+        through = coupled.solve(slopes[..., : self._size].mT @ direct[..., None], transposed=True)[..., 0]
+        return direct + torch.nn.functional.pad(summed(self._inner.T, through), (0, 1))
 
 
 def _onto(like: Tensor, size: int) -> Tensor:

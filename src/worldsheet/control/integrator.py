@@ -1,17 +1,13 @@
 """Integrators: from a rate and a running cost to one stage of a discrete problem."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias, final
+from typing import NamedTuple, final
 
 from torch import Tensor
 
-from worldsheet.control.derivatives import newton_steps
+from worldsheet.control.implicit import MIDPOINT, RADAU, Flow, ImplicitMethod
 from worldsheet.core.errors import InputError
-
-Flow: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(state, time) → (rate of the state (..., n), rate of the cost (...)); the control is held over the stage."""
 
 
 class Tableau(NamedTuple):
@@ -37,6 +33,11 @@ class Integrator(ABC):
     @property
     def tableau(self) -> Tableau | None:
         """Coefficients of an explicit Runge–Kutta method, whose stages are differentiated substage by substage."""
+        return None
+
+    @property
+    def implicit(self) -> ImplicitMethod | None:
+        """An implicit Runge–Kutta method, whose stages are differentiated at the root of their equations."""
         return None
 
     @abstractmethod
@@ -115,33 +116,80 @@ def mixed(weights: tuple[float, ...], parts: list[Tensor]) -> Tensor:
 class ImplicitMidpoint(Integrator):
     """x⁺ = x + dt f((x + x⁺)/2): second order, symplectic, stable at any dt for decaying dynamics.
 
-    The midpoint is found by Newton's method from x, exact in one iteration for linear dynamics.
+    What decays much faster than a step changes its sign at every step and hardly decays; `RadauIIA` damps it.
 
     Args:
-        iterations: Newton iterations, each one evaluation and one n × n Jacobian of the rate.
+        iterations: at most so many Newton iterations on the midpoint; each costs one evaluation and one n × n Jacobian
+            of the rate. A stage whose equation they leave unsolved is NaN.
 
     Raises:
         InputError: no iteration at all.
     """
 
-    iterations: int = 4
+    iterations: int = 30
 
     def __post_init__(self) -> None:
         """Refuse an equation that is never solved."""
-        if self.iterations < 1:
-            raise InputError(
-                f"ImplicitMidpoint: iterations must be at least 1, got {self.iterations}",
-                "one Newton iteration or more",
-                "use ImplicitMidpoint()",
-            )
+        _check_iterations(self, self.iterations)
+
+    @property
+    def implicit(self) -> ImplicitMethod:
+        """One substage."""
+        return ImplicitMethod(MIDPOINT, self.iterations)
 
     def step(self, flow: Flow, state: Tensor, time: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
         """Solve m = x + dt/2 f(m) for the midpoint m."""
-        half = 0.5 * dt
-        middle = time + half
+        return self.implicit.step(flow, state, time, dt)
 
-        def defect(midpoint: Tensor) -> Tensor:
-            return state + half[..., None] * flow(midpoint, middle)[0] - midpoint
 
-        midpoint = newton_steps(defect, state, self.iterations)
-        return 2 * midpoint - state, dt * flow(midpoint, middle)[1]
+@final
+@dataclass(frozen=True)
+class RadauIIA(Integrator):
+    """The implicit Runge–Kutta method of Radau IIA, for stiff dynamics: order 2s − 1, and L-stable.
+
+    What decays much faster than a step is gone after it, R(−∞) = 0. One substage is the implicit Euler method.
+
+    Args:
+        stages: s, the number of substages: 1, 2 or 3.
+        iterations: at most so many Newton iterations on the equations of all substages together; each costs s
+            evaluations with Jacobians of the rate and one factorisation of an s·n × s·n matrix. A stage whose equations
+            they leave unsolved is NaN.
+
+    Raises:
+        InputError: another number of substages, or no iteration at all.
+
+    Reference:
+        Hairer & Wanner, Solving Ordinary Differential Equations II, 1996, sections IV.5 and IV.8.
+    """
+
+    stages: int = 3
+    iterations: int = 30
+
+    def __post_init__(self) -> None:
+        """Refuse a method that is not written down here, and equations that are never solved."""
+        if not 1 <= self.stages <= len(RADAU):
+            raise InputError(
+                f"RadauIIA: stages must be 1, 2 or 3, got {self.stages}",
+                "the number of substages, which makes the order 1, 3 or 5",
+                "use RadauIIA()",
+            )
+        _check_iterations(self, self.iterations)
+
+    @property
+    def implicit(self) -> ImplicitMethod:
+        """So many substages, the last of them at the end of the step."""
+        return ImplicitMethod(RADAU[self.stages - 1], self.iterations)
+
+    def step(self, flow: Flow, state: Tensor, time: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
+        """Solve for all substages; the last is the next state."""
+        return self.implicit.step(flow, state, time, dt)
+
+
+def _check_iterations(integrator: Integrator, iterations: int) -> None:
+    if iterations < 1:
+        name = type(integrator).__name__
+        raise InputError(
+            f"{name}: iterations must be at least 1, got {iterations}",
+            "one Newton iteration or more",
+            f"use {name}()",
+        )

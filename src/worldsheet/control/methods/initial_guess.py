@@ -6,6 +6,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
+from worldsheet.control.compiled.execution import Eager
 from worldsheet.control.discretized import Discretised
 from worldsheet.core.errors import InputError
 
@@ -67,7 +68,7 @@ def start_of(problem: Discretised, guess: Guess) -> Start:
 
 def rollout(problem: Discretised, first: Tensor, controls: Tensor) -> Tensor:
     """Where controls (B, N, m) lead from z_0 (B, nz), stage after stage: (B, N + 1, nz)."""
-    states, run = [first], problem.problem.execution.run
+    states, run = [first], (Eager() if problem.implicit else problem.problem.execution).run
     with torch.no_grad():
         for stage, control in zip(torch.arange(controls.shape[1]).to(first), controls.unbind(1), strict=True):
             states.append(run(_followed, problem, states[-1], control.contiguous(), stage.clone()))

@@ -23,6 +23,7 @@ class Termination(IntEnum):
     UNBOUNDED = 7
     UNSTABLE = 8
     NOT_SMOOTH = 9
+    UNSOLVED = 10
 
 
 _STATUS = {
@@ -48,8 +49,13 @@ _STATUS = {
     ),
     Termination.UNSTABLE: (
         Status.DIVERGED,
-        "the integrator is unstable: the dynamics decays faster than its steps can follow; use ImplicitMidpoint(), a "
-        "smaller dt, or slower dynamics",
+        "the integrator is unstable: the dynamics decays faster than its steps can follow; use RadauIIA() or "
+        "ImplicitMidpoint(), a smaller dt, or slower dynamics",
+    ),
+    Termination.UNSOLVED: (
+        Status.DIVERGED,
+        "the implicit integrator's equations are not solved at the initial state: give it more iterations or use a "
+        "smaller dt, and check that the dynamics has a Jacobian there",
     ),
     Termination.NOT_SMOOTH: (
         Status.BUDGET_SPENT,

@@ -1,4 +1,7 @@
-"""What is found at every stage by itself: by straight-line code where the execution has it."""
+"""What is found at every stage by itself: by straight-line code where the execution has it.
+
+An implicit integrator's stages are never compiled: how often their equations are iterated depends on values.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +18,8 @@ _FEW = 64  # stages below which a call costs more than it saves
 
 def expanded(problem: Discretised, points: Tensor, weights: Tensor) -> Expansion:
     """(L, F, G) at points (B, N, nz + m) to second order, by weights (B, N, 1 + nz + p)."""
+    if problem.implicit:
+        return expand_stages(problem, points, weights)
     found = _straight(problem, _expansion, points, weights)
     if found is not None:
         return Expansion(*found)
@@ -22,9 +27,12 @@ def expanded(problem: Discretised, points: Tensor, weights: Tensor) -> Expansion
 
 
 def valued(problem: Discretised, points: Tensor) -> Tensor | None:
-    """(L, F, G) at points (..., B, N, nz + m), or None where there is no straight-line code for it."""
+    """(L, F, G) at points (..., B, N, nz + m), or None where that can as well be part of compiled code."""
     if not problem.problem.execution.fixed:
         return None
+    if problem.implicit:
+        with torch.no_grad():
+            return problem.stages(points)
     if problem.parameters is not None:
         many = problem.parameters.expand(*points.shape[:-2], 1, -1)
         problem = replace(problem, parameters=many.reshape(-1, *many.shape[-2:]))

@@ -1,6 +1,6 @@
 """Problems of reactors: temperatures, feeds and catalysts."""
 
-from worldsheet.control import ImplicitMidpoint
+from worldsheet.control import RadauIIA
 from worldsheet_lab.control.collection.case import Case, Reference
 from worldsheet_lab.control.collection.scalars import Scalar, Vector, exp, squares
 
@@ -132,8 +132,8 @@ ROBERTSON = Case(
     dynamics=_robertson,
     running=_wanted,
     bounds=([0.1], [3.0]),
-    integrator=ImplicitMidpoint(20),
-    reference=Reference(0.165094101784),
+    integrator=RadauIIA(),
+    reference=Reference(0.16493736406),
 )
 
 CHEMISTRY = (CATALYST, CSTR, VAN_DE_VUSSE, LEE_RAMIREZ, ROBERTSON)
