@@ -4,13 +4,13 @@ from itertools import islice
 from math import isnan, nan
 from typing import final
 
-from worldsheet.core.errors import SitesChangedError
+from worldsheet.core.errors import InputError, SitesChangedError
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.record import Record
 from worldsheet.engine.base import Engine, Residual
 from worldsheet.engine.motion import ParameterUpdater
 from worldsheet.engine.stopping import FrontDetector, Stop
-from worldsheet.schedules import Schedule
+from worldsheet.schedules import Firing, Schedule, Tick
 
 _SPENT = Status.BUDGET_SPENT
 _EXCURSION = 100.0  # a descent never goes up; with multipliers it may, by about as much as it went down
@@ -62,8 +62,11 @@ def _run(
     judge = _Judge(engine, tol)
     arrival = FrontDetector(engine.precision) if stop.arrival and exact is None else None
     _take(record, engine, 0)
-    done = 0
+    done, known = 0, None
     for tick in islice(schedule.ticks(engine.topology), _budget(engine, stop, exact)):
+        if tick is not known:
+            _refuse_absent(tick, topology.size)
+            known = tick
         if motion is not None:
             motion.read()
         engine.move(tick)
@@ -116,7 +119,7 @@ class _Judge:
             )
         if self._runs_away():
             return Outcome(Status.DIVERGED, ticks, residual, f"the cost has run away, the step is unstable; {cure}")
-        if self._tol is not None and residual <= self._tol:
+        if residual <= (self._tol or 0.0):
             return Outcome(Status.CONVERGED, ticks, residual)
         remedy = f"raise max_ticks, or {cure}" if otherwise is _SPENT else ""
         return Outcome(otherwise, ticks, residual, remedy)
@@ -147,6 +150,24 @@ def _budget(engine: Engine, stop: Stop, exact: int | None) -> int:
     if exact is None:
         return engine.dynamics.budget(engine.topology.depth)
     return exact if engine.sees_all_reads else exact * engine.topology.size
+
+
+def _refuse_absent(tick: Tick, size: int) -> None:
+    """Refuse a tick of a user's schedule that is none, or that moves a site which is not there."""
+    firings = [firing for phase in tick for firing in phase]
+    if not all(isinstance(firing, Firing) for firing in firings):
+        raise InputError(
+            "a tick of the schedule must be a tuple of phases of firings, got something else",
+            "ticks as tuples of phases, and phases as tuples of Firing",
+            "yield ((Firing(site, field), …), …): each phase reads one moment",
+        )
+    absent = next((firing for firing in firings if not 1 <= firing.site <= size), None)
+    if absent is not None:
+        raise InputError(
+            f"the schedule moves site {absent.site}, which is not there",
+            f"sites 1 to {size}; the input is site 0 and does not move",
+            "take the sites from the topology that ticks() is given: for site in topology.sites",
+        )
 
 
 def _take(record: Record | None, engine: Engine, tick: int) -> None:

@@ -32,6 +32,7 @@ class Stop:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
+        _refuse_types(self.max_ticks, self.tol, self.every)
         if self.max_ticks is not None and self.max_ticks < 0:
             raise InputError(
                 f"Stop: max_ticks must not be negative, got {self.max_ticks}",
@@ -46,6 +47,18 @@ class Stop:
             )
         if self.every < 1:
             raise InputError(f"Stop: every must be at least 1, got {self.every}", "1 or more ticks", "use every=1")
+
+
+def _refuse_types(max_ticks: object, tol: object, every: object) -> None:
+    if isinstance(max_ticks, float) and 0 < max_ticks < 1:
+        raise InputError(
+            f"Stop: max_ticks must be a whole number, got {max_ticks}", "0 or more ticks", f"write tol={max_ticks}"
+        )
+    for name, value in (("max_ticks", max_ticks), ("every", every)):
+        if not (value is None and name == "max_ticks") and (isinstance(value, bool) or not isinstance(value, int)):
+            raise InputError(f"Stop: {name} must be a whole number, got {value!r}", "ticks", f"write {name}=20")
+    if tol is not None and (isinstance(tol, bool) or not isinstance(tol, (int, float))):
+        raise InputError(f"Stop: tol must be a number, got {tol!r}", "a relative residual, 0 or more", "write tol=1e-6")
 
 
 @final

@@ -15,7 +15,7 @@ from worldsheet.engine import Stop, engine_for, run
 from worldsheet.problem import Chain
 from worldsheet.schedules import Schedule
 from worldsheet.solve.calibrate import calibrate
-from worldsheet.solve.checks import are_finite, check_chain, check_finite, default_schedule, inputs_of, reads_start
+from worldsheet.solve.checks import are_finite, check_chain, check_finite, check_options, default_schedule, inputs_of, reads_start
 from worldsheet.solve.gradients import accumulate, sum_uses
 from worldsheet.solve.solution import refuse_diverged, refuse_other_sites
 
@@ -32,9 +32,9 @@ def backward(  # noqa: PLR0913  the public signature, in the order of decreasing
     x: Any,
     target: Any,
     dynamics: Dynamics = _EXACT,
+    *,
     schedule: Schedule | None = None,
     stop: Stop = _UNTIL_SETTLED,
-    *,
     recompute: bool = False,
     compile: bool = False,
 ) -> Tensor:
@@ -73,6 +73,7 @@ def backward(  # noqa: PLR0913  the public signature, in the order of decreasing
         NotConvergedWarning: a tolerance was asked for and not reached.
     """
     check_chain(chain, "backward")
+    check_options(dynamics, schedule, stop)
     inputs = inputs_of(chain, x)
     dynamics = calibrate(chain, x, target, dynamics)
     schedule = default_schedule(dynamics, schedule)

@@ -6,7 +6,7 @@ import torch
 
 from worldsheet.dynamics import Dynamics
 from worldsheet.problem import Chain, linearise
-from worldsheet.solve.checks import check_finite, inputs_of
+from worldsheet.solve.checks import check_chain, check_finite, check_options, inputs_of
 
 
 def calibrate(chain: Chain, x: Any, target: Any, dynamics: Dynamics) -> Dynamics:
@@ -26,6 +26,8 @@ def calibrate(chain: Chain, x: Any, target: Any, dynamics: Dynamics) -> Dynamics
         InputError: arguments that cannot be right, or constants of the user's that are unstable for these layers.
         LayerError: a layer or loss that fails on what it receives.
     """
+    check_chain(chain, "calibrate")
+    check_options(dynamics)
     if not dynamics.automatic:
         return dynamics
     check_finite(chain, *inputs_of(chain, x))
