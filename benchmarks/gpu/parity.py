@@ -134,7 +134,9 @@ def dynamics(model: Model, make: Callable[[], ws.dynamics.Dynamics], device: tor
         chain, x, target = problem(model, where, torch.float64)
         assert isinstance(chain.module, nn.Module)
         chain.module.eval()
-        sol = ws.relax(chain, x, target, make(), schedule=ws.Synchronous(), stop=ws.Stop(max_ticks=_TICKS, tol=None), stack=stack)
+        sol = ws.relax(
+            chain, x, target, make(), schedule=ws.Synchronous(), stop=ws.Stop(max_ticks=_TICKS, tol=None), stack=stack
+        )
         found.append([*sol.fields.states, *sol.fields.costates])
     return with_loss(distance(*found), 1e-9)
 

@@ -50,7 +50,9 @@ def test_a_quarter_of_the_work_is_saved_at_twice_the_depth() -> None:
 def test_a_descent_skips_unless_it_starts_elsewhere() -> None:
     net, dynamics = tanh_net(6), ws.AugmentedLagrangian(rate=0.2)
     fresh = ws.relax(net.chain, net.x, net.target, dynamics, stop=ws.Stop(max_ticks=3), stack=False)
-    front = ws.relax(net.chain, net.x, net.target, dynamics, schedule=ws.CreditFront(), stop=ws.Stop(max_ticks=3), stack=False)
+    front = ws.relax(
+        net.chain, net.x, net.target, dynamics, schedule=ws.CreditFront(), stop=ws.Stop(max_ticks=3), stack=False
+    )
     assert fresh.pulls == front.pulls
     on = ws.Stop(max_ticks=2)
     resumed = ws.relax(net.chain, net.x, net.target, dynamics, stop=on, initial=fresh.fields, stack=False)

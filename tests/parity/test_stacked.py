@@ -52,7 +52,16 @@ def test_stacked_equals_unstacked(name: str, dynamics: ws.dynamics.Dynamics, tic
     target = torch.randn(4, 3, dtype=torch.float64)
     schedule = None if dynamics.character.leads else ws.Synchronous()
     one, many = (
-        ws.relax(chain, x, target, dynamics, schedule=schedule, stop=ws.Stop(max_ticks=ticks), record=ws.Record(), stack=stack)
+        ws.relax(
+            chain,
+            x,
+            target,
+            dynamics,
+            schedule=schedule,
+            stop=ws.Stop(max_ticks=ticks),
+            record=ws.Record(),
+            stack=stack,
+        )
         for stack in (True, False)
     )
     assert one.record is not None and many.record is not None

@@ -64,7 +64,14 @@ def data() -> tuple[Tensor, Tensor]:
 def gradients(
     module: nn.Module, loss: Any, x: Tensor, target: Tensor, dynamics: ws.dynamics.Dynamics, **options: Any
 ) -> dict[str, Tensor]:
-    sol = ws.relax(ws.Chain(module, loss, blocks=BLOCKS if isinstance(module, Whole) else None), x, target, dynamics, stop=ws.Stop(max_ticks=7), **options)
+    sol = ws.relax(
+        ws.Chain(module, loss, blocks=BLOCKS if isinstance(module, Whole) else None),
+        x,
+        target,
+        dynamics,
+        stop=ws.Stop(max_ticks=7),
+        **options,
+    )
     return {name.removeprefix("parts."): gradient for name, gradient in sol.gradients().items()}
 
 
@@ -121,10 +128,7 @@ def test_estimated_rates_do_not_depend_on_the_length_of_sequences() -> None:
     path, (x, target) = network(), data()
     chain = ws.Chain(path, nn.CrossEntropyLoss())
     for rule in (ws.PredictiveCoding(), ws.AugmentedLagrangian()):
-        rates = [
-            getattr(ws.calibrate(chain, *pair, rule), "rate")
-            for pair in ((x, target), (x.flatten(0, 1), target.flatten()))
-        ]
+        rates = [ws.calibrate(chain, *pair, rule).rate for pair in ((x, target), (x.flatten(0, 1), target.flatten()))]
         assert rates[0] == pytest.approx(rates[1], rel=0.02)
 
 

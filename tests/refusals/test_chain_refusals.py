@@ -63,7 +63,9 @@ class Raises(nn.Module):
             id="shapes",
         ),
         pytest.param(
-            nn.Linear(4, 2).double(), ["layer '1' (Linear)", "float64, got dtype float32 from '0' (Linear)", "model.double()"], id="dtypes"
+            nn.Linear(4, 2).double(),
+            ["layer '1' (Linear)", "float64, got dtype float32 from '0' (Linear)", "model.double()"],
+            id="dtypes",
         ),
     ],
 )
@@ -121,8 +123,18 @@ INDICES, NUMBERS = torch.tensor([0, 1, 1]), torch.randn(3, 2)
             ["loss CrossEntropyLoss has an output of shape (3, 2) and a target of shape (2,)", "very samples"],
             id="too-few-classes",
         ),
-        pytest.param(nn.CrossEntropyLoss(), INDICES + 1, ["CrossEntropyLoss has an output with 2 classes, and 2 is none of them", "0 to 1"], id="no-such-class"),
-        pytest.param(nn.MSELoss(), None, ["loss MSELoss needs a tensor, the target has type None", "third argument"], id="no-target"),
+        pytest.param(
+            nn.CrossEntropyLoss(),
+            INDICES + 1,
+            ["CrossEntropyLoss has an output with 2 classes, and 2 is none of them", "0 to 1"],
+            id="no-such-class",
+        ),
+        pytest.param(
+            nn.MSELoss(),
+            None,
+            ["loss MSELoss needs a tensor, the target has type None", "third argument"],
+            id="no-target",
+        ),
     ],
 )
 def test_a_loss_that_does_not_fit_is_told_with_what_it_was_given(

@@ -1,4 +1,4 @@
-"""The mistakes of a first hour: each is refused before anything has changed, in one sentence and a remedy for its cause.
+"""The mistakes of a first hour: each is refused in one sentence with a remedy for its cause, and nothing has changed.
 
 The calls are made in a fresh interpreter, where no annotations are checked but by the library itself, once with an
 `nn.Sequential` and once with a module that has a forward of its own.
@@ -64,7 +64,15 @@ SAID = {
     "verb(chain, x, y, slow, schedule=Elsewhere(0), stop=few)": ["moves site 0, which is not there", "the input"],
     "verb(chain, x, y, slow, schedule=Flat(), stop=few)": ["must be a tuple of phases of firings", "yield (("],
 }
-LEAKED = ("mat1", "size of tensor", "out of bounds", "Boolean value", "Expected", "not subscriptable", "has no attribute")
+LEAKED = (
+    "mat1",
+    "size of tensor",
+    "out of bounds",
+    "Boolean value",
+    "Expected",
+    "not subscriptable",
+    "has no attribute",
+)
 PROGRAM = """
 import json
 import torch
@@ -87,8 +95,9 @@ class Net(nn.Module):
 
 
 class Own(ws.dynamics.Dynamics):
-    def __init__(self, state=lambda view: view.prediction, costate=lambda view: view.pulled, credit=lambda view: view.costate):
-        self._laws = state, costate, credit
+    def __init__(self, state=None, costate=None, credit=None):
+        right = lambda view: view.prediction, lambda view: view.pulled, lambda view: view.costate
+        self._laws = [own or other for own, other in zip((state, costate, credit), right)]
 
     def state(self, view):
         return self._laws[0](view)

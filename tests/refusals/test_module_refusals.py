@@ -387,7 +387,11 @@ def test_an_input_on_which_the_module_fails(x: Any, told: str, verb: Verb) -> No
     ("x", "told", "remedy"),
     [
         ("text", "'a' (Linear) of Pair needs a tensor, got type str", "torch.as_tensor(x)"),
-        (torch.zeros(3, 5).double(), "'a' (Linear) of Pair reads 4 features in the last dimension, got shape (3, 5)", "(5, 4)"),
+        (
+            torch.zeros(3, 5).double(),
+            "'a' (Linear) of Pair reads 4 features in the last dimension, got shape (3, 5)",
+            "(5, 4)",
+        ),
     ],
 )
 def test_a_submodule_that_fails_for_a_usual_reason_says_it(x: Any, told: str, remedy: str, verb: Verb) -> None:

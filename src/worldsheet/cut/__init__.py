@@ -1,6 +1,15 @@
 """Sites of any module: the user's own forward runs as it is, and is cut where chosen submodules return."""
 
-from worldsheet.cut.causes import Where, cause_in_layer, describe, in_words, loss_error, name_of, no_scalar, unequal_shapes
+from worldsheet.cut.causes import (
+    Where,
+    cause_in_layer,
+    describe,
+    in_words,
+    loss_error,
+    name_of,
+    no_scalar,
+    unequal_shapes,
+)
 from worldsheet.cut.leaves import answered, deliver, is_watched, silenced
 from worldsheet.cut.program import Program, call_of
 from worldsheet.cut.pull import pull_by_sites

@@ -65,14 +65,23 @@ def cause_in_layer(where: Where, module: nn.Module, given: Any) -> LayerError | 
         remedy = "loop over it: for x, target in loader" if kind == "DataLoader" else "convert it: torch.as_tensor(x)"
         return LayerError(f"{where.place} needs a tensor, got type {kind}{where.source}", "a torch.Tensor", remedy)
     point, inner = points[0], _first_called(module)
-    if parameter is None:
-        return None
+    if parameter is not None:
+        return _cause_at(where, inner, point, parameter)
+    return None
+
+
+def _cause_at(where: Where, inner: nn.Module | None, point: Tensor, parameter: Tensor) -> LayerError | None:
     if point.device != parameter.device:
         return _other_device(where, point, parameter)
     if isinstance(inner, nn.Embedding):
         return _cause_in_embedding(where, inner, point)
-    if point.dtype != parameter.dtype:
+    known = isinstance(inner, (nn.Linear, _Convolution))
+    if point.dtype != parameter.dtype and (known or point.is_floating_point()):
         return _other_dtype(where, point, parameter)
+    return _cause_in_shape(where, inner, point)
+
+
+def _cause_in_shape(where: Where, inner: nn.Module | None, point: Tensor) -> LayerError | None:
     if isinstance(inner, nn.Linear):
         return _cause_in_linear(where, inner, point)
     return _cause_in_convolution(where, inner, point) if isinstance(inner, _Convolution) else None
@@ -150,8 +159,16 @@ def _first_called(module: nn.Module) -> nn.Module | None:
 
 
 def _other_device(where: Where, point: Tensor, parameter: Tensor) -> LayerError:
-    to = f'move the input: x.to("{parameter.device}")' if where.outermost else f'move the model: model.to("{point.device}")'
-    return LayerError(f"{where.place} is on {parameter.device}, got a tensor on {point.device}{where.source}", "both on one device", to)
+    to = (
+        f'move the input: x.to("{parameter.device}")'
+        if where.outermost
+        else f'move the model: model.to("{point.device}")'
+    )
+    return LayerError(
+        f"{where.place} is on {parameter.device}, got a tensor on {point.device}{where.source}",
+        "both on one device",
+        to,
+    )
 
 
 def _other_dtype(where: Where, point: Tensor, parameter: Tensor) -> LayerError:
@@ -173,9 +190,13 @@ def _other_dtype(where: Where, point: Tensor, parameter: Tensor) -> LayerError:
 def _cause_in_embedding(where: Where, inner: nn.Embedding, point: Tensor) -> LayerError | None:
     if point.dtype not in (torch.int32, torch.int64):
         return LayerError(
-            f"{where.place} reads indices, got dtype {_short(point.dtype)}{where.source}", "int64", "convert them: x.long()"
+            f"{where.place} reads indices, got dtype {_short(point.dtype)}{where.source}",
+            "int64",
+            "convert them: x.long()",
         )
-    return _outside(f"{where.place} has rows for", point, inner.num_embeddings, "make the table larger: nn.Embedding(n, …)")
+    return _outside(
+        f"{where.place} has rows for", point, inner.num_embeddings, "make the table larger: nn.Embedding(n, …)"
+    )
 
 
 def _cause_in_linear(where: Where, inner: nn.Linear, point: Tensor) -> LayerError | None:
@@ -256,7 +277,7 @@ def _outside(said: str, indices: Tensor, count: int, remedy: str, what: str = "i
     if indices.device.type != "cpu" or not indices.numel():
         return None
     low, high = int(indices.min()), int(indices.max())
-    if 0 <= low and high < count:
+    if low >= 0 and high < count:
         return None
     return LayerError(
         f"{said} {count} {what}, and {low if low < 0 else high} is none of them", f"0 to {count - 1}", remedy

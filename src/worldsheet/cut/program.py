@@ -166,4 +166,3 @@ def call_of(x: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     if isinstance(x, Mapping):
         return (), x
     return (tuple(x), {}) if type(x) in (tuple, list) else ((x,), {})
-

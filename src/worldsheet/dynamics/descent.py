@@ -4,7 +4,7 @@ from math import isfinite
 
 from worldsheet.core.errors import InputError
 from worldsheet.dynamics.spectrum import largest_eigenvalue
-from worldsheet.problem import Linearised, Sites, View
+from worldsheet.problem import Linearised, Sites
 
 CURE = "use a smaller rate, or leave it out: it is then estimated from the layers"
 """What to try when a step was unstable."""

@@ -38,8 +38,8 @@ class PredictiveCoding(Dynamics):
         x_l ← x_l + η (ρ r_l − J_{l+1}ᵀ ρ r_{l+1})                                                  (9)
 
     A heat equation over depth: credit diffuses, and reaches √(ρηT) layers in T ticks. Rest takes some L²/(ρη) ticks, so
-    that by default a relaxation ends after 2L ticks or 20, whichever is more, and `backward` warns where its residual is
-    large then; `Stop(tol=…)` waits for rest, `Stop(max_ticks=…)` says another budget. Fewer sites need fewer ticks:
+    that by default a relaxation ends after 2L ticks or 20, whichever is more, and `backward` warns where its residual
+    is large then; `Stop(tol=…)` waits for rest, `Stop(max_ticks=…)` says another budget. Fewer sites need fewer ticks:
     convolution, activation and pooling together in one `nn.Sequential` are one site.
 
     *Output.* Without a nudge it is open: the last layer's prediction enters the cost itself. With a nudge β the output
@@ -154,7 +154,9 @@ class PredictiveCoding(Dynamics):
         """With η = 1/λ_max of the energy's curvature at the forward pass."""
         if not self.automatic:
             return self
-        return replace(self, rate=estimated_rate(linearised, self.precision, self._count(linearised.samples), self.nudge))
+        return replace(
+            self, rate=estimated_rate(linearised, self.precision, self._count(linearised.samples), self.nudge)
+        )
 
     def coefficients(self, samples: int) -> Coefficients:
         """As sums: x += η (e − p), λ = e, e = ρ r; with fixed prediction λ += η (p − λ), e = λ."""

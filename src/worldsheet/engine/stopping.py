@@ -15,8 +15,8 @@ class Stop:
     Args:
         max_ticks: budget in ticks; by default what an exact schedule needs, what the dynamics thinks generous where a
             tolerance is given, and else what training can afford.
-        tol: largest relative residual of any site, ‖r_l‖/‖f_l(x_{l-1})‖ and ‖g_l‖/‖J_{l+1}ᵀλ_{l+1}‖, at which the
-            relaxation stops and the fields count as converged; by default not measured where the schedule is exact or max_ticks is given, else
+        tol: stop, converged, when the residuals of all sites are at most this, ‖r_l‖/‖f_l(x_{l-1})‖ and
+            ‖g_l‖/‖J_{l+1}ᵀλ_{l+1}‖; by default not measured where the schedule is exact or max_ticks is given, else
             what the dynamics can reach in the output's precision.
         every: ticks between measurements. One costs nothing where the next tick makes the same messages anyway.
         arrival: end when the front of credit has reached the sites that read the input, seen by the slope of their own

@@ -15,7 +15,15 @@ from worldsheet.engine import Stop, engine_for, run
 from worldsheet.problem import Chain
 from worldsheet.schedules import Schedule
 from worldsheet.solve.calibrate import calibrate
-from worldsheet.solve.checks import are_finite, check_chain, check_finite, check_options, default_schedule, inputs_of, reads_start
+from worldsheet.solve.checks import (
+    are_finite,
+    check_chain,
+    check_finite,
+    check_options,
+    default_schedule,
+    inputs_of,
+    reads_start,
+)
 from worldsheet.solve.gradients import accumulate, sum_uses
 from worldsheet.solve.solution import refuse_diverged, refuse_other_sites
 

@@ -6,6 +6,7 @@ from typing import Any, final
 from torch import Tensor
 
 from worldsheet.core.errors import InputError
+from worldsheet.core.words import number_of
 from worldsheet.dynamics import PredictiveCoding
 from worldsheet.engine import Stop
 from worldsheet.problem import Chain
@@ -30,6 +31,9 @@ class Centred:
 
     pulled: Solution
     pushed: Solution
+
+    def __repr__(self) -> str:
+        return f"Centred, loss {number_of(self.loss)}\n  pulled: {self.pulled.outcome}\n  pushed: {self.pushed.outcome}"
 
     @property
     def loss(self) -> Tensor:

@@ -104,9 +104,7 @@ def _how_to_a_tensor(x: object) -> str:
     return "convert it: torch.as_tensor(x)"
 
 
-def check_options(
-    dynamics: object, schedule: object = None, stop: object = _NONE_GIVEN, record: object = None
-) -> None:
+def check_options(dynamics: object, schedule: object = None, stop: object = _NONE_GIVEN, record: object = None) -> None:
     """Refuse anything but objects of the library's own kinds, each with what was probably meant.
 
     Raises:

@@ -14,6 +14,7 @@ from worldsheet.core.fields import Fields
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.reading import read
 from worldsheet.core.record import Record
+from worldsheet.core.words import number_of, plural
 from worldsheet.dynamics import Dyadic, Dynamics
 from worldsheet.engine import Block, Efforts, ForwardEngine, ParameterUpdater, Stop, engine_for, run
 from worldsheet.problem import Chain
@@ -41,6 +42,10 @@ class UnlockedResult:
     loss: Tensor
     fields: Fields
     record: Record | None
+
+    def __repr__(self) -> str:
+        sites = plural(len(self.fields.states), "site")
+        return f"UnlockedResult at {sites}: {self.outcome}\n  loss {number_of(self.loss)}"
 
     @property
     def ticks(self) -> int:
