@@ -126,7 +126,9 @@ def work(method: Method, built: Instance) -> Work:
     if method.rules is None:
         raise LookupError(f"{method.name} relaxes nothing")
     few = slice(_COUNTED_BATCH)
-    solution = relax(built.chain, built.x[few], built.target[few], method.rules.dynamics, method.rules.schedule)
+    solution = relax(
+        built.chain, built.x[few], built.target[few], method.rules.dynamics, schedule=method.rules.schedule
+    )
     layers = len(solution.states)
     return Work(method.name, solution.evaluations / layers, solution.pulls / layers)
 

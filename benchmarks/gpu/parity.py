@@ -134,7 +134,9 @@ def dynamics(model: Model, make: Callable[[], ws.dynamics.Dynamics], device: tor
         chain, x, target = problem(model, where, torch.float64)
         assert isinstance(chain.module, nn.Module)
         chain.module.eval()
-        sol = ws.relax(chain, x, target, make(), ws.Synchronous(), ws.Stop(max_ticks=_TICKS, tol=None), stack=stack)
+        sol = ws.relax(
+            chain, x, target, make(), schedule=ws.Synchronous(), stop=ws.Stop(max_ticks=_TICKS, tol=None), stack=stack
+        )
         found.append([*sol.fields.states, *sol.fields.costates])
     return with_loss(distance(*found), 1e-9)
 
@@ -146,8 +148,9 @@ def compiled(device: torch.device) -> Figures:
     found = []
     for compile_ in (True, False):
         chain, x, target = problem(model, device, torch.float64)
-        rules = ws.PredictiveCoding(0.1), ws.Synchronous(), ws.Stop(max_ticks=4, tol=None)
-        sol = ws.relax(chain, x, target, *rules, compile=compile_)
+        stop = ws.Stop(max_ticks=4)
+        dynamics = ws.PredictiveCoding(0.1)
+        sol = ws.relax(chain, x, target, dynamics, schedule=ws.Synchronous(), stop=stop, compile=compile_)
         found.append([*sol.fields.states, *sol.fields.costates])
     return with_loss(distance(*found), 1e-9)
 

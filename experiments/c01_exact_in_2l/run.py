@@ -27,11 +27,11 @@ def problem(depth: int, activation: str) -> tuple[ws.Chain, Tensor, Tensor]:
 def errors(depth: int, activation: str) -> list[float]:
     """The largest relative error of any parameter's gradient after 0, 1, ..., 2L + 2 ticks."""
     chain, x, target = problem(depth, activation)
-    sol = ws.relax(chain, x, target, ws.Dyadic(), ws.Synchronous(), ws.Stop(max_ticks=0, tol=0))
+    sol = ws.relax(chain, x, target, ws.Dyadic(), schedule=ws.Synchronous(), stop=ws.Stop(max_ticks=0, tol=0))
     found = [ws.compare(chain, x, target, sol).relative_error]
     for _ in range(2 * depth + 2):
         one = ws.Stop(max_ticks=1, tol=0)
-        sol = ws.relax(chain, x, target, ws.Dyadic(), ws.Synchronous(), one, initial=sol.fields)
+        sol = ws.relax(chain, x, target, ws.Dyadic(), schedule=ws.Synchronous(), stop=one, initial=sol.fields)
         found.append(ws.compare(chain, x, target, sol).relative_error)
     return found
 

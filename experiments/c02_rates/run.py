@@ -34,7 +34,7 @@ def by_tick(activation: str, seed: int, rate: float) -> Iterator[ws.diagnostics.
     fields = None
     while True:
         stop = ws.Stop(max_ticks=1, tol=0)
-        sol = ws.relax(chain, x, target, ws.Dyadic(rate), ws.Synchronous(), stop, initial=fields)
+        sol = ws.relax(chain, x, target, ws.Dyadic(rate), schedule=ws.Synchronous(), stop=stop, initial=fields)
         yield ws.compare(chain, x, target, sol)
         fields = sol.fields
 

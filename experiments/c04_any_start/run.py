@@ -31,7 +31,7 @@ def errors(depth: int, scale: float) -> list[float]:
     fields, found = ws.Fields.from_doubled(*copies), []
     for tick in range(2 * depth + 1):
         stop = ws.Stop(max_ticks=min(tick, 1), tol=0)
-        sol = ws.relax(chain, x, target, ws.Dyadic(), ws.Synchronous(), stop, initial=fields)
+        sol = ws.relax(chain, x, target, ws.Dyadic(), schedule=ws.Synchronous(), stop=stop, initial=fields)
         found.append(ws.compare(chain, x, target, sol).relative_error)
         fields = sol.fields
     return found

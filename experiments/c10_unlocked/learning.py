@@ -129,7 +129,7 @@ def held(case: Case, lr: float, seed: int) -> float:
     port = ws.ports.per_tick(PORTS[case.port][0](net.parameters() if carry else groups, lr=lr), case.ticks)
     fields = None
     for x, y in batches(case.course, seed):
-        end = ws.unlocked(chain, x, y, port, DYNAMICS[case.dynamics], case.ticks, initial=fields)
+        end = ws.unlocked(chain, x, y, port, DYNAMICS[case.dynamics], ticks=case.ticks, initial=fields)
         if end.outcome.status is ws.Status.DIVERGED:
             return 0.0
         fields = end.fields if carry else None
@@ -171,8 +171,8 @@ def streamed(case: Case, lr: float, seed: int) -> float:
                 target,
                 port,
                 DYNAMICS[case.dynamics],
-                last - first,
-                ws.Synchronous(),
+                ticks=last - first,
+                schedule=ws.Synchronous(),
                 initial=fields,
             )
             fields = end.fields

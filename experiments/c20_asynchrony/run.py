@@ -81,7 +81,7 @@ def own_order(dynamics: ws.dynamics.Dynamics) -> ws.schedules.Schedule:
 def gradients(
     net: tuple[ws.Chain, Tensor, Tensor], dynamics: ws.dynamics.Dynamics, order: ws.schedules.Schedule, ticks: int
 ) -> Tensor:
-    sol = ws.relax(*net, Reckless(dynamics), order, ws.Stop(max_ticks=ticks))
+    sol = ws.relax(*net, Reckless(dynamics), schedule=order, stop=ws.Stop(max_ticks=ticks))
     if sol.outcome.status is ws.Status.DIVERGED:
         return torch.full((1,), float("nan"), dtype=DOUBLE)
     return torch.cat([gradient.flatten() for gradient in sol.gradients().values()])
@@ -130,7 +130,7 @@ def critical(depth: int, late: int) -> float:
 
     def error(alpha: float, ticks: int) -> float:
         dynamics = Reckless(ws.AugmentedLagrangian(rate, alpha))
-        sol = ws.relax(chain, one, one, dynamics, order, ws.Stop(max_ticks=ticks))
+        sol = ws.relax(chain, one, one, dynamics, schedule=order, stop=ws.Stop(max_ticks=ticks))
         return max(float((costate - 1).abs().max()) for costate in sol.costates)
 
     low, high = 0.0, 1.99

@@ -174,7 +174,7 @@ class Training:
         model = copy.deepcopy(self.relaxed.model).train()
         chain = Chain(model, self.relaxed.chain.loss)
         with self._drawing():
-            solution = relax(chain, images, labels, self.recipe.dynamics, self.recipe.when())
+            solution = relax(chain, images, labels, self.recipe.dynamics, schedule=self.recipe.when())
         comparison = compare(chain, images, labels, solution)
         self.ticks = solution.ticks
         self._folder.append(

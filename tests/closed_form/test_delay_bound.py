@@ -38,7 +38,7 @@ def single_mode() -> ws.Chain:
 def costate(alpha: float, late: int, ticks: int, penalty: float = 1.0) -> Tensor:
     order = ws.schedules.Late(ws.Leapfrog(Field.COSTATE), ws.schedules.Delays(own=late))
     dynamics = Reckless(ws.AugmentedLagrangian(rate=1 / penalty, dual_rate=alpha, penalty=penalty))
-    return ws.relax(single_mode(), ONE, ONE, dynamics, order, ws.Stop(max_ticks=ticks)).costates[0]
+    return ws.relax(single_mode(), ONE, ONE, dynamics, schedule=order, stop=ws.Stop(max_ticks=ticks)).costates[0]
 
 
 @pytest.mark.parametrize("late", [0, 1, 2, 4])
@@ -71,8 +71,8 @@ def test_the_door_knows_the_bound(alpha: float, late: int, refused: bool) -> Non
     )
     dynamics, stop = ws.AugmentedLagrangian(rate=1.0, dual_rate=alpha), ws.Stop(max_ticks=5)
     if not refused:
-        ws.relax(single_mode(), ONE, ONE, dynamics, order, stop)
+        ws.relax(single_mode(), ONE, ONE, dynamics, schedule=order, stop=stop)
         return
     for verb in (ws.relax, ws.backward):
         with pytest.raises(ws.errors.InputError, match=rf"at most {late - 1} ticks.*\n.*dual_rate smaller"):
-            verb(single_mode(), ONE, ONE, dynamics, order, stop)
+            verb(single_mode(), ONE, ONE, dynamics, schedule=order, stop=stop)

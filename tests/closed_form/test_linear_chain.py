@@ -77,8 +77,8 @@ def test_a_wave_front_spreads_as_a_binomial(rate: float, ticks: int) -> None:
         x,
         target,
         ws.Dyadic(rate),
-        ws.Synchronous(),
-        ws.Stop(max_ticks=ticks),
+        schedule=ws.Synchronous(),
+        stop=ws.Stop(max_ticks=ticks),
         record=(record := ws.Record()),
     )
     path = [*zip(sol.states, states, strict=True), *reversed(list(zip(sol.costates, costates, strict=True)))]

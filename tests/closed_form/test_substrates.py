@@ -73,7 +73,7 @@ def test_a_slow_rate_averages_noise(rate: float) -> None:
     """At rest λ ← λ + η(message − λ) carries η/(2 − η) of a message's noise power, less what (1 − η)^2T is of it."""
     net, std, ticks = wide_linear(20000), 0.3, 60
     dynamics = on.Noisy(ws.Dyadic(rate), std, generator(2))
-    sol = ws.relax(net.chain, net.x, net.target, dynamics, ws.Synchronous(), ws.Stop(max_ticks=ticks))
+    sol = ws.relax(net.chain, net.x, net.target, dynamics, schedule=ws.Synchronous(), stop=ws.Stop(max_ticks=ticks))
     noise = sol.costates[0] - net.target
     power = std**2 * float(net.target.square().mean()) * rate / (2 - rate)
     assert float(noise.square().mean()) == pytest.approx(power, rel=0.03)
@@ -143,7 +143,9 @@ def test_noise_is_relative_to_each_site_of_a_stack() -> None:
 @given(nets(max_depth=4), st.integers(1, 3), st.integers(0, 2))
 def test_a_delayed_dynamics_is_the_dynamics_under_a_late_schedule(net: Net, outer: int, inner: int) -> None:
     delayed = ws.relax(net.chain, net.x, net.target, on.Delayed(on.Delayed(ws.Dyadic(), inner), outer))
-    late = ws.relax(net.chain, net.x, net.target, ws.Dyadic(), ws.schedules.Late(ws.Synchronous(), inner + outer))
+    late = ws.relax(
+        net.chain, net.x, net.target, ws.Dyadic(), schedule=ws.schedules.Late(ws.Synchronous(), inner + outer)
+    )
     assert delayed.ticks == late.ticks == 2 * len(net.chain) * (1 + inner + outer)
     for ours, theirs in zip(delayed.states + delayed.costates, late.states + late.costates, strict=True):
         assert ours.equal(theirs)
@@ -170,7 +172,8 @@ def test_mismatch_moves_the_road_and_not_the_end(inner: ws.dynamics.Dynamics) ->
     assert sol.outcome.converged
     assert distance(sol.gradients(), exact(net)) < 1e-9
     soon, bare = (
-        ws.relax(net.chain, net.x, net.target, d, ws.Synchronous(), ws.Stop(max_ticks=6)) for d in (dynamics, inner)
+        ws.relax(net.chain, net.x, net.target, d, schedule=ws.Synchronous(), stop=ws.Stop(max_ticks=6))
+        for d in (dynamics, inner)
     )
     assert float((soon.states[0] - bare.states[0]).norm() / bare.states[0].norm()) > 1e-6
 
@@ -203,7 +206,9 @@ def test_the_generator_alone_decides_the_noise() -> None:
 
     def states(seed: int, dynamics: ws.dynamics.Dynamics) -> Tensor:
         spoilt = on.Noisy(on.Quantised(dynamics, 6), 0.1, generator(seed))
-        return ws.relax(net.chain, net.x, net.target, spoilt, ws.Leapfrog(Field.STATE), ws.Stop(max_ticks=5)).states[-1]
+        return ws.relax(
+            net.chain, net.x, net.target, spoilt, schedule=ws.Leapfrog(Field.STATE), stop=ws.Stop(max_ticks=5)
+        ).states[-1]
 
     state = torch.get_rng_state()
     for dynamics in (ws.Wave(), ws.Dyadic()):

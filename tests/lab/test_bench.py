@@ -203,7 +203,9 @@ def test_forgetful_evaluates_every_layer_but_the_first_at_every_tick() -> None:
             calls[index] += 1
 
         layer.module.register_forward_pre_hook(count)
-    solution = ws.relax(chain, torch.ones(2, 1, 1, 6), torch.zeros(2).long(), Uncached(ws.Dyadic()), ws.Synchronous())
+    solution = ws.relax(
+        chain, torch.ones(2, 1, 1, 6), torch.zeros(2).long(), Uncached(ws.Dyadic()), schedule=ws.Synchronous()
+    )
     assert solution.ticks == 2 * depth
     # One call more than evaluations: the start of the fields, which only asks for shapes.
     assert calls == [1 + 1] + [2 * depth + 1 + 1] * (depth - 1)
@@ -211,8 +213,8 @@ def test_forgetful_evaluates_every_layer_but_the_first_at_every_tick() -> None:
 
 def test_forgetful_changes_no_bit() -> None:
     built = instance(TINY, 4, 0, CPU)
-    literal = ws.relax(*built, Uncached(ws.Dyadic()), ws.Synchronous()).gradients()
-    plain = ws.relax(*built, ws.Dyadic(), ws.Synchronous()).gradients()
+    literal = ws.relax(*built, Uncached(ws.Dyadic()), schedule=ws.Synchronous()).gradients()
+    plain = ws.relax(*built, ws.Dyadic(), schedule=ws.Synchronous()).gradients()
     assert all(torch.equal(literal[name], plain[name]) for name in plain)
 
 

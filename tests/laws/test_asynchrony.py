@@ -96,7 +96,7 @@ def test_slow_sites_hold_their_fields_between_their_ticks() -> None:
     net = tanh_net(4)
     order = ws.schedules.Slow(ws.Synchronous(), {2}, every=3)
     for ticks, still in ((1, True), (2, True), (3, False)):
-        sol = ws.relax(net.chain, net.x, net.target, ws.Dyadic(0.5), order, ws.Stop(max_ticks=ticks))
+        sol = ws.relax(net.chain, net.x, net.target, ws.Dyadic(0.5), schedule=order, stop=ws.Stop(max_ticks=ticks))
         assert (sol.states[1] == 0).all() == still
         assert (sol.states[0] != 0).any()
 
@@ -138,7 +138,7 @@ def test_coupled_fields_keep_their_fixed_point_in_any_order_on_old_messages(name
     if late == "slow":
         order = ws.schedules.Slow(ws.Leapfrog(), {2}, every=2)
     rest = ws.relax(net.chain, net.x, net.target, dynamics, stop=ws.Stop(max_ticks=ticks * 2))
-    found = ws.relax(net.chain, net.x, net.target, dynamics, order, ws.Stop(max_ticks=ticks))
+    found = ws.relax(net.chain, net.x, net.target, dynamics, schedule=order, stop=ws.Stop(max_ticks=ticks))
     assert distance(found.gradients(), rest.gradients()) < 1e-4
-    soon = ws.relax(net.chain, net.x, net.target, dynamics, order, ws.Stop(max_ticks=4))
+    soon = ws.relax(net.chain, net.x, net.target, dynamics, schedule=order, stop=ws.Stop(max_ticks=4))
     assert distance(soon.gradients(), rest.gradients()) > 1e-3

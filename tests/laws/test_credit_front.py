@@ -21,7 +21,7 @@ KINDS = [
 def test_skipping_changes_no_bit(net: Net, kind: tuple[ws.dynamics.Dynamics, ws.extend.Field], ticks: int) -> None:
     dynamics, first = kind
     one, other = (
-        ws.relax(net.chain, net.x, net.target, dynamics, schedule, ws.Stop(max_ticks=ticks), stack=False)
+        ws.relax(net.chain, net.x, net.target, dynamics, schedule=schedule, stop=ws.Stop(max_ticks=ticks), stack=False)
         for schedule in (ws.CreditFront(first), ws.Leapfrog(first))
     )
     for ours, theirs in zip(one.states + one.costates, other.states + other.costates, strict=True):
@@ -38,7 +38,7 @@ def test_a_quarter_of_the_work_is_saved_at_twice_the_depth() -> None:
     x, target = torch.randn(4, 5, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)
     dynamics, stop = ws.AugmentedLagrangian(rate=0.22), ws.Stop(max_ticks=32)
     front, all_sites = (
-        ws.relax(chain, x, target, dynamics, schedule, stop)
+        ws.relax(chain, x, target, dynamics, schedule=schedule, stop=stop)
         for schedule in (ws.CreditFront(), ws.Leapfrog(ws.extend.Field.COSTATE))
     )
     for name, gradient in front.gradients().items():
@@ -50,12 +50,14 @@ def test_a_quarter_of_the_work_is_saved_at_twice_the_depth() -> None:
 def test_a_descent_skips_unless_it_starts_elsewhere() -> None:
     net, dynamics = tanh_net(6), ws.AugmentedLagrangian(rate=0.2)
     fresh = ws.relax(net.chain, net.x, net.target, dynamics, stop=ws.Stop(max_ticks=3), stack=False)
-    front = ws.relax(net.chain, net.x, net.target, dynamics, ws.CreditFront(), ws.Stop(max_ticks=3), stack=False)
+    front = ws.relax(
+        net.chain, net.x, net.target, dynamics, schedule=ws.CreditFront(), stop=ws.Stop(max_ticks=3), stack=False
+    )
     assert fresh.pulls == front.pulls
     on = ws.Stop(max_ticks=2)
     resumed = ws.relax(net.chain, net.x, net.target, dynamics, stop=on, initial=fresh.fields, stack=False)
     steps = ws.Leapfrog(ws.extend.Field.COSTATE)
-    full = ws.relax(net.chain, net.x, net.target, dynamics, steps, ws.Stop(max_ticks=5), stack=False)
+    full = ws.relax(net.chain, net.x, net.target, dynamics, schedule=steps, stop=ws.Stop(max_ticks=5), stack=False)
     for ours, theirs in zip(resumed.states + resumed.costates, full.states + full.costates, strict=True):
         assert torch.equal(ours, theirs)
 

@@ -37,8 +37,8 @@ def error(chain: ws.Chain, dynamics: ws.dynamics.Dynamics, ticks: int, tol: floa
 def test_a_perfectly_matched_wave_is_dyadic() -> None:
     chain, (x, target) = chain_of(6, nn.Tanh), batch()
     stop = ws.Stop(max_ticks=9)
-    dyadic = ws.relax(chain, x, target, ws.Dyadic(0.7), ws.Leapfrog(), stop)
-    wave = ws.relax(chain, x, target, ws.Wave(speed=0.7, matching=1.0), ws.Leapfrog(), stop)
+    dyadic = ws.relax(chain, x, target, ws.Dyadic(0.7), schedule=ws.Leapfrog(), stop=stop)
+    wave = ws.relax(chain, x, target, ws.Wave(speed=0.7, matching=1.0), schedule=ws.Leapfrog(), stop=stop)
     for ours, theirs in zip(wave.states + wave.costates, dyadic.states + dyadic.costates, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=1e-14)
 

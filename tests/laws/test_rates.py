@@ -44,7 +44,7 @@ def test_the_start_is_forgotten_at_any_rate(rate: float, net: Net, seed: int) ->
 def test_other_orders_reach_the_same_fixed_point(rate: float, schedule: str) -> None:
     net = tanh_net(4)
     order = ws.Sweep(count=None) if schedule == "sweeps" else ws.Asynchronous(torch.Generator().manual_seed(3))
-    sol = ws.relax(net.chain, net.x, net.target, ws.Dyadic(rate), order)
+    sol = ws.relax(net.chain, net.x, net.target, ws.Dyadic(rate), schedule=order)
     assert sol.outcome.converged
     assert_gradients(sol.gradients(), exact(net))
 
@@ -53,7 +53,9 @@ def test_other_orders_reach_the_same_fixed_point(rate: float, schedule: str) -> 
 def test_late_messages_only_delay_a_slow_rate(max_delay: int) -> None:
     net = tanh_net(4)
     order = ws.Asynchronous(torch.Generator().manual_seed(3), max_delay)
-    sol = ws.relax(net.chain, net.x, net.target, ws.Dyadic(0.5), order, ws.Stop(tol=1e-13, max_ticks=2000))
+    sol = ws.relax(
+        net.chain, net.x, net.target, ws.Dyadic(0.5), schedule=order, stop=ws.Stop(tol=1e-13, max_ticks=2000)
+    )
     assert sol.outcome.converged
     assert_gradients(sol.gradients(), exact(net))
 
@@ -93,7 +95,15 @@ def test_one_tick_is_one_euler_step_of_the_doubled_flow(net: Net, rate: float, s
     size = len(climbing)
     up = [hat + rate * slope for hat, slope in zip(climbing, slopes[:size], strict=True)]
     down = [check - rate * slope for check, slope in zip(descending, slopes[size:], strict=True)]
-    one = ws.relax(net.chain, net.x, net.target, ws.Dyadic(rate), ws.Synchronous(), ws.Stop(max_ticks=1), initial=start)
+    one = ws.relax(
+        net.chain,
+        net.x,
+        net.target,
+        ws.Dyadic(rate),
+        schedule=ws.Synchronous(),
+        stop=ws.Stop(max_ticks=1),
+        initial=start,
+    )
     for mine, other in zip(one.fields.doubled(), (up, down), strict=True):
         torch.testing.assert_close(mine, tuple(tensor.detach() for tensor in other), rtol=1e-11, atol=1e-11)
 

@@ -40,7 +40,7 @@ def test_it_rests_on_backprops_gradient(kind: str, schedule: ws.schedules.Schedu
     module = (mlp() if kind == "path" else ResNet(3, 4, (1, 1)).eval()).double()
     x = torch.randn(5, 6) if kind == "path" else torch.randn(2, 3, 8, 8)
     chain, target = ws.Chain(module, nn.CrossEntropyLoss()), torch.randint(3, (len(x),))
-    sol = ws.relax(chain, x.double(), target, SlowCredit(rate), schedule)
+    sol = ws.relax(chain, x.double(), target, SlowCredit(rate), schedule=schedule)
     assert sol.outcome.converged
     assert ws.compare(chain, x.double(), target, sol).relative_error < 1e-8
 

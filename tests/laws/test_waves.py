@@ -116,7 +116,7 @@ def test_a_tick_in_wave_variables_is_what_theory_says() -> None:
     absorbing, crossing = 0.6 * math.cos(angle), 0.6 * math.sin(angle)
     r, g = residuals(net, fields)
     moved = ws.relax(
-        net.chain, net.x, net.target, wave, ws.Synchronous(), ws.Stop(max_ticks=1), initial=fields
+        net.chain, net.x, net.target, wave, schedule=ws.Synchronous(), stop=ws.Stop(max_ticks=1), initial=fields
     ).fields.waves(z)
     for site, (a, b) in enumerate(zip(*fields.waves(z), strict=True)):
         up, down = r[site] - z[site] * g[site], r[site] + z[site] * g[site]

@@ -86,14 +86,14 @@ def check(make: Callable[[bool], nn.Sequential], dynamics: ws.Dyadic, schedule: 
     stop = ws.Stop() if dynamics.rate == 1 else ws.Stop(tol=1e-13, max_ticks=300)
     net, twin = pair(make)
     kept = net.x.clone()
-    sol = ws.relax(net.chain, net.x, net.target, dynamics, schedule, stop)
+    sol = ws.relax(net.chain, net.x, net.target, dynamics, schedule=schedule, stop=stop)
     wanted = ws.relax(twin.chain, twin.x, twin.target)
     assert net.x.equal(kept)
     for mine, other in zip((*sol.states, *sol.costates), (*wanted.states, *wanted.costates), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-11, atol=1e-13)
 
     net, _ = pair(make)  # nothing learnt from the first call
-    ws.backward(net.chain, net.x, net.target, dynamics, schedule, stop)
+    ws.backward(net.chain, net.x, net.target, dynamics, schedule=schedule, stop=stop)
     assert net.x.equal(kept)
     found = {name: p.grad for name, p in net.chain.named_parameters() if p.grad is not None}
     assert_gradients(found, wanted.gradients())

@@ -156,7 +156,7 @@ def test_compilation_where_sites_move_one_by_one_is_refused(
 ) -> None:
     chain, (x, target) = equal_blocks(), batch()
     with pytest.raises(ws.errors.InputError) as refusal:
-        ws.relax(chain, x, target, dynamics, schedule, ws.Stop(max_ticks=3), stack=stack, compile=True)
+        ws.relax(chain, x, target, dynamics, schedule=schedule, stop=ws.Stop(max_ticks=3), stack=stack, compile=True)
     assert_tells(refusal.value, "compile=True", "leave compile out")
 
 

@@ -54,7 +54,7 @@ def test_a_number_of_ticks_ends_with_the_bits_of_one_process(
     chain, (x, target) = chain_of(seed), batch(seed)
     dynamics = DYNAMICS[name](chain, x, target)
     stop, when = ws.Stop(max_ticks=ticks), SCHEDULES[schedule]
-    whole = ws.relax(chain, x, target, dynamics, when, stop, stack=False)
+    whole = ws.relax(chain, x, target, dynamics, schedule=when, stop=stop, stack=False)
     share = relax(chain, stages, x, target, dynamics, schedule=when, stop=stop)
     assert_same(share, whole)
     assert share.gradients().keys() == whole.gradients().keys()
@@ -65,7 +65,7 @@ def test_a_tolerance_stops_all_stages_at_the_tick_of_one_process(name: str) -> N
     chain, (x, target) = chain_of(3), batch(3)
     dynamics = DYNAMICS[name](chain, x, target)
     plan, when, records = Plan((0, 1, 4, 6)), ws.Synchronous(), (ws.Record(8), ws.Record(8))
-    whole = ws.relax(chain, x, target, dynamics, when, STOP, records[0], stack=False)
+    whole = ws.relax(chain, x, target, dynamics, schedule=when, stop=STOP, record=records[0], stack=False)
     share = relax(chain, plan, x, target, dynamics, schedule=when, stop=STOP, record=records[1])
     assert_same(share, whole)
     assert torch.equal(records[0].state_residuals, records[1].state_residuals)
@@ -81,7 +81,7 @@ def test_processes_that_own_a_stage_each_end_with_the_bits_of_one(tmp_path: Path
     shares = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     for name, make in DYNAMICS.items():
         chain, (x, target) = chain_of(0), batch(0)
-        whole = ws.relax(chain, x, target, make(chain, x, target), ws.Synchronous(), STOP, stack=False)
+        whole = ws.relax(chain, x, target, make(chain, x, target), schedule=ws.Synchronous(), stop=STOP, stack=False)
         for share in (part[name] for part in shares):
             assert share["ticks"] == whole.ticks
             assert share["loss"] == whole.loss
@@ -101,7 +101,7 @@ def test_every_layer_is_evaluated_and_pulled_through_as_often_as_in_one_process(
     for when in (ws.Synchronous(), ws.Leapfrog()):
         stop = ws.Stop(max_ticks=5)
         counts.clear()
-        ws.relax(chain, x, target, ws.Dyadic(0.7), when, stop, stack=False)
+        ws.relax(chain, x, target, ws.Dyadic(0.7), schedule=when, stop=stop, stack=False)
         alone = len(counts)
         counts.clear()
         relax(chain, 3, x, target, ws.Dyadic(0.7), schedule=when, stop=stop)
@@ -114,7 +114,7 @@ def test_arrival_ends_all_stages_where_it_ends_one_process() -> None:
     x, target = torch.randn(4, 5), torch.eye(3)[[0, 1, 2, 0]]
     dynamics = ws.calibrate(chain, x, target, ws.AugmentedLagrangian())
     stop = ws.Stop(max_ticks=60, arrival=True)
-    whole = ws.relax(chain, x, target, dynamics, ws.Synchronous(), stop, stack=False)
+    whole = ws.relax(chain, x, target, dynamics, schedule=ws.Synchronous(), stop=stop, stack=False)
     assert whole.outcome.status is ws.Status.ARRIVED
     assert_same(relax(chain, 3, x, target, dynamics, schedule=ws.Synchronous(), stop=stop), whole)
 

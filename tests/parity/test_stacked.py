@@ -55,7 +55,16 @@ def test_stacked_equals_unstacked(name: str, dynamics: ws.dynamics.Dynamics, tic
     target = torch.randn(4, 3, dtype=torch.float64)
     schedule = None if dynamics.character.leads else ws.Synchronous()
     one, many = (
-        ws.relax(chain, x, target, dynamics, schedule, ws.Stop(max_ticks=ticks), ws.Record(), stack=stack)
+        ws.relax(
+            chain,
+            x,
+            target,
+            dynamics,
+            schedule=schedule,
+            stop=ws.Stop(max_ticks=ticks),
+            record=ws.Record(),
+            stack=stack,
+        )
         for stack in (True, False)
     )
     assert one.record is not None and many.record is not None
@@ -123,7 +132,7 @@ def test_any_chain_gives_the_same_numbers_stacked_moved_by_coefficients_and_aske
     target = torch.randn(*shape, 2, dtype=torch.float64)
     stop = ws.Stop(max_ticks=data.draw(st.integers(1, 7)))
     alone, moved, asked = (
-        ws.relax(chain, x, target, law_of_motion, schedule, stop, stack=stack)
+        ws.relax(chain, x, target, law_of_motion, schedule=schedule, stop=stop, stack=stack)
         for law_of_motion, stack in ((dynamics, False), (dynamics, True), (Uncached(dynamics), True))
     )
     for other in (moved, asked):
@@ -150,7 +159,7 @@ def test_equal_layers_without_a_closed_form_at_the_bottom(
     x, target = torch.randn(4, 3, dtype=torch.float64), torch.randn(4, 2, dtype=torch.float64)
     for ticks in (1, 2, 5):
         alone, stacked = (
-            ws.relax(chain, x, target, dynamics, schedule, ws.Stop(max_ticks=ticks), stack=stack)
+            ws.relax(chain, x, target, dynamics, schedule=schedule, stop=ws.Stop(max_ticks=ticks), stack=stack)
             for stack in (False, True)
         )
         for ours, theirs in zip(stacked.states + stacked.costates, alone.states + alone.costates, strict=True):

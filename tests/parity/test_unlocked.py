@@ -103,7 +103,7 @@ def test_every_tick_moves_all_three_fields_as_the_literal_loop_does(net: str, dy
     made, moves = DYNAMICS[dynamics]
     schedule = ws.Leapfrog() if made.character.leads else ws.Synchronous()
     chain = ws.Chain(ours, nn.functional.mse_loss)
-    held = ws.unlocked(chain, x, y, PORTS[port](ours.parameters()), made, 13, schedule)
+    held = ws.unlocked(chain, x, y, PORTS[port](ours.parameters()), made, ticks=13, schedule=schedule)
     states, costates = literal(theirs, PORTS[port](theirs.parameters()), moves, 13, x, y)
     for mine, other in zip([*held.fields.states, *held.fields.costates], [*states, *costates], strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-13)
@@ -149,9 +149,9 @@ def test_carried_fields_go_on_where_they_were(dynamics: ws.dynamics.Dynamics) ->
     chains = [ws.Chain(module, nn.functional.mse_loss) for module in (one, two)]
     ports = [torch.optim.SGD(module.parameters(), 0.05) for module in (one, two)]
     schedule = ws.Synchronous() if dynamics.character.leads is None else ws.Leapfrog(dynamics.character.leads)
-    whole = ws.unlocked(chains[0], x, y, ports[0], dynamics, 12, schedule)
-    first = ws.unlocked(chains[1], x, y, ports[1], dynamics, 5, schedule)
-    second = ws.unlocked(chains[1], x, y, ports[1], dynamics, 7, schedule, initial=first.fields)
+    whole = ws.unlocked(chains[0], x, y, ports[0], dynamics, ticks=12, schedule=schedule)
+    first = ws.unlocked(chains[1], x, y, ports[1], dynamics, ticks=5, schedule=schedule)
+    second = ws.unlocked(chains[1], x, y, ports[1], dynamics, ticks=7, schedule=schedule, initial=first.fields)
     for mine, other in zip(one.parameters(), two.parameters(), strict=True):
         assert torch.equal(mine, other)
     assert torch.equal(whole.loss, second.loss)

@@ -53,7 +53,7 @@ def test_a_schedule_that_moves_once_is_refused_at_a_slow_rate(
 ) -> None:
     net = tanh_net(2)
     with pytest.raises(ws.errors.InputError) as refusal:
-        verb(net.chain, net.x, net.target, ws.Dyadic(0.5), schedule)
+        verb(net.chain, net.x, net.target, ws.Dyadic(0.5), schedule=schedule)
     assert_tells(refusal.value, type(schedule).__name__, "Dyadic(rate=0.5)", "Synchronous()", "Sweep(count=None)")
 
 
@@ -129,10 +129,11 @@ def test_a_loss_that_overflows_is_refused_and_no_grad_is_touched(order: Order) -
     assert all(p.grad is None for p in net.chain.parameters())
 
 
-def test_an_empty_batch_has_no_mean_and_is_refused() -> None:
+def test_an_empty_batch_is_refused_before_its_mean_is_nan() -> None:
     net = tanh_net(2)
-    with pytest.raises(ws.errors.RelaxationError, match="the loss is nan"):
+    with pytest.raises(ws.errors.InputError) as refusal:
         ws.backward(net.chain, net.x[:0], net.target[:0])
+    assert_tells(refusal.value, "the batch is empty: the input has shape (0, 4)", "drop_last=True")
 
 
 @pytest.mark.parametrize("schedule", [ws.Synchronous(), ws.Wavefront()], ids=["synchronous", "wavefront"])

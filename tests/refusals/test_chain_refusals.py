@@ -59,11 +59,13 @@ class Raises(nn.Module):
         pytest.param(Raises(), ["layer '1' (Raises) (site 2) failed", "'0' (Linear)", "planted"], id="raises"),
         pytest.param(
             nn.Linear(5, 2),
-            ["layer '1' (Linear) (site 2) failed on (3, 4) float32 from '0' (Linear)", "Linear(in_features=5"],
+            ["layer '1' (Linear) (site 2) reads 5 features", "got shape (3, 4) from '0' (Linear)", "nn.Linear(4, 2)"],
             id="shapes",
         ),
         pytest.param(
-            nn.Linear(4, 2).double(), ["layer '1' (Linear)", "(3, 4) float32 from '0' (Linear)", "fit"], id="dtypes"
+            nn.Linear(4, 2).double(),
+            ["layer '1' (Linear)", "float64, got dtype float32 from '0' (Linear)", "model.double()"],
+            id="dtypes",
         ),
     ],
 )
@@ -81,7 +83,7 @@ def test_a_layer_that_does_not_fit_is_named_with_its_neighbour(
 def test_the_first_layer_is_told_with_the_input() -> None:
     with pytest.raises(ws.errors.LayerError) as refusal:
         ws.backward(ws.Chain([nn.Linear(3, 2)], MSE), torch.randn(5, 4), torch.randn(5, 2))
-    assert_tells(refusal.value, "layer '0' (Linear) (site 1)", "(5, 4) float32 from the input")
+    assert_tells(refusal.value, "layer '0' (Linear) (site 1) reads 3 features", "got shape (5, 4) from the input")
 
 
 def detached(output: Tensor, target: Tensor) -> Tensor:
@@ -112,17 +114,27 @@ INDICES, NUMBERS = torch.tensor([0, 1, 1]), torch.randn(3, 2)
         pytest.param(
             nn.CrossEntropyLoss(),
             INDICES.int(),
-            ["loss CrossEntropyLoss failed on output (3, 2) float32 and target (3,) int32", "int64"],
+            ["loss CrossEntropyLoss reads class indices, the target has dtype int32", "int64", "target.long()"],
             id="int32-classes",
         ),
         pytest.param(
             nn.CrossEntropyLoss(),
             INDICES[:2],
-            ["loss CrossEntropyLoss failed on output (3, 2) float32 and target (2,) int64"],
+            ["loss CrossEntropyLoss has an output of shape (3, 2) and a target of shape (2,)", "very samples"],
             id="too-few-classes",
         ),
-        pytest.param(nn.CrossEntropyLoss(), INDICES + 1, ["CrossEntropyLoss failed", "out of"], id="no-such-class"),
-        pytest.param(nn.MSELoss(), None, ["loss MSELoss failed", "target NoneType"], id="no-target"),
+        pytest.param(
+            nn.CrossEntropyLoss(),
+            INDICES + 1,
+            ["CrossEntropyLoss has an output with 2 classes, and 2 is none of them", "0 to 1"],
+            id="no-such-class",
+        ),
+        pytest.param(
+            nn.MSELoss(),
+            None,
+            ["loss MSELoss needs a tensor, the target has type None", "third argument"],
+            id="no-target",
+        ),
     ],
 )
 def test_a_loss_that_does_not_fit_is_told_with_what_it_was_given(

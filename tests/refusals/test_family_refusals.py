@@ -86,7 +86,7 @@ _FAST = ws.Wave(speed=30.0, matching=0.2, limit=math.inf, courant=ws.dynamics.Co
 def test_a_dynamics_of_many_moves_is_refused_a_schedule_of_one(dynamics: ws.dynamics.Dynamics) -> None:
     chain, x = ws.Chain([nn.Linear(2, 2)], nn.MSELoss()), torch.randn(3, 2)
     with pytest.raises(ws.errors.InputError, match="does not settle in one move"):
-        ws.relax(chain, x, x, dynamics, ws.Wavefront())
+        ws.relax(chain, x, x, dynamics, schedule=ws.Wavefront())
 
 
 @pytest.mark.parametrize("dynamics", [_FAST, ws.PredictiveCoding(rate=30.0), ws.AugmentedLagrangian(rate=30.0)])

@@ -348,8 +348,8 @@ class Below(Pair):
 @pytest.mark.parametrize(
     ("make", "blocks", "fragments"),
     [
-        (Misfitting, None, ["Misfitting failed in 'inner.1'", "(3, 4) float64", "must work first"]),
-        (Misfitting, everywhere, ["Misfitting failed in 'inner.1'"]),
+        (Misfitting, None, ["'inner.1' (Linear) of Misfitting reads", "got shape (3, 5)"]),
+        (Misfitting, everywhere, ["'inner.1' (Linear) of Misfitting reads"]),
         (Misfitting, "inner", ["Misfitting failed in 'inner'"]),
         (Sizes, None, ["Sizes failed on (3, 4) float64"]),
         (Raising, None, ["Raising failed on (3, 4) float64: planted", "a tuple of arguments or a dict"]),
@@ -371,8 +371,6 @@ def test_a_submodule_that_fails_later_is_named() -> None:
     [
         ((1, 2), "takes 2 positional arguments but 3 were given"),
         ({"y": torch.zeros(3, 4)}, "unexpected keyword argument 'y'"),
-        ("text", "Pair failed in 'a'"),
-        (torch.zeros(3, 5), "Pair failed in 'a' on (3, 5) float32"),
         ({}, "missing 1 required positional argument"),
     ],
 )
@@ -382,6 +380,24 @@ def test_an_input_on_which_the_module_fails(x: Any, told: str, verb: Verb) -> No
     assert_tells(refusal.value, told, "a tuple of arguments or a dict of arguments by name", "must work first")
     with pytest.raises(ws.errors.LayerError, match="Pair failed"):
         ws.Chain(Pair(), MSE).sites(x)
+
+
+@pytest.mark.parametrize("verb", [ws.backward, ws.relax])
+@pytest.mark.parametrize(
+    ("x", "told", "remedy"),
+    [
+        ("text", "'a' (Linear) of Pair needs a tensor, got type str", "torch.as_tensor(x)"),
+        (
+            torch.zeros(3, 5).double(),
+            "'a' (Linear) of Pair reads 4 features in the last dimension, got shape (3, 5)",
+            "(5, 4)",
+        ),
+    ],
+)
+def test_a_submodule_that_fails_for_a_usual_reason_says_it(x: Any, told: str, remedy: str, verb: Verb) -> None:
+    with pytest.raises(ws.errors.LayerError) as refusal:
+        verb(ws.Chain(Pair(), MSE), x, data(3, 4))
+    assert_tells(refusal.value, told, remedy)
 
 
 # Derivatives that would cross sites.

@@ -75,4 +75,4 @@ def test_slow_sites_outside_the_chain_are_named() -> None:
 def test_a_delayed_dynamics_is_refused_a_schedule_that_moves_once(schedule: ws.schedules.Schedule) -> None:
     net = tanh_net(3)
     with pytest.raises(ws.errors.InputError, match="with late messages"):
-        ws.relax(net.chain, net.x, net.target, on.Delayed(ws.Dyadic(), 2), schedule)
+        ws.relax(net.chain, net.x, net.target, on.Delayed(ws.Dyadic(), 2), schedule=schedule)

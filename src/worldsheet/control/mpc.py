@@ -13,6 +13,7 @@ from worldsheet.control.problem import Problem
 from worldsheet.control.solution import Trajectory
 from worldsheet.control.solve import solve
 from worldsheet.core.errors import InputError
+from worldsheet.core.words import number_of, shape_of
 from worldsheet.dynamics import Riccati, Wave
 
 _MATCHED = Wave(impedance=Riccati())
@@ -34,6 +35,13 @@ class Loop:
     controls: Tensor
     ticks: Tensor
     converged: Tensor
+
+    def __repr__(self) -> str:
+        solved = f"{int(self.converged.sum())} of {self.converged.numel()} solves converged"
+        return (
+            f"Loop: {solved}, in {number_of(self.ticks)} ticks\n"
+            f"  states {shape_of(self.states)}, controls {shape_of(self.controls)}"
+        )
 
 
 @final

@@ -17,6 +17,7 @@ from worldsheet.control.problem import Problem
 from worldsheet.control.sensitivity import live, opened, weights_of
 from worldsheet.core.errors import InputError
 from worldsheet.core.outcome import Outcome, Status
+from worldsheet.core.words import number_of, plural, shape_of
 
 
 @final
@@ -32,6 +33,9 @@ class Multipliers:
 
     inequality: Tensor
     terminal: Tensor
+
+    def __repr__(self) -> str:
+        return f"Multipliers of inequalities {shape_of(self.inequality)} and of the end {shape_of(self.terminal)}"
 
 
 def parameter_gradients(solved: "Trajectory", parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -116,6 +120,11 @@ class Trajectory:
     residuals: Residuals
     outcomes: tuple[Outcome, ...]
     history: History | None
+
+    def __repr__(self) -> str:
+        problems, steps = plural(self.cost.numel(), "problem"), plural(self.problem.steps, "step")
+        sizes = f"states {shape_of(self.states)}, controls {shape_of(self.controls)}"
+        return f"Trajectory of {problems} over {steps}: {self.outcome}\n  cost {number_of(self.cost)}, {sizes}"
 
     @property
     def converged(self) -> Tensor:

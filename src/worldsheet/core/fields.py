@@ -6,6 +6,7 @@ from typing import final
 
 from worldsheet.core.errors import InputError
 from worldsheet.core.types import AnyState
+from worldsheet.core.words import plural, shapes_of
 
 
 @final
@@ -38,6 +39,9 @@ class Fields:
                     "the same shape for both",
                     "a costate is the cost's derivative by its state and has its shape",
                 )
+
+    def __repr__(self) -> str:
+        return f"Fields of {plural(len(self.states), 'site')}, states and costates of shape {shapes_of(self.states)}"
 
     def doubled(self) -> tuple[tuple[AnyState, ...], tuple[AnyState, ...]]:
         """(x̂, ẑ) of (8): x̂ climbs and ẑ descends the energy λᵀ(f(x) − x) + C(x)."""

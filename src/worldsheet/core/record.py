@@ -4,6 +4,7 @@ import torch
 
 from worldsheet.core.errors import InputError
 from worldsheet.core.types import AnyState, Residuals, Worldsheet
+from worldsheet.core.words import plural
 
 
 class Record:
@@ -30,6 +31,17 @@ class Record:
         self.moments: list[tuple[tuple[AnyState, ...], tuple[AnyState, ...]]] = []
         self._states: list[Residuals] = []
         self._costates: list[Residuals] = []
+
+    def __repr__(self) -> str:
+        if not self.ticks:
+            return f"Record(every={self.every}), empty: give it to relax as record="
+        sites = len(self._states[0])
+        last = f"{float(self._states[-1].max()):.1e} of states and {float(self._costates[-1].max()):.1e} of costates"
+        kept = ", with all fields" if self.moments else ""
+        return (
+            f"Record of {plural(len(self.ticks), 'row')}, ticks {self.ticks[0]} to {self.ticks[-1]}, "
+            f"{plural(sites, 'site')}{kept}\n  largest residuals in the last row: {last}"
+        )
 
     def add(self, tick: int, states: Residuals, costates: Residuals) -> None:
         """Append one row."""

@@ -10,6 +10,15 @@ from torch.autograd.graph import get_gradient_edge
 
 from worldsheet.core.errors import LayerError, WorldsheetError
 from worldsheet.core.private_torch import tree_leaves, without_function_modes
+from worldsheet.cut.causes import (
+    Where,
+    cause_in_layer,
+    describe,
+    loss_error,
+    name_of,
+    no_scalar,
+    unequal_shapes,
+)
 from worldsheet.cut.run import Feed, Run, Seen
 from worldsheet.cut.sites import Blocks, Choice
 from worldsheet.cut.tap import tapped
@@ -67,9 +76,8 @@ class Program:
         """
         names = self.names()
         run = Run(names, feed, joins=self._choice.joins, watched=self.watched, root=self.module if recompute else None)
-        args, kwargs = call_of(x)
         with torch.enable_grad(), tapped({**names, **dict.fromkeys(self.watched, "")}, run.called), run.watch:
-            output = self._called(run, args, kwargs)
+            output = self._called(run, x)
             cost = self._priced(output, target)
         run.finish()
         return run, cost
@@ -85,46 +93,69 @@ class Program:
         args, kwargs = call_of(x)
         return self.loss(self.module(*args, **kwargs), target)
 
-    def _called(self, run: Run, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def _called(self, run: Run, x: Any) -> Any:
+        args, kwargs = call_of(x)
         try:
             output = self.module(*args, **kwargs)
         except WorldsheetError:
             raise
         except Exception as error:  # whatever a user's module raises is told with where
-            place = f"in '{run.failing}' " if run.failing else ""
-            raise LayerError(
-                f"the model {type(self.module).__name__} failed {place}on {describe((args, dict(kwargs)))}: {error}",
-                "an input that the module itself takes: a tensor, a tuple of arguments or a dict of arguments by name",
-                "call the module itself on this input: it must work first",
-            ) from error
+            raise self._failed(run, x, error) from error
         if run.sites:
             return output
         with without_function_modes():
             return run.cut("", type(self.module).__name__, output)
 
+    def _failed(self, run: Run, x: Any, error: Exception) -> LayerError:
+        model = type(self.module).__name__
+        failed = run.failed
+        given = tree_leaves(x)
+        if failed is not None:
+            held = {(p.dtype, p.device) for p in self.module.parameters() if p.is_floating_point()}
+            own = len(held) == 1 or any(leaf is point for leaf in tree_leaves(failed.given) for point in given)
+            cause = cause_in_layer(
+                Where(f"'{failed.name}' ({type(failed.module).__name__}) of {model}", "", own),
+                failed.module,
+                failed.given,
+            )
+            if cause is not None:
+                return cause
+        elif type(x) is list and isinstance(error, TypeError):
+            batch = any(isinstance(leaf, Tensor) for leaf in given)
+            return LayerError(
+                f"the model {model} cannot be called with the {len(x)} arguments that the list holds: {error}",
+                "a tensor, or a tuple or list of arguments",
+                "take the batch of a DataLoader apart first: x, target = batch"
+                if batch
+                else "convert the list: torch.as_tensor(x)",
+            )
+        place = f"in '{failed.name}' " if failed is not None else ""
+        return LayerError(
+            f"the model {model} failed {place}on {describe(x)}: {error}",
+            "an input that the module itself takes: a tensor, a tuple of arguments or a dict of arguments by name",
+            "call the module itself on this input: it must work first",
+        )
+
     def _priced(self, output: Any, target: Any) -> Tensor:
-        name = getattr(self.loss, "__name__", type(self.loss).__name__)
+        name = name_of(self.loss)
+        if (unequal := unequal_shapes(self.loss, output, target)) is not None:
+            raise unequal
         try:
             cost: Any = self.loss(output, target)
         except WorldsheetError:
             raise
         except Exception as error:  # whatever a user's loss raises is told with what it was given
-            raise LayerError(
-                f"loss {name} failed on output {describe(output)} and target {describe(target)}: {error}",
-                "an output and a target of the shapes and dtypes this loss is written for",
-                "class indices must be int64 for cross-entropy; regression targets need the output's dtype and shape",
-            ) from error
+            raise loss_error(self.loss, output, target, error) from error
         if not isinstance(cost, Tensor) or cost.numel() != 1:
-            raise LayerError(
-                f"loss {name} returned {in_words(cost)}, not a scalar tensor",
-                "a tensor with one entry",
-                "average or sum over the batch: reduction='mean' or 'sum'",
-            )
+            raise no_scalar(name, cost)
         if not cost.requires_grad:
+            trained = any(p.requires_grad for p in self.module.parameters())
             raise LayerError(
                 f"loss {name} returned a value that does not depend on anything that requires grad",
-                "a loss that torch can differentiate by the output",
-                "compute it from the output without .detach(), .item(), argmax or numpy, and unfreeze a parameter",
+                "a loss that torch can differentiate by the output, of a model with a parameter that requires grad",
+                "compute it from the output without .detach(), .item(), argmax or numpy"
+                if trained
+                else "unfreeze a parameter: model.requires_grad_(True)",
             )
         found: Tensor = cost.reshape(())
         return found
@@ -135,20 +166,3 @@ def call_of(x: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     if isinstance(x, Mapping):
         return (), x
     return (tuple(x), {}) if type(x) in (tuple, list) else ((x,), {})
-
-
-def in_words(value: object) -> str:
-    """What a function returned where something else was wanted."""
-    return (
-        f"a tensor of shape {tuple(value.shape)}"
-        if isinstance(value, Tensor)
-        else f"an object of type {type(value).__name__}"
-    )
-
-
-def describe(value: Any) -> str:
-    """Shapes and dtypes of the tensors in a value, or its class."""
-    if isinstance(value, Tensor):
-        return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
-    found = [describe(leaf) for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
-    return ", ".join(found[:4]) + ("" if len(found) <= 4 else ", ...") if found else type(value).__name__

@@ -134,7 +134,7 @@ class Replayed(Problem):
         holders = [part for part in (program.module, program.loss) if _is_module(part)]
         modules = list(dict.fromkeys(module for holder in holders for module in holder.modules()))
         held = [*tree_leaves((x, target)), *(p for holder in holders for p in holder.parameters())]
-        self._world = World(modules, {each.device for each in held if isinstance(each, Tensor)})
+        self._world = World(modules, {each.device for each in held if isinstance(each, Tensor) and not each.is_meta})
         self.keeps = True
         feed = _Kept()
         run, cost = program.run(x, target, feed)

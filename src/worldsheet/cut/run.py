@@ -4,7 +4,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, TypeAlias, final
+from typing import Any, NamedTuple, TypeAlias, final
 from weakref import ref
 
 import torch
@@ -57,6 +57,14 @@ class Itself(Feed):
         return [prediction.detach() for prediction in predictions]
 
 
+class Failed(NamedTuple):
+    """A call that raised: the name of the module, the module, and what it was called with."""
+
+    name: str
+    module: nn.Module
+    given: Any
+
+
 @final
 class Run(Watcher):
     """The sites of one forward in the order of their calls.
@@ -77,7 +85,7 @@ class Run(Watcher):
         surrounded_anywhere: whether an activation checkpoint or its like stands in the forward.
         uncut: whether one stands outside of all sites.
         hooked_nodes: where tensors that are no states have hooks of the user's.
-        failing: name of the innermost site that raised.
+        failed: the innermost site that raised.
     """
 
     def __init__(
@@ -94,7 +102,7 @@ class Run(Watcher):
         self.nodes: list[Any] = []
         self.gate = Gate()
         self.hooked_nodes: list[Any] = []
-        self.failing = ""
+        self.failed: Failed | None = None
         self.uncut = False
         self.surrounded_anywhere = False
         self._names = names
@@ -155,7 +163,8 @@ class Run(Watcher):
         try:
             returned = own(*args, **kwargs)
         except Exception:
-            self.failing = self.failing or name or ""
+            if self.failed is None and name is not None:
+                self.failed = Failed(name, module, (args, kwargs))
             raise
         finally:
             self._inside -= 1

@@ -1,6 +1,7 @@
 """How good are the gradients, layer by layer."""
 
 from dataclasses import dataclass
+from html import escape
 from math import inf
 from typing import Any, final
 
@@ -56,6 +57,18 @@ class Comparison:
     def snr(self) -> float:
         """The smallest signal-to-noise ratio of any parameter."""
         return min((row.snr for row in self.rows), default=inf)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{name}</th>" for name in ("parameter", "1 − cosine", "relative error", "SNR"))
+        rows = [
+            f"<tr><td>{escape(r.name)}</td><td>{1 - r.cosine:.1e}</td><td>{r.relative_error:.1e}</td>"
+            f"<td>{'∞' if r.snr == inf else f'{r.snr:.1e}'}</td></tr>"
+            for r in self.rows
+        ]
+        return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
 
     def __str__(self) -> str:
         width = max([len(row.name) for row in self.rows] + [9])

@@ -14,6 +14,7 @@ from worldsheet.core.fields import Fields
 from worldsheet.core.record import Record
 from worldsheet.core.types import AnyState, Worldsheet
 from worldsheet.dynamics import Wave
+from worldsheet.dynamics.descent import mean_over
 from worldsheet.problem import Chain, Linearised, linearise
 from worldsheet.solve.calibrate import calibrate
 
@@ -75,7 +76,7 @@ def wave_report(chain: Chain, x: Any, target: Any, wave: Wave, record: Record, r
         )
     angle = (1 - settled.matching) * pi / 2
     with torch.no_grad(), linearise(chain, x, target) as linearised:
-        samples = linearised.samples if settled.averaged else 1
+        samples = mean_over(linearised.samples, settled.averaged, settled.positions)
         impedances = [samples * z for z in settled.impedances(len(shapes))]
         line = _Line(linearised, impedances, settled.speed * sin(angle))
         deviations = [_minus(fields, rest) for fields in moments]

@@ -96,6 +96,15 @@ class Dynamics(ABC):
         del linearised
         return self
 
+    def averaging_over(self, positions: float) -> "Dynamics":
+        """The same for a loss that is a mean over so many positions of a sample; itself if that is all one to it.
+
+        Args:
+            positions: predictions that a sample holds on average, the tokens of a sequence for example.
+        """
+        del positions
+        return self
+
     @property
     def settles_at_once(self) -> bool:
         """Whether one move on settled neighbours settles a site, so that finitely many ticks are exact; else False."""
@@ -114,6 +123,13 @@ class Dynamics(ABC):
         By default 100 (depth + 10): fifty round trips, and some for short chains.
         """
         return 100 * (depth + 10)
+
+    def default_budget(self, depth: int) -> int:
+        """Ticks of a relaxation for which neither a budget nor a tolerance is asked; by default `budget`.
+
+        Fewer for a dynamics that comes to rest too slowly for a step of training to wait.
+        """
+        return self.budget(depth)
 
 
 def zeros_like(outputs: Sequence[AnyState]) -> tuple[AnyState, ...]:

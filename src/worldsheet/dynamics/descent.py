@@ -4,15 +4,30 @@ from math import isfinite
 
 from worldsheet.core.errors import InputError
 from worldsheet.dynamics.spectrum import largest_eigenvalue
-from worldsheet.problem import Linearised, Sites, View
+from worldsheet.problem import Linearised, Sites
 
 CURE = "use a smaller rate, or leave it out: it is then estimated from the layers"
 """What to try when a step was unstable."""
 
 
-def samples_of(view: View, averaged: bool) -> int:
-    """The factor between ∇C and its value per sample."""
-    return view.samples if averaged else 1
+def refuse_no_positions(name: str, positions: float | None, averaged: bool) -> None:
+    """Refuse a number of positions that is not positive, or that a sum does not average over.
+
+    Raises:
+        InputError: such a number.
+    """
+    refuse_not_positive(name, positions=positions)
+    if positions is not None and not averaged:
+        raise InputError(
+            f"{name}: positions has no effect with averaged=False, got {positions}",
+            "positions where the loss is a mean",
+            "leave positions out",
+        )
+
+
+def mean_over(samples: int, averaged: bool, positions: float | None) -> float:
+    """The factor between ∇C and its value for one prediction: how many predictions the loss is the mean of."""
+    return float(samples * (positions or 1)) if averaged else 1.0
 
 
 def number(rate: float | None) -> float:
@@ -28,15 +43,20 @@ def number(rate: float | None) -> float:
     return rate
 
 
-def estimated_rate(linearised: Linearised, penalty: float, averaged: bool, nudge: float | None = None) -> float:
+def estimated_rate(linearised: Linearised, penalty: float, samples: float, nudge: float | None = None) -> float:
     """1/λ_max of the curvature of the prediction energy in the states, at the forward pass.
 
         ρ (1 − N)ᵀ(1 − N) + Nᵀ ∇²C N over the hidden sites if the output is open, else with the output and β ∇²C on it.
 
+    Args:
+        linearised: the layers' Jacobians.
+        penalty: ρ.
+        samples: how many predictions the cost is the mean of.
+        nudge: β, None for an open output.
+
     Raises:
         InputError: a layer whose derivative is not finite.
     """
-    samples = linearised.samples if averaged else 1
     if nudge is None:
         steepest = largest_eigenvalue(lambda v: _curved_open(linearised, v, penalty, samples), linearised.states)
     else:
@@ -45,7 +65,7 @@ def estimated_rate(linearised: Linearised, penalty: float, averaged: bool, nudge
     return 1 / (steepest or penalty)  # without hidden sites nothing is curved, and nothing moves
 
 
-def _curved_open(linearised: Linearised, tangents: Sites, penalty: float, samples: int) -> Sites:
+def _curved_open(linearised: Linearised, tangents: Sites, penalty: float, samples: float) -> Sites:
     """An output that only the cost reads is no variable: its slot holds zero, and its change under the others bends it.
 
     One that a layer reads too is a variable, and the cost bends it directly.

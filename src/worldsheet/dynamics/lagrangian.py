@@ -10,7 +10,14 @@ from worldsheet.core.fields import Fields
 from worldsheet.core.types import AnyState, Costate, Field, State
 from worldsheet.dynamics.base import Character, Dynamics, zeros_like
 from worldsheet.dynamics.coefficients import Coefficients, Mix
-from worldsheet.dynamics.descent import CURE, estimated_rate, number, refuse_not_positive, samples_of
+from worldsheet.dynamics.descent import (
+    CURE,
+    estimated_rate,
+    mean_over,
+    number,
+    refuse_no_positions,
+    refuse_not_positive,
+)
 from worldsheet.problem import Linearised, View
 
 
@@ -38,6 +45,9 @@ class AugmentedLagrangian(Dynamics):
         dual_rate: α.
         penalty: ρ.
         averaged: whether the loss is a mean over the first dimension (else a sum).
+        positions: over how many predictions of a sample the loss averages too, the tokens of a sequence for example, so
+            that a mean over batch and time is as strong per token as a mean over a batch is per sample; None to count
+            the targets of a cross-entropy of shape (batch, ...), and 1 for any other loss.
 
     Raises:
         InputError: a rate, dual rate or penalty that is not positive, a dual rate beyond 2ρ.
@@ -50,10 +60,12 @@ class AugmentedLagrangian(Dynamics):
     dual_rate: float = 1.0
     penalty: float = 1.0
     averaged: bool = True
+    positions: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot descend, and a multiplier step that overshoots."""
         refuse_not_positive("AugmentedLagrangian", rate=self.rate, dual_rate=self.dual_rate, penalty=self.penalty)
+        refuse_no_positions("AugmentedLagrangian", self.positions, self.averaged)
         if self.dual_rate >= 2 * self.penalty:
             raise InputError(
                 f"AugmentedLagrangian: dual_rate must be below twice the penalty, got dual_rate={self.dual_rate} and "
@@ -81,7 +93,7 @@ class AugmentedLagrangian(Dynamics):
         """Descent in x_l; the output is no variable and follows its prediction."""
         if view.at_output:
             return view.prediction
-        return view.state.add(view.credit - view.pulled, alpha=number(self.rate) * samples_of(view, self.averaged))
+        return view.state.add(view.credit - view.pulled, alpha=number(self.rate) * self._count(view.samples))
 
     def costate(self, view: View) -> Costate:
         """Ascent in λ_l; ∇C at the output."""
@@ -93,10 +105,14 @@ class AugmentedLagrangian(Dynamics):
 
     def coefficients(self, samples: int) -> Coefficients:
         """As sums: x += η (e − p), λ += α r, e = λ + ρ r."""
-        count = samples if self.averaged else 1
+        count = self._count(samples)
         step = number(self.rate) * count
         credit = Mix(residual=self.penalty / count, costate=1.0)
         return Coefficients(Mix(credit=step, pulled=-step), Mix(residual=self.dual_rate / count), credit)
+
+    def averaging_over(self, positions: float) -> Dynamics:
+        """With positions, unless the user has said them."""
+        return replace(self, positions=positions) if self.averaged and self.positions is None else self
 
     @property
     def automatic(self) -> bool:
@@ -107,7 +123,7 @@ class AugmentedLagrangian(Dynamics):
         """With η = 1/λ_max of the augmented Lagrangian's curvature at the forward pass."""
         if self.rate is not None:
             return self
-        return replace(self, rate=estimated_rate(linearised, self.penalty, self.averaged))
+        return replace(self, rate=estimated_rate(linearised, self.penalty, self._count(linearised.samples)))
 
     @property
     def settles_at_once(self) -> bool:
@@ -121,10 +137,13 @@ class AugmentedLagrangian(Dynamics):
         """2L ticks, in which credit crosses the network."""
         return 2 * depth
 
+    def _count(self, samples: int) -> float:
+        return mean_over(samples, self.averaged, self.positions)
+
     def _moved(self, view: View, step: float) -> Costate:
         if view.at_output:
             return view.pulled
-        return view.costate.add(view.state_residual, alpha=step / samples_of(view, self.averaged))
+        return view.costate.add(view.state_residual, alpha=step / self._count(view.samples))
 
 
 def _patience(gain: float) -> int:

@@ -11,7 +11,14 @@ from worldsheet.core.fields import Fields
 from worldsheet.core.types import AnyState, Costate, Field, State
 from worldsheet.dynamics.base import Character, Dynamics, zeros_like
 from worldsheet.dynamics.coefficients import Coefficients, Mix
-from worldsheet.dynamics.descent import CURE, estimated_rate, number, refuse_not_positive, samples_of
+from worldsheet.dynamics.descent import (
+    CURE,
+    estimated_rate,
+    mean_over,
+    number,
+    refuse_no_positions,
+    refuse_not_positive,
+)
 from worldsheet.problem import Linearised, View
 
 
@@ -30,7 +37,10 @@ class PredictiveCoding(Dynamics):
 
         x_l ← x_l + η (ρ r_l − J_{l+1}ᵀ ρ r_{l+1})                                                  (9)
 
-    A heat equation over depth: credit diffuses, and reaches √(ρηT) layers in T ticks.
+    A heat equation over depth: credit diffuses, and reaches √(ρηT) layers in T ticks. Rest takes some L²/(ρη) ticks, so
+    that by default a relaxation ends after 2L ticks or 20, whichever is more, and `backward` warns where its residual
+    is large then; `Stop(tol=…)` waits for rest, `Stop(max_ticks=…)` says another budget. Fewer sites need fewer ticks:
+    convolution, activation and pooling together in one `nn.Sequential` are one site.
 
     *Output.* Without a nudge it is open: the last layer's prediction enters the cost itself. With a nudge β the output
     is a state like the others, with an error of its own, and the cost pulls at it with strength β: descent of
@@ -54,6 +64,9 @@ class PredictiveCoding(Dynamics):
         averaged: whether the loss is a mean over the first dimension (else a sum).
         nudge: β, None for an open output.
         prediction: at which states layers predict.
+        positions: over how many predictions of a sample the loss averages too, the tokens of a sequence for example, so
+            that a mean over batch and time is as strong per token as a mean over a batch is per sample; None to count
+            the targets of a cross-entropy of shape (batch, ...), and 1 for any other loss.
 
     Raises:
         InputError: a rate or precision that is not positive, a nudge of zero, a nudge or a rate from 2 on with fixed
@@ -65,10 +78,12 @@ class PredictiveCoding(Dynamics):
     averaged: bool = True
     nudge: float | None = None
     prediction: Prediction = Prediction.MOVING
+    positions: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot descend."""
         refuse_not_positive("PredictiveCoding", rate=self.rate, precision=self.precision)
+        refuse_no_positions("PredictiveCoding", self.positions, self.averaged)
         if self.nudge is not None and not (isfinite(self.nudge) and self.nudge != 0):
             raise InputError(
                 f"PredictiveCoding: nudge must be finite and not zero, got {self.nudge}",
@@ -109,7 +124,7 @@ class PredictiveCoding(Dynamics):
             return view.state
         if view.at_output and self.nudge is None:
             return view.prediction  # no variable
-        step = self._rate * self._strength * samples_of(view, self.averaged)
+        step = self._rate * self._strength * self._count(view.samples)
         return view.state.add(view.credit - view.pulled, alpha=step)
 
     def costate(self, view: View) -> Costate:
@@ -124,7 +139,11 @@ class PredictiveCoding(Dynamics):
             return view.pulled
         if self._fixed:
             return view.costate
-        return self.precision / (self._strength * samples_of(view, self.averaged)) * view.state_residual
+        return self.precision / (self._strength * self._count(view.samples)) * view.state_residual
+
+    def averaging_over(self, positions: float) -> Dynamics:
+        """With positions, unless the user has said them."""
+        return replace(self, positions=positions) if self.averaged and self.positions is None else self
 
     @property
     def automatic(self) -> bool:
@@ -135,13 +154,15 @@ class PredictiveCoding(Dynamics):
         """With η = 1/λ_max of the energy's curvature at the forward pass."""
         if not self.automatic:
             return self
-        return replace(self, rate=estimated_rate(linearised, self.precision, self.averaged, self.nudge))
+        return replace(
+            self, rate=estimated_rate(linearised, self.precision, self._count(linearised.samples), self.nudge)
+        )
 
     def coefficients(self, samples: int) -> Coefficients:
         """As sums: x += η (e − p), λ = e, e = ρ r; with fixed prediction λ += η (p − λ), e = λ."""
         if self._fixed:
             return Coefficients(Mix(), Mix(costate=-self._rate, pulled=self._rate), Mix(costate=1.0))
-        count = self._strength * (samples if self.averaged else 1)
+        count = self._strength * self._count(samples)
         step, credit = self._rate * count, Mix(residual=self.precision / count)
         return Coefficients(Mix(credit=step, pulled=-step), Mix(costate=-1.0, credit=1.0), credit)
 
@@ -159,6 +180,13 @@ class PredictiveCoding(Dynamics):
         if self._fixed:
             return depth if self._rate == 1 else ceil(10 * (depth + 10) / min(self._rate, 2 - self._rate))
         return ceil(4 * depth * depth / (self._rate * self.precision)) + 100
+
+    def default_budget(self, depth: int) -> int:
+        """2L ticks or 20, if that is more: what training can afford. L ticks with fixed prediction."""
+        return self.budget(depth) if self._fixed else max(20, 2 * depth)
+
+    def _count(self, samples: int) -> float:
+        return mean_over(samples, self.averaged, self.positions)
 
     @property
     def _fixed(self) -> bool:

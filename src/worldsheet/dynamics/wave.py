@@ -13,7 +13,7 @@ from worldsheet.core.errors import InputError
 from worldsheet.core.fields import Fields
 from worldsheet.core.types import AnyState, Costate, Field, State
 from worldsheet.dynamics.base import Character, Dynamics, zeros_like
-from worldsheet.dynamics.descent import refuse_not_positive
+from worldsheet.dynamics.descent import mean_over, refuse_no_positions, refuse_not_positive
 from worldsheet.dynamics.impedance import Impedance, Matched
 from worldsheet.dynamics.spectrum import SAFETY, largest_eigenvalue, residual_gain
 from worldsheet.problem import Linearised, View
@@ -93,6 +93,9 @@ class Wave(Dynamics):
         courant: what to do with a speed beyond the Courant limit where there is no limiter.
         averaged: whether the loss is a mean over the first dimension (else a sum).
         output: how the cost acts on the output's state: by its slope where it is, or by its proximal step.
+        positions: over how many predictions of a sample the loss averages too, the tokens of a sequence for example, so
+            that a mean over batch and time is as strong per token as a mean over a batch is per sample; None to count
+            the targets of a cross-entropy of shape (batch, ...), and 1 for any other loss.
 
     Raises:
         InputError: speed or impedance not positive, matching outside [0, 1], a limiter without direct coupling, or a
@@ -109,12 +112,14 @@ class Wave(Dynamics):
     courant: Courant = Courant.SHRINK
     averaged: bool = True
     output: Output = Output.EXPLICIT
+    positions: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is no wave."""
         if not isinstance(self.impedance, (int, float, Impedance)):
             object.__setattr__(self, "impedance", tuple(self.impedance))
         refuse_not_positive("Wave", speed=self.speed)
+        refuse_no_positions("Wave", self.positions, self.averaged)
         for number in self._numbers:
             refuse_not_positive("Wave", impedance=number)
         if not 0 <= self.matching <= 1:
@@ -186,6 +191,10 @@ class Wave(Dynamics):
         """λ_l itself."""
         return view.costate
 
+    def averaging_over(self, positions: float) -> Dynamics:
+        """With positions, unless the user has said them."""
+        return replace(self, positions=positions) if self.averaged and self.positions is None else self
+
     @property
     def automatic(self) -> bool:
         """True while the impedance or the Courant limit is to be estimated."""
@@ -202,7 +211,7 @@ class Wave(Dynamics):
         """
         if not self.automatic:
             return self
-        samples = float(linearised.samples) if self.averaged else 1.0
+        samples = float(self._count(linearised.samples))
         profile = self._profile(linearised, samples)
         speed = self.speed
         if self.limit == inf and self.courant is not Courant.TRUST:
@@ -264,7 +273,10 @@ class Wave(Dynamics):
 
     def _scaled(self, view: View) -> float | Tensor:
         z = view.own(self._numbers) if isinstance(self.impedance, tuple) else self._numbers[0]
-        return z * view.samples if self.averaged else z
+        return z * self._count(view.samples)
+
+    def _count(self, samples: int) -> float:
+        return mean_over(samples, self.averaged, self.positions)
 
 
 def _wrong_depth(given: int, depth: int) -> InputError:

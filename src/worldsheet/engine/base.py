@@ -7,6 +7,7 @@ from typing import NamedTuple, final
 
 from torch import Tensor
 
+from worldsheet.core.errors import InputError
 from worldsheet.core.fields import Fields
 from worldsheet.core.problem import Problem
 from worldsheet.core.topology import Topology
@@ -125,6 +126,23 @@ class Engine(ABC):
     @abstractmethod
     def precision(self) -> float:
         """Relative rounding of the output's dtype."""
+
+
+def check_answer(dynamics: Dynamics, asked: str, answer: object, like: Tensor | None) -> Tensor:
+    """What a dynamics answered, if it is a tensor of the shape of the site's fields.
+
+    Raises:
+        InputError: it is not.
+    """
+    if isinstance(answer, Tensor) and (like is None or answer.shape == like.shape):
+        return answer
+    got = f"shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else f"type {type(answer).__name__}"
+    wanted = "a tensor" if like is None else f"a tensor of the site's shape {tuple(like.shape)}"
+    raise InputError(
+        f"{type(dynamics).__name__}.{asked} must return {wanted}, got {got}",
+        "the shape of view.state, whose leading dimensions may be sites and samples",
+        "end the method with return" if answer is None else "compute entry by entry from the fields of the view",
+    )
 
 
 @final

@@ -13,7 +13,7 @@ from worldsheet.core.reading import read
 from worldsheet.core.types import Costate, Field, State, Table
 from worldsheet.cut import Replayed, ReplayedRun
 from worldsheet.dynamics import Dynamics
-from worldsheet.engine.base import Engine, Residual
+from worldsheet.engine.base import Engine, Residual, check_answer
 from worldsheet.engine.measure import norms, residual_of, start_fields, table_of
 from worldsheet.engine.sitewise.history import FieldHistory, held
 from worldsheet.problem import Chain, View
@@ -189,7 +189,9 @@ class ForwardEngine(Engine):
         if known is None:
             delays = Delays(age, age, age)
             views = [_SiteView(self, site, delays, age) for site in self.topology.sites]
-            known = self._credits[age] = [self.dynamics.credit(view) for view in views]
+            answers = zip([self.dynamics.credit(view) for view in views], self.sheet.states[1:], strict=True)
+            known = [check_answer(self.dynamics, "credit", answer, like) for answer, like in answers]
+            self._credits[age] = known
         return known
 
     def _read(self, credits: list[Tensor]) -> list[Tensor | None]:
@@ -219,7 +221,9 @@ class ForwardEngine(Engine):
 
     def _move(self, firing: Firing) -> Tensor:
         view = _SiteView(self, firing.site, firing.delays)
-        return self.dynamics.state(view) if firing.field is Field.STATE else self.dynamics.costate(view)
+        if firing.field is Field.STATE:
+            return check_answer(self.dynamics, "state", self.dynamics.state(view), self.sheet.states[firing.site])
+        return check_answer(self.dynamics, "costate", self.dynamics.costate(view), self.sheet.costates[firing.site])
 
     def _forget(self) -> None:
         self._credits.clear()

@@ -4,15 +4,19 @@ from itertools import islice
 from math import isnan, nan
 from typing import final
 
-from worldsheet.core.errors import SitesChangedError
+from worldsheet.core.errors import InputError, SitesChangedError
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.record import Record
 from worldsheet.engine.base import Engine, Residual
 from worldsheet.engine.motion import ParameterUpdater
 from worldsheet.engine.stopping import FrontDetector, Stop
-from worldsheet.schedules import Schedule
+from worldsheet.schedules import Firing, Schedule, Tick
 
 _SPENT = Status.BUDGET_SPENT
+_TRAINING = (
+    "this is the budget for a step of training; ask for more with stop=Stop(max_ticks=...), or for rest with "
+    "stop=Stop(tol=...), or join layers into fewer sites: Conv, ReLU and pooling in one nn.Sequential"
+)
 _EXCURSION = 100.0  # a descent never goes up; with multipliers it may, by about as much as it went down
 
 
@@ -59,11 +63,14 @@ def _run(
     tol = None if schedule.once else stop.tol  # a site that moves once has no residual before it has moved
     if tol is None and exact is None and stop.max_ticks is None and not stop.arrival:
         tol = engine.dynamics.tolerance(engine.precision)
-    judge = _Judge(engine, tol)
+    judge = _Judge(engine, tol, by_default=stop == Stop())
     arrival = FrontDetector(engine.precision) if stop.arrival and exact is None else None
     _take(record, engine, 0)
-    done = 0
+    done, known = 0, None
     for tick in islice(schedule.ticks(engine.topology), _budget(engine, stop, exact)):
+        if tick is not known:
+            _refuse_absent(tick, topology.size)
+            known = tick
         if motion is not None:
             motion.read()
         engine.move(tick)
@@ -91,8 +98,9 @@ def _run(
 class _Judge:
     """Says how a relaxation stands, with its start in mind."""
 
-    def __init__(self, engine: Engine, tol: float | None) -> None:
+    def __init__(self, engine: Engine, tol: float | None, *, by_default: bool) -> None:
         self._engine = engine
+        self._by_default = by_default
         self._tol = tol
         self._first = 0.0
         self._start = engine.loss if engine.dynamics.character.descends else None
@@ -116,10 +124,15 @@ class _Judge:
             )
         if self._runs_away():
             return Outcome(Status.DIVERGED, ticks, residual, f"the cost has run away, the step is unstable; {cure}")
-        if self._tol is not None and residual <= self._tol:
+        if residual <= (self._tol or 0.0):
             return Outcome(Status.CONVERGED, ticks, residual)
-        remedy = f"raise max_ticks, or {cure}" if otherwise is _SPENT else ""
-        return Outcome(otherwise, ticks, residual, remedy)
+        return Outcome(otherwise, ticks, residual, self._advice(cure) if otherwise is _SPENT else "")
+
+    def _advice(self, cure: str) -> str:
+        dynamics, depth = self._engine.dynamics, self._engine.topology.depth
+        if self._by_default and dynamics.default_budget(depth) < dynamics.budget(depth):
+            return _TRAINING
+        return f"raise max_ticks, or {cure}"
 
     def check_divergence(self, ticks: int) -> Outcome:
         """Diverged or not, without a measurement, which costs a tick."""
@@ -145,8 +158,27 @@ def _budget(engine: Engine, stop: Stop, exact: int | None) -> int:
     if stop.max_ticks is not None:
         return stop.max_ticks
     if exact is None:
-        return engine.dynamics.budget(engine.topology.depth)
+        dynamics, depth = engine.dynamics, engine.topology.depth
+        return dynamics.budget(depth) if stop.tol is not None or stop.arrival else dynamics.default_budget(depth)
     return exact if engine.sees_all_reads else exact * engine.topology.size
+
+
+def _refuse_absent(tick: Tick, size: int) -> None:
+    """Refuse a tick of a user's schedule that is none, or that moves a site which is not there."""
+    firings = [firing for phase in tick for firing in phase]
+    if not all(isinstance(firing, Firing) for firing in firings):
+        raise InputError(
+            "a tick of the schedule must be a tuple of phases of firings, got something else",
+            "ticks as tuples of phases, and phases as tuples of Firing",
+            "yield ((Firing(site, field), …), …): each phase reads one moment",
+        )
+    absent = next((firing for firing in firings if not 1 <= firing.site <= size), None)
+    if absent is not None:
+        raise InputError(
+            f"the schedule moves site {absent.site}, which is not there",
+            f"sites 1 to {size}; the input is site 0 and does not move",
+            "take the sites from the topology that ticks() is given: for site in topology.sites",
+        )
 
 
 def _take(record: Record | None, engine: Engine, tick: int) -> None:

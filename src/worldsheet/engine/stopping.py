@@ -13,9 +13,10 @@ class Stop:
     """The end of a relaxation: whichever comes first of a budget, a tolerance and the arrival of credit.
 
     Args:
-        max_ticks: budget in ticks; by default what an exact schedule needs, or what the dynamics thinks generous.
-        tol: largest relative residual of any site, ‖r_l‖/‖f_l(x_{l-1})‖ and ‖g_l‖/‖J_{l+1}ᵀλ_{l+1}‖, at which the
-            fields count as converged; by default not measured where the schedule is exact or max_ticks is given, else
+        max_ticks: budget in ticks; by default what an exact schedule needs, what the dynamics thinks generous where a
+            tolerance is given, and else what training can afford.
+        tol: stop, converged, when the residuals of all sites are at most this, ‖r_l‖/‖f_l(x_{l-1})‖ and
+            ‖g_l‖/‖J_{l+1}ᵀλ_{l+1}‖; by default not measured where the schedule is exact or max_ticks is given, else
             what the dynamics can reach in the output's precision.
         every: ticks between measurements. One costs nothing where the next tick makes the same messages anyway.
         arrival: end when the front of credit has reached the sites that read the input, seen by the slope of their own
@@ -32,6 +33,7 @@ class Stop:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
+        _refuse_types(self.max_ticks, self.tol, self.every)
         if self.max_ticks is not None and self.max_ticks < 0:
             raise InputError(
                 f"Stop: max_ticks must not be negative, got {self.max_ticks}",
@@ -46,6 +48,18 @@ class Stop:
             )
         if self.every < 1:
             raise InputError(f"Stop: every must be at least 1, got {self.every}", "1 or more ticks", "use every=1")
+
+
+def _refuse_types(max_ticks: object, tol: object, every: object) -> None:
+    if isinstance(max_ticks, float) and 0 < max_ticks < 1:
+        raise InputError(
+            f"Stop: max_ticks must be a whole number, got {max_ticks}", "0 or more ticks", f"write tol={max_ticks}"
+        )
+    for name, value in (("max_ticks", max_ticks), ("every", every)):
+        if not (value is None and name == "max_ticks") and (isinstance(value, bool) or not isinstance(value, int)):
+            raise InputError(f"Stop: {name} must be a whole number, got {value!r}", "ticks", f"write {name}=20")
+    if tol is not None and (isinstance(tol, bool) or not isinstance(tol, (int, float))):
+        raise InputError(f"Stop: tol must be a number, got {tol!r}", "a relative residual, 0 or more", "write tol=1e-6")
 
 
 @final

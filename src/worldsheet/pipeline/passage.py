@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TypeAlias, final
 
 from worldsheet.core.errors import InputError
+from worldsheet.core.words import plural
 from worldsheet.pipeline.ledger import Ledger
 from worldsheet.pipeline.packets import PacketStream
 from worldsheet.pipeline.schedule import Waiting
@@ -30,6 +31,11 @@ class TrainingResult:
     losses: tuple[float, ...]
     updates: tuple[int, ...]
     weights: tuple[float, ...] = ()
+
+    def __repr__(self) -> str:
+        moved = ", ".join(map(str, self.updates))
+        ended = f"loss {self.loss:.4g}, {self.losses[-1]:.4g} at the last" if self.losses else "losses are elsewhere"
+        return f"TrainingResult of {plural(len(self.losses), 'packet')}: {ended}\n  updates of each stage: {moved}"
 
     @property
     def loss(self) -> float:

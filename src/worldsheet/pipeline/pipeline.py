@@ -8,6 +8,7 @@ from typing import Any, final
 import torch
 
 from worldsheet.core.errors import InputError
+from worldsheet.core.words import plural
 from worldsheet.pipeline.clipping import Clip
 from worldsheet.pipeline.ledger import Ledger
 from worldsheet.pipeline.packet_weights import Weigh, weights_of
@@ -112,6 +113,13 @@ class Pipeline:
         self._packet_weights = weights_of(chain.loss, weigh)
         self._passages: dict[int | None, Passage] = {}
         self._warned = False
+
+    def __repr__(self) -> str:
+        title = f"Pipeline of {plural(len(self.stages), 'stage')}, {self.schedule}, {self._weights}"
+        held = [
+            f"  stage {index}: {plural(len(self.plan.layers(index)), 'layer')}" for index in range(len(self.stages))
+        ]
+        return "\n".join([title, *held])
 
     def train(self, packets: Packets = (), *, drain: bool = True) -> TrainingResult:
         """Let packets pass through all stages in this process, in turns.

@@ -10,6 +10,7 @@ from worldsheet.core.errors import InputError
 from worldsheet.core.fields import Fields
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.record import Record
+from worldsheet.core.words import number_of
 from worldsheet.dynamics import Dyadic, Dynamics
 from worldsheet.engine import Stop, run
 from worldsheet.pipeline.partition import Plan, balanced, parts_of
@@ -50,6 +51,10 @@ class StagedResult:
     record: Record | None
     pairs: Pairs = field(repr=False)
     input_gradient: Tensor | None = field(repr=False)
+
+    def __repr__(self) -> str:
+        here = f"sites {self.sites[0]} to {self.sites[-1]}" if len(self.sites) else "no sites"
+        return f"StagedResult at {here}: {self.outcome}\n  loss {number_of(self.loss)}"
 
     def gradients(self) -> dict[str, Tensor]:
         """∂C/∂θ (4) of the parameters here, under their names in the whole chain.

@@ -13,7 +13,7 @@ from worldsheet.core.errors import LayerError, WorldsheetError
 from worldsheet.core.private_torch import tree_leaves, tree_map
 from worldsheet.core.problem import Problem
 from worldsheet.core.types import Point, State
-from worldsheet.cut import in_words
+from worldsheet.cut import in_words, no_scalar, unequal_shapes
 from worldsheet.layers.losses import Cost, cost_of
 from worldsheet.layers.replay import Replay
 from worldsheet.problem.chain import Chain
@@ -132,16 +132,14 @@ class BoundLayers(Problem):
         return output
 
     def _cost(self, output: Any) -> Tensor:
+        if (unequal := unequal_shapes(self.chain.loss, output, self.target)) is not None:
+            raise unequal
         try:
             cost = self._functions[-1](output, self.target)
         except Exception as error:  # whatever a user's loss raises is told with what it was given
             raise self.blame(self.head, (output,), error) from error
         if not isinstance(cost, Tensor) or cost.numel() != 1:
-            raise LayerError(
-                f"loss {self.chain.loss_name} returned {in_words(cost)}, not a scalar tensor",
-                "a tensor with one entry",
-                "average or sum over the batch: reduction='mean' or 'sum'",
-            )
+            raise no_scalar(self.chain.loss_name, cost)
         if not cost.requires_grad and _requires_grad(output):
             raise LayerError(
                 f"loss {self.chain.loss_name} returned a value that does not depend on the output",

@@ -11,7 +11,19 @@ from torch.nn.parameter import Parameter
 from worldsheet.core.errors import InputError, LayerError
 from worldsheet.core.private_torch import tree_leaves
 from worldsheet.core.topology import Topology
-from worldsheet.cut import Blocks, Program, Replayed, describe, grouped, refuse_sharded, shapes_along
+from worldsheet.cut import (
+    Blocks,
+    Program,
+    Replayed,
+    Where,
+    cause_in_layer,
+    describe,
+    grouped,
+    loss_error,
+    name_of,
+    refuse_sharded,
+    shapes_along,
+)
 from worldsheet.layers.layer import (
     Layer,
     ModuleInspector,
@@ -62,6 +74,8 @@ class Chain:
         flatten: bool = False,
         blocks: Blocks | None = None,
     ) -> None:
+        if isinstance(module, type) or isinstance(loss, type):
+            raise _class_given(module, loss)
         if not callable(loss):
             raise InputError(
                 f"the loss must be callable, got an object of type {type(loss).__name__}",
@@ -168,7 +182,7 @@ class Chain:
     @property
     def loss_name(self) -> str:
         """How the loss is called in messages."""
-        return getattr(self.loss, "__name__", type(self.loss).__name__)
+        return name_of(self.loss)
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """Every parameter once, under the name it has in the user's module; those of the loss under `loss.`."""
@@ -215,19 +229,17 @@ class Chain:
     def layer_error(self, site: int, point: object, error: Exception) -> LayerError:
         """The error of layer `site` of a path, told with both layers of the edge it happened on."""
         below = self.layers[site - 2].label if site > 1 else "the input"
-        return LayerError(
-            f"layer {self.layers[site - 1].label} (site {site}) failed on {describe(point)} from {below}: {error}",
+        layer = self.layers[site - 1]
+        where = Where(f"layer {layer.label} (site {site})", f" from {below}", site == 1)
+        return cause_in_layer(where, layer.module, point) or LayerError(
+            f"{where.place} failed on {describe(point)} from {below}: {error}",
             "layers whose shapes and dtypes fit each other, one tensor in and one tensor out",
-            f"make the output of the layer before fit {self.layers[site - 1].module}",
+            f"make the output of the layer before fit {layer.module}",
         )
 
     def loss_error(self, output: object, target: object, error: Exception) -> LayerError:
-        """The error of the loss, told with what it was given."""
-        return LayerError(
-            f"loss {self.loss_name} failed on output {describe(output)} and target {describe(target)}: {error}",
-            "an output and a target of the shapes and dtypes this loss is written for",
-            "class indices must be int64 for cross-entropy; regression targets need the output's dtype and shape",
-        )
+        """The error of the loss, told by its cause, or else with what it was given."""
+        return loss_error(self.loss, output, target, error)
 
     def _follow(self) -> None:
         """Look at what the Sequential or list holds now."""
@@ -239,6 +251,17 @@ class Chain:
         assert isinstance(self.module, nn.Module)
         refuse_sharded(self.module)
         return Program(self.module, self.loss, self._blocks)
+
+
+def _class_given(module: object, loss: object) -> InputError:
+    """The error of a class in the place of one of its objects."""
+    role, given = ("module", module) if isinstance(module, type) else ("loss", loss)
+    name = given.__name__ if isinstance(given, type) else ""
+    return InputError(
+        f"the {role} must be an object, got the class {name} itself",
+        f"an object of the class {name}",
+        f"write {name}(), with its arguments in the parentheses",
+    )
 
 
 def _sum_of_outputs(output: Any, _: object) -> Tensor:

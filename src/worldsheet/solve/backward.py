@@ -15,16 +15,26 @@ from worldsheet.engine import Stop, engine_for, run
 from worldsheet.problem import Chain
 from worldsheet.schedules import Schedule
 from worldsheet.solve.calibrate import calibrate
-from worldsheet.solve.checks import are_finite, check_chain, check_finite, default_schedule, inputs_of, reads_start
+from worldsheet.solve.checks import (
+    are_finite,
+    check_chain,
+    check_finite,
+    check_options,
+    default_schedule,
+    inputs_of,
+    reads_start,
+)
 from worldsheet.solve.gradients import accumulate, sum_uses
 from worldsheet.solve.solution import refuse_diverged, refuse_other_sites
 
 _EXACT = Dyadic()
 _UNTIL_SETTLED = Stop()
+_LARGE = 0.1
+"""A residual that says that some site has hardly heard of the cost."""
 
 
 class NotConvergedWarning(UserWarning):
-    """Gradients were used although the tolerance asked for was not reached."""
+    """Gradients were used although the fields were far from rest, and nobody had chosen the budget."""
 
 
 def backward(  # noqa: PLR0913  the public signature, in the order of decreasing use
@@ -32,9 +42,9 @@ def backward(  # noqa: PLR0913  the public signature, in the order of decreasing
     x: Any,
     target: Any,
     dynamics: Dynamics = _EXACT,
+    *,
     schedule: Schedule | None = None,
     stop: Stop = _UNTIL_SETTLED,
-    *,
     recompute: bool = False,
     compile: bool = False,
 ) -> Tensor:
@@ -70,9 +80,11 @@ def backward(  # noqa: PLR0913  the public signature, in the order of decreasing
         RelaxationError: the relaxation diverged, or the loss is not finite. `.grad` is untouched in all these cases.
 
     Warns:
-        NotConvergedWarning: a tolerance was asked for and not reached.
+        NotConvergedWarning: a tolerance was asked for and not reached, or no budget was asked for and the residual is
+            above 0.1 at the end of the default one.
     """
     check_chain(chain, "backward")
+    check_options(dynamics, schedule, stop)
     inputs = inputs_of(chain, x)
     dynamics = calibrate(chain, x, target, dynamics)
     schedule = default_schedule(dynamics, schedule)
@@ -97,7 +109,7 @@ def backward(  # noqa: PLR0913  the public signature, in the order of decreasing
         if to_input is not None:
             gradients.append((x, to_input.clone()))
         accumulate(gradients)
-    if outcome.status is Status.BUDGET_SPENT and stop.tol is not None:
+    if _falls_short(outcome, stop):
         warnings.warn(f"the relaxation did not converge, {outcome}", NotConvergedWarning, stacklevel=2)
     return loss
 
@@ -111,6 +123,15 @@ def _by_sites(chain: Chain, x: Any, target: Any, inputs: Sequence[Tensor], *, re
     with torch.no_grad():
         pull_by_sites(run_, cost, once=isinstance(chain.module, nn.parallel.DistributedDataParallel))
     return loss
+
+
+def _falls_short(outcome: Outcome, stop: Stop) -> bool:
+    """Whether the user should hear of it: a tolerance was missed, or a budget that nobody chose leaves much to do."""
+    if outcome.status is not Status.BUDGET_SPENT:
+        return False
+    if stop.tol is not None:
+        return True
+    return stop.max_ticks is None and outcome.residual is not None and outcome.residual > _LARGE
 
 
 def _refuse_unusable(chain: Chain, inputs: Sequence[Tensor], loss: Tensor, outcome: Outcome) -> None:

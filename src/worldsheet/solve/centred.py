@@ -6,10 +6,12 @@ from typing import Any, final
 from torch import Tensor
 
 from worldsheet.core.errors import InputError
+from worldsheet.core.words import number_of
 from worldsheet.dynamics import PredictiveCoding
 from worldsheet.engine import Stop
 from worldsheet.problem import Chain
 from worldsheet.schedules import Schedule
+from worldsheet.solve.checks import check_chain, check_options
 from worldsheet.solve.gradients import accumulate
 from worldsheet.solve.relax import relax
 from worldsheet.solve.solution import Solution
@@ -29,6 +31,9 @@ class Centred:
 
     pulled: Solution
     pushed: Solution
+
+    def __repr__(self) -> str:
+        return f"Centred, loss {number_of(self.loss)}\n  pulled: {self.pulled.outcome}\n  pushed: {self.pushed.outcome}"
 
     @property
     def loss(self) -> Tensor:
@@ -59,6 +64,7 @@ def centred(
     x: Any,
     target: Any,
     dynamics: PredictiveCoding,
+    *,
     schedule: Schedule | None = None,
     stop: Stop = _UNTIL_SETTLED,
 ) -> Centred:
@@ -78,13 +84,16 @@ def centred(
         InputError: no nudge, and what `relax` refuses.
         LayerError: a layer or loss that fails on what it receives.
     """
-    if dynamics.nudge is None:
+    check_chain(chain, "centred")
+    check_options(dynamics, schedule, stop)
+    if not isinstance(dynamics, PredictiveCoding) or dynamics.nudge is None:
         raise InputError(
-            "centred needs a dynamics with a nudge, got one with nudge=None",
+            f"centred needs a dynamics with a nudge, got {dynamics}",
             "predictive coding with a nudge, which has an opposite",
             "use PredictiveCoding(nudge=0.1)",
         )
     pulled, pushed = (
-        relax(chain, x, target, replace(dynamics, nudge=sign * abs(dynamics.nudge)), schedule, stop) for sign in (1, -1)
+        relax(chain, x, target, replace(dynamics, nudge=sign * abs(dynamics.nudge)), schedule=schedule, stop=stop)
+        for sign in (1, -1)
     )
     return Centred(pulled, pushed)

@@ -6,15 +6,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from worldsheet.core.errors import InputError
 from worldsheet.core.private_torch import tree_leaves
 from worldsheet.core.reading import read
+from worldsheet.core.record import Record
 from worldsheet.core.topology import Topology
 from worldsheet.dynamics import Dynamics
 from worldsheet.engine import Stop
 from worldsheet.problem import Chain
 from worldsheet.schedules import CreditFront, Late, Leapfrog, Schedule, Synchronous, Wavefront
+
+_NONE_GIVEN = Stop()
 
 
 def default_schedule(dynamics: Dynamics, schedule: Schedule | None, *, fresh: bool = True) -> Schedule:
@@ -76,7 +80,7 @@ def check_input(x: Any) -> None:
         raise InputError(
             f"the input must be a tensor, got an object of type {type(x).__name__}",
             "a torch.Tensor",
-            "convert it: torch.as_tensor(x)",
+            _how_to_a_tensor(x),
         )
     if torch.is_inference_mode_enabled() or x.is_inference():
         raise InputError(
@@ -90,6 +94,54 @@ def check_input(x: Any) -> None:
             "a leaf tensor",
             "h = x.detach().requires_grad_(); ws.backward(chain, h, target); x.backward(h.grad)",
         )
+
+
+def _how_to_a_tensor(x: object) -> str:
+    if isinstance(x, (list, tuple)) and any(isinstance(each, Tensor) for each in x):
+        return "take the batch of a DataLoader apart first: x, target = batch"
+    if isinstance(x, DataLoader):
+        return "loop over it: for x, target in loader"
+    return "convert it: torch.as_tensor(x)"
+
+
+def check_options(dynamics: object, schedule: object = None, stop: object = _NONE_GIVEN, record: object = None) -> None:
+    """Refuse anything but objects of the library's own kinds, each with what was probably meant.
+
+    Raises:
+        InputError: the first of them.
+    """
+    if not isinstance(dynamics, Dynamics):
+        raise _wrong_option("dynamics", dynamics, "ws.Dyadic() or another dynamics")
+    if not (schedule is None or isinstance(schedule, Schedule)):
+        raise _wrong_option("schedule", schedule, "ws.Synchronous() or another schedule, or None for the natural one")
+    if not isinstance(stop, Stop):
+        raise _wrong_option("stop", stop, "a ws.Stop")
+    if not (record is None or isinstance(record, Record)):
+        raise _wrong_option("record", record, "a ws.Record, or None")
+
+
+def _wrong_option(role: str, given: object, accepted: str) -> InputError:
+    if isinstance(given, type):
+        return InputError(
+            f"{role} must be an object, got the class {given.__name__} itself",
+            accepted,
+            f"write {given.__name__}(), with its arguments in the parentheses",
+        )
+    roles = {"dynamics": Dynamics, "schedule": Schedule, "stop": Stop, "record": Record}
+    meant = next((name for name, kind in roles.items() if isinstance(given, kind)), None)
+    if meant is not None:
+        remedy = f"pass it as {meant}={type(given).__name__}(…)"
+    elif role == "stop" and isinstance(given, (int, float)) and not isinstance(given, bool):
+        remedy = f"use ws.Stop(max_ticks={given})" if isinstance(given, int) else f"use ws.Stop(tol={given})"
+    else:
+        remedy = {
+            "dynamics": "use ws.Dyadic(), ws.Wave(), ws.PredictiveCoding() or ws.AugmentedLagrangian()",
+            "schedule": "leave it out, or use ws.Synchronous()",
+            "stop": "use ws.Stop(max_ticks=20), ws.Stop(tol=1e-6) or both in one",
+            "record": "use record=ws.Record(), and look at it afterwards",
+        }[role]
+    shown = given if isinstance(given, (int, float, str)) else type(given).__name__
+    return InputError(f"{role} must be of another type, got {shown!r}", accepted, remedy)
 
 
 def check_chain(chain: object, verb: str) -> None:
@@ -114,13 +166,24 @@ def inputs_of(chain: Chain, x: Any) -> tuple[Tensor, ...]:
     """
     if chain.is_path:
         check_input(x)
+        _refuse_empty([x])
         return (x,)
     found = tuple(leaf for leaf in tree_leaves(x) if isinstance(leaf, Tensor))
     for tensor in found:
         check_input(tensor)
     if torch.is_inference_mode_enabled():
         check_input(torch.empty(0))
+    _refuse_empty(found)
     return found
+
+
+def _refuse_empty(inputs: Sequence[Tensor]) -> None:
+    if inputs and all(tensor.numel() == 0 for tensor in inputs):
+        raise InputError(
+            f"the batch is empty: the input has shape {tuple(inputs[0].shape)}",
+            "at least one sample",
+            "leave the empty batch out; drop_last=True of a DataLoader leaves out a last one that is too small",
+        )
 
 
 def check_finite(chain: Chain, *inputs: Tensor) -> None:
@@ -148,7 +211,8 @@ def are_finite(tensors: Sequence[Tensor]) -> bool:
 
     A device is read once for all tensors on it; a read waits until the device has done what it was asked to do.
     """
-    numbers = [tensor.detach() for tensor in tensors if tensor.is_floating_point() or tensor.is_complex()]
+    known = [tensor for tensor in tensors if not tensor.is_meta]  # of what has no numbers, a layer will speak
+    numbers = [tensor.detach() for tensor in known if tensor.is_floating_point() or tensor.is_complex()]
     if all(map(isfinite, read([tensor.sum().abs() for tensor in numbers]))):
         return True
     return all(bool(torch.isfinite(tensor).all()) for tensor in numbers)

@@ -19,6 +19,7 @@ from worldsheet.solve.checks import (
     are_finite,
     check_chain,
     check_finite,
+    check_options,
     default_schedule,
     inputs_of,
     moves_once,
@@ -36,10 +37,10 @@ def relax(  # noqa: PLR0913  the public signature, in the order of decreasing us
     x: Any,
     target: Any,
     dynamics: Dynamics = _EXACT,
+    *,
     schedule: Schedule | None = None,
     stop: Stop = _UNTIL_SETTLED,
     record: Record | None = None,
-    *,
     initial: Fields | None = None,
     stack: bool = True,
     compile: bool = False,
@@ -69,6 +70,7 @@ def relax(  # noqa: PLR0913  the public signature, in the order of decreasing us
         LayerError: a layer or loss that fails on what it receives.
     """
     check_chain(chain, "relax")
+    check_options(dynamics, schedule, stop, record)
     inputs = inputs_of(chain, x)
     check_finite(chain, *inputs)
     dynamics = calibrate(chain, x, target, dynamics)

@@ -11,6 +11,7 @@ from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.problem import Problem
 from worldsheet.core.record import Record
 from worldsheet.core.types import AnyState
+from worldsheet.core.words import number_of, plural
 from worldsheet.cut import answered
 from worldsheet.problem import Chain
 from worldsheet.solve.gradients import accumulate
@@ -47,6 +48,14 @@ class Solution:
     problem: Problem = field(repr=False)
     pairs: Pairs = field(repr=False)
     input_gradient: Any = field(repr=False)
+
+    def __repr__(self) -> str:
+        work = f"{plural(self.evaluations, 'evaluation')} and {plural(self.pulls, 'pull-back')} of layers"
+        recorded = "" if self.record is None else f", recorded in {plural(len(self.record.ticks), 'row')}"
+        return (
+            f"Solution at {plural(len(self.fields.states), 'site')}: {self.outcome}\n"
+            f"  loss {number_of(self.loss)}, {work}{recorded}"
+        )
 
     @property
     def ticks(self) -> int:

@@ -14,12 +14,13 @@ from worldsheet.core.fields import Fields
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.reading import read
 from worldsheet.core.record import Record
+from worldsheet.core.words import number_of, plural
 from worldsheet.dynamics import Dyadic, Dynamics
 from worldsheet.engine import Block, Efforts, ForwardEngine, ParameterUpdater, Stop, engine_for, run
 from worldsheet.problem import Chain
 from worldsheet.schedules import Leapfrog, Onset, Schedule, Synchronous
 from worldsheet.solve.calibrate import calibrate
-from worldsheet.solve.checks import check_chain, check_finite, inputs_of
+from worldsheet.solve.checks import check_chain, check_finite, check_options, inputs_of
 from worldsheet.solve.gradients import accumulate, sum_uses
 
 _EXACT = Dyadic()
@@ -42,6 +43,10 @@ class UnlockedResult:
     fields: Fields
     record: Record | None
 
+    def __repr__(self) -> str:
+        sites = plural(len(self.fields.states), "site")
+        return f"UnlockedResult at {sites}: {self.outcome}\n  loss {number_of(self.loss)}"
+
     @property
     def ticks(self) -> int:
         """Ticks of optimisation time."""
@@ -54,9 +59,9 @@ def unlocked(  # noqa: PLR0913  the public signature, in the order of decreasing
     target: Any,
     port: torch.optim.Optimizer,
     dynamics: Dynamics = _EXACT,
+    *,
     ticks: int | None = None,
     schedule: Schedule | None = None,
-    *,
     record: Record | None = None,
     initial: Fields | None = None,
 ) -> UnlockedResult:
@@ -89,6 +94,7 @@ def unlocked(  # noqa: PLR0913  the public signature, in the order of decreasing
         LayerError: a layer or loss that fails on what it receives.
     """
     check_chain(chain, "unlocked")
+    check_options(dynamics, schedule, record=record)
     check_finite(chain, *inputs_of(chain, x))
     dynamics = calibrate(chain, x, target, dynamics)
     schedule = _schedule_for(dynamics, schedule, initial)

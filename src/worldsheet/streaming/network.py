@@ -10,6 +10,7 @@ from torch import Tensor
 
 from worldsheet.core.errors import InputError
 from worldsheet.core.outcome import Outcome, Status
+from worldsheet.core.words import plural
 from worldsheet.streaming.config import MissingValues, Start, Streams
 from worldsheet.streaming.equations import Activations, Equations, StepCoefficients
 from worldsheet.streaming.functional import Functional, NeuronModel
@@ -91,6 +92,10 @@ class HamiltonianNetwork:
         self._point = self._drawn(start or Start(), like)
         self.time = 0.0
         self.steps = 0
+
+    def __repr__(self) -> str:
+        neurons, streams = plural(self.graph.neurons, "neuron"), plural(self.streams.count, "stream")
+        return f"HamiltonianNetwork of {neurons}, {streams}: {plural(self.steps, 'step')} to {self.time:.4g} s"
 
     @property
     def point(self) -> PhasePoint:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from worldsheet.core.errors import InputError
+from worldsheet.core.words import number_of, shape_of
 from worldsheet.streaming.functional import Functional
 from worldsheet.streaming.io import Target
 from worldsheet.streaming.shapes import Edges, Neurons, PerStream, PerSystem
@@ -29,6 +30,9 @@ class PhasePoint(NamedTuple):
     weights: Edges
     momentum: Edges
 
+    def __repr__(self) -> str:
+        return f"PhasePoint: states {shape_of(self.state)}, weights {shape_of(self.weights)}, and as many costates"
+
 
 class Energies(NamedTuple):
     """What a step began with, divided by φ: one number per system, which is all streams where they share their weights.
@@ -46,6 +50,9 @@ class Energies(NamedTuple):
     lagrangian: PerSystem
     hamiltonian: PerSystem
     costate_norm: PerSystem
+
+    def __repr__(self) -> str:
+        return ", ".join(f"{name} {number_of(value)}" for name, value in self._asdict().items())
 
 
 @final

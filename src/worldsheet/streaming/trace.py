@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from worldsheet.core.errors import InputError
+from worldsheet.core.words import number_of, plural
 from worldsheet.streaming.shapes import PerStream, Signal
 from worldsheet.streaming.sign import Sign
 from worldsheet.streaming.state import Energies
@@ -28,6 +29,10 @@ class StepResult(NamedTuple):
     time: float
     energies: Energies | None
 
+    def __repr__(self) -> str:
+        loss = "without a target" if self.loss is None else f"loss {number_of(self.loss)}"
+        return f"StepResult at {self.time:.4g} s: output {number_of(self.output)}, {loss}"
+
 
 @final
 class Trace:
@@ -47,6 +52,12 @@ class Trace:
         self._seen = 0
         self.times: list[float] = []
         self._rows: dict[str, list[Tensor]] = {}
+
+    def __repr__(self) -> str:
+        if not self.times:
+            return f"Trace(every={self.every}), empty: give it to network.run as trace="
+        rows, ended = plural(len(self.times), "row"), number_of(self.losses[-1])
+        return f"Trace of {rows}, {self.times[0]:.4g} to {self.times[-1]:.4g} s, last loss {ended}"
 
     @property
     def due(self) -> bool:

@@ -61,6 +61,10 @@ class Substrate(Dynamics):
     def start(self, outputs: Sequence[AnyState]) -> Fields:
         return self.inner.start(outputs)
 
+    def averaging_over(self, positions: float) -> Dynamics:
+        """The inner dynamics for such a loss, on the same substrate."""
+        return replace(self, inner=self.inner.averaging_over(positions))
+
     @property
     @override
     def automatic(self) -> bool:
@@ -82,6 +86,10 @@ class Substrate(Dynamics):
     @override
     def budget(self, depth: int) -> int:
         return self.inner.budget(depth)
+
+    @override
+    def default_budget(self, depth: int) -> int:
+        return self.inner.default_budget(depth)
 
 
 @final

@@ -50,3 +50,7 @@ class Delayed(Substrate):
     def budget(self, depth: int) -> int:
         """As many ticks more as a hop takes."""
         return self.inner.budget(depth) * (1 + self.ticks)
+
+    def default_budget(self, depth: int) -> int:
+        """As many times longer."""
+        return self.inner.default_budget(depth) * (1 + self.ticks)

@@ -50,12 +50,12 @@ class LearningRule:
         if self.twice and (solution := self.solution(chain, x, target)):
             solution.accumulate()
             return solution.loss
-        return backward(chain, x, target, self.dynamics, self.schedule, self.stop)
+        return backward(chain, x, target, self.dynamics, schedule=self.schedule, stop=self.stop)
 
     def solution(self, chain: Chain, x: Tensor, target: Tensor) -> Solution | None:
         """The same relaxation with its fields and counts; None for backprop."""
         if self.twice and isinstance(self.dynamics, PredictiveCoding):
-            return _mean(centred(chain, x, target, self.dynamics, self.schedule, self.stop))
+            return _mean(centred(chain, x, target, self.dynamics, schedule=self.schedule, stop=self.stop))
         return None if self.dynamics is None else self.phase(chain, x, target)
 
     def phase(self, chain: Chain, x: Tensor, target: Tensor, record: Record | None = None) -> Solution:
@@ -66,7 +66,7 @@ class LearningRule:
         """
         if self.dynamics is None:
             raise InputError(f"{BACKPROP} has no relaxation to record", "a rule with a dynamics", "leave it out")
-        return relax(chain, x, target, self.dynamics, self.schedule, self.stop, record)
+        return relax(chain, x, target, self.dynamics, schedule=self.schedule, stop=self.stop, record=record)
 
     @property
     def description(self) -> str:

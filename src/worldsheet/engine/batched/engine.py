@@ -11,7 +11,7 @@ from worldsheet.core.fields import Fields
 from worldsheet.core.reading import read
 from worldsheet.core.types import Field, Residuals
 from worldsheet.dynamics import Dynamics
-from worldsheet.engine.base import Engine, Residual
+from worldsheet.engine.base import Engine, Residual, check_answer
 from worldsheet.engine.batched.messages import SlabMessages
 from worldsheet.engine.batched.moments import Ahead, Known, Measured, Moment, Started, Unstarted
 from worldsheet.engine.batched.plan import programs_for
@@ -171,7 +171,9 @@ class StackedBlock(Engine):
         field, slab, span = move
         if slab.table is None:
             view = self._between.view(slab, span)
-            return self.dynamics.state(view) if field is Field.STATE else self.dynamics.costate(view)
+            if field is Field.STATE:
+                return check_answer(self.dynamics, "state", self.dynamics.state(view), view.state)
+            return check_answer(self.dynamics, "costate", self.dynamics.costate(view), view.state)
         mix = slab.table.state if field is Field.STATE else slab.table.costate
         terms = [(mix.residual, self._between.state_residual(slab, span))] if mix.residual else []
         terms += [(mix.credit, self._between.credit(slab, span))] if mix.credit else []

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from worldsheet.core.types import AnyState, Costate, Field, Point, State
 from worldsheet.dynamics import Dynamics
+from worldsheet.engine.base import check_answer
 from worldsheet.engine.batched.runs import LayerGroup
 from worldsheet.engine.batched.slab import Made, Slab, Span, cut
 from worldsheet.engine.sitewise.messages import Messages
@@ -161,7 +162,8 @@ class SlabMessages:
 
     def _credit(self, slab: Slab, span: Span) -> Costate:
         if slab.table is None:
-            return self._dynamics.credit(_SpanView(self, slab, span))
+            view = _SpanView(self, slab, span)
+            return check_answer(self._dynamics, "credit", self._dynamics.credit(view), view.state)
         costate, (residual, kept, *_) = slab.rows(Field.COSTATE, span), slab.table.credit
         if residual == 0 and kept == 1:
             return costate

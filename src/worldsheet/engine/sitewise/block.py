@@ -11,7 +11,7 @@ from worldsheet.core.fields import Fields
 from worldsheet.core.reading import read
 from worldsheet.core.types import Costate, Field, Point, State, Table
 from worldsheet.dynamics import Dynamics
-from worldsheet.engine.base import WHOLE, Engine, Residual, SiteRange
+from worldsheet.engine.base import WHOLE, Engine, Residual, SiteRange, check_answer
 from worldsheet.engine.measure import norms, residual_of, start_fields, table_of
 from worldsheet.engine.sitewise.history import FieldHistory, held
 from worldsheet.engine.sitewise.messages import Messages
@@ -184,14 +184,17 @@ class Block(Engine):
     def credit(self, layer: int, age: int) -> Costate:
         """What a layer pulled back `age` ticks ago: 1 for the cost, for a site what its dynamics says."""
         if layer != self.caller.head:
-            return self.dynamics.credit(_SiteView(self, layer, Delays(age, age, age), age))
+            credit = self.dynamics.credit(_SiteView(self, layer, Delays(age, age, age), age))
+            return check_answer(self.dynamics, "credit", credit, self.sheet.states[layer])
         if self._unit is None:
             self._unit = torch.ones_like(self.loss)
         return self._unit
 
     def _move(self, firing: Firing) -> Tensor:
         view = _SiteView(self, firing.site, firing.delays, last=firing.last)
-        return self.dynamics.state(view) if firing.field is Field.STATE else self.dynamics.costate(view)
+        if firing.field is Field.STATE:
+            return check_answer(self.dynamics, "state", self.dynamics.state(view), self.sheet.states[firing.site])
+        return check_answer(self.dynamics, "costate", self.dynamics.costate(view), self.sheet.costates[firing.site])
 
     def _pull(self, layer: int, delays: Delays, *, last: bool, keep: bool = False) -> Pull:
         points = self.points(layer, delays.point)
