@@ -15,8 +15,8 @@ from worldsheet.cut import Replayed, ReplayedRun
 from worldsheet.dynamics import Dynamics
 from worldsheet.engine.base import Engine, Residual, check_answer
 from worldsheet.engine.measure import norms, residual_of, start_fields, table_of
-from worldsheet.engine.sitewise.history import FieldHistory, held
-from worldsheet.problem import Chain, View
+from worldsheet.engine.sitewise.history import FieldHistory, SheetView
+from worldsheet.problem import Chain
 from worldsheet.schedules import FRESH, Delays, Firing, Phase, Schedule
 
 _RUNS = 2
@@ -232,42 +232,18 @@ class ForwardEngine(Engine):
 
 
 @final
-class _SiteView(View):
-    """A site's own fields, `age` ticks old, and its neighbours' messages as late as its delays say."""
+class _SiteView(SheetView[ForwardEngine]):
+    """A site of a module of any kind."""
 
-    __slots__ = ("_age", "_delays", "_engine", "_site")
-
-    def __init__(self, engine: ForwardEngine, site: int, delays: Delays, age: int = 0) -> None:
-        self._engine = engine
-        self._site = site
-        self._delays = delays
-        self._age = age
-
-    @property
-    def state(self) -> State:
-        sheet = self._engine.sheet
-        return held(sheet.moment(self._age)[0] if self._age else sheet.states, self._site)
-
-    @property
-    def costate(self) -> Costate:
-        sheet, age = self._engine.sheet, self._age + self._delays.own
-        return held(sheet.moment(age)[1] if age else sheet.costates, self._site)
-
-    @property
-    def state_residual(self) -> State:
-        return self.prediction - self.state
-
-    @property
-    def credit(self) -> Costate:
-        return self._engine.dynamics.credit(self)
+    __slots__ = ()
 
     @property
     def samples(self) -> int:
-        return self._engine.samples
+        return self._owner.samples
 
     @property
     def at_output(self) -> bool:
-        return self._site in self._engine.outputs
+        return self._site in self._owner.outputs
 
     def own(self, values: Sequence[float]) -> float:
         return values[self._site - 1]
@@ -281,8 +257,8 @@ class _SiteView(View):
 
     @property
     def prediction(self) -> State:
-        return self._engine.prediction(self._site, self._delays.below)
+        return self._owner.prediction(self._site, self._delays.below)
 
     @property
     def pulled(self) -> Costate:
-        return self._engine.pulled(self._site, self._delays)
+        return self._owner.pulled(self._site, self._delays)

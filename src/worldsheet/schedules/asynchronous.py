@@ -56,11 +56,6 @@ class Asynchronous(Schedule):
         return 2 * topology.depth * (self.memory + 1)
 
     @property
-    def once(self) -> bool:
-        """False: sites move until the relaxation stops."""
-        return False
-
-    @property
     def memory(self) -> int:
         """The oldest message."""
         return max(self._bounds)

@@ -50,9 +50,9 @@ class Schedule(ABC):
         """Ticks after which a dynamics that settles at once is exact whatever the start; None if never."""
 
     @property
-    @abstractmethod
     def once(self) -> bool:
         """Whether each site moves each field only once, on neighbours that have settled."""
+        return False
 
     @property
     def uniform(self) -> bool:

@@ -49,11 +49,6 @@ class CreditFront(Schedule):
     def uniform(self) -> bool:
         return True
 
-    @property
-    def once(self) -> bool:
-        """False: sites move until the relaxation stops."""
-        return False
-
 
 @lru_cache(maxsize=64)
 def _growing(topology: Topology, first: Field) -> tuple[Tick, ...]:

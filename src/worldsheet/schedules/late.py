@@ -44,11 +44,6 @@ class Late(Schedule):
         return hops_later(self.inner, topology, max(self._delays))
 
     @property
-    def once(self) -> bool:
-        """False: sites move until the relaxation stops."""
-        return False
-
-    @property
     def memory(self) -> int:
         """The oldest message; one that is a tick old anyway counts as such."""
         return max(self.inner.memory, 1) + max(self._delays)

@@ -39,8 +39,3 @@ class Leapfrog(Schedule):
     @override
     def uniform(self) -> bool:
         return True
-
-    @property
-    def once(self) -> bool:
-        """False: every site moves at every tick."""
-        return False

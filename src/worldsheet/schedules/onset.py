@@ -32,8 +32,3 @@ class Onset(Schedule):
     def settles_after(self, topology: Topology) -> int:
         """Twice the longest path, as synchronously."""
         return 2 * topology.depth
-
-    @property
-    def once(self) -> bool:
-        """False: every site moves at every tick from its first on."""
-        return False

@@ -62,11 +62,6 @@ class Slow(Schedule):
         return hops_later(self.inner, topology, self.every - 1)
 
     @property
-    def once(self) -> bool:
-        """False: sites move until the relaxation stops."""
-        return False
-
-    @property
     def memory(self) -> int:
         """The other schedule's."""
         return self.inner.memory

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from itertools import repeat
 from typing import final
 
+from typing_extensions import override
+
 from worldsheet.core.errors import InputError
 from worldsheet.core.topology import Topology
 from worldsheet.core.types import Field
@@ -49,6 +51,7 @@ class Sweep(Schedule):
         return 1
 
     @property
+    @override
     def once(self) -> bool:
         """True for a single sweep."""
         return self.count == 1

@@ -34,8 +34,3 @@ class Synchronous(Schedule):
     @override
     def uniform(self) -> bool:
         return True
-
-    @property
-    def once(self) -> bool:
-        """False: every site moves at every tick."""
-        return False

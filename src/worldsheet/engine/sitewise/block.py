@@ -13,10 +13,10 @@ from worldsheet.core.types import Costate, Field, Point, State, Table
 from worldsheet.dynamics import Dynamics
 from worldsheet.engine.base import WHOLE, Engine, Residual, SiteRange, check_answer
 from worldsheet.engine.measure import norms, residual_of, start_fields, table_of
-from worldsheet.engine.sitewise.history import FieldHistory, held
+from worldsheet.engine.sitewise.history import FieldHistory, SheetView, held
 from worldsheet.engine.sitewise.messages import Messages
 from worldsheet.layers import Pull, proximal
-from worldsheet.problem import BoundLayers, Chain, View
+from worldsheet.problem import BoundLayers, Chain
 from worldsheet.schedules import FRESH, Delays, Firing, Phase, Schedule
 
 
@@ -228,35 +228,10 @@ class Block(Engine):
 
 
 @final
-class _SiteView(View):
-    """A site's own fields, `age` ticks old, and its neighbours' messages as late as its delays say."""
+class _SiteView(SheetView[Block]):
+    """A site of a path."""
 
-    __slots__ = ("_age", "_block", "_delays", "_last", "_site")
-
-    def __init__(self, block: Block, site: int, delays: Delays, age: int = 0, *, last: bool = False) -> None:
-        self._block = block
-        self._site = site
-        self._delays = delays
-        self._age = age
-        self._last = last
-
-    @property
-    def state(self) -> State:
-        sheet = self._block.sheet
-        return held(sheet.moment(self._age)[0] if self._age else sheet.states, self._site)
-
-    @property
-    def costate(self) -> Costate:
-        sheet, age = self._block.sheet, self._age + self._delays.own
-        return held(sheet.moment(age)[1] if age else sheet.costates, self._site)
-
-    @property
-    def state_residual(self) -> State:
-        return self.prediction - self.state
-
-    @property
-    def credit(self) -> Costate:
-        return self._block.dynamics.credit(self)
+    __slots__ = ()
 
     @property
     def samples(self) -> int:
@@ -264,20 +239,20 @@ class _SiteView(View):
 
     @property
     def at_output(self) -> bool:
-        return not self._block.part.passes and self._site == self._block.topology.size
+        return not self._owner.part.passes and self._site == self._owner.topology.size
 
     def own(self, values: Sequence[float]) -> float:
-        return values[self._block.part.before + self._site - 1]
+        return values[self._owner.part.before + self._site - 1]
 
     def absorbed(self, point: State, step: float) -> State:
-        caller = self._block.caller
+        caller = self._owner.caller
         return proximal(caller.function(caller.head), point, step)
 
     @property
     def prediction(self) -> State:
-        points = self._block.points(self._site, self._delays.below)
-        return self._block.messages.evaluation(self._site, points).output
+        points = self._owner.points(self._site, self._delays.below)
+        return self._owner.messages.evaluation(self._site, points).output
 
     @property
     def pulled(self) -> Costate:
-        return self._block.pulled(self._site, self._delays, last=self._last)
+        return self._owner.pulled(self._site, self._delays, last=self._last)

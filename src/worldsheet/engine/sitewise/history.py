@@ -2,12 +2,16 @@
 
 from collections import deque
 from collections.abc import Sequence
-from typing import TypeAlias, final
+from typing import Generic, Protocol, TypeAlias, TypeVar, final, runtime_checkable
 
 from torch import Tensor
+from typing_extensions import override
 
 from worldsheet.core.fields import Fields
-from worldsheet.core.types import AnyState
+from worldsheet.core.types import AnyState, Costate, State
+from worldsheet.dynamics import Dynamics
+from worldsheet.problem import View
+from worldsheet.schedules import Delays
 
 ReplayedRun: TypeAlias = tuple[list[Tensor | None], list[AnyState | None]]
 """States and costates by site, 0..L; None where nothing is held: before the front, or after everyone has read it."""
@@ -58,6 +62,60 @@ class FieldHistory:
         return Fields(
             tuple(held(self.states, site) for site in sites), tuple(held(self.costates, site) for site in sites)
         )
+
+
+@runtime_checkable
+class _Owner(Protocol):
+    """An engine that keeps its fields in a sheet."""
+
+    sheet: FieldHistory
+    dynamics: Dynamics
+
+
+Owner = TypeVar("Owner", bound=_Owner)
+
+
+class SheetView(View, Generic[Owner]):
+    """A site's own fields, `age` ticks old, with its neighbours' messages as late as its delays say.
+
+    Args:
+        owner: the engine.
+        site: whose view it is.
+        delays: of its messages.
+        age: of all it sees.
+        last: whether what it reads may be let go.
+    """
+
+    __slots__ = ("_age", "_delays", "_last", "_owner", "_site")
+
+    def __init__(self, owner: Owner, site: int, delays: Delays, age: int = 0, *, last: bool = False) -> None:
+        self._owner = owner
+        self._site = site
+        self._delays = delays
+        self._age = age
+        self._last = last
+
+    @property
+    @override
+    def state(self) -> State:
+        sheet = self._owner.sheet
+        return held(sheet.moment(self._age)[0] if self._age else sheet.states, self._site)
+
+    @property
+    @override
+    def costate(self) -> Costate:
+        sheet, age = self._owner.sheet, self._age + self._delays.own
+        return held(sheet.moment(age)[1] if age else sheet.costates, self._site)
+
+    @property
+    @override
+    def state_residual(self) -> State:
+        return self.prediction - self.state
+
+    @property
+    @override
+    def credit(self) -> Costate:
+        return self._owner.dynamics.credit(self)
 
 
 def _bare(field: Tensor) -> Tensor:
