@@ -279,7 +279,7 @@ class Stage:
         self.updates += 1
         if self.updater is None:
             return
-        if self._clips:
+        if self._clips and not self._agrees:  # else they were told already
             self.exchange.measured(norms_of(self.parameters))
         self._sums += [(self.updates, each) for each in _sums_of(self.parameters)]
         if self._delay:
