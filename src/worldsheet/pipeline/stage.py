@@ -258,7 +258,7 @@ class Stage:
             return bundled(x)
         except TypeError as error:
             raise InputError(
-                f"{self.name} was given {error}",
+                f"{self.name} was given {error}, which cannot be taken apart",
                 "tensors, numbers, strings and None, in tuples, lists and dicts with strings for keys",
                 "make packets of these: (dict(batch), target)",
             ) from error
