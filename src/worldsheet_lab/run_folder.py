@@ -262,5 +262,6 @@ def _damaged(path: Path, error: Exception) -> RunFolderError:
     return RunFolderError(
         f"{path} is damaged or belongs to another run ({reason})",
         f"{path.name} as the command that made the folder wrote it",
-        "restore the file from a copy, or start a new run with the same recipe and seed: its results are the same",
+        "restore the file from a copy, or start a new run with the same recipe, seed and, in stages, --cuts: its "
+        "results are the same",
     )

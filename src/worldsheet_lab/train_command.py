@@ -3,6 +3,7 @@
 import json
 import shlex
 import time
+from collections.abc import Set
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +30,7 @@ def train(options: Train) -> None:
     console = Console(stderr=True)
     run_options = RunOptions(options.data_dir, options.as_json, options.tensorboard)
     if options.resume is not None and (options.resume / SETUP).is_file():
-        _refuse_beside_resume([*given, *(["run"] if options.run else [])])
+        _refuse_beside_resume(options.named - _BESIDE_RESUME)
         go_on(options.resume, run_options)
         return
     count = stages_of(options.engine, options.stages)
@@ -53,7 +54,7 @@ def train(options: Train) -> None:
         folder, training = begin(recipe, options.data_dir, options.run)
         _say(console, f"training {recipe.data} by relaxation and by autograd, in {folder.path}")
     else:
-        _refuse_beside_resume([*given, *(["run"] if options.run else [])])
+        _refuse_beside_resume(options.named - _BESIDE_RESUME)
         folder = RunFolder.open(options.resume)
         if folder.finished:
             _say(console, f"the run in {folder.path} is finished; this is its result")
@@ -70,10 +71,14 @@ def _given(options: Train) -> dict[str, Any]:
     return {name: value for name in FIELDS if (value := getattr(options, name)) is not None}
 
 
-def _refuse_beside_resume(others: list[str]) -> None:
+_BESIDE_RESUME = {"resume", "data_dir", "as_json", "tensorboard"}
+
+
+def _refuse_beside_resume(others: Set[str]) -> None:
     if others:
         raise InputError(
-            "--resume cannot be used together with " + ", ".join(f"--{name.replace('_', '-')}" for name in others),
+            "--resume cannot be used together with "
+            + ", ".join(f"--{name.replace('_', '-')}" for name in sorted(others)),
             "--resume alone, or with --data-dir and --json: the recipe is in the run folder",
             "leave out the other options, or start a new run with them",
         )

@@ -215,13 +215,29 @@ def test_a_port_that_is_late_only_while_it_steps_moves_as_one_that_is_delayed(na
         return HEAVY[name]([nn.Parameter(torch.zeros(4, 4, dtype=torch.float64))])  # type: ignore[operator]
 
     late, rates = fresh(), fresh().param_groups[0]
-    assert torch.equal(moved(ws.ports.Late(late, delay)), moved(ws.ports.delayed(fresh(), delay)))
+    assert torch.equal(moved(ws.ports.Slowed(late, delay)), moved(ws.ports.delayed(fresh(), delay)))
     assert all(late.param_groups[0][key] == rates[key] for key in ("lr", "momentum", "betas") if key in rates)
+
+
+def test_each_of_several_optimizers_is_slowed_by_its_own_rule() -> None:
+    makes = [HEAVY["SGD"], HEAVY["AdamW"], HEAVY["Muon"]]
+    mine, twins = ([nn.Parameter(torch.zeros(4, 4, dtype=torch.float64)) for _ in makes] for _ in range(2))
+    pairs = [(make, [weight]) for make, weight in zip(makes, mine, strict=True)]
+    together = ws.ports.Slowed(ws.ports.Joined(*pairs), 3.0)  # type: ignore[arg-type]
+    apart = [ws.ports.delayed(make([weight]), 3.0) for make, weight in zip(makes, twins, strict=True)]  # type: ignore[operator]
+    for seed in range(4):
+        for weight, twin in zip(mine, twins, strict=True):
+            weight.grad = torch.randn(4, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+            twin.grad = weight.grad.clone()
+        together.step()
+        for port in apart:
+            port.step()
+    assert all(torch.equal(weight, twin) for weight, twin in zip(mine, twins, strict=True))
 
 
 def test_a_rate_that_is_a_tensor_is_not_written_into() -> None:
     rate = torch.tensor(0.02)
-    late = ws.ports.Late(torch.optim.Adam([nn.Parameter(torch.zeros(4, 4))], lr=rate, capturable=False), 3.0)
+    late = ws.ports.Slowed(torch.optim.Adam([nn.Parameter(torch.zeros(4, 4))], lr=rate, capturable=False), 3.0)
     moved(late)
     assert late.param_groups[0]["lr"] is rate
     assert rate == 0.02

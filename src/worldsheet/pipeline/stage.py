@@ -258,7 +258,7 @@ class Stage:
             return bundled(x)
         except TypeError as error:
             raise InputError(
-                f"{self.name} was given {error}",
+                f"{self.name} was given {error}, which cannot be taken apart",
                 "tensors, numbers, strings and None, in tuples, lists and dicts with strings for keys",
                 "make packets of these: (dict(batch), target)",
             ) from error
@@ -279,7 +279,7 @@ class Stage:
         self.updates += 1
         if self.updater is None:
             return
-        if self._clips:
+        if self._clips and not self._agrees:  # else they were told already
             self.exchange.measured(norms_of(self.parameters))
         self._sums += [(self.updates, each) for each in _sums_of(self.parameters)]
         if self._delay:

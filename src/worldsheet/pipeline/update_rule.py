@@ -215,12 +215,11 @@ def _refuse_unfit(optimizer: Optimizer, parameters: Mapping[str, Parameter], nam
         )
     moved = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     left = [key for key, parameter in parameters.items() if id(parameter) not in moved]
-    if left or len(moved) != len(parameters):
-        told = (
-            f"leaves {', '.join(map(repr, left))} of {name} where they are" if left else f"has others than {name} has"
-        )
-        raise InputError(
-            f"the optimizer {kind} {told}",
-            "an optimizer of the very parameters that it is made of",
-            "put them into a group, or freeze those that shall not move: parameter.requires_grad_(False)",
-        )
+    if not left and len(moved) == len(parameters):
+        return
+    what = f"does not move {', '.join(map(repr, left))} of {name}" if left else "moves others too"
+    raise InputError(
+        f"the optimizer {kind} is not one of the parameters that it was given: it {what}",
+        "an optimizer of the very parameters that it is made of",
+        "put them into a group, or freeze those that shall not move: parameter.requires_grad_(False)",
+    )

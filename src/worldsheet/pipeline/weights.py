@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from worldsheet.core.errors import InputError
-from worldsheet.ports import BiasCentered, Late
+from worldsheet.ports import BiasCentered, Slowed
 
 
 class Weights(ABC):
@@ -114,7 +114,7 @@ class DelayCompensated(Weights):
     """Ports that stay passive although efforts are late: mass, a grounded bias, and foresight.
 
     A stage whose credits come d updates late remembers efforts 1 + d times as long and has √(1 + d) times the
-    resistance (`ports.Late`), and packets see what `inner` shows, which is where parameters will be 2 d updates on.
+    resistance (`ports.Slowed`), and packets see what `inner` shows, which is where parameters will be 2 d updates on.
     Mass keeps the course straight for as long as the foresight looks ahead; the foresight is the phase lead that makes
     up for the lag of delay and mass; apart they do little (P5). The weights of a stage that is later than
     `centering_delay` do not feel what all inputs share (`ports.BiasCentered`); stages near the cost, which answer
@@ -161,5 +161,5 @@ class DelayCompensated(Weights):
         inner = self.inner.port(port, layers, delay)
         if not delay:
             return inner
-        slowed = Late(inner, delay)
+        slowed = Slowed(inner, delay)
         return BiasCentered(slowed, layers) if delay > self.centering_delay else slowed

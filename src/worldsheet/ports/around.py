@@ -71,9 +71,8 @@ class Joined(Around):
         given = [(make, list(parameters)) for make, parameters in parts]
         owned = [id(parameter) for _, parameters in given for parameter in parameters]
         if not owned or len(owned) != len(set(owned)):
-            problem = "has a parameter in two optimizers" if owned else "has no parameters"
             raise InputError(
-                f"Joined {problem}",
+                f"Joined was given {'a parameter for two optimizers' if owned else 'no parameters at all'}",
                 "pairs (make, parameters) whose parameters are all different",
                 "divide them by one question: [p for p in params if p.ndim == 2], [p for p in params if p.ndim != 2]",
             )

@@ -90,7 +90,7 @@ def delayed(port: _AnyPort, delay: float) -> _AnyPort:
 
 
 @final
-class Late(Around):
+class Slowed(Around):
     """A port whose efforts are d updates late: it is `delayed` while it steps, and at no other time.
 
     Its groups keep the rates, momenta and betas that are best without delay. So a scheduler acts on them as in one

@@ -109,7 +109,7 @@ class BoundLayers(Problem):
             bundled(output)
         except TypeError as error:
             raise LayerError(
-                f"layer {self._layers[layer - 1].label} returned {error}",
+                f"layer {self._layers[layer - 1].label} returned {error}, which cannot be handed on",
                 "tensors, numbers, strings and None, in tuples, lists and dicts with strings for keys",
                 "return a tuple or a dict of what the next layer reads",
             ) from error

@@ -5,21 +5,30 @@ from dataclasses import MISSING, fields
 from inspect import Parameter, Signature
 from typing import Any, TypeVar, get_type_hints
 
+import typer
+
 Options = TypeVar("Options")
+
+NAMED = "named"
 
 
 def command(options: type[Options], run: Callable[[Options], None]) -> Callable[..., None]:
     """A function that typer makes a command of.
 
     Args:
-        options: a dataclass whose fields are annotated with typer's options.
+        options: a dataclass whose fields are annotated with typer's options; a field `named` is given the names of
+            those that stand on the command line.
         run: what to do; it imports late what it needs.
     """
     hints = get_type_hints(options, include_extras=True)
 
-    def call(**chosen: Any) -> None:
-        run(options(**chosen))
+    known = [field for field in fields(options) if field.name != NAMED]  # type: ignore[arg-type]  # dataclasses are no type
+    tells = NAMED in hints
 
+    def call(context: Any, **chosen: Any) -> None:
+        run(options(**chosen, **({NAMED: _on_the_line(context)} if tells else {})))
+
+    hints = {**hints, "context": typer.Context}
     call.__name__, call.__doc__, call.__annotations__ = options.__name__.lower(), options.__doc__, hints
     parameters = [
         Parameter(
@@ -28,7 +37,13 @@ def command(options: type[Options], run: Callable[[Options], None]) -> Callable[
             default=Parameter.empty if field.default is MISSING else field.default,
             annotation=hints[field.name],
         )
-        for field in fields(options)  # type: ignore[arg-type]  # dataclasses are no type
+        for field in known
     ]
+    parameters.insert(0, Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context))
     call.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     return call
+
+
+def _on_the_line(context: Any) -> frozenset[str]:
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return frozenset(name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE")

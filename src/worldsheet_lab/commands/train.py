@@ -52,6 +52,7 @@ class Train:
     resume: options.Resume = None
     tensorboard: options.TensorBoard = False
     as_json: options.Json = False
+    named: frozenset[str] = frozenset()
 
 
 def run(chosen: Train) -> None:

@@ -3,6 +3,7 @@
 import json
 import shlex
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -18,7 +19,16 @@ from worldsheet_lab.run_folder import METRICS, RESULT, RunFolder
 from worldsheet_lab.staged.checkpoints import Checkpoints
 from worldsheet_lab.staged.display import watching
 from worldsheet_lab.staged.elastic import Torchrun
-from worldsheet_lab.staged.launch import NEIGHBOUR_GONE, WorkerConfig, be_stage, start_here, stay_here
+from worldsheet_lab.staged.launch import (
+    NEIGHBOUR_GONE,
+    NOT_FINITE,
+    PATIENCE,
+    Ended,
+    WorkerConfig,
+    be_stage,
+    start_here,
+    stay_here,
+)
 from worldsheet_lab.staged.reports import Reports
 from worldsheet_lab.staged.setup import Setup
 from worldsheet_lab.staged.worker import CHECKPOINTS, SETUP, TIMELINE, plan_of
@@ -109,10 +119,9 @@ def _carry_out(folder: RunFolder, run_options: RunOptions) -> None:
     setup = _setup_of(folder)
     where = _where(folder, setup, run_options)
     with watching(folder, setup.recipe.epochs, Console(stderr=True)):
-        statuses = start_here(where)
-    if any(statuses):
-        _tell_failures(statuses, folder, run_options)
-        raise typer.Exit(130 if 130 in statuses or -signal.SIGINT in statuses else NEIGHBOUR_GONE)
+        stages = start_here(where)
+    if any(stage.status for stage in stages):
+        raise typer.Exit(_tell_failures(stages, folder, run_options))
     _finish(folder)
     _show(folder, run_options)
 
@@ -189,15 +198,23 @@ def _show(folder: RunFolder, run_options: RunOptions) -> None:
         _say(str(folder.path / name))
 
 
-def _tell_failures(statuses: list[int], folder: RunFolder, run_options: RunOptions) -> None:
-    for stage, status in enumerate(statuses):
-        if status < 0:
-            _say(f"stage {stage} was ended by signal {-status} ({signal.Signals(-status).name})")
-        elif status:
-            _say(f"stage {stage} ended with status {status}")
+def _tell_failures(stages: Sequence[Ended], folder: RunFolder, run_options: RunOptions) -> int:
+    """Say how each stage has ended and how to go on: the status of the command."""
+    statuses = [stage.status for stage in stages]
+    for number, stage in enumerate(stages):
+        if stage.silent:
+            _say(f"stage {number} did not notice for {PATIENCE:g} s that others had failed, and was ended")
+        elif stage.status < 0:
+            _say(f"stage {number} was ended by signal {-stage.status} ({signal.Signals(-stage.status).name})")
+        elif stage.status:
+            _say(f"stage {number} ended with status {stage.status}")
+    if NOT_FINITE in statuses:
+        _say("to go on from the last checkpoint would meet it again: begin a new run, with a lower --lr for example")
+        return NOT_FINITE
     words = ["worldsheet", "train", "--resume", str(folder.path)]
     words += ["--data-dir", str(run_options.data_dir)] if run_options.data_dir else []
     _say(f"go on with the next command, the result will be the same:\n  {shlex.join(words)}")
+    return 130 if 130 in statuses or -signal.SIGINT in statuses else NEIGHBOUR_GONE
 
 
 def _say(text: str) -> None:

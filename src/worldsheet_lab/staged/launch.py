@@ -4,16 +4,21 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing.process import BaseProcess
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess, parent_process
 from pathlib import Path
 from typing import Any, final
 
 import torch
 from torch.multiprocessing.spawn import start_processes
 
-from worldsheet.core.errors import WorldsheetError
+from worldsheet.core.errors import RelaxationError, WorldsheetError
 from worldsheet.pipeline.transport.distributed import Meeting, joined
 from worldsheet.pipeline.transport.message import NeighbourError
 from worldsheet_lab.run_folder import RunFolder
@@ -21,6 +26,12 @@ from worldsheet_lab.staged.worker import Worker
 
 NEIGHBOUR_GONE = 3
 """Exit status of a stage whose neighbour has failed."""
+
+NOT_FINITE = 4
+"""Exit status of a stage that has met what is not finite: to go on from a checkpoint would meet it again."""
+
+PATIENCE = 15.0
+"""Seconds that stages have to notice that one of them has failed."""
 
 _LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 
@@ -51,8 +62,22 @@ class WorkerConfig:
     device: str = "cpu"
 
 
-def start_here(where: WorkerConfig) -> list[int]:
-    """Start a process for each stage on this machine and wait for all: their exit statuses.
+@final
+@dataclass(frozen=True)
+class Ended:
+    """How the process of a stage has ended.
+
+    Attributes:
+        status: as the operating system has it; negative for a signal.
+        silent: whether it had to be ended, since others had failed and it did not notice.
+    """
+
+    status: int
+    silent: bool = False
+
+
+def start_here(where: WorkerConfig) -> list[Ended]:
+    """Start a process for each stage on this machine and wait for all: how each has ended.
 
     They meet in a file and talk over the loopback interface.
     """
@@ -62,7 +87,7 @@ def start_here(where: WorkerConfig) -> list[int]:
         context: Any = start_processes(  # type: ignore[no-untyped-call]
             be_stage, (meet,), where.stages, join=False, start_method="spawn"
         )
-        return _ended(context.processes)
+        return ended(context.processes)
 
 
 def stay_here() -> None:
@@ -72,29 +97,86 @@ def stay_here() -> None:
 
 def be_stage(stage: int, where: WorkerConfig) -> None:
     """Be the process of a stage from beginning to end; leaves the process with a status if it cannot go on."""
+    _end_with_parent()
     torch.set_num_threads(where.threads)
     try:
         with joined(stage, where.stages, where.store, where.timeout, torch.device(where.device)):
             Worker(RunFolder(where.folder), where.data_dir, stage, where.board).run()
     except NeighbourError as error:
         _leave(NEIGHBOUR_GONE, f"stage {stage}: {error}")
+    except RelaxationError as error:
+        _leave(NOT_FINITE, f"stage {stage}: {error}")
     except WorldsheetError as error:
         _leave(2, f"stage {stage}: {error}")
     except KeyboardInterrupt:
         _leave(130, "")
+    except Exception:  # whatever it is, it is told here: who started the stage only sees a status
+        _leave(1, f"stage {stage}:\n{traceback.format_exc()}")
 
 
-def _ended(processes: Sequence[BaseProcess]) -> list[int]:
-    """Wait for all; a Ctrl-C is passed on, since it may have been meant for this process alone."""
-    for process in processes:
-        while process.exitcode is None:
+def _end_with_parent() -> None:
+    """A stage does not outlive the command that started it, however that ended and whatever signals are ignored."""
+    parent = parent_process()
+    if parent is None:  # torchrun's agent looks after its own
+        return
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job script may have had it ignored
+
+    def watch() -> None:
+        parent.join()
+        _leave(NEIGHBOUR_GONE, "")
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def ended(processes: Sequence[BaseProcess], patience: float = PATIENCE) -> list[Ended]:
+    """Wait for all: how each has ended.
+
+    A Ctrl-C, or a request to end, is passed on, since it may have been meant for this process alone. When one has
+    failed, the others have some time to notice; who has not ended then is ended, as a stage that was stopped.
+
+    Args:
+        processes: of the stages.
+        patience: seconds.
+    """
+    silent = set[int]()
+    until: float | None = None
+    with _asked_to_end():
+        while alive := [process for process in processes if process.is_alive()]:
+            if until is None and any(process.exitcode for process in processes):
+                until = time.monotonic() + patience
+            left = None if until is None else until - time.monotonic()
+            if left is not None and left <= 0:
+                silent = {index for index, process in enumerate(processes) if process.is_alive()}
+                for process in alive:
+                    process.kill()
+                    process.join()
+                break
             try:
-                process.join()
+                wait([process.sentinel for process in alive], left)
             except KeyboardInterrupt:
-                for other in processes:
-                    if other.exitcode is None and other.pid is not None:
-                        os.kill(other.pid, signal.SIGINT)
-    return [process.exitcode or 0 for process in processes]
+                _pass_on(alive)
+                until = time.monotonic() + patience
+    return [Ended(process.exitcode or 0, index in silent) for index, process in enumerate(processes)]
+
+
+def _pass_on(processes: Sequence[BaseProcess]) -> None:
+    for process in processes:
+        if process.is_alive() and process.pid is not None:
+            os.kill(process.pid, signal.SIGINT)
+
+
+@contextmanager
+def _asked_to_end() -> Iterator[None]:
+    """A request to end is taken for a Ctrl-C, so that stages end too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _leave(status: int, told: str) -> None:

@@ -63,7 +63,14 @@ def joined(rank: int, stages: int, store: str | Meeting, timeout: float, device:
         module.set_device(rank % module.device_count())
     backend = backend_of(device, shared=_is_shared(device, stages, store))
     place = {"init_method": store} if isinstance(store, str) else {"store": store}
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout), world_size=stages, rank=rank, **place)
+    try:
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout), world_size=stages, rank=rank, **place)
+    except RuntimeError as error:
+        raise NeighbourError(
+            f"not all of {stages} stages have come to where they meet within {timeout:g} s: {_reason(error)}",
+            "as many processes as stages, all of them alive",
+            "look at their logs, then start all stages again",
+        ) from error
     try:
         yield
     finally:
@@ -78,7 +85,14 @@ def _is_shared(device: torch.device, stages: int, store: str | Meeting) -> bool:
 def all_agree(yes: bool) -> bool:
     """Whether all processes say yes; each waits for the others, so only where no packet is in flight."""
     vote = torch.tensor([yes], dtype=torch.int64)
-    dist.all_reduce(vote, dist.ReduceOp.MIN)
+    try:
+        dist.all_reduce(vote, dist.ReduceOp.MIN)
+    except RuntimeError as error:
+        raise NeighbourError(
+            f"a stage is gone or silent where all write a checkpoint: {_reason(error)}",
+            "stages that answer within the group's timeout",
+            "look at their logs, then start all stages again with --resume",
+        ) from error
     return bool(vote.item())
 
 
