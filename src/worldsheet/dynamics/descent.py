@@ -4,7 +4,7 @@ from math import isfinite
 
 from worldsheet.core.errors import InputError
 from worldsheet.dynamics.spectrum import largest_eigenvalue
-from worldsheet.problem import Linearised, Sites, View
+from worldsheet.problem import Linearised, Operator, Sites, View
 
 CURE = "use a smaller rate, or leave it out: it is then estimated from the layers"
 """What to try when a step was unstable."""
@@ -28,21 +28,25 @@ def number(rate: float | None) -> float:
     return rate
 
 
-def estimated_rate(linearised: Linearised, penalty: float, averaged: bool, nudge: float | None = None) -> float:
+def estimated_rate(stiffness: Operator, linearised: Linearised, penalty: float) -> float:
     """1/λ_max of the curvature of the prediction energy in the states, at the forward pass.
-
-        ρ (1 − N)ᵀ(1 − N) + Nᵀ ∇²C N over the hidden sites if the output is open, else with the output and β ∇²C on it.
 
     Raises:
         InputError: a layer whose derivative is not finite.
     """
+    steepest = largest_eigenvalue(stiffness, linearised.states)
+    return 1 / (steepest or penalty)  # without hidden sites nothing is curved, and nothing moves
+
+
+def curvature(linearised: Linearised, penalty: float, averaged: bool, nudge: float | None = None) -> Operator:
+    """Of the prediction energy in the states, at the forward pass, per sample.
+
+    ρ (1 − N)ᵀ(1 − N) + Nᵀ ∇²C N over the hidden sites if the output is open, else with the output and β ∇²C on it.
+    """
     samples = linearised.samples if averaged else 1
     if nudge is None:
-        steepest = largest_eigenvalue(lambda v: _curved_open(linearised, v, penalty, samples), linearised.states)
-    else:
-        pull = abs(nudge) * samples
-        steepest = largest_eigenvalue(lambda v: _curved(linearised, v, penalty, pull), linearised.states)
-    return 1 / (steepest or penalty)  # without hidden sites nothing is curved, and nothing moves
+        return lambda tangents: _curved_open(linearised, tangents, penalty, samples)
+    return lambda tangents: _curved(linearised, tangents, penalty, abs(nudge) * samples)
 
 
 def _curved_open(linearised: Linearised, tangents: Sites, penalty: float, samples: int) -> Sites:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import isnan
 from typing import NamedTuple, final
 
+import torch
 from torch import Tensor
 
 from worldsheet.core.fields import Fields
@@ -29,6 +30,12 @@ class Residual(NamedTuple):
     states: Residuals
     costates: Residuals
     relative: float
+
+
+def total(sizes: Residuals) -> Tensor:
+    """The norm of all sites together, where the sizes are."""
+    found: Tensor = torch.linalg.vector_norm(sizes)
+    return found
 
 
 class Engine(ABC):
@@ -84,6 +91,10 @@ class Engine(ABC):
     @abstractmethod
     def residual(self) -> Residual:
         """Measure every site with the messages of this moment."""
+
+    def slope(self) -> Tensor:
+        """‖g‖ over all sites, where the fields are, so that the host need not wait for it."""
+        return total(self.residual().costates)
 
     @property
     def overflowed(self) -> bool:

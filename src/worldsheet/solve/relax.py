@@ -15,6 +15,7 @@ from worldsheet.engine import ForwardEngine, Stop, engine_for, run
 from worldsheet.problem import Chain
 from worldsheet.schedules import Schedule
 from worldsheet.solve.calibrate import calibrate
+from worldsheet.solve.calibration import Calibration
 from worldsheet.solve.checks import (
     are_finite,
     check_chain,
@@ -35,7 +36,7 @@ def relax(  # noqa: PLR0913  the public signature, in the order of decreasing us
     chain: Chain,
     x: Any,
     target: Any,
-    dynamics: Dynamics = _EXACT,
+    dynamics: Dynamics | Calibration = _EXACT,
     schedule: Schedule | None = None,
     stop: Stop = _UNTIL_SETTLED,
     record: Record | None = None,
@@ -53,7 +54,7 @@ def relax(  # noqa: PLR0913  the public signature, in the order of decreasing us
         x: input x_0, any shape and dtype that the first layer takes. Its gradient comes along if it requires grad. For
             a traced module also a tuple of arguments, or a dict of arguments by name.
         target: what the loss compares the output with.
-        dynamics: how a site moves.
+        dynamics: how a site moves; or a `Calibration`, which is told the outcome.
         schedule: when; by default `Wavefront` for a dynamics that settles at once, else `Leapfrog`, `Synchronous` or,
             for a descent from the forward pass, `CreditFront`.
         stop: budget and tolerance.
@@ -71,6 +72,7 @@ def relax(  # noqa: PLR0913  the public signature, in the order of decreasing us
     check_chain(chain, "relax")
     inputs = inputs_of(chain, x)
     check_finite(chain, *inputs)
+    followed = dynamics if isinstance(dynamics, Calibration) else None
     dynamics = calibrate(chain, x, target, dynamics)
     schedule = default_schedule(dynamics, schedule, fresh=initial is None)
     with torch.no_grad():  # layers record their own graphs
@@ -83,6 +85,8 @@ def relax(  # noqa: PLR0913  the public signature, in the order of decreasing us
                 engine.start(initial)
             outcome = run(engine, schedule, stop, record)
         outcome = _checked(outcome, engine.loss)
+        if followed is not None:
+            followed.tell(outcome)
         good = outcome.status not in (Status.DIVERGED, Status.SITES_CHANGED)
         to_input = engine.input_gradient() if good else None
         pairs = sum_uses(engine.efforts()) if good else []

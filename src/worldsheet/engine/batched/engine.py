@@ -11,7 +11,7 @@ from worldsheet.core.fields import Fields
 from worldsheet.core.reading import read
 from worldsheet.core.types import Field, Residuals
 from worldsheet.dynamics import Dynamics
-from worldsheet.engine.base import Engine, Residual
+from worldsheet.engine.base import Engine, Residual, total
 from worldsheet.engine.batched.messages import SlabMessages
 from worldsheet.engine.batched.plan import Program, Programs, programs_for
 from worldsheet.engine.batched.runs import runs
@@ -105,6 +105,12 @@ class StackedBlock(Engine):
         self._messages_fresh = True
         views = [self._between.view(slab, span) for slab, span in self._moving()]
         return residual_of(self.dynamics, table_of(views, _norms))
+
+    @override
+    def slope(self) -> Tensor:
+        self._messages_fresh = True
+        views = [self._between.view(slab, span) for slab, span in self._moving()]
+        return total(_norms([view.costate_residual for view in views]))
 
     @property
     def overflowed(self) -> bool:

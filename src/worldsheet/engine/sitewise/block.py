@@ -11,7 +11,7 @@ from worldsheet.core.fields import Fields
 from worldsheet.core.reading import read
 from worldsheet.core.types import Costate, Field, Point, State, Table
 from worldsheet.dynamics import Dynamics
-from worldsheet.engine.base import WHOLE, Engine, Residual, SiteRange
+from worldsheet.engine.base import WHOLE, Engine, Residual, SiteRange, total
 from worldsheet.engine.measure import norms, residual_of, start_fields, table_of
 from worldsheet.engine.sitewise.history import FieldHistory, held
 from worldsheet.engine.sitewise.messages import Messages
@@ -136,6 +136,10 @@ class Block(Engine):
     def residual(self) -> Residual:
         """Measure every site with the messages of this moment."""
         return residual_of(self.dynamics, self.table())
+
+    @override
+    def slope(self) -> Tensor:
+        return total(norms([_SiteView(self, site, FRESH).costate_residual for site in self.topology.sites]))
 
     def table(self) -> Table:
         """What `residual` is made of."""
