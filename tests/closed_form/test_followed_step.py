@@ -201,8 +201,8 @@ def test_a_stale_step_is_given_up_before_its_gradient_is_used(traced: bool) -> N
         assert one.grad is not None
         assert two.grad is not None
         assert torch.equal(one.grad, two.grad), name
-    for (name, one), (_, two) in zip(module.named_buffers(), other.named_buffers(), strict=True):
-        assert torch.equal(one, two), name
+    for (name, mine), (_, theirs) in zip(module.named_buffers(), other.named_buffers(), strict=True):
+        assert torch.equal(mine, theirs), name
 
 
 class Wrapped(nn.Module):

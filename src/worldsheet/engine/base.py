@@ -92,8 +92,17 @@ class Engine(ABC):
     def residual(self) -> Residual:
         """Measure every site with the messages of this moment."""
 
-    def slope(self) -> Tensor:
-        """‖g‖ over all sites, where the fields are, so that the host need not wait for it."""
+    def snapshot(self) -> list[Tensor]:
+        """What `slope` after a tick must know of the moment before it; nothing where it can be had from messages."""
+        return []
+
+    def slope(self, before: list[Tensor]) -> Tensor:
+        """‖g‖ over all sites, up to one factor for the relaxation, without the host's waiting for it.
+
+        Args:
+            before: the snapshot before the last tick.
+        """
+        del before
         return total(self.residual().costates)
 
     @property

@@ -6,6 +6,7 @@ from math import inf, isnan, nan
 from typing import final
 
 import torch
+from torch import Tensor
 
 from worldsheet.core.errors import SitesChangedError
 from worldsheet.core.outcome import Outcome, Status
@@ -70,6 +71,7 @@ def _run(
     for tick in islice(schedule.ticks(engine.topology), budget):
         if motion is not None:
             motion.read()
+        judge.expect(done + 1)
         engine.move(tick)
         done = clock.ticks = done + 1
         if motion is not None and not motion.move():
@@ -103,6 +105,7 @@ class _Judge:
         self._engine = engine
         self._tol = tol
         self._growth = growth
+        self._before: list[Tensor] = []
         self._first = 0.0
         self._start = engine.loss if engine.dynamics.character.descends else None
 
@@ -111,10 +114,15 @@ class _Judge:
         tolerance = self._engine.dynamics.tolerance(self._engine.precision)
         return tolerance is not None and self._engine.residual().relative <= tolerance
 
+    def expect(self, tick: int) -> None:
+        """Before a tick: remember what is needed to look after it whether residuals grow, if it is time to."""
+        if self._growth.watches(tick):
+            self._before = self._engine.snapshot()
+
     def watch(self, ticks: int) -> None:
         """Look whether residuals grow, if it is time to."""
         if self._growth.watches(ticks):
-            self._growth.take(self._engine.slope())
+            self._growth.take(self._engine.slope(self._before))
 
     def spent(self, ticks: int, *, measure: bool) -> Outcome:
         """How it stands after the last tick."""

@@ -63,12 +63,12 @@ class GrowthDetector:
 
     Args:
         budget: ticks that there will be; fewer than six are too few to tell.
-        limit: the factor a tick, over the last three that are watched, that is too much; infinite to watch nothing.
+        limit: the factor a tick, over three at the end, that is too much; infinite to watch nothing.
     """
 
     def __init__(self, budget: int, limit: float) -> None:
-        ticks = {1, *range(budget - _WATCHED - 1, budget)}
-        self._ticks = ticks if budget > _WATCHED + 2 and isfinite(limit) else set[int]()
+        ticks = (1, budget - 1 - _WATCHED, budget - 1)
+        self._ticks = ticks if budget > _WATCHED + 2 and isfinite(limit) else ()
         self._limit = limit
         self._sizes: list[Tensor] = []
 
@@ -84,7 +84,7 @@ class GrowthDetector:
         """How they grew, in words, if they did as at no stable step; else nothing."""
         if len(self._sizes) < len(self._ticks) or not self._ticks:
             return ""
-        first, early, *_, last = read(self._sizes)
+        first, early, last = read(self._sizes)
         factor, level = _ratio(last, early) ** (1 / _WATCHED), _ratio(last, first)
         if factor <= self._limit and level <= 1:
             return ""

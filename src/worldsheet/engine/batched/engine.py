@@ -107,10 +107,14 @@ class StackedBlock(Engine):
         return residual_of(self.dynamics, table_of(views, _norms))
 
     @override
-    def slope(self) -> Tensor:
-        self._messages_fresh = True
-        views = [self._between.view(slab, span) for slab, span in self._moving()]
-        return total(_norms([view.costate_residual for view in views]))
+    def snapshot(self) -> list[Tensor]:
+        return [slab.states.clone() for slab in self._slabs]
+
+    @override
+    def slope(self, before: list[Tensor]) -> Tensor:
+        """By how much a descent has moved the states, so that no program has to be left for the messages."""
+        moves = [slab.states - old for slab, old in zip(self._slabs, before, strict=True)]
+        return total(torch.stack([torch.linalg.vector_norm(move) for move in moves]))
 
     @property
     def overflowed(self) -> bool:
