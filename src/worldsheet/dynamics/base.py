@@ -10,7 +10,8 @@ import torch
 from worldsheet.core.fields import Fields
 from worldsheet.core.types import AnyState, Costate, Field, State
 from worldsheet.dynamics.coefficients import Coefficients
-from worldsheet.problem import Linearised, Operator, View
+from worldsheet.dynamics.spectrum import Operator
+from worldsheet.problem import Linearised, View
 
 
 @dataclass(frozen=True)

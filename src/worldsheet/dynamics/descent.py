@@ -3,8 +3,8 @@
 from math import isfinite
 
 from worldsheet.core.errors import InputError
-from worldsheet.dynamics.spectrum import largest_eigenvalue
-from worldsheet.problem import Linearised, Operator, Sites, View
+from worldsheet.dynamics.spectrum import Operator, largest_eigenvalue
+from worldsheet.problem import Linearised, Sites, View
 
 CURE = "use a smaller rate, or leave it out: it is then estimated from the layers"
 """What to try when a step was unstable."""

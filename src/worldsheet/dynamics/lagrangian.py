@@ -11,7 +11,8 @@ from worldsheet.core.types import AnyState, Costate, Field, State
 from worldsheet.dynamics.base import Character, Dynamics, zeros_like
 from worldsheet.dynamics.coefficients import Coefficients, Mix
 from worldsheet.dynamics.descent import CURE, curvature, estimated_rate, number, refuse_not_positive, samples_of
-from worldsheet.problem import Linearised, Operator, View
+from worldsheet.dynamics.spectrum import Operator
+from worldsheet.problem import Linearised, View
 
 _GROWTH = 1.3  # measured over three ticks: a wave of credit that spreads makes 1.17, and 1.3 in one of them
 

@@ -12,7 +12,8 @@ from worldsheet.core.types import AnyState, Costate, Field, State
 from worldsheet.dynamics.base import Character, Dynamics, zeros_like
 from worldsheet.dynamics.coefficients import Coefficients, Mix
 from worldsheet.dynamics.descent import CURE, curvature, estimated_rate, number, refuse_not_positive, samples_of
-from worldsheet.problem import Linearised, Operator, View
+from worldsheet.dynamics.spectrum import Operator
+from worldsheet.problem import Linearised, View
 
 _GROWTH = (
     1.06  # measured over three ticks: at most 1.05 at 1.6/λ_max, where layers are curved, 1.1 and more at 2.2/λ_max

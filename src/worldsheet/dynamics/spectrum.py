@@ -1,14 +1,18 @@
 """The largest eigenvalue of an operator on the sites, from products with single layers: what step sizes are made of."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import isfinite, sqrt
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from worldsheet.core.errors import InputError
 from worldsheet.core.types import AnyState
-from worldsheet.problem import Linearised, Operator, Sites
+from worldsheet.problem import Linearised, Sites
+
+Operator: TypeAlias = Callable[[Sites], Sequence[AnyState]]
+"""A linear map of one tensor per site to the same."""
 
 SAFETY = 1.05
 """Factor on an estimate that must not fall short: Lanczos' values come from below, and stop within a hundredth."""

@@ -2,8 +2,8 @@
 
 from worldsheet.problem.calls import BoundLayers
 from worldsheet.problem.chain import Chain
-from worldsheet.problem.linearization import Linearised, Operator, Sites, linearise
+from worldsheet.problem.linearization import Linearised, Sites, linearise
 from worldsheet.problem.site_table import SiteRow, SiteTable
 from worldsheet.problem.view import View
 
-__all__ = ["BoundLayers", "Chain", "Linearised", "Operator", "SiteRow", "SiteTable", "Sites", "View", "linearise"]
+__all__ = ["BoundLayers", "Chain", "Linearised", "SiteRow", "SiteTable", "Sites", "View", "linearise"]

@@ -21,9 +21,6 @@ from worldsheet.problem.chain import Chain
 Sites: TypeAlias = tuple[AnyState, ...]
 """One tensor per site 1..L, of the shape of its state."""
 
-Operator: TypeAlias = Callable[[Sites], Sequence[AnyState]]
-"""A linear map of one tensor per site to the same."""
-
 
 class Linearised(ABC):
     """The shift N, which carries a tangent one layer up, and its transpose, which carries a covector one layer down.

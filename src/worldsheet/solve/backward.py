@@ -34,7 +34,7 @@ class NotConvergedWarning(UserWarning):
     """Gradients were used although the tolerance asked for was not reached."""
 
 
-class UnstableStepWarning(NotConvergedWarning):
+class UnstableStepWarning(UserWarning):
     """Gradients were used although the step of the relaxation was too long for these layers."""
 
 

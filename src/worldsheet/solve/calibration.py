@@ -8,8 +8,8 @@ import torch
 from worldsheet.core.errors import InputError
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.dynamics import Dynamics
-from worldsheet.dynamics.spectrum import largest_eigenvalue, normalised, power_step, probes
-from worldsheet.problem import Chain, Linearised, Operator, Sites, linearise
+from worldsheet.dynamics.spectrum import Operator, largest_eigenvalue, normalised, power_step, probes
+from worldsheet.problem import Chain, Linearised, Sites, linearise
 from worldsheet.solve.checks import check_finite, inputs_of
 
 _WARM = 3  # products after a full estimate, which make a vector of one that favours nothing

@@ -12,7 +12,8 @@ from typing_extensions import override
 from worldsheet.core.fields import Fields
 from worldsheet.core.types import AnyState, Costate, Field, State
 from worldsheet.dynamics import Character, Dynamics
-from worldsheet.problem import Linearised, Operator, View
+from worldsheet.dynamics.spectrum import Operator
+from worldsheet.problem import Linearised, View
 
 
 @dataclass(frozen=True)
