@@ -23,12 +23,13 @@ from worldsheet.engine import Stop
 from worldsheet.pipeline import Pipeline
 from worldsheet.problem import Chain
 from worldsheet.schedules import Asynchronous, CreditFront, Leapfrog, Sweep, Synchronous, Wavefront
-from worldsheet.solve import Solution, backward, calibrate, centred, relax, unlocked
+from worldsheet.solve import Calibration, Solution, backward, calibrate, centred, relax, unlocked
 from worldsheet.version import __version__
 
 __all__ = [
     "Asynchronous",
     "AugmentedLagrangian",
+    "Calibration",
     "Chain",
     "CreditFront",
     "Dyadic",

@@ -1,7 +1,7 @@
 """All that the library raises and warns of; each error says what is wrong, what is accepted and what to do."""
 
 from worldsheet.core.errors import InputError, LayerError, RelaxationError, SitesChangedError, WorldsheetError
-from worldsheet.solve.backward import NotConvergedWarning
+from worldsheet.solve.backward import NotConvergedWarning, UnstableStepWarning
 
 __all__ = [
     "InputError",
@@ -9,5 +9,6 @@ __all__ = [
     "NotConvergedWarning",
     "RelaxationError",
     "SitesChangedError",
+    "UnstableStepWarning",
     "WorldsheetError",
 ]

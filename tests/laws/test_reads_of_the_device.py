@@ -161,6 +161,26 @@ def test_ticks_do_not_wait(
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", MODELS)
+def test_looking_whether_residuals_grow_waits_for_nothing(
+    name: str, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Norms of three ticks are read at once, so that nine ticks wait as often as six."""
+    chain, x, target = problem(name, device)
+    counts = []
+    for ticks in (6, 9):
+        relax = partial(
+            ws.relax, chain, x, target, ws.PredictiveCoding(0.1), ws.Synchronous(), ws.Stop(max_ticks=ticks)
+        )
+        relax()
+        with counted(device, monkeypatch) as count:
+            relax()
+            counts.append(count())
+        monkeypatch.undo()
+    assert counts[0] == counts[1] <= 8
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", MODELS)
 def test_unlocked_waits_once_a_tick(name: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     chain, x, target = problem(name, device)
     port = torch.optim.SGD(chain.parameters(), 1e-3)

@@ -26,12 +26,14 @@ class Outcome:
         residual: largest relative residual of any site when it was last measured; None if it never was
             (an exact schedule needs no measurement).
         remedy: what to try next; empty when converged.
+        growing: whether residuals grew at the end as they do at no stable step, so that gradients may point anywhere.
     """
 
     status: Status
     ticks: int
     residual: float | None = None
     remedy: str = ""
+    growing: bool = False
 
     @property
     def converged(self) -> bool:

@@ -16,5 +16,9 @@ class Problem(ABC):
     target: Any
 
     @abstractmethod
+    def undo(self) -> None:
+        """Make modules and generators what they were before the first evaluation."""
+
+    @abstractmethod
     def whole(self, x: Any) -> Tensor:
         """The cost as one function of the input, recorded end to end: for the oracle, and nobody else."""

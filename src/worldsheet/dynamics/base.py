@@ -3,12 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 import torch
 
 from worldsheet.core.fields import Fields
 from worldsheet.core.types import AnyState, Costate, Field, State
 from worldsheet.dynamics.coefficients import Coefficients
+from worldsheet.dynamics.spectrum import Operator
 from worldsheet.problem import Linearised, View
 
 
@@ -26,6 +28,8 @@ class Character:
             where no limit is known.
         descends: whether it goes down from the forward pass, so that a cost far above the one there tells that a step
             is too long.
+        growth: the factor a tick by which costate residuals may grow over three ticks; more, or residuals above those
+            of the first tick, tell that a step is too long. Infinite where residuals may grow as they like.
         cure: what to try when it diverges.
     """
 
@@ -35,6 +39,7 @@ class Character:
     delay: int = 0
     patience: int | None = None
     descends: bool = False
+    growth: float = inf
     cure: str = "use a rate closer to 1"
 
 
@@ -103,6 +108,16 @@ class Dynamics(ABC):
             positions: predictions that a sample holds on average, the tokens of a sequence for example.
         """
         del positions
+        return self
+
+    def stiffness(self, linearised: Linearised) -> Operator | None:
+        """The operator whose largest eigenvalue an automatic step is the inverse of; None without such a step."""
+        del linearised
+        return None
+
+    def with_step(self, rate: float) -> "Dynamics":
+        """The same dynamics with a number for its automatic step; itself if it has none."""
+        del rate
         return self
 
     @property

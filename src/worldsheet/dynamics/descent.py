@@ -3,7 +3,7 @@
 from math import isfinite
 
 from worldsheet.core.errors import InputError
-from worldsheet.dynamics.spectrum import largest_eigenvalue
+from worldsheet.dynamics.spectrum import Operator, largest_eigenvalue
 from worldsheet.problem import Linearised, Sites
 
 CURE = "use a smaller rate, or leave it out: it is then estimated from the layers"
@@ -43,26 +43,30 @@ def number(rate: float | None) -> float:
     return rate
 
 
-def estimated_rate(linearised: Linearised, penalty: float, samples: float, nudge: float | None = None) -> float:
+def estimated_rate(stiffness: Operator, linearised: Linearised, penalty: float) -> float:
     """1/λ_max of the curvature of the prediction energy in the states, at the forward pass.
+
+    Raises:
+        InputError: a layer whose derivative is not finite.
+    """
+    steepest = largest_eigenvalue(stiffness, linearised.states)
+    return 1 / (steepest or penalty)  # without hidden sites nothing is curved, and nothing moves
+
+
+def curvature(linearised: Linearised, penalty: float, count: float, nudge: float | None = None) -> Operator:
+    """Of the prediction energy in the states, at the forward pass, per prediction.
 
         ρ (1 − N)ᵀ(1 − N) + Nᵀ ∇²C N over the hidden sites if the output is open, else with the output and β ∇²C on it.
 
     Args:
         linearised: the layers' Jacobians.
         penalty: ρ.
-        samples: how many predictions the cost is the mean of.
+        count: how many predictions the cost is the mean of.
         nudge: β, None for an open output.
-
-    Raises:
-        InputError: a layer whose derivative is not finite.
     """
     if nudge is None:
-        steepest = largest_eigenvalue(lambda v: _curved_open(linearised, v, penalty, samples), linearised.states)
-    else:
-        pull = abs(nudge) * samples
-        steepest = largest_eigenvalue(lambda v: _curved(linearised, v, penalty, pull), linearised.states)
-    return 1 / (steepest or penalty)  # without hidden sites nothing is curved, and nothing moves
+        return lambda tangents: _curved_open(linearised, tangents, penalty, count)
+    return lambda tangents: _curved(linearised, tangents, penalty, abs(nudge) * count)
 
 
 def _curved_open(linearised: Linearised, tangents: Sites, penalty: float, samples: float) -> Sites:

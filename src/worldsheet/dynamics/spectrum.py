@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from math import isfinite, sqrt
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -10,6 +11,9 @@ from worldsheet.core.errors import InputError
 from worldsheet.core.types import AnyState
 from worldsheet.problem import Linearised, Sites
 
+Operator: TypeAlias = Callable[[Sites], Sequence[AnyState]]
+"""A linear map of one tensor per site to the same."""
+
 SAFETY = 1.05
 """Factor on an estimate that must not fall short: Lanczos' values come from below, and stop within a hundredth."""
 
@@ -17,7 +21,7 @@ _GOLDEN = 0.6180339887498949
 
 
 def largest_eigenvalue(
-    operator: Callable[[Sites], Sequence[AnyState]],
+    operator: Operator,
     like: Sequence[AnyState],
     *,
     tolerance: float = 0.01,
@@ -60,6 +64,34 @@ def largest_eigenvalue(
     return estimates[-1]
 
 
+def power_step(operator: Operator, vector: Sites, samples: int) -> tuple[float, Sites]:
+    """One product: the largest growth of a sample's part of a vector, and all parts as they are then, of length 1.
+
+    Samples do not meet in a network, but for batch statistics: the operator has a block for each, its largest
+    eigenvalue is that of the worst, and one product is a step of power iteration in all of them. From below for parts
+    of length 1.
+
+    Args:
+        operator: the product with it, symmetric and without negative eigenvalues.
+        vector: a part for each sample where the first dimension of all sites has that size, else one for all.
+        samples: batch size.
+
+    Raises:
+        InputError: a product that is not finite.
+    """
+    image = tuple(operator(vector))
+    sizes = _sizes(image, samples)
+    largest = float(sizes.max())
+    if not isfinite(largest):
+        raise InputError("the Jacobian of a layer is not finite", "finite derivatives", "scale the layers down")
+    return largest, _scaled(image, sizes, samples)
+
+
+def normalised(vector: Sites, samples: int) -> Sites:
+    """Of length 1 for each sample, or altogether where the first dimension is not the samples'."""
+    return _scaled(vector, _sizes(vector, samples), samples)
+
+
 def residual_gain(linearised: Linearised, impedances: Sequence[float] | None = None) -> float:
     """‖Z^{-½}(1 − N)Z^{½}‖, the largest factor from a small change of all states to the state residuals that follow.
 
@@ -90,6 +122,25 @@ def _start(like: Sequence[AnyState]) -> Sites:
     parts = probes(like)
     size = sqrt(_inner(parts, parts))
     return tuple(part / size for part in parts)
+
+
+def _sizes(vector: Sites, samples: int) -> Tensor:
+    if _by_sample(vector, samples):
+        squares = [part.detach().abs().double().square().reshape(samples, -1).sum(1) for part in vector]
+        return torch.stack(squares).sum(0).sqrt()
+    sizes: Tensor = torch.stack([part.detach().norm().double() for part in vector])
+    return sizes.square().sum().sqrt().reshape(1)
+
+
+def _scaled(vector: Sites, sizes: Tensor, samples: int) -> Sites:
+    inverse = torch.where(sizes > 0, 1 / sizes, 0.0)
+    if not _by_sample(vector, samples):
+        return tuple(part * inverse.to(part.real.dtype) for part in vector)
+    return tuple(part * inverse.to(part.real.dtype).reshape(samples, *[1] * (part.dim() - 1)) for part in vector)
+
+
+def _by_sample(vector: Sites, samples: int) -> bool:
+    return all(part.dim() > 0 and part.shape[0] == samples for part in vector)
 
 
 def _inner(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:

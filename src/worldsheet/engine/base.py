@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import isnan
 from typing import NamedTuple, final
 
+import torch
 from torch import Tensor
 
 from worldsheet.core.errors import InputError
@@ -30,6 +31,12 @@ class Residual(NamedTuple):
     states: Residuals
     costates: Residuals
     relative: float
+
+
+def total(sizes: Residuals) -> Tensor:
+    """The norm of all sites together, where the sizes are."""
+    found: Tensor = torch.linalg.vector_norm(sizes)
+    return found
 
 
 class Engine(ABC):
@@ -85,6 +92,19 @@ class Engine(ABC):
     @abstractmethod
     def residual(self) -> Residual:
         """Measure every site with the messages of this moment."""
+
+    def snapshot(self) -> list[Tensor]:
+        """What `slope` after a tick must know of the moment before it; nothing where it can be had from messages."""
+        return []
+
+    def slope(self, before: list[Tensor]) -> Tensor:
+        """‖g‖ over all sites, up to one factor for the relaxation, without the host's waiting for it.
+
+        Args:
+            before: the snapshot before the last tick.
+        """
+        del before
+        return total(self.residual().costates)
 
     @property
     def overflowed(self) -> bool:

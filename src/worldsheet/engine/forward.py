@@ -13,7 +13,7 @@ from worldsheet.core.reading import read
 from worldsheet.core.types import Costate, Field, State, Table
 from worldsheet.cut import Replayed, ReplayedRun
 from worldsheet.dynamics import Dynamics
-from worldsheet.engine.base import Engine, Residual, check_answer
+from worldsheet.engine.base import Engine, Residual, check_answer, total
 from worldsheet.engine.measure import norms, residual_of, start_fields, table_of
 from worldsheet.engine.sitewise.history import FieldHistory, SheetView
 from worldsheet.problem import Chain
@@ -117,6 +117,10 @@ class ForwardEngine(Engine):
     def residual(self) -> Residual:
         """Measure every site with the messages of this moment."""
         return residual_of(self.dynamics, self.table())
+
+    @override
+    def slope(self, before: list[Tensor]) -> Tensor:
+        return total(norms([_SiteView(self, site, FRESH).costate_residual for site in self.topology.sites]))
 
     def table(self) -> Table:
         """What `residual` is made of."""

@@ -1,15 +1,19 @@
 """The one loop over ticks."""
 
+from dataclasses import replace
 from itertools import islice
-from math import isnan, nan
+from math import inf, isnan, nan
 from typing import final
+
+import torch
+from torch import Tensor
 
 from worldsheet.core.errors import InputError, SitesChangedError
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.record import Record
 from worldsheet.engine.base import Engine, Residual
 from worldsheet.engine.motion import ParameterUpdater
-from worldsheet.engine.stopping import FrontDetector, Stop
+from worldsheet.engine.stopping import FrontDetector, GrowthDetector, Stop
 from worldsheet.schedules import Firing, Schedule, Tick
 
 _SPENT = Status.BUDGET_SPENT
@@ -63,45 +67,54 @@ def _run(
     tol = None if schedule.once else stop.tol  # a site that moves once has no residual before it has moved
     if tol is None and exact is None and stop.max_ticks is None and not stop.arrival:
         tol = engine.dynamics.tolerance(engine.precision)
-    judge = _Judge(engine, tol, by_default=stop == Stop())
+    budget = _budget(engine, stop, exact)
+    growth = GrowthDetector(budget, inf if motion else engine.dynamics.character.growth)
+    judge = _Judge(engine, tol, growth, by_default=stop == Stop())
     arrival = FrontDetector(engine.precision) if stop.arrival and exact is None else None
     _take(record, engine, 0)
     done, known = 0, None
-    for tick in islice(schedule.ticks(engine.topology), _budget(engine, stop, exact)):
+    for tick in islice(schedule.ticks(engine.topology), budget):
         if tick is not known:
             _refuse_absent(tick, topology.size)
             known = tick
         if motion is not None:
             motion.read()
+        judge.expect(done + 1)
         engine.move(tick)
         done = clock.ticks = done + 1
         if motion is not None and not motion.move():
             return Outcome(Status.DIVERGED, done, nan, "parameter gradients overflowed; lower the learning rate")
         if record is not None:
             _take(record, engine, done)
+        judge.watch(done)
         if exact is not None and done >= exact and (engine.sees_all_reads or judge.settled()):
             return Outcome(Status.CONVERGED, done)
         if tol is not None and done % stop.every == 0 and (outcome := judge.measured(done)).status is not _SPENT:
             return outcome
         if arrival is not None and arrival.passed(*engine.credit_at_ends()):
             return judge.measured(done, Status.ARRIVED)
-    if exact is not None:
-        remedy = f"this schedule is exact after {exact} ticks: raise max_ticks"
-        if done >= exact:
-            remedy += "; states that are read without derivatives take longer"
-        return Outcome(Status.BUDGET_SPENT, done, None, remedy)
-    ended = judge.measured if measure_final or tol is not None else judge.check_divergence
-    return ended(done) if motion is None else Outcome(_SPENT, done)
+    if exact is not None or motion is not None:
+        return Outcome(_SPENT, done) if exact is None else _short_of(exact, done)
+    return judge.spent(done, measure=measure_final or tol is not None)
+
+
+def _short_of(exact: int, done: int) -> Outcome:
+    remedy = f"this schedule is exact after {exact} ticks: raise max_ticks"
+    if done >= exact:
+        remedy += "; states that are read without derivatives take longer"
+    return Outcome(_SPENT, done, None, remedy)
 
 
 @final
 class _Judge:
     """Says how a relaxation stands, with its start in mind."""
 
-    def __init__(self, engine: Engine, tol: float | None, *, by_default: bool) -> None:
+    def __init__(self, engine: Engine, tol: float | None, growth: GrowthDetector, *, by_default: bool) -> None:
         self._engine = engine
         self._by_default = by_default
         self._tol = tol
+        self._growth = growth
+        self._before: list[Tensor] = []
         self._first = 0.0
         self._start = engine.loss if engine.dynamics.character.descends else None
 
@@ -109,6 +122,25 @@ class _Judge:
         """Whether nothing moves any more, but for rounding."""
         tolerance = self._engine.dynamics.tolerance(self._engine.precision)
         return tolerance is not None and self._engine.residual().relative <= tolerance
+
+    def expect(self, tick: int) -> None:
+        """Before a tick: remember what is needed to look after it whether residuals grow, if it is time to."""
+        if self._growth.watches(tick):
+            self._before = self._engine.snapshot()
+
+    def watch(self, ticks: int) -> None:
+        """Look whether residuals grow, if it is time to."""
+        if self._growth.watches(ticks):
+            self._growth.take(self._engine.slope(self._before))
+
+    def spent(self, ticks: int, *, measure: bool) -> Outcome:
+        """How it stands after the last tick."""
+        outcome = self.measured(ticks) if measure else self.check_divergence(ticks)
+        told = self._growth.told() if outcome.status is _SPENT else ""
+        if not told:
+            return outcome
+        remedy = f"{told}: the step is too long; {self._engine.dynamics.character.cure}"
+        return replace(outcome, remedy=remedy, growing=True)
 
     def measured(self, ticks: int, otherwise: Status = _SPENT) -> Outcome:
         """Converged or diverged, or else what the caller says."""
@@ -144,7 +176,7 @@ class _Judge:
 
     def _grows(self, norms: Residual) -> bool:
         """Whether some residual is a trillion times the largest of the first measurement that was not zero."""
-        largest = float(max(norms.states.max(), norms.costates.max()))
+        largest = float(torch.maximum(norms.states.max(), norms.costates.max()))
         self._first = self._first or largest
         return largest > 1e12 * self._first
 

@@ -1,10 +1,15 @@
 """When to stop."""
 
 from dataclasses import dataclass
-from math import sqrt
+from math import isfinite, sqrt
 from typing import final
 
+from torch import Tensor
+
 from worldsheet.core.errors import InputError
+from worldsheet.core.reading import read
+
+_WATCHED = 3  # ticks over which growth is told
 
 
 @final
@@ -60,6 +65,49 @@ def _refuse_types(max_ticks: object, tol: object, every: object) -> None:
             raise InputError(f"Stop: {name} must be a whole number, got {value!r}", "ticks", f"write {name}=20")
     if tol is not None and (isinstance(tol, bool) or not isinstance(tol, (int, float))):
         raise InputError(f"Stop: tol must be a number, got {tol!r}", "a relative residual, 0 or more", "write tol=1e-6")
+
+
+@final
+class GrowthDetector:
+    """Tells from residuals that a step is too long for the layers.
+
+    A step beyond what the layers' curvature allows lets one mode grow in each tick. While it grows, the last ticks tell
+    it; where layers saturate, growth ends, and residuals are above those of the first tick, which no descent leaves
+    behind. Norms are taken where the next tick makes the same messages anyway, and read at once at the end.
+
+    Args:
+        budget: ticks that there will be; fewer than six are too few to tell.
+        limit: the factor a tick, over three at the end, that is too much; infinite to watch nothing.
+    """
+
+    def __init__(self, budget: int, limit: float) -> None:
+        ticks = (1, budget - 1 - _WATCHED, budget - 1)
+        self._ticks = ticks if budget > _WATCHED + 2 and isfinite(limit) else ()
+        self._limit = limit
+        self._sizes: list[Tensor] = []
+
+    def watches(self, ticks: int) -> bool:
+        """Whether the residual is wanted after so many ticks."""
+        return ticks in self._ticks
+
+    def take(self, size: Tensor) -> None:
+        """Remember a norm of all costate residuals, without reading it."""
+        self._sizes.append(size)
+
+    def told(self) -> str:
+        """How they grew, in words, if they did as at no stable step; else nothing."""
+        if len(self._sizes) < len(self._ticks) or not self._ticks:
+            return ""
+        first, early, last = read(self._sizes)
+        factor, level = _ratio(last, early) ** (1 / _WATCHED), _ratio(last, first)
+        if factor <= self._limit and level <= 1:
+            return ""
+        return f"residuals ended at {level:.3g} times those of the first tick and grew by {factor:.3g} a tick"
+
+
+def _ratio(after: float, before: float) -> float:
+    """0 where there was nothing, as where credit has not arrived."""
+    return after / before if before > 0 else 0.0
 
 
 @final

@@ -16,6 +16,7 @@ from worldsheet.layers.layer import ModuleInfo
 class _Kept:
     """What a layer was like before its first evaluation, and its buffers after the latest repetition."""
 
+    device: torch.device
     random: tuple[Tensor, ...]
     buffers: dict[str, Tensor]
     latest: dict[str, Tensor] | None = None
@@ -47,7 +48,7 @@ class Replay:
         kept = self._kept.get(index)
         if kept is None:
             buffers = _copies(function) if traits.buffers else {}
-            self._kept[index] = _Kept(_generators(device) if traits.random else (), buffers)
+            self._kept[index] = _Kept(device, _generators(device) if traits.random else (), buffers)
             return function(*arguments)
         with _rewound(kept.random, device):
             if not (kept.buffers and isinstance(function, nn.Module)):
@@ -69,6 +70,17 @@ class Replay:
             with torch.no_grad():
                 for function, buffers in zip(moving, before, strict=True):
                     _restore(function, buffers)
+
+    def undo(self) -> None:
+        """Make generators and buffers what they were before the first call; the last one to be put back wins."""
+        for index, kept in reversed(self._kept.items()):
+            function = self._functions[index]
+            if kept.random:
+                _set_generators(kept.random, kept.device)
+            if kept.buffers and isinstance(function, nn.Module):
+                with torch.no_grad():
+                    _restore(function, kept.buffers)
+        self._kept.clear()
 
     def settle(self) -> None:
         """Move the buffers of every repeated layer once, as its last evaluation did."""

@@ -7,6 +7,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
+from typing_extensions import override
 
 from worldsheet.core.bundle import bundled
 from worldsheet.core.errors import LayerError, WorldsheetError
@@ -66,6 +67,10 @@ class BoundLayers(Problem):
             for layer in range(1, self.head + 1):
                 state = self.function(layer)(state)
             return state
+
+    @override
+    def undo(self) -> None:
+        self.replay.undo()
 
     def function(self, layer: int) -> Callable[..., Tensor]:
         """f_l as a function of its points, or the cost as a function of the output, in whatever grad mode is on.

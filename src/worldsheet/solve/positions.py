@@ -7,7 +7,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldsheet.core.private_torch import tree_leaves
+from worldsheet.dynamics import Dynamics
 from worldsheet.problem import Chain
+
+
+def counting_positions(dynamics: Dynamics, chain: Chain, x: Any, target: Any) -> Dynamics:
+    """The dynamics for a loss that averages over so many predictions of a sample as this one does."""
+    positions = positions_of(chain, x, target)
+    return dynamics if positions == 1 else dynamics.averaging_over(positions)
 
 
 def positions_of(chain: Chain, x: Any, target: Any) -> float:

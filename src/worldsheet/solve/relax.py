@@ -15,6 +15,7 @@ from worldsheet.engine import ForwardEngine, Stop, engine_for, run
 from worldsheet.problem import Chain
 from worldsheet.schedules import Schedule
 from worldsheet.solve.calibrate import calibrate
+from worldsheet.solve.calibration import Calibration
 from worldsheet.solve.checks import (
     are_finite,
     check_chain,
@@ -36,7 +37,7 @@ def relax(  # noqa: PLR0913  the public signature, in the order of decreasing us
     chain: Chain,
     x: Any,
     target: Any,
-    dynamics: Dynamics = _EXACT,
+    dynamics: Dynamics | Calibration = _EXACT,
     *,
     schedule: Schedule | None = None,
     stop: Stop = _UNTIL_SETTLED,
@@ -54,7 +55,7 @@ def relax(  # noqa: PLR0913  the public signature, in the order of decreasing us
         x: input x_0, any shape and dtype that the first layer takes. Its gradient comes along if it requires grad. For
             a traced module also a tuple of arguments, or a dict of arguments by name.
         target: what the loss compares the output with.
-        dynamics: how a site moves.
+        dynamics: how a site moves; or a `Calibration`, which is told the outcome.
         schedule: when; by default `Wavefront` for a dynamics that settles at once, else `Leapfrog`, `Synchronous` or,
             for a descent from the forward pass, `CreditFront`.
         stop: budget and tolerance.
@@ -70,7 +71,8 @@ def relax(  # noqa: PLR0913  the public signature, in the order of decreasing us
         LayerError: a layer or loss that fails on what it receives.
     """
     check_chain(chain, "relax")
-    check_options(dynamics, schedule, stop, record)
+    followed = dynamics if isinstance(dynamics, Calibration) else None
+    check_options(_EXACT if followed else dynamics, schedule, stop, record)  # a calibration has looked at its own
     inputs = inputs_of(chain, x)
     check_finite(chain, *inputs)
     dynamics = calibrate(chain, x, target, dynamics)
@@ -85,6 +87,8 @@ def relax(  # noqa: PLR0913  the public signature, in the order of decreasing us
                 engine.start(initial)
             outcome = run(engine, schedule, stop, record)
         outcome = _checked(outcome, engine.loss)
+        if followed is not None:
+            followed.tell(outcome)
         good = outcome.status not in (Status.DIVERGED, Status.SITES_CHANGED)
         to_input = engine.input_gradient() if good else None
         pairs = sum_uses(engine.efforts()) if good else []

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import final
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from typing_extensions import override
 from worldsheet.core.fields import Fields
 from worldsheet.core.types import AnyState, Costate, Field, State
 from worldsheet.dynamics import Character, Dynamics
+from worldsheet.dynamics.spectrum import Operator
 from worldsheet.problem import Linearised, View
 
 
@@ -51,7 +53,7 @@ class Substrate(Dynamics):
     @property
     def character(self) -> Character:
         """As the inner dynamics, save that what is spoilt may move sites before credit arrives."""
-        return replace(self.inner.character, descends=False)
+        return replace(self.inner.character, descends=False, growth=inf)
 
     @override
     def fit(self, depth: int) -> None:
@@ -73,6 +75,14 @@ class Substrate(Dynamics):
     def calibrated(self, linearised: Linearised) -> Dynamics:
         """The inner dynamics calibrated, on the same substrate."""
         return replace(self, inner=self.inner.calibrated(linearised))
+
+    @override
+    def stiffness(self, linearised: Linearised) -> Operator | None:
+        return self.inner.stiffness(linearised)
+
+    def with_step(self, rate: float) -> Dynamics:
+        """The inner dynamics with this step, on the same substrate."""
+        return replace(self, inner=self.inner.with_step(rate))
 
     @property
     @override

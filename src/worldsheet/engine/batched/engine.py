@@ -11,7 +11,7 @@ from worldsheet.core.fields import Fields
 from worldsheet.core.reading import read
 from worldsheet.core.types import Field, Residuals
 from worldsheet.dynamics import Dynamics
-from worldsheet.engine.base import Engine, Residual, check_answer
+from worldsheet.engine.base import Engine, Residual, check_answer, total
 from worldsheet.engine.batched.messages import SlabMessages
 from worldsheet.engine.batched.moments import Ahead, Known, Measured, Moment, Started, Unstarted
 from worldsheet.engine.batched.plan import programs_for
@@ -104,6 +104,16 @@ class StackedBlock(Engine):
         messages = self._measured()
         views = [messages.view(slab, span) for slab, span in self._moving()]
         return residual_of(self.dynamics, table_of(views, _norms))
+
+    @override
+    def snapshot(self) -> list[Tensor]:
+        return [slab.states.clone() for slab in self._started.slabs]
+
+    @override
+    def slope(self, before: list[Tensor]) -> Tensor:
+        """By how much a descent has moved the states, so that no program has to be left for the messages."""
+        moves = [slab.states - old for slab, old in zip(self._started.slabs, before, strict=True)]
+        return total(torch.stack([torch.linalg.vector_norm(move) for move in moves]))
 
     @property
     def overflowed(self) -> bool:

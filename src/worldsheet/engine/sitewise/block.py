@@ -11,7 +11,7 @@ from worldsheet.core.fields import Fields
 from worldsheet.core.reading import read
 from worldsheet.core.types import Costate, Field, Point, State, Table
 from worldsheet.dynamics import Dynamics
-from worldsheet.engine.base import WHOLE, Engine, Residual, SiteRange, check_answer
+from worldsheet.engine.base import WHOLE, Engine, Residual, SiteRange, check_answer, total
 from worldsheet.engine.measure import norms, residual_of, start_fields, table_of
 from worldsheet.engine.sitewise.history import FieldHistory, SheetView, held
 from worldsheet.engine.sitewise.messages import Messages
@@ -138,6 +138,10 @@ class Block(Engine):
     def residual(self) -> Residual:
         """Measure every site with the messages of this moment."""
         return residual_of(self.dynamics, self.table())
+
+    @override
+    def slope(self, before: list[Tensor]) -> Tensor:
+        return total(norms([_SiteView(self, site, FRESH).costate_residual for site in self.topology.sites]))
 
     def table(self) -> Table:
         """What `residual` is made of."""
