@@ -1,14 +1,18 @@
-"""What a newcomer meets on the command line: mistakes before any work, a sign of life, and tables without repetition."""
+"""What a newcomer meets on the command line: mistakes before any work, a sign of life, tables and figures to read."""
 
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 from typer.testing import CliRunner
 
-from worldsheet_lab import compare_command
+from worldsheet_lab import compare_command, plots
 from worldsheet_lab.cli import app
 from worldsheet_lab.control import command
+from worldsheet_lab.report import learning
 from worldsheet_lab.tables import result_tables
 
 
@@ -54,7 +58,7 @@ def test_a_log_hears_of_a_network_at_least_every_30_seconds() -> None:
         now[0] += 7.0
         step()
     times = [time for time, _ in said]
-    assert max(later - sooner for sooner, later in zip(times, times[1:], strict=False)) <= 30
+    assert max(later - sooner for sooner, later in pairwise(times)) <= 30
     assert said[0][1] == "pc, seed 0"
     assert said[1][1] == "  pc, seed 0: step 3 of 50"
     assert len(said) < 20
@@ -80,3 +84,24 @@ def test_neighbours_that_show_the_same_are_one_row() -> None:
     assert "0.weight to 9.weight, all 19" in text
     assert "9.bias" in text
     assert "1.weight" not in text
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_a_single_epoch_can_be_seen(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(plots, "_png", drawn.append)
+    row = {"train_loss": 1.0, "test_loss": 1.1, "test_accuracy": 0.8}
+    rows: list[Any] = [
+        {**row, "contender": name, "epoch": epoch + 1} for name in ("relaxation", "autograd") for epoch in range(epochs)
+    ]
+    plots.learning_curves(rows, "digits")
+    lines = [line for axes in drawn[0].axes for line in axes.lines]
+    assert len(lines) == 6
+    assert all((line.get_marker() not in ("", "None")) == (epochs == 1) for line in lines)
+
+
+def test_a_single_epoch_of_several_seeds_can_be_seen_in_the_report() -> None:
+    traces = learning._group("pc", {0: [0.8], 1: [0.7], 2: [0.9]}, "#000000", {"width": 2.2})
+    assert [trace.mode for trace in traces] == ["markers", "markers", "markers", "lines+markers"]
+    several = learning._group("pc", {0: [0.8, 0.9], 1: [0.7, 0.8]}, "#000000", {"width": 2.2})
+    assert [trace.mode for trace in several] == ["lines", "lines", "lines+markers"]

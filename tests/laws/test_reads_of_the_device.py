@@ -150,7 +150,8 @@ def test_ticks_do_not_wait(
     chain, x, target = problem(name, device)
     counts = []
     for ticks in (2, 4):  # fewer than the dyadic is exact after, or it would look whether all has come to rest
-        relax = partial(ws.relax, chain, x, target, dynamics, schedule, ws.Stop(max_ticks=ticks, tol=None))
+        stop = ws.Stop(max_ticks=ticks, tol=None)
+        relax = partial(ws.relax, chain, x, target, dynamics, schedule=schedule, stop=stop)
         relax()
         with counted(device, monkeypatch) as count:
             relax()

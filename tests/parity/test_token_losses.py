@@ -128,7 +128,8 @@ def test_estimated_rates_do_not_depend_on_the_length_of_sequences() -> None:
     path, (x, target) = network(), data()
     chain = ws.Chain(path, nn.CrossEntropyLoss())
     for rule in (ws.PredictiveCoding(), ws.AugmentedLagrangian()):
-        rates = [ws.calibrate(chain, *pair, rule).rate for pair in ((x, target), (x.flatten(0, 1), target.flatten()))]
+        pairs = (x, target), (x.flatten(0, 1), target.flatten())
+        rates = [vars(ws.calibrate(chain, *pair, rule))["rate"] for pair in pairs]
         assert rates[0] == pytest.approx(rates[1], rel=0.02)
 
 

@@ -149,12 +149,14 @@ def test_links_of_the_project_s_pages_lead_somewhere(page: str) -> None:
 
 
 def test_the_gallery_shows_the_figures_of_the_experiments_as_they_are() -> None:
-    """Copies, since a site is built from one folder: to the byte, so that none is forgotten when a figure is redrawn."""
+    """Copies to the byte, since a site is built from one folder."""
     figures = {path.read_bytes() for path in (ROOT / "experiments").glob("*/figure.png")}
     gallery = (DOCS / "gallery.md").read_text(encoding="utf-8")
     shown = re.findall(r"\]\(pictures/(\w+\.png)\)", gallery)
     assert sorted(shown) == sorted(path.name for path in (DOCS / "pictures").glob("*.png"))
-    assert [name for name in shown if name != "worldsheet.png" and (DOCS / "pictures" / name).read_bytes() not in figures] == []
+    assert [
+        name for name in shown if name != "worldsheet.png" and (DOCS / "pictures" / name).read_bytes() not in figures
+    ] == []
 
 
 def test_every_page_is_in_the_navigation() -> None:

@@ -46,7 +46,7 @@ class Pipeline:
         stages: how many, or a `Plan`; a number cuts into equal counts of layers.
         optimizer: makes the optimizer of one stage's parameters: `partial(torch.optim.Adam, lr=1e-3)`.
         packets_per_update: M, for the default order.
-        weights: what packets see of the parameters while they are in flight, and how gradients that come late are answered.
+        weights: what packets see of the parameters while they are in flight, and how late gradients are answered.
         schedule: what stages do when; `Unlocked(packets_per_update)` by default.
         messages: what states and credits are rounded to between stages, such as `torch.bfloat16`; None sends them as
             they are.

@@ -30,8 +30,8 @@ def calibrate(chain: Chain, x: Any, target: Any, dynamics: Dynamics) -> Dynamics
     """
     check_chain(chain, "calibrate")
     check_options(dynamics)
-    inputs, positions = inputs_of(chain, x), positions_of(chain, x, target)
-    if positions != 1:
+    inputs = inputs_of(chain, x)
+    if dynamics.counts_positions and (positions := positions_of(chain, x, target)) != 1:
         dynamics = dynamics.averaging_over(positions)
     if not dynamics.automatic:
         return dynamics
