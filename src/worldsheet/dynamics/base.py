@@ -35,7 +35,7 @@ class Character:
     delay: int = 0
     patience: int | None = None
     descends: bool = False
-    cure: str = "use a rate closer to 1"
+    cure: str = "let the dynamics take smaller steps"
 
 
 class Dynamics(ABC):

@@ -23,9 +23,6 @@ from worldsheet.solve.checks import check_finite, check_input, default_schedule
 from worldsheet.solve.gradients import accumulate, sum_uses
 from worldsheet.solve.solution import Pairs, named, owned, refuse_diverged
 
-_EXACT = Dyadic()
-_UNTIL_SETTLED = Stop()
-
 
 @final
 @dataclass(frozen=True)
@@ -80,10 +77,10 @@ def relax(  # noqa: PLR0913  the signature of `worldsheet.relax`, with the stage
     stages: int | Plan,
     x: Tensor,
     target: Any,
-    dynamics: Dynamics = _EXACT,
+    dynamics: Dynamics = Dyadic(),
     *,
     schedule: Schedule | None = None,
-    stop: Stop = _UNTIL_SETTLED,
+    stop: Stop = Stop(),
     record: Record | None = None,
     place: Endpoints | None = None,
 ) -> StagedResult:

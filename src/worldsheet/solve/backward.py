@@ -27,8 +27,6 @@ from worldsheet.solve.checks import (
 from worldsheet.solve.gradients import accumulate, sum_uses
 from worldsheet.solve.solution import refuse_diverged, refuse_other_sites
 
-_EXACT = Dyadic()
-_UNTIL_SETTLED = Stop()
 _LARGE = 0.1
 """A residual that says that some site has hardly heard of the cost."""
 
@@ -41,10 +39,10 @@ def backward(  # noqa: PLR0913  the public signature, in the order of decreasing
     chain: Chain,
     x: Any,
     target: Any,
-    dynamics: Dynamics = _EXACT,
+    dynamics: Dynamics = Dyadic(),
     *,
     schedule: Schedule | None = None,
-    stop: Stop = _UNTIL_SETTLED,
+    stop: Stop = Stop(),
     recompute: bool = False,
     compile: bool = False,
 ) -> Tensor:

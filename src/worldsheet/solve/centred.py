@@ -16,8 +16,6 @@ from worldsheet.solve.gradients import accumulate
 from worldsheet.solve.relax import relax
 from worldsheet.solve.solution import Solution
 
-_UNTIL_SETTLED = Stop()
-
 
 @final
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ def centred(
     dynamics: PredictiveCoding,
     *,
     schedule: Schedule | None = None,
-    stop: Stop = _UNTIL_SETTLED,
+    stop: Stop = Stop(),
 ) -> Centred:
     """Relax with a nudge of β and with one of −β: the central difference of an energy in the nudge.
 

@@ -28,18 +28,15 @@ from worldsheet.solve.checks import (
 from worldsheet.solve.gradients import sum_uses
 from worldsheet.solve.solution import Solution
 
-_EXACT = Dyadic()
-_UNTIL_SETTLED = Stop()
-
 
 def relax(  # noqa: PLR0913  the public signature, in the order of decreasing use
     chain: Chain,
     x: Any,
     target: Any,
-    dynamics: Dynamics = _EXACT,
+    dynamics: Dynamics = Dyadic(),
     *,
     schedule: Schedule | None = None,
-    stop: Stop = _UNTIL_SETTLED,
+    stop: Stop = Stop(),
     record: Record | None = None,
     initial: Fields | None = None,
     stack: bool = True,
