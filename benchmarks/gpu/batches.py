@@ -46,11 +46,12 @@ def ticks(width: int, plan: Plan) -> Figures:
     chain = ws.Chain(tanh_mlp(width, width, depth).to(plan.device), nn.CrossEntropyLoss())
     x = torch.randn(64, 1, 1, width, device=plan.device)
     target = torch.randint(10, (64,), device=plan.device)
-    rules = ws.AugmentedLagrangian(rate=0.1), ws.Synchronous(), ws.Stop(max_ticks=count, tol=None)
+    dynamics, stop = ws.AugmentedLagrangian(rate=0.1), ws.Stop(max_ticks=count)
+    relax = partial(ws.relax, chain, x, target, dynamics, schedule=ws.Synchronous(), stop=stop)
     steps: dict[str, Callable[[], object]] = {
         "autograd": partial(autograd_backward, chain, x, target),
-        "stacked": partial(ws.relax, chain, x, target, *rules),
-        "site by site": partial(ws.relax, chain, x, target, *rules, stack=False),
+        "stacked": relax,
+        "site by site": partial(relax, stack=False),
     }
     for step in (*steps.values(), *steps.values()):
         step()

@@ -1,6 +1,7 @@
 """A claim's folder: what is stated, what is expected, what was recorded, and the verdict."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -137,6 +138,16 @@ def claims_in(folder: Path) -> dict[str, Claim]:
             "call from a checkout of the project, or name the folder with --folder",
         )
     return found
+
+
+def labels(claims: Mapping[str, Claim]) -> dict[str, str]:
+    """What each folder's claim is called in a list, by folder: with the folder's words where claims share a name."""
+    count = Counter(claim.name for claim in claims.values())
+    words = {folder: folder.partition("_")[2].replace("_", " ") for folder in claims}
+    return {
+        folder: claim.name if count[claim.name] == 1 else f"{claim.name} {words[folder]}"
+        for folder, claim in claims.items()
+    }
 
 
 def find(name: str, claims: Mapping[str, Claim]) -> list[Claim]:

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from experiments.harness.claim import Claim, Verdict, claims_in, find
+from experiments.harness.claim import Claim, Verdict, claims_in, find, labels
 from experiments.harness.record import Record, Size
 from experiments.harness.suite import Ending, Finished, run_all
 from worldsheet_lab.commands.group import Commands
@@ -34,8 +34,8 @@ def listed(folder: Folder = _FOLDER, as_json: Json = False) -> None:
     if as_json:
         typer.echo(json.dumps({n: {"claim": c.name, "title": c.title, "source": c.source} for n, c in claims.items()}))
         return
-    for name, claim in claims.items():
-        typer.echo(f"{claim.name:<4} {name:<28} {claim.title}")
+    for name, label in labels(claims).items():
+        typer.echo(f"{label:<20} {name:<22} {claims[name].title}")
 
 
 @experiments.command(epilog="Example: python -m experiments run C13 --size small")
@@ -82,7 +82,8 @@ def table(
     as_json: Json = False,
 ) -> None:
     """Tabulate what was recorded: claim, source's figure, ours, verdict, command, time."""
-    rows = [_row(claim) for claim in claims_in(folder).values()]
+    claims = claims_in(folder)
+    rows = [_row(label, claims[name]) for name, label in labels(claims).items()]
     if as_json:
         typer.echo(json.dumps(rows))
     elif markdown:
@@ -91,11 +92,11 @@ def table(
         _print(rows)
 
 
-def _row(claim: Claim) -> dict[str, Any]:
+def _row(label: str, claim: Claim) -> dict[str, Any]:
     record = claim.record(Size.FULL) or claim.record(Size.SMALL)
     size = Size.SMALL if record is None else record.size
     return {
-        "claim": claim.name,
+        "claim": label,
         "title": claim.title,
         "source": claim.source,
         "figures": "" if record is None else _figures(claim, record),

@@ -2,11 +2,12 @@
 
 import json
 import shlex
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from math import ceil
-from typing import Any
+from typing import Any, final
 
 import torch
 import typer
@@ -81,7 +82,7 @@ def _progress(
 ) -> Iterator[Callable[[str], Callable[[], None]]]:
     """Told the name of each cell, gives what is to be called after each of its steps."""
     if not console.is_terminal:
-        yield partial(_line, console)
+        yield _Log(contest.recipe.epochs * per_epoch, partial(_say, console)).begin
         return
     columns = TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True) as bars:
@@ -96,10 +97,35 @@ def _progress(
         yield begin
 
 
-def _line(console: Console, name: str) -> Callable[[], None]:
-    """A line a network, for logs."""
-    _say(console, name)
-    return lambda: None
+_SILENCE = 20.0
+"""Seconds after which a log is told how far a network is."""
+
+
+@final
+class _Log:
+    """A line a network, and one whenever a log has heard nothing for a while.
+
+    Args:
+        steps: of each network.
+        say: writes a line.
+        clock: seconds.
+    """
+
+    def __init__(self, steps: int, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._steps, self._say, self._clock = steps, say, clock
+        self._name, self._done, self._last = "", 0, 0.0
+
+    def begin(self, name: str) -> Callable[[], None]:
+        """Told the name of a network, gives what is to be called after each of its steps."""
+        self._name, self._done, self._last = name, 0, self._clock()
+        self._say(name)
+        return self._step
+
+    def _step(self) -> None:
+        self._done += 1
+        if self._clock() - self._last >= _SILENCE:
+            self._last = self._clock()
+            self._say(f"  {self._name}: step {self._done} of {self._steps}")
 
 
 def _refuse_beside_resume(given: Mapping[str, Any]) -> None:

@@ -34,8 +34,9 @@ def learning_curves(rows: Sequence[Row], title: str) -> bytes:
         own = [row for row in rows if row["contender"] == name]
         epochs = [row["epoch"] for row in own]
         for key, color in (("train_loss", _TRAIN), ("test_loss", _TEST)):
-            loss.plot(epochs, [_number(row[key]) for row in own], color=color, **style)
-        accuracy.plot(epochs, [row["test_accuracy"] for row in own], color=_TEST, label=name, **style)
+            loss.plot(epochs, [_number(row[key]) for row in own], color=color, **_marked(style, epochs))
+        shown = _marked(style, epochs)
+        accuracy.plot(epochs, [row["test_accuracy"] for row in own], color=_TEST, label=name, **shown)
     loss.set(xlabel="epoch", ylabel="cross-entropy per image (nats)", yscale="log", title="loss")
     accuracy.set(xlabel="epoch", ylabel="test images classified correctly", title="accuracy")
     accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
@@ -47,6 +48,11 @@ def learning_curves(rows: Sequence[Row], title: str) -> bytes:
     loss.legend(handles=colors, frameon=False)
     accuracy.legend(handles=[pale, dashed], frameon=False, loc="lower right")
     return _png(figure)
+
+
+def _marked(style: Mapping[str, Any], epochs: Sequence[int]) -> dict[str, Any]:
+    """With a marker where there is a single epoch, whose line has no length."""
+    return {**style, "marker": "o", "ms": 4 + 2 * style["lw"]} if len(epochs) == 1 else dict(style)
 
 
 def rivals(dynamics: Mapping[str, Mapping[str, Any]], title: str) -> bytes:

@@ -1,6 +1,7 @@
 """The result of a run as tables of at most 80 columns."""
 
 from collections.abc import Mapping
+from itertools import groupby
 from typing import Any
 
 from rich import box
@@ -60,15 +61,21 @@ def _gradients(result: Mapping[str, Any]) -> Table:
     table.add_column("parameter")
     for heading in ("1 - cosine", "relative error", "SNR"):
         table.add_column(heading, justify="right")
-    for row in result["gradients"]:
-        equal = row["snr"] is None and row["relative_error"] == 0
-        table.add_row(
-            row["name"],
-            "0" if equal else _small(row["one_minus_cosine"]),
-            "0" if equal else "inf" if row["relative_error"] is None else f"{row['relative_error']:.1e}",
-            "inf" if row["snr"] is None else f"{row['snr']:.1e}",
-        )
+    cells = [(row["name"], _cells(row)) for row in result["gradients"]]
+    for shown, group in groupby(cells, key=lambda cell: cell[1]):
+        names = [name for name, _ in group]
+        table.add_row(names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}, all {len(names)}", *shown)
     return table
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    """What a row shows: neighbours that show the same are one row."""
+    equal = row["snr"] is None and row["relative_error"] == 0
+    return (
+        "0" if equal else _small(row["one_minus_cosine"]),
+        "0" if equal else "inf" if row["relative_error"] is None else f"{row['relative_error']:.1e}",
+        "inf" if row["snr"] is None else f"{row['snr']:.1e}",
+    )
 
 
 def _count(number: int, noun: str) -> str:

@@ -26,6 +26,7 @@ from worldsheet_lab.training import Training
 
 def train(options: Train) -> None:
     """Carry the command out."""
+    _refuse_dynamics(options.dynamics)
     given = _given(options)
     console = Console(stderr=True)
     run_options = RunOptions(options.data_dir, options.as_json, options.tensorboard)
@@ -64,6 +65,15 @@ def train(options: Train) -> None:
         _say(console, f"going on in {folder.path} at epoch {training.position.epoch + 1}")
     _carry_out(training, folder, run_options)
     _show(folder, options.as_json)
+
+
+def _refuse_dynamics(name: str | None) -> None:
+    if name is not None:
+        raise InputError(
+            f"train has no --dynamics, got {name}: it trains by dyadic relaxation and by backprop",
+            "--rate and --schedule here; --dynamics in compare",
+            f"worldsheet compare --dynamics {name} --seeds 1",
+        )
 
 
 def _given(options: Train) -> dict[str, Any]:

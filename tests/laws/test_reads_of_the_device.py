@@ -150,7 +150,8 @@ def test_ticks_do_not_wait(
     chain, x, target = problem(name, device)
     counts = []
     for ticks in (2, 4):  # fewer than the dyadic is exact after, or it would look whether all has come to rest
-        relax = partial(ws.relax, chain, x, target, dynamics, schedule, ws.Stop(max_ticks=ticks, tol=None))
+        stop = ws.Stop(max_ticks=ticks, tol=None)
+        relax = partial(ws.relax, chain, x, target, dynamics, schedule=schedule, stop=stop)
         relax()
         with counted(device, monkeypatch) as count:
             relax()
@@ -169,7 +170,13 @@ def test_looking_whether_residuals_grow_waits_for_nothing(
     counts = []
     for ticks in (6, 9):
         relax = partial(
-            ws.relax, chain, x, target, ws.PredictiveCoding(0.1), ws.Synchronous(), ws.Stop(max_ticks=ticks)
+            ws.relax,
+            chain,
+            x,
+            target,
+            ws.PredictiveCoding(0.1),
+            schedule=ws.Synchronous(),
+            stop=ws.Stop(max_ticks=ticks),
         )
         relax()
         with counted(device, monkeypatch) as count:

@@ -128,7 +128,8 @@ def test_estimated_rates_do_not_depend_on_the_length_of_sequences() -> None:
     path, (x, target) = network(), data()
     chain = ws.Chain(path, nn.CrossEntropyLoss())
     for rule in (ws.PredictiveCoding(), ws.AugmentedLagrangian()):
-        rates = [ws.calibrate(chain, *pair, rule).rate for pair in ((x, target), (x.flatten(0, 1), target.flatten()))]
+        pairs = (x, target), (x.flatten(0, 1), target.flatten())
+        rates = [vars(ws.calibrate(chain, *pair, rule))["rate"] for pair in pairs]
         assert rates[0] == pytest.approx(rates[1], rel=0.02)
 
 
@@ -138,3 +139,15 @@ def test_positions_are_refused_where_they_mean_nothing() -> None:
             make(positions=0.0)
         with pytest.raises(ws.errors.InputError, match="positions has no effect with averaged=False"):
             make(positions=3.0, averaged=False)
+
+
+def test_stages_are_told_the_positions_and_then_relax_as_one() -> None:
+    path, (x, target) = network(), data()
+    chain, rule, stop = ws.Chain(path, nn.CrossEntropyLoss()), ws.PredictiveCoding(rate=0.2), ws.Stop(max_ticks=7)
+    with pytest.raises(ws.errors.InputError, match="how many positions of a sample"):
+        ws.pipeline.relax(chain, 2, x, target, rule, stop=stop)
+    known = ws.calibrate(chain, x, target, rule)
+    staged = ws.pipeline.relax(chain, 2, x, target, known, stop=stop)
+    whole = ws.relax(chain, x, target, rule, stop=stop, stack=False)
+    for one, other in zip(staged.fields.costates, whole.costates, strict=True):
+        assert torch.equal(one, other)

@@ -148,6 +148,17 @@ def test_links_of_the_project_s_pages_lead_somewhere(page: str) -> None:
     assert [link for link in links if link and not (ROOT / link).exists()] == []
 
 
+def test_the_gallery_shows_the_figures_of_the_experiments_as_they_are() -> None:
+    """Copies to the byte, since a site is built from one folder."""
+    figures = {path.read_bytes() for path in (ROOT / "experiments").glob("*/figure.png")}
+    gallery = (DOCS / "gallery.md").read_text(encoding="utf-8")
+    shown = re.findall(r"\]\(pictures/(\w+\.png)\)", gallery)
+    assert sorted(shown) == sorted(path.name for path in (DOCS / "pictures").glob("*.png"))
+    assert [
+        name for name in shown if name != "worldsheet.png" and (DOCS / "pictures" / name).read_bytes() not in figures
+    ] == []
+
+
 def test_every_page_is_in_the_navigation() -> None:
     listed = set(re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
     assert listed == {str(page.relative_to(DOCS)) for page in PAGES}

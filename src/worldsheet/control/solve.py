@@ -54,7 +54,7 @@ def solve(
         problem: what to solve, for every initial state of its batch.
         method: how.
         initial_guess: controls, a `Guess`, or an earlier solution of the same sizes.
-        tol: largest residual at rest, each compared with the size of what it is made of (`Residuals`).
+        tol: stop when all residuals are below this, each compared with the size of what it is made of (`Residuals`).
         max_ticks: budget; by default 300 for the matched wave, 20 000 for the scalar wave, 500 sweeps.
         history: filled with one problem's fields at every tick.
 
@@ -65,7 +65,7 @@ def solve(
     if not (isfinite(tol) and tol > 0):
         raise InputError(
             f"tol must be a positive number, got {tol}",
-            "the largest residual at rest, above 0 and finite",
+            "a number above 0: the solver stops when all residuals are below it",
             "try 1e-8 in float64, 1e-4 in float32",
         )
     if max_ticks is not None and max_ticks < 0:

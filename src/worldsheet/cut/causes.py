@@ -62,8 +62,8 @@ def cause_in_layer(where: Where, module: nn.Module, given: Any) -> LayerError | 
     parameter = next((p for p in module.parameters() if p.is_floating_point()), None)
     if not points:
         kind = next((type(leaf).__name__ for leaf in tree_leaves(given)), "nothing")
-        remedy = "loop over it: for x, target in loader" if kind == "DataLoader" else "convert it: torch.as_tensor(x)"
-        return LayerError(f"{where.place} needs a tensor, got type {kind}{where.source}", "a torch.Tensor", remedy)
+        cure = "loop over it: for x, target in loader" if kind == "DataLoader" else "convert it: torch.as_tensor(x)"
+        return LayerError(f"{where.place} needs a tensor, got type {kind}{where.source}", "a torch.Tensor", cure)
     point, inner = points[0], _first_called(module)
     if parameter is not None:
         return _cause_at(where, inner, point, parameter)
@@ -100,8 +100,8 @@ def _cause_in_loss(loss: Callable[..., Any], output: Any, target: Any) -> LayerE
     """Why a loss fails on an output and a target, if it is one of the usual reasons."""
     name = name_of(loss)
     if target is None or type(target) is list or type(target).__module__ == "numpy":
-        remedy = "pass the target as the third argument" if target is None else "convert it: torch.as_tensor(target)"
-        return LayerError(f"loss {name} needs a tensor, the target has type {_kind(target)}", "a torch.Tensor", remedy)
+        cure = "pass the target as the third argument" if target is None else "convert it: torch.as_tensor(target)"
+        return LayerError(f"loss {name} needs a tensor, the target has type {_kind(target)}", "a torch.Tensor", cure)
     if not (isinstance(output, Tensor) and isinstance(target, Tensor)):
         return None
     if output.device != target.device:
@@ -125,32 +125,32 @@ def unequal_shapes(loss: Callable[..., Any], output: Any, target: Any) -> LayerE
     if not (isinstance(output, Tensor) and isinstance(target, Tensor)) or output.shape == target.shape:
         return None
     if output.dim() and target.dim() and output.shape[0] != target.shape[0]:
-        remedy = "give the targets of the very samples in x"
+        cure = "give the targets of the very samples in x"
     elif output.numel() == target.numel():
-        remedy = "reshape the target: target.reshape(output.shape), often target.unsqueeze(1)"
+        cure = "reshape the target: target.reshape(output.shape), often target.unsqueeze(1)"
     elif not target.is_floating_point() and output.shape[:1] == target.shape:
-        remedy = "use nn.CrossEntropyLoss() for class indices, or F.one_hot(target, classes).float()"
+        cure = "use nn.CrossEntropyLoss() for class indices, or F.one_hot(target, classes).float()"
     else:
-        remedy = "give a target for every entry of the output: target.expand_as(output), if one is meant for several"
+        cure = "give a target for every entry of the output: target.expand_as(output), if one is meant for several"
     return LayerError(
         f"loss {name_of(loss)} must have a target of the output's shape {tuple(output.shape)}, got "
         f"{tuple(target.shape)}",
         "a target of the output's shape",
-        remedy,
+        cure,
     )
 
 
 def no_scalar(name: str, cost: object) -> LayerError:
     """The error of a loss that returned anything but a tensor with one entry."""
     if isinstance(cost, Tensor):
-        remedy = "average or sum over the batch: reduction='mean' or 'sum', or .mean()"
+        cure = "average or sum over the batch: reduction='mean' or 'sum', or .mean()"
     elif isinstance(cost, (int, float)):
-        remedy = "return the tensor itself, without .item() or float(): the library reads the number when it is safe"
+        cure = "return the tensor itself, without .item() or float(): the library reads the number when it is safe"
     elif cost is None:
-        remedy = "let the function end with return"
+        cure = "let the function end with return"
     else:
-        remedy = "return the one tensor that is to fall"
-    return LayerError(f"loss {name} returned {in_words(cost)}, not a scalar tensor", "a tensor with one entry", remedy)
+        cure = "return the one tensor that is to fall"
+    return LayerError(f"loss {name} returned {in_words(cost)}, not a scalar tensor", "a tensor with one entry", cure)
 
 
 def _first_called(module: nn.Module) -> nn.Module | None:
@@ -172,18 +172,18 @@ def _other_device(where: Where, point: Tensor, parameter: Tensor) -> LayerError:
 
 
 def _other_dtype(where: Where, point: Tensor, parameter: Tensor) -> LayerError:
-    wanted, ways = _short(parameter.dtype), {torch.float32: "float()", torch.float64: "double()"}
-    way = ways.get(parameter.dtype, f"to({parameter.dtype})")
+    wanted, calls = _short(parameter.dtype), {torch.float32: "float()", torch.float64: "double()"}
+    call = calls.get(parameter.dtype, f"to({parameter.dtype})")
     if not where.outermost:
-        remedy = f"give both layers one dtype: model.{way}"
+        cure = f"give both layers one dtype: model.{call}"
     elif point.dtype is torch.uint8:
-        remedy = f"convert the images: x.{way} / 255"
+        cure = f"convert the images: x.{call} / 255"
     else:
-        remedy = f"convert the input: x.{way}"
+        cure = f"convert the input: x.{call}"
     return LayerError(
         f"{where.place} has parameters of dtype {wanted}, got dtype {_short(point.dtype)}{where.source}",
         "one dtype",
-        remedy,
+        cure,
     )
 
 
@@ -204,17 +204,17 @@ def _cause_in_linear(where: Where, inner: nn.Linear, point: Tensor) -> LayerErro
     if point.dim() and point.shape[-1] == wanted:
         return None
     if point.dim() > 2 and point[0].numel() == wanted:
-        remedy = "put nn.Flatten() before it"
+        cure = "put nn.Flatten() before it"
     elif point.dim() == 1 and point.numel() == wanted:
-        remedy = "give a batch: x.unsqueeze(0)"
+        cure = "give a batch: x.unsqueeze(0)"
     else:
         found = point[0].numel() if point.dim() > 1 else point.numel()
-        remedy = f"let it read what arrives: nn.Linear({found}, {inner.out_features})"
-        remedy += ", after nn.Flatten()" if point.dim() > 2 else ""
+        cure = f"let it read what arrives: nn.Linear({found}, {inner.out_features})"
+        cure += ", after nn.Flatten()" if point.dim() > 2 else ""
     return LayerError(
         f"{where.place} reads {wanted} features in the last dimension, got shape {tuple(point.shape)}{where.source}",
         f"an input of shape (batch, {wanted})",
-        remedy,
+        cure,
     )
 
 
@@ -225,15 +225,15 @@ def _cause_in_convolution(where: Where, inner: _Convolution, point: Tensor) -> L
     axes = ", ".join(("length",) if spatial == 1 else ("depth", "height", "width")[-spatial:])
     if point.dim() == spatial + 2 and point.shape[-1] == channels:
         order = ", ".join(map(str, (0, spatial + 1, *range(1, spatial + 1))))
-        remedy = f"bring the channels to the second place: x.permute({order})"
+        cure = f"bring the channels to the second place: x.permute({order})"
     elif channels == 1 and point.dim() == spatial + 1:
-        remedy = "add the channel: x.unsqueeze(1)"
+        cure = "add the channel: x.unsqueeze(1)"
     else:
-        remedy = "let its in_channels be what arrives, and the shape (batch, channels, " + axes + ")"
+        cure = "let its in_channels be what arrives, and the shape (batch, channels, " + axes + ")"
     return LayerError(
         f"{where.place} reads {channels} channels, got shape {tuple(point.shape)}{where.source}",
         f"an input of shape (batch, {channels}, {axes})",
-        remedy,
+        cure,
     )
 
 
@@ -249,17 +249,17 @@ def _cause_among_classes(loss: Callable[..., Any], name: str, output: Tensor, ta
             "convert the target: target.to(output.dtype), or F.one_hot's argument itself",
         )
     if output.dim() > 1 and tuple(target.shape) != rows:
-        remedy = "give the targets of the very samples in x"
+        cure = "give the targets of the very samples in x"
         if target.dim() == output.dim() and target.shape[1] == 1:
-            remedy = "leave out the dimension of size 1: target.squeeze(1)"
+            cure = "leave out the dimension of size 1: target.squeeze(1)"
         elif output.dim() == 3 and tuple(target.shape) == tuple(output.shape[:2]):
-            remedy = "bring the classes to the second place: output.transpose(1, 2) at the end of the model"
+            cure = "bring the classes to the second place: output.transpose(1, 2) at the end of the model"
         elif output.dim() == 2 and target.dim() > 1 and target.shape[0] * target.shape[1] == output.shape[0]:
-            remedy = "flatten the target: target.flatten()"
+            cure = "flatten the target: target.flatten()"
         return LayerError(
             f"loss {name} has an output of shape {tuple(output.shape)} and a target of shape {tuple(target.shape)}",
             wanted,
-            remedy,
+            cure,
         )
     if target.dtype is not torch.int64:
         return LayerError(
@@ -268,11 +268,11 @@ def _cause_among_classes(loss: Callable[..., Any], name: str, output: Tensor, ta
             "convert the target: target.long()",
         )
     ignored = getattr(loss, "ignore_index", -100)
-    remedy = "number the classes from 0, or let the last layer have an output for each class"
-    return _outside(f"loss {name} has an output with", target[target != ignored], classes, remedy, "classes")
+    cure = "number the classes from 0, or let the last layer have an output for each class"
+    return _outside(f"loss {name} has an output with", target[target != ignored], classes, cure, "classes")
 
 
-def _outside(said: str, indices: Tensor, count: int, remedy: str, what: str = "indices") -> LayerError | None:
+def _outside(said: str, indices: Tensor, count: int, cure: str, what: str = "indices") -> LayerError | None:
     """An index that is not there, where indices can be read: a GPU that has met one answers nothing any more."""
     if indices.device.type != "cpu" or not indices.numel():
         return None
@@ -280,7 +280,7 @@ def _outside(said: str, indices: Tensor, count: int, remedy: str, what: str = "i
     if low >= 0 and high < count:
         return None
     return LayerError(
-        f"{said} {count} {what}, and {low if low < 0 else high} is none of them", f"0 to {count - 1}", remedy
+        f"{said} {count} {what}, and {low if low < 0 else high} is none of them", f"0 to {count - 1}", cure
     )
 
 

@@ -13,10 +13,8 @@ from worldsheet.problem import Chain
 from worldsheet.solve.relax import relax
 from worldsheet.solve.solution import refuse_diverged
 
-_EXACT = Dyadic()
 
-
-def curvature(chain: Chain, x: Tensor, target: Any, port: Newton, dynamics: Dynamics = _EXACT) -> None:
+def curvature(chain: Chain, x: Tensor, target: Any, port: Newton, dynamics: Dynamics = Dyadic()) -> None:
     """Show a port the Gauss–Newton factors of a batch instead of those of its gradient.
 
     The loss of one sample has a Hessian H = Σ_k h_k h_kᵀ at the output. Each column h_k is a credit of its own, and is

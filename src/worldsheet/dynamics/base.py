@@ -40,7 +40,7 @@ class Character:
     patience: int | None = None
     descends: bool = False
     growth: float = inf
-    cure: str = "use a rate closer to 1"
+    cure: str = "let the dynamics take smaller steps"
 
 
 class Dynamics(ABC):
@@ -101,8 +101,13 @@ class Dynamics(ABC):
         del linearised
         return self
 
+    @property
+    def counts_positions(self) -> bool:
+        """Whether it wants to know over how many positions of a sample a loss averages; by default not."""
+        return False
+
     def averaging_over(self, positions: float) -> "Dynamics":
-        """The same for a loss that is a mean over so many positions of a sample; itself if that is all one to it.
+        """The same for a loss that is a mean over so many positions of a sample, if it `counts_positions`.
 
         Args:
             positions: predictions that a sample holds on average, the tokens of a sequence for example.

@@ -6,7 +6,7 @@ from typing import final
 
 from worldsheet.core.errors import InputError
 from worldsheet.core.types import Costate, State
-from worldsheet.dynamics.base import Dynamics
+from worldsheet.dynamics.base import Character, Dynamics
 from worldsheet.dynamics.coefficients import Coefficients, Mix
 from worldsheet.problem import View
 
@@ -48,6 +48,15 @@ class Dyadic(Dynamics):
                 "a rate above 0 and below 2, the stability limit of the flow",
                 "use rate=1 for exact gradients in 2L ticks",
             )
+
+    @property
+    def character(self) -> Character:
+        """Neither field leads, and both rest."""
+        if self.rate == 1:
+            return Character(
+                cure="use Synchronous() or Wavefront(), under which it is exact after a known number of ticks"
+            )
+        return Character(cure="use a rate closer to 1")
 
     def state(self, view: View) -> State:
         """x_l + η r_l."""

@@ -115,9 +115,14 @@ class AugmentedLagrangian(Dynamics):
         credit = Mix(residual=self.penalty / count, costate=1.0)
         return Coefficients(Mix(credit=step, pulled=-step), Mix(residual=self.dual_rate / count), credit)
 
+    @property
+    def counts_positions(self) -> bool:
+        """Where the loss is a mean, unless the user has said them."""
+        return self.averaged and self.positions is None
+
     def averaging_over(self, positions: float) -> Dynamics:
-        """With positions, unless the user has said them."""
-        return replace(self, positions=positions) if self.averaged and self.positions is None else self
+        """With so many."""
+        return replace(self, positions=positions)
 
     @property
     def automatic(self) -> bool:

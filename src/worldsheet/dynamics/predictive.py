@@ -148,9 +148,14 @@ class PredictiveCoding(Dynamics):
             return view.costate
         return self.precision / (self._strength * self._count(view.samples)) * view.state_residual
 
+    @property
+    def counts_positions(self) -> bool:
+        """Where the loss is a mean, unless the user has said them."""
+        return self.averaged and self.positions is None
+
     def averaging_over(self, positions: float) -> Dynamics:
-        """With positions, unless the user has said them."""
-        return replace(self, positions=positions) if self.averaged and self.positions is None else self
+        """With so many."""
+        return replace(self, positions=positions)
 
     @property
     def automatic(self) -> bool:

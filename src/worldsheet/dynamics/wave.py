@@ -191,9 +191,14 @@ class Wave(Dynamics):
         """λ_l itself."""
         return view.costate
 
+    @property
+    def counts_positions(self) -> bool:
+        """Where the loss is a mean, unless the user has said them."""
+        return self.averaged and self.positions is None
+
     def averaging_over(self, positions: float) -> Dynamics:
-        """With positions, unless the user has said them."""
-        return replace(self, positions=positions) if self.averaged and self.positions is None else self
+        """With so many."""
+        return replace(self, positions=positions)
 
     @property
     def automatic(self) -> bool:

@@ -49,7 +49,7 @@ class Pipeline:
         optimizer: makes the optimizer of one stage's parameters: `partial(torch.optim.Adam, lr=1e-3)`. It may have
             groups, or be several as one: `ports.Joined`.
         packets_per_update: M, for the default order.
-        weights: what packets see of the parameters while they are in flight, and how those answer late credits.
+        weights: what packets see of the parameters while they are in flight, and how late gradients are answered.
         schedule: what stages do when; `Unlocked(packets_per_update)` by default.
         messages: what states and credits are rounded to between stages, such as `torch.bfloat16`; None sends them as
             they are.

@@ -21,10 +21,8 @@ from worldsheet.problem import Chain
 from worldsheet.schedules import Schedule
 from worldsheet.solve.checks import check_finite, check_input, default_schedule
 from worldsheet.solve.gradients import accumulate, sum_uses
+from worldsheet.solve.positions import positions_of
 from worldsheet.solve.solution import Pairs, named, owned, refuse_diverged
-
-_EXACT = Dyadic()
-_UNTIL_SETTLED = Stop()
 
 
 @final
@@ -80,10 +78,10 @@ def relax(  # noqa: PLR0913  the signature of `worldsheet.relax`, with the stage
     stages: int | Plan,
     x: Tensor,
     target: Any,
-    dynamics: Dynamics = _EXACT,
+    dynamics: Dynamics = Dyadic(),
     *,
     schedule: Schedule | None = None,
-    stop: Stop = _UNTIL_SETTLED,
+    stop: Stop = Stop(),
     record: Record | None = None,
     place: Endpoints | None = None,
 ) -> StagedResult:
@@ -113,6 +111,7 @@ def relax(  # noqa: PLR0913  the signature of `worldsheet.relax`, with the stage
     plan = stages if isinstance(stages, Plan) else balanced([1.0] * len(chain), stages)
     schedule = _checked(dynamics, default_schedule(dynamics, schedule))
     dynamics.fit(len(chain))
+    _refuse_uncounted(dynamics, chain, target)
     here = _places(chain, plan, place)
     for part, each in here:
         check_finite(part, *([x] if each.stage == 0 else []))
@@ -153,6 +152,17 @@ def _checked(dynamics: Dynamics, schedule: Schedule) -> Schedule:
             "use Synchronous(), Leapfrog(), Wavefront() or Sweep()",
         )
     return schedule
+
+
+def _refuse_uncounted(dynamics: Dynamics, chain: Chain, target: Any) -> None:
+    """Only the last stage sees the target of sequences, whose positions all stages must know."""
+    if dynamics.counts_positions and positions_of(chain, target, target) != 1:
+        raise InputError(
+            f"{type(dynamics).__name__} must know over how many positions of a sample the loss averages, and only the "
+            "last stage sees them",
+            "their number",
+            "dynamics = ws.calibrate(chain, x, target, dynamics), once and for all stages; or say positions=",
+        )
 
 
 def _places(chain: Chain, plan: Plan, place: Endpoints | None) -> list[tuple[Chain, Endpoints]]:

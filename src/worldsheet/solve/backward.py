@@ -30,8 +30,6 @@ from worldsheet.solve.checks import (
 from worldsheet.solve.gradients import accumulate, sum_uses
 from worldsheet.solve.solution import refuse_diverged, refuse_other_sites
 
-_EXACT = Dyadic()
-_UNTIL_SETTLED = Stop()
 _LARGE = 0.1
 """A residual that says that some site has hardly heard of the cost."""
 
@@ -52,10 +50,10 @@ def backward(  # noqa: PLR0913  the public signature, in the order of decreasing
     chain: Chain,
     x: Any,
     target: Any,
-    dynamics: Dynamics | Calibration = _EXACT,
+    dynamics: Dynamics | Calibration = Dyadic(),
     *,
     schedule: Schedule | None = None,
-    stop: Stop = _UNTIL_SETTLED,
+    stop: Stop = Stop(),
     recompute: bool = False,
     compile: bool = False,
 ) -> Tensor:
@@ -97,7 +95,7 @@ def backward(  # noqa: PLR0913  the public signature, in the order of decreasing
     """
     check_chain(chain, "backward")
     followed = dynamics if isinstance(dynamics, Calibration) else None
-    check_options(_EXACT if followed else dynamics, schedule, stop)  # a calibration has looked at its own
+    check_options(followed.dynamics if followed else dynamics, schedule, stop)
     inputs = inputs_of(chain, x)
     dynamics = calibrate(chain, x, target, dynamics)
     schedule = default_schedule(dynamics, schedule)

@@ -72,6 +72,11 @@ class Calibration:
         return f"Calibration({self._dynamics}, every={self._every})"
 
     @property
+    def dynamics(self) -> Dynamics:
+        """The one whose step is followed."""
+        return self._dynamics
+
+    @property
     def step(self) -> float | None:
         """The step as it is now; None before the first batch."""
         return None if self._chain is None else self._step

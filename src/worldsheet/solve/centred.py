@@ -16,8 +16,6 @@ from worldsheet.solve.gradients import accumulate
 from worldsheet.solve.relax import relax
 from worldsheet.solve.solution import Solution
 
-_UNTIL_SETTLED = Stop()
-
 
 @final
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ def centred(
     dynamics: PredictiveCoding,
     *,
     schedule: Schedule | None = None,
-    stop: Stop = _UNTIL_SETTLED,
+    stop: Stop = Stop(),
 ) -> Centred:
     """Relax with a nudge of β and with one of −β: the central difference of an energy in the nudge.
 
@@ -86,14 +84,15 @@ def centred(
     """
     check_chain(chain, "centred")
     check_options(dynamics, schedule, stop)
-    if not isinstance(dynamics, PredictiveCoding) or dynamics.nudge is None:
+    nudge: float | None = getattr(dynamics, "nudge", None)  # which any other dynamics has not
+    if nudge is None:
         raise InputError(
             f"centred needs a dynamics with a nudge, got {dynamics}",
             "predictive coding with a nudge, which has an opposite",
             "use PredictiveCoding(nudge=0.1)",
         )
     pulled, pushed = (
-        relax(chain, x, target, replace(dynamics, nudge=sign * abs(dynamics.nudge)), schedule=schedule, stop=stop)
+        relax(chain, x, target, replace(dynamics, nudge=sign * abs(nudge)), schedule=schedule, stop=stop)
         for sign in (1, -1)
     )
     return Centred(pulled, pushed)

@@ -130,18 +130,18 @@ def _wrong_option(role: str, given: object, accepted: str) -> InputError:
     roles = {"dynamics": Dynamics, "schedule": Schedule, "stop": Stop, "record": Record}
     meant = next((name for name, kind in roles.items() if isinstance(given, kind)), None)
     if meant is not None:
-        remedy = f"pass it as {meant}={type(given).__name__}(…)"
+        cure = f"pass it as {meant}={type(given).__name__}(…)"
     elif role == "stop" and isinstance(given, (int, float)) and not isinstance(given, bool):
-        remedy = f"use ws.Stop(max_ticks={given})" if isinstance(given, int) else f"use ws.Stop(tol={given})"
+        cure = f"use ws.Stop(max_ticks={given})" if isinstance(given, int) else f"use ws.Stop(tol={given})"
     else:
-        remedy = {
+        cure = {
             "dynamics": "use ws.Dyadic(), ws.Wave(), ws.PredictiveCoding() or ws.AugmentedLagrangian()",
             "schedule": "leave it out, or use ws.Synchronous()",
             "stop": "use ws.Stop(max_ticks=20), ws.Stop(tol=1e-6) or both in one",
             "record": "use record=ws.Record(), and look at it afterwards",
         }[role]
     shown = given if isinstance(given, (int, float, str)) else type(given).__name__
-    return InputError(f"{role} must be of another type, got {shown!r}", accepted, remedy)
+    return InputError(f"{role} must be of another type, got {shown!r}", accepted, cure)
 
 
 def check_chain(chain: object, verb: str) -> None:

@@ -13,6 +13,8 @@ from worldsheet.problem import Chain
 
 def counting_positions(dynamics: Dynamics, chain: Chain, x: Any, target: Any) -> Dynamics:
     """The dynamics for a loss that averages over so many predictions of a sample as this one does."""
+    if not dynamics.counts_positions:
+        return dynamics
     positions = positions_of(chain, x, target)
     return dynamics if positions == 1 else dynamics.averaging_over(positions)
 

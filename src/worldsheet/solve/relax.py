@@ -29,18 +29,15 @@ from worldsheet.solve.checks import (
 from worldsheet.solve.gradients import sum_uses
 from worldsheet.solve.solution import Solution
 
-_EXACT = Dyadic()
-_UNTIL_SETTLED = Stop()
-
 
 def relax(  # noqa: PLR0913  the public signature, in the order of decreasing use
     chain: Chain,
     x: Any,
     target: Any,
-    dynamics: Dynamics | Calibration = _EXACT,
+    dynamics: Dynamics | Calibration = Dyadic(),
     *,
     schedule: Schedule | None = None,
-    stop: Stop = _UNTIL_SETTLED,
+    stop: Stop = Stop(),
     record: Record | None = None,
     initial: Fields | None = None,
     stack: bool = True,
@@ -72,7 +69,7 @@ def relax(  # noqa: PLR0913  the public signature, in the order of decreasing us
     """
     check_chain(chain, "relax")
     followed = dynamics if isinstance(dynamics, Calibration) else None
-    check_options(_EXACT if followed else dynamics, schedule, stop, record)  # a calibration has looked at its own
+    check_options(followed.dynamics if followed else dynamics, schedule, stop, record)
     inputs = inputs_of(chain, x)
     check_finite(chain, *inputs)
     dynamics = calibrate(chain, x, target, dynamics)

@@ -23,8 +23,6 @@ from worldsheet.solve.calibrate import calibrate
 from worldsheet.solve.checks import check_chain, check_finite, check_options, inputs_of
 from worldsheet.solve.gradients import accumulate, sum_uses
 
-_EXACT = Dyadic()
-
 
 @final
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ def unlocked(  # noqa: PLR0913  the public signature, in the order of decreasing
     x: Any,
     target: Any,
     port: torch.optim.Optimizer,
-    dynamics: Dynamics = _EXACT,
+    dynamics: Dynamics = Dyadic(),
     *,
     ticks: int | None = None,
     schedule: Schedule | None = None,

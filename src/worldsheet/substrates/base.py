@@ -63,6 +63,11 @@ class Substrate(Dynamics):
     def start(self, outputs: Sequence[AnyState]) -> Fields:
         return self.inner.start(outputs)
 
+    @property
+    @override
+    def counts_positions(self) -> bool:
+        return self.inner.counts_positions
+
     def averaging_over(self, positions: float) -> Dynamics:
         """The inner dynamics for such a loss, on the same substrate."""
         return replace(self, inner=self.inner.averaging_over(positions))

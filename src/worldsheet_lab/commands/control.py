@@ -27,7 +27,7 @@ class Control:
     impedance: Annotated[float, typer.Option(help="z of the scalar wave")] = _IMPEDANCE
     speed: Annotated[float, typer.Option(help="ν of the scalar wave")] = _SPEED
     relaxation: Annotated[float, typer.Option(help="ω of the sweep")] = 0.5
-    tol: Annotated[float, typer.Option(help="largest residual at rest")] = 1e-8
+    tol: Annotated[float, typer.Option(help="stop when all residuals are below this")] = 1e-8
     max_ticks: Annotated[int, typer.Option(help="budget; 0 for the method's own")] = 0
     mpc: Annotated[int, typer.Option(help="steps of a disturbed closed loop afterwards; 0 for none")] = 0
     seed: Annotated[int, typer.Option(help="disturbances of the closed loop")] = 0

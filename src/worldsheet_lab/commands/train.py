@@ -35,6 +35,7 @@ class Train:
     epochs: options.Epochs = None
     optimizer: options.Optimizer = None
     lr: options.LearningRate = None
+    dynamics: options.Dynamics = None
     rate: options.Rate = None
     schedule: options.Schedule = None
     compare_every: options.CompareEvery = None

@@ -34,6 +34,7 @@ def control(options: Control) -> None:
         return
     known = choose("problem", options.problem, PROBLEMS)
     console = Console(stderr=True)
+    folder = RunFolder.at(options.run or Path("runs") / f"control-{options.problem}")
     posed = _posed(known, options.device)
     history = History()
     console.print(f"{known.title}: {posed.steps} stages, {posed.state_size} states, {posed.control_size} controls")
@@ -51,7 +52,6 @@ def control(options: Control) -> None:
     for line in _progress(history):
         console.print(line, highlight=False)
     console.print(f"{solution.outcome}; cost {float(solution.cost):.6g}, {1e3 * seconds:.0f} ms", highlight=False)
-    folder = RunFolder.at(options.run or Path("runs") / f"control-{options.problem}")
     result = _result(options.problem, options.method, solution, seconds)
     if options.mpc:
         result["closed_loop"] = _closed_loop(posed, options.mpc, options.seed)

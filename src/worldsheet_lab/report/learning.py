@@ -131,12 +131,14 @@ def _group(name: str, members: Mapping[int, Sequence[float]], colour: str, mean_
     """A curve per seed and their mean; of one seed its curve alone, drawn as a mean."""
     if len(members) < 2:
         return [curve(_epochs(v), v, name, colour, mode="lines+markers", **mean_style) for v in members.values()]
-    more = {"legendgroup": name, "mode": "lines", "showlegend": False, "width": 1, "opacity": 0.5}
+    single = max(map(len, members.values())) == 1  # epoch, of which a line shows nothing
+    more = {"legendgroup": name, "showlegend": False, "width": 1, "opacity": 0.5}
+    more["mode"] = "markers" if single else "lines"
     thin = [curve(_epochs(v), v, f"{name}, seed {seed}", colour, **more) for seed, v in members.items()]
     length = min(map(len, members.values()))
     mean = np.mean([values[:length] for values in members.values()], axis=0).tolist()
     label = f"{name}, mean of {len(members)} seeds"
-    return [*thin, curve(_epochs(mean), mean, label, colour, legendgroup=name, **mean_style)]
+    return [*thin, curve(_epochs(mean), mean, label, colour, legendgroup=name, mode="lines+markers", **mean_style)]
 
 
 def _epochs(values: Sequence[float]) -> list[int]:

@@ -26,7 +26,7 @@ class Scattered:
     Attributes:
         speed: ν, what crosses from one field to the other per tick.
         impedance: z, states per costate.
-        tol: largest residual at rest.
+        tol: stop when all residuals are below this.
         max_ticks: budget.
     """
 

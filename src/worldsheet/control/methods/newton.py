@@ -40,7 +40,7 @@ class Matched:
     """Settings of the matched relaxation.
 
     Attributes:
-        tol: largest residual at rest, relative to the size of states and costates where that is above 1.
+        tol: stop when all residuals are below this, relative to the size of states and costates where that is above 1.
         max_ticks: budget.
         barrier: μ at the start.
     """
