@@ -166,3 +166,27 @@ def test_the_unit_of_limits_makes_no_difference(unit: float, back: bool, wall: b
     if problem.path_constraint is not None:
         exceeded = problem.path_constraint(found.states[:-1], found.controls, found.times[:-1])
         assert float(unit * exceeded.max()) < 1e-7
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e-3, 1e3, 1e6, 1e9])
+def test_a_mass_at_rest_stops_in_any_unit(unit: float) -> None:
+    """Nothing says at first in which unit its speed is small, but the way that is missing."""
+
+    def missing(x: Tensor) -> Tensor:
+        return torch.stack((x[..., 0] - 1 / unit, x[..., 1]), -1)
+
+    found = C.solve(
+        C.Problem(
+            dynamics=lambda x, u, t: torch.stack((x[..., 1], u[..., 0]), -1),
+            running_cost=lambda x, u, t: 0.5 * (unit * u[..., 0]).square(),
+            terminal_constraint=missing,
+            initial_state=torch.zeros(2, dtype=DOUBLE),
+            control_size=1,
+            steps=30,
+            dt=1 / 30,
+        )
+    )
+    assert found.outcome.converged
+    assert found.outcome.ticks < 30
+    assert float(unit * missing(found.states[-1]).abs().max()) < 1e-7
+    assert float(found.cost) == pytest.approx(6 / (1 - 1 / 900), rel=1e-7)  # 12 over twice Σ dt³ (k - 14.5)²

@@ -122,10 +122,16 @@ def grown(at: Iterate, found: Conditions) -> Iterate:
     sizes = torch.maximum(at.sizes, at.states.abs().mean(1))
     begun = at.limit.isfinite()[:, None]
     ends = (found.end.jacobian[..., 1:, :].abs() @ sizes[..., None])[..., 0].clamp(min=1.0)
-    small = found.sizes_of_targets(at.states)
-    small = torch.where((small > 0) & (small < 1 / ORDINARY), small.clamp(min=_LEAST_END), 1.0)
+    small = _known(found.sizes_of_targets(at.states))
+    small = torch.where(small < 1 / ORDINARY, small.clamp(min=_LEAST_END), 1.0)
     ends = torch.where(small < 1, small, ends)
     return replace(at, sizes=sizes, end_sizes=torch.where(begun, torch.maximum(at.end_sizes, small), ends))
+
+
+def _known(sizes: Tensor) -> Tensor:
+    """Sizes (B, k), where they are zero, as of what is at rest at first, the smallest of the others, at most 1."""
+    others = torch.cat((torch.where(sizes > 0, sizes, 1.0), sizes.new_ones((len(sizes), 1))), -1)
+    return torch.where(sizes > 0, sizes, others.amin(-1, keepdim=True))
 
 
 def conditions(problem: Discretised, at: Iterate, stage: Expansion) -> Conditions:
