@@ -129,3 +129,64 @@ def test_a_car_parks_from_a_guess_at_rest(guess: Callable[[Tensor], Tensor] | No
     assert float(found.cost) < 1.001 * 7.2638  # IPOPT's from the same guesses
     assert problem.path_constraint is not None
     assert float(problem.path_constraint(found.states[:-1], found.controls, found.times[:-1]).max()) < 1e-8
+
+
+def walled(unit: float, *, back: bool, wall: bool = True) -> ws.control.Problem:
+    """Bryson and Denham's mass before a wall at 1/9, everything but the cost measured in so many metres."""
+
+    def arrival(x: Tensor) -> Tensor:
+        return torch.stack((x[..., 0], x[..., 1] + 1 / unit), -1)
+
+    return C.Problem(
+        dynamics=lambda x, u, t: torch.stack((x[..., 1], u[..., 0]), -1),
+        running_cost=lambda x, u, t: 0.5 * (unit * u[..., 0]).square(),
+        terminal_cost=None if back else lambda x: 100 * (unit * arrival(x)).square().sum(-1),
+        terminal_constraint=arrival if back else None,
+        path_constraint=(lambda x, u, t: x[..., :1] - 1 / (9 * unit)) if wall else None,
+        initial_state=torch.tensor([0.0, 1 / unit], dtype=DOUBLE),
+        control_size=1,
+        steps=30,
+        dt=1 / 30,
+    )
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1e3, 1e6, 1e9])
+@pytest.mark.parametrize(
+    ("back", "wall"), [(True, True), (True, False), (False, True)], ids=["both", "end alone", "wall alone"]
+)
+def test_the_unit_of_limits_makes_no_difference(unit: float, back: bool, wall: bool) -> None:
+    """In gigametres both were once met to 1e-8 of them, which is 10 m on a way of 1 m: at the start, without a tick."""
+    plain, problem = C.solve(walled(1.0, back=back, wall=wall)), walled(unit, back=back, wall=wall)
+    found = C.solve(problem)
+    assert found.outcome.converged
+    assert found.outcome.ticks <= 2 * plain.outcome.ticks
+    assert float(found.cost) == pytest.approx(float(plain.cost), rel=1e-6)
+    if problem.terminal_constraint is not None:
+        assert float(unit * problem.terminal_constraint(found.states[-1]).abs().max()) < 1e-7
+    if problem.path_constraint is not None:
+        exceeded = problem.path_constraint(found.states[:-1], found.controls, found.times[:-1])
+        assert float(unit * exceeded.max()) < 1e-7
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e-3, 1e3, 1e6, 1e9])
+def test_a_mass_at_rest_stops_in_any_unit(unit: float) -> None:
+    """Nothing says at first in which unit its speed is small, but the way that is missing."""
+
+    def missing(x: Tensor) -> Tensor:
+        return torch.stack((x[..., 0] - 1 / unit, x[..., 1]), -1)
+
+    found = C.solve(
+        C.Problem(
+            dynamics=lambda x, u, t: torch.stack((x[..., 1], u[..., 0]), -1),
+            running_cost=lambda x, u, t: 0.5 * (unit * u[..., 0]).square(),
+            terminal_constraint=missing,
+            initial_state=torch.zeros(2, dtype=DOUBLE),
+            control_size=1,
+            steps=30,
+            dt=1 / 30,
+        )
+    )
+    assert found.outcome.converged
+    assert found.outcome.ticks < 30
+    assert float(unit * missing(found.states[-1]).abs().max()) < 1e-7
+    assert float(found.cost) == pytest.approx(6 / (1 - 1 / 900), rel=1e-7)  # 12 over twice Σ dt³ (k - 14.5)²

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from worldsheet.control.discretized import Discretised
 from worldsheet.control.methods.initial_guess import Start, middle, rollout, tame
-from worldsheet.control.methods.iterate import Iterate
+from worldsheet.control.methods.iterate import ORDINARY, Iterate
 from worldsheet.control.methods.line_search import MEMORY
 
 RESTARTS = 2  # how often a problem that gets lost starts anew
 
+_LEAST = 1e-9  # a constraint with smaller values than that is given slack as if they were as large
 _NUMBERS = 2**20  # in the Hessians of the problems that move at once, so that they stay near the processor
 _POINTS = 8192  # stages that move at once where their number is fixed, so that few places stay empty in the end
 
@@ -101,7 +102,7 @@ def _started(problem: Discretised, start: Start, barrier: float, *, held_back: b
     with torch.no_grad():
         inequality = problem.stages(torch.cat((start.states[:, :-1], start.controls), -1))[..., 1 + size :]
         targets = problem.end(start.states[:, -1])[..., 1:]
-    slacks = (-inequality).clamp(min=0.1 * min(1.0, barrier**0.5)).nan_to_num(1.0)
+    slacks = torch.maximum(-inequality, 0.1 * min(1.0, barrier**0.5) * _units(inequality)).nan_to_num(1.0)
     each = start.states.new_zeros(count)
     regularizer = each.new_ones((count, size + start.controls.shape[-1]))
     regularizer[:, : size - problem.free] = float(held_back)
@@ -121,6 +122,12 @@ def _started(problem: Discretised, start: Start, barrier: float, *, held_back: b
         filter=each.new_full((count, MEMORY, 2), torch.inf),
         limit=each.new_full((count,), torch.inf),
     )
+
+
+def _units(inequality: Tensor) -> Tensor:
+    """What each constraint is measured in, by its largest value over the horizon, (B, 1, p): 1 unless that is large."""
+    sizes = inequality.abs().amax(1, keepdim=True).nan_to_num(1.0, 1.0, 1.0).clamp(min=_LEAST)
+    return torch.where(sizes > ORDINARY, sizes, sizes.clamp(max=1.0))
 
 
 def _waiting(problem: Discretised) -> Start:

@@ -13,6 +13,8 @@ from worldsheet.control.expansion import expand_end
 
 _SHARE = 0.01  # of what a dual residual is made of: tolerances are relative to that
 _LEAST_COST = 1e-6
+ORDINARY = 100.0  # terminal constraints of sizes within this factor of 1 are all treated alike
+_LEAST_END = 1e-9  # of a terminal constraint, so that a state that is nearly zero at first makes nothing stiff
 _ROUNDING = 100  # ε: no residual of dynamics is asked to be smaller
 
 
@@ -31,7 +33,7 @@ class Iterate:
         barrier: μ, what s · force is held at, (B,).
         sizes: of each state, the largest of its means over the horizon so far, at least 1, (B, nz).
         end_sizes: of each terminal constraint, by how much states of their sizes move it, at least 1, found at the
-            first tick, (B, k).
+            first tick; where states leave it below a hundredth, the largest of these so far, (B, k).
         shift: added to the Hessians in the last step, in units of `regularizer`, (B,).
         regularizer: what one unit of shift adds to the diagonal of a stage's Hessian, (B, nz + m).
         failures: ticks without progress in a row, (B,).
@@ -103,13 +105,33 @@ class Conditions:
         """ψ, (B, k)."""
         return self.end.values[..., 1:]
 
+    def sizes_of_inequalities(self, points: Tensor) -> Tensor:
+        """How large each is somewhere, or how far all of a point moves it to first order, (B, p)."""
+        jacobian = self.stage.jacobian[..., 1 + self.gap.shape[-1] :, :]
+        moved = (jacobian.abs() @ points.abs().amax(1)[:, None, :, None])[..., 0]
+        return torch.maximum(moved, self.inequality().abs()).amax(1)
+
+    def sizes_of_targets(self, states: Tensor) -> Tensor:
+        """The same of terminal constraints, by the largest states of the horizon, (B, k)."""
+        moved = (self.end.jacobian[..., 1:, :].abs() @ states.abs().amax(1)[..., None])[..., 0]
+        return torch.maximum(moved, self.target().abs())
+
 
 def grown(at: Iterate, found: Conditions) -> Iterate:
     """With the sizes of these states, and, at the first tick, of what depends on them at the end."""
     sizes = torch.maximum(at.sizes, at.states.abs().mean(1))
+    begun = at.limit.isfinite()[:, None]
     ends = (found.end.jacobian[..., 1:, :].abs() @ sizes[..., None])[..., 0].clamp(min=1.0)
-    first = ~at.limit.isfinite()[:, None]
-    return replace(at, sizes=sizes, end_sizes=torch.where(first, ends, at.end_sizes))
+    small = _known(found.sizes_of_targets(at.states))
+    small = torch.where(small < 1 / ORDINARY, small.clamp(min=_LEAST_END), 1.0)
+    ends = torch.where(small < 1, small, ends)
+    return replace(at, sizes=sizes, end_sizes=torch.where(begun, torch.maximum(at.end_sizes, small), ends))
+
+
+def _known(sizes: Tensor) -> Tensor:
+    """Sizes (B, k), where they are zero, as of what is at rest at first, the smallest of the others, at most 1."""
+    others = torch.cat((torch.where(sizes > 0, sizes, 1.0), sizes.new_ones((len(sizes), 1))), -1)
+    return torch.where(sizes > 0, sizes, others.amin(-1, keepdim=True))
 
 
 def conditions(problem: Discretised, at: Iterate, stage: Expansion) -> Conditions:
@@ -140,7 +162,8 @@ class Residuals:
         control: |H_u| with the multipliers of bounds and path constraints, of each control over a hundredth of what
             costates push it with, where that is above 1.
         complementarity: slack times multiplier, over the cost where that is below 1.
-        constraint: what exceeds bounds and path constraints, and |ψ|, compared with nothing.
+        constraint: what exceeds bounds and path constraints, and |ψ|, of each component over the size of its terms
+            where that is below 1.
     """
 
     dynamics: Tensor
@@ -168,19 +191,23 @@ class Units:
 
     A costate of the tenth of the stages where it is largest does not count: one multiplier without limit must not make
     everything small beside it. What is dual and of size 1 or less is compared with 1, in a problem of small cost with
-    that cost; states that are small are compared with themselves, as far as rounding allows.
+    that cost; states and constraints that are small are compared with themselves, as far as rounding allows.
 
     Attributes:
         states: (B, nz).
         costates: (B, nz).
         controls: (B, m).
         cost: (B,).
+        inequality: (B, p).
+        target: (B, k).
     """
 
     states: Tensor
     costates: Tensor
     controls: Tensor
     cost: Tensor
+    inequality: Tensor
+    target: Tensor
 
     @staticmethod
     def of(at: Iterate, found: Conditions, tol: float) -> "Units":
@@ -196,7 +223,14 @@ class Units:
             torch.maximum(_SHARE * _usual(at.costates), least),
             torch.maximum(_SHARE * _usual(pushed), least),
             least[:, 0],
+            _below_one(found.sizes_of_inequalities(at.points()), rounding),
+            _below_one(at.end_sizes, rounding),
         )
+
+
+def _below_one(sizes: Tensor, rounding: float) -> Tensor:
+    """What is small is compared with itself, what is large with 1, both as far as rounding allows."""
+    return torch.maximum(sizes.clamp(rounding, 1.0), rounding * sizes)
 
 
 def _usual(values: Tensor) -> Tensor:
@@ -218,7 +252,7 @@ def residuals(problem: Discretised, at: Iterate, found: Conditions, units: Units
         _largest(inner),
         _largest(found.slope[..., size:] / units.controls[:, None]),
         complementarity(at, torch.zeros_like(at.barrier), units),
-        torch.maximum(_largest(found.misfit), _largest(found.target())),
+        torch.maximum(_largest(found.misfit / units.inequality[:, None]), _largest(found.target() / units.target)),
     )
 
 

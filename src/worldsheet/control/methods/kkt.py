@@ -12,7 +12,7 @@ from worldsheet.control.discretized import Discretised
 from worldsheet.control.lqr.parallel_scan import matched_by_scattering
 from worldsheet.control.lqr.riccati import FEW_PROBLEMS, matched_by_recursion, rollout_of
 from worldsheet.control.lqr.subproblem import Matched, Quadratic, Step
-from worldsheet.control.methods.iterate import Conditions, Iterate
+from worldsheet.control.methods.iterate import ORDINARY, Conditions, Iterate
 
 YIELD = 1e-6  # a terminal constraint gives way by this much per unit of multiplier within one step, and not at rest
 _FIRST, _RATIO, _RUNGS = 1e-4, 8.0, 9  # what is tried on Hessians that are not convex, all at once
@@ -137,8 +137,9 @@ def condensed(problem: Discretised, at: Iterate, found: Conditions) -> Quadratic
     end_hessian, end_slope = found.end.hessian, found.end_slope
     if at.pulls.shape[-1]:
         jacobian = found.end.jacobian[..., 1:, :]
-        end_hessian = end_hessian + jacobian.mT @ jacobian / YIELD
-        end_slope = end_slope + (jacobian.mT @ found.target()[..., None])[..., 0] / YIELD
+        stiff = _stiffness(at)
+        end_hessian = end_hessian + jacobian.mT @ (stiff[..., None] * jacobian)
+        end_slope = end_slope + (jacobian.mT @ (stiff * found.target())[..., None])[..., 0]
     return Quadratic(
         hessian.transpose(0, 1).contiguous(),
         slope.transpose(0, 1).contiguous(),
@@ -148,6 +149,15 @@ def condensed(problem: Discretised, at: Iterate, found: Conditions) -> Quadratic
         end_slope,
         at.regularizer,
     )
+
+
+def _stiffness(at: Iterate) -> Tensor:
+    """What holds each terminal constraint within one step, (B, k): the same whatever it is measured in.
+
+    All that are within two orders of magnitude of 1 are held alike.
+    """
+    ordinary = (at.end_sizes >= 1) & (at.end_sizes <= ORDINARY)
+    return 1 / (YIELD * torch.where(ordinary, 1.0, at.end_sizes).square())
 
 
 def expanded(at: Iterate, found: Conditions, step: Step, shift: Tensor, fine: Tensor) -> Direction:
@@ -161,5 +171,5 @@ def expanded(at: Iterate, found: Conditions, step: Step, shift: Tensor, fine: Te
         forces = (at.barrier[:, None, None] + at.forces * (found.inequality() + change)) / at.slacks
         slacks = -found.misfit - change
     if pulls.shape[-1]:
-        pulls = (found.target() + (found.end.jacobian[..., 1:, :] @ states[:, -1, :, None])[..., 0]) / YIELD
+        pulls = (found.target() + (found.end.jacobian[..., 1:, :] @ states[:, -1, :, None])[..., 0]) * _stiffness(at)
     return Direction(states, costates, controls, slacks, forces, pulls, shift, fine, step.gains.transpose(0, 1))
