@@ -74,7 +74,7 @@ class StackedBlock(Engine):
     def move(self, tick: Tick) -> None:
         """See `Engine.move`; by a plan, unless somebody has just looked, whose messages serve the tick as well."""
         moment = self._moment
-        planned = moment.planned(tick) if isinstance(moment, Known | Ahead) else None
+        planned = moment.planned(tick) if isinstance(moment, (Known, Ahead)) else None
         if planned is None:
             super().move(tick)
             return

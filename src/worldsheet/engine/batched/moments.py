@@ -30,6 +30,10 @@ class Started(NamedTuple):
     messages: SlabMessages
     programs: Programs | None
 
+    def program(self, tick: Tick) -> Program | None:
+        """The plan of a tick, if there is one."""
+        return None if self.programs is None else self.programs.of(tick)
+
 
 class PlannedTick(NamedTuple):
     """A tick as a list of operations, and the moment behind it."""
@@ -70,7 +74,7 @@ class Known:
 
     def planned(self, tick: Tick) -> PlannedTick | None:
         """The tick by a plan, if there is one."""
-        program = None if self.started.programs is None else self.started.programs.of(tick)
+        program = self.started.program(tick)
         return None if program is None else PlannedTick(program, Ahead(self.started, program.left))
 
 
@@ -110,7 +114,10 @@ class Ahead:
 
     def planned(self, tick: Tick) -> PlannedTick | None:
         """The next tick by a plan, if there is one; what this one left is then left for good."""
-        return Known(self.started).planned(tick)
+        program = self.started.program(tick)
+        if program is None:
+            return None
+        return PlannedTick(program, self if program.left is self.left else Ahead(self.started, program.left))
 
     def looked(self) -> Known:
         """Let go of the older messages. What was left is to be fired now."""
