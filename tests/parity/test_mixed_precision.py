@@ -58,6 +58,20 @@ def test_late_stages_under_autocast_see_the_same_with_its_cache_and_without(weig
         assert torch.equal(ours, theirs)
 
 
+def test_a_module_that_is_evaluated_between_calls_shows_its_own_weights_and_not_those_of_packets() -> None:
+    found: list[list[Tensor]] = [[], []]
+    for cached, outputs in zip((True, False), found, strict=True):
+        mine, weights = net(), Predicted()
+        chain, order = ws.Chain(mine, nn.CrossEntropyLoss()), Unlocked(3)
+        pipeline = Pipeline(chain, 4, optimizer=SGD, weights=weights, schedule=order)
+        with HALF(cache_enabled=cached):
+            for packet in data() * 2:
+                pipeline.train([packet], drain=False)
+                outputs.append(mine(packet[0]))
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
 def test_parameters_that_move_at_every_tick_under_autocast_are_the_ones_that_are_seen() -> None:
     x, target = data()[0]
     found = []
