@@ -34,7 +34,7 @@ Threads: TypeAlias = Annotated[
     int | None, typer.Option(help=_help("CPU threads; 0 leaves it to torch", "threads"), rich_help_panel=_RECIPE)
 ]
 
-Dynamics: TypeAlias = Annotated[str | None, typer.Option(hidden=True)]  # of compare; told to who tries it elsewhere
+Dynamics: TypeAlias = Annotated[str | None, typer.Option(hidden=True, help="an option of compare, which is told here")]
 
 Architecture: TypeAlias = Annotated[
     str | None, typer.Option(help=_help(", ".join(ARCHITECTURES), "architecture"), rich_help_panel=_NETWORK)
