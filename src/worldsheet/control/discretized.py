@@ -6,6 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from worldsheet.control.limits import limits_of
 from worldsheet.control.problem import Problem
 
 
@@ -62,6 +63,7 @@ class Discretised:
         parameters: (B, 1, q) or None.
         limits: the finite bounds.
         time: t_0, ().
+        asked: which rows of the path constraint are asked, 1 or 0, (N, p), or None where all are.
     """
 
     problem: Problem
@@ -69,6 +71,7 @@ class Discretised:
     parameters: Tensor | None
     limits: Limits
     time: Tensor
+    asked: Tensor | None
 
     @staticmethod
     def of(problem: Problem) -> "Discretised":
@@ -79,7 +82,7 @@ class Discretised:
             extra = extra.detach().expand(*problem.batch, extra.shape[-1]).reshape(len(state), 1, -1)
         free = int(problem.duration is not None)
         start, time = torch.nn.functional.pad(state, (0, free)), state.new_tensor(problem.initial_time)
-        return Discretised(problem, start, extra, Limits.of(problem), time)
+        return Discretised(problem, start, extra, Limits.of(problem), time, _asked(problem))
 
     @property
     def free(self) -> int:
@@ -103,6 +106,10 @@ class Discretised:
             extra = extra.index_copy(0, index, other.parameters)
         return replace(self, start=self.start.index_copy(0, index, other.start), parameters=extra)
 
+    def constraints(self) -> tuple[int, int]:
+        """How many rows G and ψ have."""
+        return sum(self.problem.path_rows()) + self.limits.count, self.end(self.start[:1]).shape[-1] - 1
+
     def stages(self, points: Tensor) -> Tensor:
         """(L, F, G) of every stage, (..., B, N, 1 + nz + p), at points (..., B, N, nz + m)."""
         control = points[..., self.size :]
@@ -120,13 +127,14 @@ class Discretised:
         return torch.cat([*pieces, state[..., problem.state_size :]] if self.free else pieces, -1)
 
     def path(self, points: Tensor) -> list[Tensor]:
-        """The path constraints of every stage, if there are any."""
+        """The path constraints of every stage, if there are any; −1 where they are not asked."""
         constraint = self.problem.path_constraint
         if constraint is None:
             return []
         state, control = points[..., : self.size], points[..., self.size :]
         time, _ = self.clock(state)
-        return [constraint(state[..., : self.problem.state_size], control, time, *self._extra(points.shape[:-1]))]
+        found = constraint(state[..., : self.problem.state_size], control, time, *self._extra(points.shape[:-1]))
+        return [found if self.asked is None else self.asked * found + (self.asked - 1)]
 
     def rates(self, points: Tensor, fraction: Tensor | float) -> Tensor:
         """Rates of state, θ and cost per stage, (..., nz + 1), at points (..., B, N, nz + m) a fraction into it."""
@@ -189,6 +197,17 @@ class Discretised:
 
     def _extra(self, lead: tuple[int, ...]) -> tuple[Tensor, ...]:
         return () if self.parameters is None else (self.parameters.expand(*lead, -1),)
+
+
+def _asked(problem: Problem) -> Tensor | None:
+    """Which rows of the path constraint are asked at which stage; None where all are, everywhere."""
+    limits = limits_of(problem.path_constraint)
+    if all(limit.first == 0 for limit in limits):
+        return None
+    like, counts = problem.initial_state, problem.path_rows()
+    firsts = [first for limit, rows in zip(limits, counts, strict=True) for first in limit.firsts(rows)]
+    stage = torch.arange(problem.steps, device=like.device)[:, None]
+    return (stage >= torch.tensor(firsts, device=like.device)).to(like)
 
 
 @final

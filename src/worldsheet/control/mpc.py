@@ -9,6 +9,7 @@ from torch import Tensor
 
 from worldsheet.control.discretized import Discretised
 from worldsheet.control.methods.forward_backward import ForwardBackwardSweep
+from worldsheet.control.multipliers import Multipliers
 from worldsheet.control.problem import Problem
 from worldsheet.control.solution import Trajectory
 from worldsheet.control.solve import solve
@@ -122,4 +123,7 @@ def _shifted(solution: Trajectory) -> Trajectory:
         states=later(solution.states),
         costates=later(solution.costates),
         controls=later(solution.controls),
+        multipliers=None
+        if solution.multipliers is None
+        else Multipliers(later(solution.multipliers.inequality), solution.multipliers.terminal),
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 from worldsheet.control.checks import Called, check_call, check_numbers
 from worldsheet.control.compiled.execution import Eager, Execution, Static
 from worldsheet.control.integrator import RK4, Discrete, Integrator
+from worldsheet.control.limits import limits_of
 from worldsheet.core.errors import InputError
 
 Bound: TypeAlias = Tensor | float | Sequence[float]
@@ -66,7 +67,8 @@ class Problem(Static):
         dt: length of a stage in units of time; not used with a free duration.
         integrator: how a stage is made of f and l.
         bounds: (lo, hi) on the controls, numbers or (m,), infinite where there is none.
-        path_constraint: c(x, u, t) → (..., p), at most 0 at the start of every stage.
+        path_constraint: c(x, u, t) → (..., p), at most 0 at the start of every stage; a `PathLimit` says from which
+            stage on, and at what price it may be exceeded, `PathLimits` holds several.
         terminal_constraint: ψ(x) → (..., k), to be 0.
         duration: `FreeDuration(guess)` if the final time is free.
         parameters: (..., q), of every problem its own.
@@ -121,6 +123,11 @@ class Problem(Static):
         """Lo and hi, (m,) each, infinite where there are none."""
         low, high = self.bounds or (-inf, inf)
         return self._limit(low), self._limit(high)
+
+    def path_rows(self) -> list[int]:
+        """How many rows each of the path limits has."""
+        state, control, time, *extra = self._arguments()
+        return [limit(state, control, time, *extra).shape[-1] for limit in limits_of(self.path_constraint)]
 
     def signature(self) -> Hashable:
         """All but the initial state, the initial time and the parameters, which are handed over as tensors."""
@@ -192,6 +199,24 @@ class Problem(Static):
 
     def _check_functions(self) -> None:
         """Call each function once with two leading dimensions, the way a solver will."""
+        state, control, time, *extra = self._arguments()
+        lead = time.shape
+        limits = limits_of(self.path_constraint)
+        stage, end = (state, control, time, *extra), (state, *extra)
+        for name, function, arguments, shape in (
+            ("dynamics", self.dynamics, stage, (*lead, self.state_size)),
+            ("running_cost", self.running_cost, stage, lead),
+            ("terminal_cost", self.terminal_cost, end, lead),
+            *(("path_constraint", limit.function, stage, (*lead, None)) for limit in limits),
+            ("terminal_constraint", self.terminal_constraint, end, (*lead, None)),
+        ):
+            if function is not None:
+                check_call(Called(name, function, shape), arguments)
+        for limit, rows in zip(limits, self.path_rows(), strict=True):
+            limit.firsts(rows)
+
+    def _arguments(self) -> tuple[Tensor, ...]:
+        """What functions of a stage are called with to see what they do: (x, u, t), and parameters."""
         lead = (2, max(1, self.initial_state[..., 0].numel()))
         flat = self.initial_state.detach().reshape(-1, self.state_size).nan_to_num(0.0, 0.0, 0.0)
         state = flat.expand(*lead, self.state_size)
@@ -203,13 +228,4 @@ class Problem(Static):
             if self.parameters is None
             else (self.parameters.reshape(-1, self.parameters.shape[-1]).expand(*lead, -1),)
         )
-        stage, end = (state, control, time, *extra), (state, *extra)
-        for name, function, arguments, shape in (
-            ("dynamics", self.dynamics, stage, (*lead, self.state_size)),
-            ("running_cost", self.running_cost, stage, lead),
-            ("terminal_cost", self.terminal_cost, end, lead),
-            ("path_constraint", self.path_constraint, stage, (*lead, None)),
-            ("terminal_constraint", self.terminal_constraint, end, (*lead, None)),
-        ):
-            if function is not None:
-                check_call(Called(name, function, shape), arguments)
+        return state, control, time, *extra
