@@ -7,7 +7,7 @@ from worldsheet.control.methods.forward_backward import ForwardBackwardSweep
 from worldsheet.control.methods.history import History
 from worldsheet.control.methods.initial_guess import Guess
 from worldsheet.control.methods.iterate import Residuals
-from worldsheet.control.mpc import MPC, Loop
+from worldsheet.control.mpc import MPC, Loop, Move, RealTimeIteration
 from worldsheet.control.multipliers import Multipliers
 from worldsheet.control.problem import FreeDuration, Problem
 from worldsheet.control.solution import Trajectory
@@ -28,11 +28,13 @@ __all__ = [
     "ImplicitMidpoint",
     "Integrator",
     "Loop",
+    "Move",
     "Multipliers",
     "PathLimit",
     "PathLimits",
     "Price",
     "Problem",
+    "RealTimeIteration",
     "Residuals",
     "Solver",
     "Trajectory",

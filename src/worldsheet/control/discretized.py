@@ -63,7 +63,7 @@ class Discretised:
         parameters: (B, 1, q) or None.
         limits: the finite bounds.
         time: t_0, ().
-        asked: which rows of the path constraint are asked, 1 or 0, (N, p), or None where all are.
+        asked: which rows of path constraints and terminal inequality are asked, 1 or 0, (N, p); None where all are.
     """
 
     problem: Problem
@@ -108,7 +108,8 @@ class Discretised:
 
     def constraints(self) -> tuple[int, int]:
         """How many rows G and ψ have."""
-        return sum(self.problem.path_rows()) + self.limits.count, self.end(self.start[:1]).shape[-1] - 1
+        rows = sum(self.problem.path_rows()) + self.problem.terminal_rows()
+        return rows + self.limits.count, self.end(self.start[:1]).shape[-1] - 1
 
     def stages(self, points: Tensor) -> Tensor:
         """(L, F, G) of every stage, (..., B, N, 1 + nz + p), at points (..., B, N, nz + m)."""
@@ -127,14 +128,18 @@ class Discretised:
         return torch.cat([*pieces, state[..., problem.state_size :]] if self.free else pieces, -1)
 
     def path(self, points: Tensor) -> list[Tensor]:
-        """The path constraints of every stage, if there are any; −1 where they are not asked."""
-        constraint = self.problem.path_constraint
-        if constraint is None:
-            return []
-        state, control = points[..., : self.size], points[..., self.size :]
-        time, _ = self.clock(state)
-        found = constraint(state[..., : self.problem.state_size], control, time, *self._extra(points.shape[:-1]))
-        return [found if self.asked is None else self.asked * found + (self.asked - 1)]
+        """The path constraints of every stage, and the terminal inequality of where it leads; −1 where not asked."""
+        problem, size = self.problem, self.problem.state_size
+        state, control, extra = points[..., : self.size], points[..., self.size :], self._extra(points.shape[:-1])
+        found = []
+        if problem.path_constraint is not None:
+            time, _ = self.clock(state)
+            found.append(problem.path_constraint(state[..., :size], control, time, *extra))
+        if problem.terminal_inequality is not None:
+            found.append(problem.terminal_inequality(self.carried(points)[..., 1 : 1 + size], *extra))
+        if self.asked is None or not found:
+            return found
+        return [self.asked * torch.cat(found, -1) + (self.asked - 1)]
 
     def rates(self, points: Tensor, fraction: Tensor | float) -> Tensor:
         """Rates of state, θ and cost per stage, (..., nz + 1), at points (..., B, N, nz + m) a fraction into it."""
@@ -200,12 +205,13 @@ class Discretised:
 
 
 def _asked(problem: Problem) -> Tensor | None:
-    """Which rows of the path constraint are asked at which stage; None where all are, everywhere."""
+    """Which path constraints and terminal inequalities are asked of which stage; None where all are, everywhere."""
     limits = limits_of(problem.path_constraint)
-    if all(limit.first == 0 for limit in limits):
+    if all(limit.first == 0 for limit in limits) and problem.terminal_inequality is None:
         return None
     like, counts = problem.initial_state, problem.path_rows()
     firsts = [first for limit, rows in zip(limits, counts, strict=True) for first in limit.firsts(rows)]
+    firsts += [problem.steps - 1] * problem.terminal_rows()
     stage = torch.arange(problem.steps, device=like.device)[:, None]
     return (stage >= torch.tensor(firsts, device=like.device)).to(like)
 

@@ -105,11 +105,11 @@ class Elastic:
             object.__setattr__(problem, name, value)
         return Elastic(given, problem, tuple(rows), tuple(prices))
 
-    def guess(self, guess: Guess, excess: Tensor | None) -> Guess:
-        """A guess of the given problem with an excess (..., N, e), none if that is not known."""
+    def guess(self, guess: Guess) -> Guess:
+        """A guess of the given problem as one of the other, without excess if that is not known."""
         if not self.rows or guess.controls is None:
             return guess if not self.rows else replace(guess, multipliers=None)
-        controls = guess.controls.detach()
+        controls, excess = guess.controls.detach(), guess.excess
         if excess is None:
             excess = controls.new_zeros((*controls.shape[:-1], len(self.rows)))
         known = guess.multipliers

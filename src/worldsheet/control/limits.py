@@ -14,10 +14,11 @@ from worldsheet.core.errors import InputError
 @final
 @dataclass(frozen=True)
 class Price:
-    """What it costs to exceed a limit by e: linear · e + quadratic · e²/2, per unit of time, with `Discrete()` per stage.
+    """What it costs to exceed a limit by e: linear · e + quadratic · e²/2.
 
-    With a linear price that is above what the limit is worth (its multiplier, over dt) the limit is kept wherever it can be: that
-    price is exact. A quadratic price alone always lets it be exceeded a little.
+    Like a running cost it counts per unit of time, with `Discrete()` per stage. A linear price above what the limit is
+    worth, its multiplier over dt, is exact: the limit is kept wherever it can be. A quadratic price alone lets it be
+    exceeded a little.
 
     Args:
         linear: per unit of excess.

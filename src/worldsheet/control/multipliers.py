@@ -12,8 +12,8 @@ class Multipliers:
     """What it is worth to loosen a constraint a little, in cost per unit of the constraint.
 
     Attributes:
-        inequality: of path constraints, then of finite upper bounds, then of finite lower ones, (..., N, p); none is
-            negative.
+        inequality: of path constraints, of terminal inequalities at the last stage, of finite upper bounds and of
+            finite lower ones, in this order, (..., N, p); none is negative.
         terminal: of terminal constraints, (..., k).
     """
 

@@ -15,6 +15,7 @@ from worldsheet.control.methods.history import History
 from worldsheet.control.methods.initial_guess import Guess, Start, start_of
 from worldsheet.control.methods.newton import BARRIER, Matched, relax_matched
 from worldsheet.control.methods.result import RawResult
+from worldsheet.control.multipliers import Multipliers
 from worldsheet.control.problem import Problem
 from worldsheet.control.solution import Trajectory, solution_of
 from worldsheet.core.errors import InputError
@@ -108,19 +109,36 @@ class Solver:
         self._max_ticks = max_ticks
 
     def solve(
-        self, initial_guess: Guess | Trajectory | Tensor | None = None, history: History | None = None
+        self,
+        initial_guess: Guess | Trajectory | Tensor | None = None,
+        history: History | None = None,
+        *,
+        initial_state: Tensor | None = None,
+        initial_time: float | None = None,
+        parameters: Tensor | None = None,
     ) -> Trajectory:
-        """Solve the problem as it stands; arguments of `ws.control.solve`."""
+        """Solve the problem, from now on with what is given here.
+
+        Args:
+            initial_guess: of `ws.control.solve`.
+            history: of `ws.control.solve`.
+            initial_state: another one, (..., n).
+            initial_time: another one.
+            parameters: others, (..., q).
+
+        Raises:
+            InputError: as `ws.control.solve` and `Problem.at`.
+        """
+        state = self.problem.initial_state if initial_state is None else initial_state
+        self.problem = self.problem.at(state, initial_time, parameters)
         self.problem.execution.begin()
         elastic = Elastic.of(self.problem)
         flat = Discretised.of(elastic.problem)
-        excess = initial_guess.excess if isinstance(initial_guess, Trajectory) else None
-        guess = elastic.guess(_guess(initial_guess), excess)
+        guess = elastic.guess(guess_of(initial_guess))
         barrier = _WARM_BARRIER if isinstance(initial_guess, Trajectory) or guess.multipliers is not None else BARRIER
         with torch.no_grad():  # the search builds no graph; what a solution depends on is attached to it afterwards
             rest = diagnosed(flat, self._relaxed(flat, start_of(flat, guess), barrier, history))
         return solution_of(flat, rest, history, elastic)
-
 
     def _relaxed(self, flat: Discretised, start: Start, barrier: float, history: History | None) -> RawResult:
         method, tol, budget = self._method, self._tol, self._max_ticks
@@ -143,18 +161,24 @@ def _or(given: int | None, default: int) -> int:
     return default if given is None else given
 
 
-def _guess(given: Guess | Trajectory | Tensor | None) -> Guess:
+def guess_of(given: Guess | Trajectory | Tensor | None) -> Guess:
+    """What a search may start from, as a guess."""
     if given is None:
         return Guess()
     if isinstance(given, Tensor):
         return Guess(controls=given)
     if isinstance(given, Trajectory):
-        return Guess(given.controls, given.states, given.costates, given.duration, given.multipliers)
+        known = given.multipliers
+        if known is not None:
+            known = Multipliers(known.inequality.detach(), known.terminal.detach())
+        excess = None if given.excess is None else given.excess.detach()
+        fields = (given.controls.detach(), given.states.detach(), given.costates.detach(), given.duration.detach())
+        return Guess(*fields, known, excess)
     return given
 
 
 def _refuse_constraints(problem: Problem, method: Wave | ForwardBackwardSweep) -> None:
-    for name in ("path_constraint", "terminal_constraint", "duration"):
+    for name in ("path_constraint", "terminal_constraint", "terminal_inequality", "duration"):
         if getattr(problem, name) is not None:
             raise InputError(
                 f"{method} cannot solve a problem with a {name}",

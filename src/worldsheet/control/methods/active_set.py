@@ -23,8 +23,8 @@ _EVEN = 1e-10  # a row that is exceeded or pulls by less is left as it is
 def kept(problem: Discretised, at: Iterate, known: Known) -> Iterate:
     """A start with the multipliers of an earlier solution, and an active set in the place of a barrier.
 
-    A unit of force counts as as much slack as makes their product the cost, at constraints of their mean size, or of the
-    size at which their mean force would make it, where that is larger: a row that is active throughout has no size.
+    A unit of force counts as as much slack as makes their product the cost: at constraints of their mean size, or of
+    that which goes with their mean force where it is larger, since a row that is active throughout has no size.
     """
     if not at.slacks.shape[-1]:
         return replace(at, pulls=known.equality)

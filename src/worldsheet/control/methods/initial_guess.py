@@ -24,8 +24,9 @@ class Guess:
         states: (..., N + 1, n); if left out, what the controls lead to, or x_0 throughout where that overflows.
         costates: (..., N + 1, n); zero if left out.
         duration: (...), for a free final time; the problem's guess if left out.
-        multipliers: of an earlier solution: with them the search begins near where that one ended, its barrier as low
-            as the start allows; without them it begins in the middle of what is allowed.
+        multipliers: of an earlier solution: with them the search begins with the limits that were active there, and
+            takes a tick or two near it; without them it begins in the middle of what is allowed.
+        excess: by how much soft limits are exceeded, (..., N, e); zero if left out.
     """
 
     controls: Tensor | None = None
@@ -33,6 +34,7 @@ class Guess:
     costates: Tensor | None = None
     duration: Tensor | None = None
     multipliers: Multipliers | None = None
+    excess: Tensor | None = None
 
 
 class Known(NamedTuple):
