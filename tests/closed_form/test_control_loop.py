@@ -230,6 +230,11 @@ def test_a_first_step_that_fails_stays_within_the_bounds() -> None:
     move = controller.step(torch.tensor([50.0, 9.0], dtype=DOUBLE))
     assert bool(move.fallback)
     assert float(move.control.abs().max()) <= 0.4
+    starts = torch.tensor([[0.4, 1.0], [-0.5, 0.2]], dtype=DOUBLE)  # the first cannot stop in time
+    many = C.MPC(before_a_wall((-1.0, 0.0)).at(starts), max_ticks=40)
+    assert many.step(starts).fallback.tolist() == [True, False]
+    later = torch.tensor([[-0.5, 0.1], [-0.48, 0.1]], dtype=DOUBLE)  # one that has failed is solved when it can be
+    assert many.step(later).fallback.tolist() == [False, False]
 
 
 def test_one_tick_a_step_is_the_regulator_and_comes_to_the_solved_loop() -> None:

@@ -78,6 +78,39 @@ def test_a_problem_nearby_is_solved_in_half_the_ticks_to_the_same_end(problem: C
     close(warm.controls, cold.controls, 1e-3)
 
 
+def test_a_solver_solves_with_what_it_is_given_what_a_problem_built_so_does() -> None:
+    def build(start: Tensor, mass: Tensor, time: float) -> C.Problem:
+        return C.Problem(
+            dynamics=lambda x, u, t, p: torch.stack((x[..., 1], u[..., 0] / p[..., 0]), -1),
+            running_cost=lambda x, u, t, p: (1 + t) * x.square().sum(-1) + u.square().sum(-1),
+            initial_state=start,
+            initial_time=time,
+            control_size=1,
+            steps=10,
+            dt=0.1,
+            bounds=(-0.7, 0.7),
+            parameters=mass,
+        )
+
+    masses = 1 + torch.arange(6, dtype=DOUBLE)[:, None]
+    solver = C.Solver(build(STARTS, masses, 0.0))
+    first = solver.solve()
+    other = solver.solve(first, initial_state=-STARTS, initial_time=0.4, parameters=masses.flip(0))
+    close(other.states, C.solve(build(-STARTS, masses.flip(0), 0.4)).states, 1e-5)
+    assert torch.equal(solver.solve().states, first.states)
+
+
+def test_single_precision_starts_as_warm() -> None:
+    single = C.Problem(**{**vars(pendulum(STARTS.float(), bounds=(-3.0, 2.0)))})
+    before = C.solve(single, tol=1e-4)
+    warm = C.solve(single.at(0.99 * STARTS.float()), initial_guess=before, tol=1e-4)
+    double = C.solve(pendulum(0.99 * STARTS, bounds=(-3.0, 2.0)))
+    assert before.converged.all()
+    assert warm.converged.all()
+    assert int(warm.ticks.max()) <= 5
+    close(warm.cost, double.cost.float(), 1e-3)
+
+
 def test_multipliers_that_mislead_do_not_mislead_for_long() -> None:
     problem = pendulum(STARTS, bounds=(-3.0, 2.0))
     cold = C.solve(problem)

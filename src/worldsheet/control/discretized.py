@@ -109,7 +109,7 @@ class Discretised:
     def constraints(self) -> tuple[int, int]:
         """How many rows G and ψ have."""
         rows = sum(self.problem.path_rows()) + self.problem.terminal_rows()
-        return rows + self.limits.count, self.end(self.start[:1]).shape[-1] - 1
+        return rows + self.limits.count, self.end(self.start).shape[-1] - 1
 
     def stages(self, points: Tensor) -> Tensor:
         """(L, F, G) of every stage, (..., B, N, 1 + nz + p), at points (..., B, N, nz + m)."""

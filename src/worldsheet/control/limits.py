@@ -52,7 +52,8 @@ class PathLimit:
         function: c, (x, u, t) → (..., p).
         first: the first stage at which it is asked, a number for all rows or one for each. 1 where the initial state is
             measured, since nothing can be done about what is there already.
-        price: of exceeding it, which makes it soft; None where it must be kept.
+        price: of exceeding it, which makes it soft; None where it must be kept. A `History` shows by how much it is
+            exceeded as further controls.
 
     Raises:
         InputError: a negative stage.

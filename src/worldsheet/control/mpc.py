@@ -133,6 +133,7 @@ class MPC:
         self._problem = problem if limits_at_start else _from_the_next_instant(problem)
         self._solver = Solver(self._problem, method, tol, max_ticks)
         self._ticking = None if real_time is None else Solver(self._problem, method, tol, real_time.ticks)
+        self._parameters: Tensor | None = None
         self._before: Guess | None = None
         self.solution: Trajectory | None = None
 
@@ -154,7 +155,8 @@ class MPC:
         """
         before = self._before
         solver = self._solver if before is None or self._ticking is None else self._ticking
-        plan = solver.solve(before, initial_state=state, initial_time=time, parameters=parameters)
+        self._parameters = self._parameters if parameters is None else parameters
+        plan = solver.solve(before, initial_state=state, initial_time=time, parameters=self._parameters)
         fine = plan.converged.to(state.device) if solver is self._solver else _usable(plan)
         low, high = plan.problem.limits()
         control = plan.controls[..., 0, :]
@@ -200,7 +202,7 @@ class MPC:
 
     def model(self, state: Tensor, control: Tensor, time: float = 0.0) -> Tensor:
         """The state a stage later, as the problem has it."""
-        flat = Discretised.of(self._solver.problem.at(state, time))
+        flat = Discretised.of(self._problem.at(state, time, self._parameters))
         return flat.following(flat.start, control.reshape(len(flat.start), -1), flat.time.new_zeros(())).reshape(
             state.shape
         )
@@ -232,9 +234,9 @@ def _usable(plan: Trajectory) -> Tensor:
 
 
 def _followed(fine: Tensor, plan: Guess, before: Guess | None) -> Guess | None:
-    """Each plant's plan: what was found, or the one before where that failed; None where nothing is worth a start."""
+    """Each plant's plan: what was found, or the one before where that failed; None where none is worth a start."""
     if before is None:
-        return plan if bool(fine.all()) else None
+        return _finite(plan) if bool(fine.any()) else None
 
     def chosen(new: Tensor | None, old: Tensor | None) -> Tensor | None:
         return None if new is None or old is None else torch.where(fine[..., None, None], new, old)
@@ -253,6 +255,19 @@ def _followed(fine: Tensor, plan: Guess, before: Guess | None) -> Guess | None:
         multipliers=multipliers,
         excess=chosen(plan.excess, before.excess),
     )
+
+
+def _finite(plan: Guess) -> Guess:
+    """A plan to start from, also for plants whose search overflowed."""
+
+    def tamed(field: Tensor | None) -> Tensor | None:
+        return None if field is None else field.nan_to_num(0.0, 0.0, 0.0)
+
+    known = plan.multipliers
+    if known is not None:
+        known = Multipliers(known.inequality.nan_to_num(0.0, 0.0, 0.0), known.terminal.nan_to_num(0.0, 0.0, 0.0))
+    excess = tamed(plan.excess)
+    return Guess(tamed(plan.controls), tamed(plan.states), tamed(plan.costates), tamed(plan.duration), known, excess)
 
 
 def _first(plan: Guess) -> Tensor:

@@ -117,7 +117,7 @@ class Solver:
         initial_time: float | None = None,
         parameters: Tensor | None = None,
     ) -> Trajectory:
-        """Solve the problem, from now on with what is given here.
+        """Solve the problem, with what is given here in the place of its own.
 
         Args:
             initial_guess: of `ws.control.solve`.
@@ -130,9 +130,9 @@ class Solver:
             InputError: as `ws.control.solve` and `Problem.at`.
         """
         state = self.problem.initial_state if initial_state is None else initial_state
-        self.problem = self.problem.at(state, initial_time, parameters)
-        self.problem.execution.begin()
-        elastic = Elastic.of(self.problem)
+        problem = self.problem.at(state, initial_time, parameters)
+        problem.execution.begin()
+        elastic = Elastic.of(problem)
         flat = Discretised.of(elastic.problem)
         guess = elastic.guess(guess_of(initial_guess))
         barrier = _WARM_BARRIER if isinstance(initial_guess, Trajectory) or guess.multipliers is not None else BARRIER

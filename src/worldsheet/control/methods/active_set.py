@@ -15,7 +15,7 @@ from worldsheet.control.methods.initial_guess import Known
 from worldsheet.control.methods.iterate import Conditions, Iterate
 
 _LEAST = 1e-6  # cost and size of a constraint are at least that where they are compared
-_STIFF = 1e7  # an active row yields by so much less than a unit of force counts as slack
+_YIELD = 10.0  # √ε: by how much an active row yields, of what a unit of force counts as slack
 _EVEN = 1e-10  # a row that is exceeded or pulls by less is left as it is
 
 
@@ -55,7 +55,8 @@ def response(at: Iterate, found: Conditions) -> tuple[Tensor, Tensor]:
 
     Active rows become G + δG = 0, to within what they yield; the forces of all others end.
     """
-    ratio = torch.where(at.active, _STIFF / at.exchange, 0.0)
+    stiff = 1 / (_YIELD * torch.finfo(at.forces.dtype).eps ** 0.5)
+    ratio = torch.where(at.active, stiff / at.exchange, 0.0)
     return ratio, torch.where(at.active, ratio * found.inequality(), -at.forces)
 
 
@@ -64,8 +65,9 @@ def reactivated(at: Iterate, found: Conditions, step: Step) -> Tensor:
     moved = torch.cat((step.states[:-1], step.controls), -1).transpose(0, 1)
     change = (found.stage.jacobian[..., 1 + step.states.shape[-1] :, :] @ moved[..., None])[..., 0]
     ratio, push = response(at, found)
+    even = max(_EVEN, 10 * torch.finfo(at.forces.dtype).eps)
     score = (found.inequality() + change + at.exchange * (at.forces + push + ratio * change)) / at.exchange.sqrt()
-    return torch.where(at.kept, score > torch.where(at.active, -_EVEN, _EVEN), at.active)
+    return torch.where(at.kept, score > torch.where(at.active, -even, even), at.active)
 
 
 def interior(at: Iterate, product: Tensor) -> Iterate:

@@ -80,7 +80,8 @@ def relax_matched(problem: Discretised, start: Start, settings: Matched, history
     A tick expands all stages to second order, finds the matched impedance (24) and rides its wave (23). Linear dynamics
     with quadratic cost are solved in one tick; elsewhere convergence is quadratic near a solution. Cost per tick: one
     evaluation of all stages with derivatives, 2 log N products of n × n scatterers for few problems or N small steps
-    for many, and one or two evaluations of the merit. Of a large batch as many as fit a processor's cache move at once;
+    for many, and one or two evaluations of the merit. Where an active set is kept, each change of it within a tick
+    costs one more impedance. Of a large batch as many as fit a processor's cache move at once;
     a problem that ends makes room for the next. One that gets lost starts anew, first waiting where it is, then
     swaying.
     """
