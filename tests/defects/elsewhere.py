@@ -73,6 +73,20 @@ DEFECTS = {
         "parity/test_control_gradients.py",
         "trajectories_move and upper",
     ),
+    "an-active-set-stands-still-within-a-tick": Defect(
+        "control/methods/newton.py",
+        "for _ in range(_CHANGES):",
+        "for _ in range(0):",
+        "closed_form/test_control_loop.py",
+        "shifted_step",
+    ),
+    "a-plan-is-followed-without-its-multipliers": Defect(
+        "control/mpc.py",
+        "multipliers=known and replace(known, inequality=_repeated(known.inequality)),",
+        "multipliers=known and replace(known, inequality=torch.zeros_like(known.inequality)),",
+        "closed_form/test_control_loop.py",
+        "shifted_step",
+    ),
     "the-wave-forgets-its-impedance": Defect(
         "control/methods/first_order.py",
         "costates[:, 1:] += speed / z * (reached - states[:, 1:])",

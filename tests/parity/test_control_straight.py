@@ -12,6 +12,7 @@ from plants import DOUBLE, close, pendulum
 from worldsheet.control.compiled.codegen import Straight, straight
 from worldsheet.control.compiled.scalar_ir import UnknownError, scalars
 from worldsheet.control.discretized import Discretised
+from worldsheet.control.elastic import Elastic
 from worldsheet.control.expansion import expand_stages
 from worldsheet.control.methods.stagewise import expanded, valued
 
@@ -110,6 +111,41 @@ def test_a_stage_of_time_parameters_and_bounds() -> None:
         found = valued(Discretised.of(build(top, compiled)), shorter)
         assert found is not None
         close(found, plain.stages(shorter), 1e-12)
+
+
+def test_a_stage_of_limits_that_are_asked_later_at_a_price_and_in_the_end() -> None:
+    seed = 21
+
+    def build(execution: C.Execution) -> Discretised:
+        return Discretised.of(
+            Elastic.of(
+                C.Problem(
+                    dynamics=_swing,
+                    running_cost=lambda x, u, t, p: x.square().sum(-1) + p[..., 1] * u.square().sum(-1),
+                    initial_state=drawn(15, 2, seed=seed),
+                    control_size=1,
+                    steps=6,
+                    dt=0.1,
+                    parameters=1 + drawn(15, 2, seed=seed + 1).abs(),
+                    path_constraint=C.PathLimits(
+                        C.PathLimit(lambda x, u, t, p: x[..., :1] * p[..., :1] - t[..., None], first=2),
+                        C.PathLimit(lambda x, u, t, p: x * u, price=C.Price(2.0, 3.0), first=(0, 1)),
+                    ),
+                    terminal_inequality=lambda x, p: x[..., 1:] - p[..., 1:],
+                    execution=execution,
+                )
+            ).problem
+        )
+
+    points, weights = drawn(15, 6, 5, seed=seed + 2), drawn(15, 6, 9, seed=seed + 3)
+    plain = build(C.Eager())
+    mine, theirs = expanded(build(C.Compiled()), points, weights), expand_stages(plain, points, weights)
+    for name in ("values", "jacobian", "gradient", "hessian"):
+        close(getattr(mine, name), getattr(theirs, name).expand_as(getattr(mine, name)), 1e-12)
+    asked = mine.values[..., 3:7]  # after the cost and two states
+    assert (asked[0] == -1).tolist() == [[k < 2, False, k < 1, k < 5] for k in range(6)]
+    excess = points[..., 3:].clone()
+    close(mine.values[..., 7:], -excess, 0.0)
 
 
 def test_the_pendulum_has_such_code() -> None:

@@ -2,14 +2,16 @@
 
 from worldsheet.control.compiled.execution import Compiled, Eager, Execution
 from worldsheet.control.integrator import RK4, Discrete, ExplicitEuler, ImplicitMidpoint, Integrator, RadauIIA
+from worldsheet.control.limits import PathLimit, PathLimits, Price
 from worldsheet.control.methods.forward_backward import ForwardBackwardSweep
 from worldsheet.control.methods.history import History
 from worldsheet.control.methods.initial_guess import Guess
 from worldsheet.control.methods.iterate import Residuals
-from worldsheet.control.mpc import MPC, Loop
+from worldsheet.control.mpc import MPC, Loop, Move, RealTimeIteration
+from worldsheet.control.multipliers import Multipliers
 from worldsheet.control.problem import FreeDuration, Problem
-from worldsheet.control.solution import Multipliers, Trajectory
-from worldsheet.control.solve import solve
+from worldsheet.control.solution import Trajectory
+from worldsheet.control.solve import Solver, solve
 
 __all__ = [
     "MPC",
@@ -26,10 +28,16 @@ __all__ = [
     "ImplicitMidpoint",
     "Integrator",
     "Loop",
+    "Move",
     "Multipliers",
+    "PathLimit",
+    "PathLimits",
+    "Price",
     "Problem",
     "RadauIIA",
+    "RealTimeIteration",
     "Residuals",
+    "Solver",
     "Trajectory",
     "solve",
 ]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from worldsheet.control.implicit import ImplicitMethod
+from worldsheet.control.limits import limits_of
 from worldsheet.control.problem import Problem
 
 
@@ -63,6 +64,7 @@ class Discretised:
         parameters: (B, 1, q) or None.
         limits: the finite bounds.
         time: t_0, ().
+        asked: which rows of path constraints and terminal inequality are asked, 1 or 0, (N, p); None where all are.
     """
 
     problem: Problem
@@ -70,6 +72,7 @@ class Discretised:
     parameters: Tensor | None
     limits: Limits
     time: Tensor
+    asked: Tensor | None
 
     @staticmethod
     def of(problem: Problem) -> "Discretised":
@@ -80,7 +83,7 @@ class Discretised:
             extra = extra.detach().expand(*problem.batch, extra.shape[-1]).reshape(len(state), 1, -1)
         free = int(problem.duration is not None)
         start, time = torch.nn.functional.pad(state, (0, free)), state.new_tensor(problem.initial_time)
-        return Discretised(problem, start, extra, Limits.of(problem), time)
+        return Discretised(problem, start, extra, Limits.of(problem), time, _asked(problem))
 
     @property
     def free(self) -> int:
@@ -109,6 +112,11 @@ class Discretised:
             extra = extra.index_copy(0, index, other.parameters)
         return replace(self, start=self.start.index_copy(0, index, other.start), parameters=extra)
 
+    def constraints(self) -> tuple[int, int]:
+        """How many rows G and ψ have."""
+        rows = sum(self.problem.path_rows()) + self.problem.terminal_rows()
+        return rows + self.limits.count, self.end(self.start).shape[-1] - 1
+
     def stages(self, points: Tensor) -> Tensor:
         """(L, F, G) of every stage, (..., B, N, 1 + nz + p), at points (..., B, N, nz + m)."""
         control = points[..., self.size :]
@@ -126,13 +134,18 @@ class Discretised:
         return torch.cat([*pieces, state[..., problem.state_size :]] if self.free else pieces, -1)
 
     def path(self, points: Tensor) -> list[Tensor]:
-        """The path constraints of every stage, if there are any."""
-        constraint = self.problem.path_constraint
-        if constraint is None:
-            return []
-        state, control = points[..., : self.size], points[..., self.size :]
-        time, _ = self.clock(state)
-        return [constraint(state[..., : self.problem.state_size], control, time, *self._extra(points.shape[:-1]))]
+        """The path constraints of every stage, and the terminal inequality of where it leads; −1 where not asked."""
+        problem, size = self.problem, self.problem.state_size
+        state, control, extra = points[..., : self.size], points[..., self.size :], self._extra(points.shape[:-1])
+        found = []
+        if problem.path_constraint is not None:
+            time, _ = self.clock(state)
+            found.append(problem.path_constraint(state[..., :size], control, time, *extra))
+        if problem.terminal_inequality is not None:
+            found.append(problem.terminal_inequality(self.carried(points)[..., 1 : 1 + size], *extra))
+        if self.asked is None or not found:
+            return found
+        return [self.asked * torch.cat(found, -1) + (self.asked - 1)]
 
     def rates(self, points: Tensor, fraction: Tensor | float) -> Tensor:
         """Rates of state, θ and cost per stage, (..., nz + 1), at points (..., B, N, nz + m) a fraction into it."""
@@ -204,6 +217,18 @@ class Discretised:
 
     def _extra(self, lead: tuple[int, ...]) -> tuple[Tensor, ...]:
         return () if self.parameters is None else (self.parameters.expand(*lead, -1),)
+
+
+def _asked(problem: Problem) -> Tensor | None:
+    """Which path constraints and terminal inequalities are asked of which stage; None where all are, everywhere."""
+    limits = limits_of(problem.path_constraint)
+    if all(limit.first == 0 for limit in limits) and problem.terminal_inequality is None:
+        return None
+    like, counts = problem.initial_state, problem.path_rows()
+    firsts = [first for limit, rows in zip(limits, counts, strict=True) for first in limit.firsts(rows)]
+    firsts += [problem.steps - 1] * problem.terminal_rows()
+    stage = torch.arange(problem.steps, device=like.device)[:, None]
+    return (stage >= torch.tensor(firsts, device=like.device)).to(like)
 
 
 @final

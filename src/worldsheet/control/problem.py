@@ -12,6 +12,7 @@ from torch import Tensor
 from worldsheet.control.checks import Called, check_call, check_numbers
 from worldsheet.control.compiled.execution import Eager, Execution, Static
 from worldsheet.control.integrator import RK4, Discrete, Integrator
+from worldsheet.control.limits import limits_of
 from worldsheet.core.errors import InputError
 
 Bound: TypeAlias = Tensor | float | Sequence[float]
@@ -66,8 +67,11 @@ class Problem(Static):
         dt: length of a stage in units of time; not used with a free duration.
         integrator: how a stage is made of f and l.
         bounds: (lo, hi) on the controls, numbers or (m,), infinite where there is none.
-        path_constraint: c(x, u, t) → (..., p), at most 0 at the start of every stage.
+        path_constraint: c(x, u, t) → (..., p), at most 0 at the start of every stage; a `PathLimit` says from which
+            stage on, and at what price it may be exceeded, `PathLimits` holds several.
         terminal_constraint: ψ(x) → (..., k), to be 0.
+        terminal_inequality: of the last state, (x) → (..., q), at most 0; path constraints are not asked of it. It is
+            asked of where the last stage leads, and costs one more evaluation of all stages.
         duration: `FreeDuration(guess)` if the final time is free.
         parameters: (..., q), of every problem its own.
         initial_time: t_0.
@@ -89,6 +93,7 @@ class Problem(Static):
     bounds: tuple[Bound, Bound] | None = None
     path_constraint: Callable[..., Tensor] | None = None
     terminal_constraint: Callable[..., Tensor] | None = None
+    terminal_inequality: Callable[..., Tensor] | None = None
     duration: FreeDuration | None = None
     parameters: Tensor | None = None
     initial_time: float = 0.0
@@ -122,6 +127,16 @@ class Problem(Static):
         low, high = self.bounds or (-inf, inf)
         return self._limit(low), self._limit(high)
 
+    def path_rows(self) -> list[int]:
+        """How many rows each of the path limits has."""
+        state, control, time, *extra = self.arguments()
+        return [limit(state, control, time, *extra).shape[-1] for limit in limits_of(self.path_constraint)]
+
+    def terminal_rows(self) -> int:
+        """How many rows the terminal inequality has."""
+        state, _, _, *extra = self.arguments()
+        return 0 if self.terminal_inequality is None else self.terminal_inequality(state, *extra).shape[-1]
+
     def signature(self) -> Hashable:
         """All but the initial state, the initial time and the parameters, which are handed over as tensors."""
         functions = (
@@ -130,6 +145,7 @@ class Problem(Static):
             self.terminal_cost,
             self.path_constraint,
             self.terminal_constraint,
+            self.terminal_inequality,
         )
         return (*functions, self.integrator, self.steps, self.dt, self.duration, self.control_size)
 
@@ -137,11 +153,13 @@ class Problem(Static):
         like = self.initial_state
         return torch.as_tensor(bound, dtype=like.dtype, device=like.device).expand(self.control_size)
 
-    def at(self, initial_state: Tensor, initial_time: float | None = None) -> "Problem":
-        """The same problem from another state and time, without checking its functions again.
+    def at(
+        self, initial_state: Tensor, initial_time: float | None = None, parameters: Tensor | None = None
+    ) -> "Problem":
+        """The same problem from another state and time, with other parameters, without checking its functions again.
 
         Raises:
-            InputError: a state of another size, dtype or device.
+            InputError: a state or parameters of another size, dtype or device.
         """
         old = self.initial_state
         if (initial_state.shape[-1:], initial_state.dtype, initial_state.device) != (
@@ -159,7 +177,27 @@ class Problem(Static):
         object.__setattr__(moved, "initial_state", initial_state)
         if initial_time is not None:
             object.__setattr__(moved, "initial_time", initial_time)
+        if parameters is not None:
+            moved._take(parameters)
         return moved
+
+    def _take(self, parameters: Tensor) -> None:
+        """Others, of the same size."""
+        old = self.parameters
+        if old is None or (parameters.shape[-1:], parameters.dtype, parameters.device) != (
+            old.shape[-1:],
+            old.dtype,
+            old.device,
+        ):
+            wanted = "none" if old is None else f"shape (..., {old.shape[-1]}) and {old.dtype} on {old.device}"
+            raise InputError(
+                f"parameters do not fit this problem: they have shape {tuple(parameters.shape)} and "
+                f"{parameters.dtype} on {parameters.device}",
+                wanted,
+                "convert them first, or build the problem with parameters",
+            )
+        object.__setattr__(self, "parameters", parameters)
+        self._check_parameters()
 
     def _check_bounds(self) -> None:
         if self.bounds is None:
@@ -192,6 +230,25 @@ class Problem(Static):
 
     def _check_functions(self) -> None:
         """Call each function once with two leading dimensions, the way a solver will."""
+        state, control, time, *extra = self.arguments()
+        lead = time.shape
+        limits = limits_of(self.path_constraint)
+        stage, end = (state, control, time, *extra), (state, *extra)
+        for name, function, arguments, shape in (
+            ("dynamics", self.dynamics, stage, (*lead, self.state_size)),
+            ("running_cost", self.running_cost, stage, lead),
+            ("terminal_cost", self.terminal_cost, end, lead),
+            *(("path_constraint", limit.function, stage, (*lead, None)) for limit in limits),
+            ("terminal_constraint", self.terminal_constraint, end, (*lead, None)),
+            ("terminal_inequality", self.terminal_inequality, end, (*lead, None)),
+        ):
+            if function is not None:
+                check_call(Called(name, function, shape), arguments)
+        for limit, rows in zip(limits, self.path_rows(), strict=True):
+            limit.firsts(rows)
+
+    def arguments(self) -> tuple[Tensor, ...]:
+        """What functions of a stage are called with to see what they do: (x, u, t), and parameters."""
         lead = (2, max(1, self.initial_state[..., 0].numel()))
         flat = self.initial_state.detach().reshape(-1, self.state_size).nan_to_num(0.0, 0.0, 0.0)
         state = flat.expand(*lead, self.state_size)
@@ -203,13 +260,4 @@ class Problem(Static):
             if self.parameters is None
             else (self.parameters.reshape(-1, self.parameters.shape[-1]).expand(*lead, -1),)
         )
-        stage, end = (state, control, time, *extra), (state, *extra)
-        for name, function, arguments, shape in (
-            ("dynamics", self.dynamics, stage, (*lead, self.state_size)),
-            ("running_cost", self.running_cost, stage, lead),
-            ("terminal_cost", self.terminal_cost, end, lead),
-            ("path_constraint", self.path_constraint, stage, (*lead, None)),
-            ("terminal_constraint", self.terminal_constraint, end, (*lead, None)),
-        ):
-            if function is not None:
-                check_call(Called(name, function, shape), arguments)
+        return state, control, time, *extra

@@ -10,32 +10,16 @@ from torch import Tensor
 
 from worldsheet.control.derivatives import effort
 from worldsheet.control.discretized import Discretised
+from worldsheet.control.elastic import Elastic
 from worldsheet.control.methods.history import History
 from worldsheet.control.methods.iterate import Residuals
 from worldsheet.control.methods.result import RawResult
+from worldsheet.control.multipliers import Multipliers
 from worldsheet.control.problem import Problem
 from worldsheet.control.sensitivity import live, opened, weights_of
 from worldsheet.core.errors import InputError
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.words import number_of, plural, shape_of
-
-
-@final
-@dataclass(frozen=True)
-class Multipliers:
-    """What it is worth to loosen a constraint a little, in cost per unit of the constraint.
-
-    Attributes:
-        inequality: of path constraints, then of finite upper bounds, then of finite lower ones, (..., N, p); none is
-            negative.
-        terminal: of terminal constraints, (..., k).
-    """
-
-    inequality: Tensor
-    terminal: Tensor
-
-    def __repr__(self) -> str:
-        return f"Multipliers of inequalities {shape_of(self.inequality)} and of the end {shape_of(self.terminal)}"
 
 
 def parameter_gradients(solved: "Trajectory", parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -106,6 +90,7 @@ class Trajectory:
         residuals: the largest violation of each optimality condition, (...) each.
         outcomes: how each problem of the flattened batch ended.
         history: the record that was asked for, or None.
+        excess: by how much each row of a soft limit is exceeded, (..., N, e); None where no limit has a price.
     """
 
     problem: Problem
@@ -120,6 +105,7 @@ class Trajectory:
     residuals: Residuals
     outcomes: tuple[Outcome, ...]
     history: History | None
+    excess: Tensor | None = None
 
     def __repr__(self) -> str:
         problems, steps = plural(self.cost.numel(), "problem"), plural(self.problem.steps, "step")
@@ -178,10 +164,13 @@ class Trajectory:
         accumulate(parameters, self.gradients(parameters))
 
 
-def solution_of(flat: Discretised, rest: RawResult, history: History | None) -> Trajectory:
-    """A flat result in the shapes of its problem, with its dependence on what requires grad."""
-    problem, batch = flat.problem, flat.problem.batch
-    size = problem.state_size
+def solution_of(flat: Discretised, rest: RawResult, history: History | None, elastic: Elastic) -> Trajectory:
+    """A flat result in the shapes of its problem, with its dependence on what requires grad.
+
+    What exceeds soft limits is no control of the problem that was given, nor is its being positive one of its limits.
+    """
+    problem, batch, soft = elastic.given, flat.problem.batch, len(elastic.rows)
+    size, applied = problem.state_size, problem.control_size
     with torch.no_grad():
         cost = flat.cost(rest.states, rest.controls)
     states, controls, cost = live(flat, rest, cost) or (rest.states, rest.controls, cost)
@@ -195,14 +184,15 @@ def solution_of(flat: Discretised, rest: RawResult, history: History | None) -> 
         shaped(times),
         shaped(states[..., :size]),
         shaped(rest.costates[..., :size]),
-        shaped(controls),
+        shaped(controls[..., :applied]),
         None
         if rest.inequality is None or rest.equality is None
-        else Multipliers(shaped(rest.inequality), shaped(rest.equality)),
-        None if rest.gains is None else shaped(rest.gains[..., :size]),
+        else Multipliers(shaped(rest.inequality[..., : rest.inequality.shape[-1] - soft]), shaped(rest.equality)),
+        None if rest.gains is None else shaped(rest.gains[..., :applied, :size]),
         shaped(cost),
         shaped(times[:, -1] - times[:, 0]),
         rest.residuals.reshaped(batch),
         rest.outcomes(),
         history,
+        shaped(controls[..., applied:]) if soft else None,
     )

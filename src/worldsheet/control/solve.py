@@ -1,18 +1,21 @@
 """Solving an optimal control problem by counter-propagating waves."""
 
 from math import isfinite
+from typing import final
 
 import torch
 from torch import Tensor
 
 from worldsheet.control.diagnosis import diagnosed
 from worldsheet.control.discretized import Discretised
+from worldsheet.control.elastic import Elastic
 from worldsheet.control.methods.first_order import Scattered, relax_scattered
 from worldsheet.control.methods.forward_backward import ForwardBackwardSweep, Sweeping, relax_by_sweeps
 from worldsheet.control.methods.history import History
-from worldsheet.control.methods.initial_guess import Guess, start_of
+from worldsheet.control.methods.initial_guess import Guess, Start, start_of
 from worldsheet.control.methods.newton import BARRIER, Matched, relax_matched
 from worldsheet.control.methods.result import RawResult
+from worldsheet.control.multipliers import Multipliers
 from worldsheet.control.problem import Problem
 from worldsheet.control.solution import Trajectory, solution_of
 from worldsheet.core.errors import InputError
@@ -62,64 +65,120 @@ def solve(
         InputError: a method that cannot take the problem, a guess of the wrong shape, a tolerance that is no number, or
             tensors that functions of a compiled problem close over and that have changed.
     """
-    if not (isfinite(tol) and tol > 0):
-        raise InputError(
-            f"tol must be a positive number, got {tol}",
-            "a number above 0: the solver stops when all residuals are below it",
-            "try 1e-8 in float64, 1e-4 in float32",
-        )
-    if max_ticks is not None and max_ticks < 0:
-        raise InputError(
-            f"max_ticks must not be negative, got {max_ticks}", "0 or more", "leave it out for the method's own budget"
-        )
-    problem.execution.begin()
-    flat = Discretised.of(problem)
-    with torch.no_grad():  # the search builds no graph; what a solution depends on is attached to it afterwards
-        rest = diagnosed(flat, _relaxed(flat, method, initial_guess, tol, max_ticks, history))
-    return solution_of(flat, rest, history)
+    return Solver(problem, method, tol, max_ticks).solve(initial_guess, history)
 
 
-def _relaxed(
-    flat: Discretised,
-    method: Wave | ForwardBackwardSweep,
-    initial_guess: Guess | Trajectory | Tensor | None,
-    tol: float,
-    max_ticks: int | None,
-    history: History | None,
-) -> RawResult:
-    start = start_of(flat, _guess(initial_guess))
-    if isinstance(method, Wave) and isinstance(method.impedance, Riccati):
-        barrier = _WARM_BARRIER if isinstance(initial_guess, Trajectory) else BARRIER
-        return relax_matched(flat, start, Matched(tol, _or(max_ticks, _MATCHED_TICKS), barrier), history)
-    _refuse_constraints(flat.problem, method)
-    if isinstance(method, ForwardBackwardSweep):
-        return relax_by_sweeps(flat, start, Sweeping(method.relaxation, tol, _or(max_ticks, _SWEEPS)), history)
-    if isinstance(method.impedance, (int, float)):
-        scattered = Scattered(method.speed, float(method.impedance), tol, _or(max_ticks, _WAVE_TICKS))
-        return relax_scattered(flat, start, scattered, history)
-    raise InputError(
-        f"Wave: impedance must be a number or Riccati() for optimal control, got {method.impedance}",
-        "Riccati(), the matched wave, or a positive number",
-        "use Wave(impedance=Riccati())",
-    )
+@final
+class Solver:
+    """One problem, solved again and again: from other states and times, with other parameters, from other starts.
+
+    Settings are checked once, and code that was made for the problem (`Compiled`) serves all solves.
+
+    Args:
+        problem: what to solve.
+        method: of `ws.control.solve`.
+        tol: of `ws.control.solve`.
+        max_ticks: of `ws.control.solve`.
+
+    Raises:
+        InputError: as `ws.control.solve`.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        method: Wave | ForwardBackwardSweep = _MATCHED,
+        tol: float = 1e-8,
+        max_ticks: int | None = None,
+    ) -> None:
+        if not (isfinite(tol) and tol > 0):
+            raise InputError(
+                f"tol must be a positive number, got {tol}",
+                "a number above 0: the solver stops when all residuals are below it",
+                "try 1e-8 in float64, 1e-4 in float32",
+            )
+        if max_ticks is not None and max_ticks < 0:
+            raise InputError(
+                f"max_ticks must not be negative, got {max_ticks}",
+                "0 or more",
+                "leave it out for the method's own budget",
+            )
+        self.problem = problem
+        self._method = method
+        self._tol = tol
+        self._max_ticks = max_ticks
+
+    def solve(
+        self,
+        initial_guess: Guess | Trajectory | Tensor | None = None,
+        history: History | None = None,
+        *,
+        initial_state: Tensor | None = None,
+        initial_time: float | None = None,
+        parameters: Tensor | None = None,
+    ) -> Trajectory:
+        """Solve the problem, with what is given here in the place of its own.
+
+        Args:
+            initial_guess: of `ws.control.solve`.
+            history: of `ws.control.solve`.
+            initial_state: another one, (..., n).
+            initial_time: another one.
+            parameters: others, (..., q).
+
+        Raises:
+            InputError: as `ws.control.solve` and `Problem.at`.
+        """
+        state = self.problem.initial_state if initial_state is None else initial_state
+        problem = self.problem.at(state, initial_time, parameters)
+        problem.execution.begin()
+        elastic = Elastic.of(problem)
+        flat = Discretised.of(elastic.problem)
+        guess = elastic.guess(guess_of(initial_guess))
+        barrier = _WARM_BARRIER if isinstance(initial_guess, Trajectory) or guess.multipliers is not None else BARRIER
+        with torch.no_grad():  # the search builds no graph; what a solution depends on is attached to it afterwards
+            rest = diagnosed(flat, self._relaxed(flat, start_of(flat, guess), barrier, history))
+        return solution_of(flat, rest, history, elastic)
+
+    def _relaxed(self, flat: Discretised, start: Start, barrier: float, history: History | None) -> RawResult:
+        method, tol, budget = self._method, self._tol, self._max_ticks
+        if isinstance(method, Wave) and isinstance(method.impedance, Riccati):
+            return relax_matched(flat, start, Matched(tol, _or(budget, _MATCHED_TICKS), barrier), history)
+        _refuse_constraints(flat.problem, method)
+        if isinstance(method, ForwardBackwardSweep):
+            return relax_by_sweeps(flat, start, Sweeping(method.relaxation, tol, _or(budget, _SWEEPS)), history)
+        if isinstance(method.impedance, (int, float)):
+            scattered = Scattered(method.speed, float(method.impedance), tol, _or(budget, _WAVE_TICKS))
+            return relax_scattered(flat, start, scattered, history)
+        raise InputError(
+            f"Wave: impedance must be a number or Riccati() for optimal control, got {method.impedance}",
+            "Riccati(), the matched wave, or a positive number",
+            "use Wave(impedance=Riccati())",
+        )
 
 
 def _or(given: int | None, default: int) -> int:
     return default if given is None else given
 
 
-def _guess(given: Guess | Trajectory | Tensor | None) -> Guess:
+def guess_of(given: Guess | Trajectory | Tensor | None) -> Guess:
+    """What a search may start from, as a guess."""
     if given is None:
         return Guess()
     if isinstance(given, Tensor):
         return Guess(controls=given)
     if isinstance(given, Trajectory):
-        return Guess(given.controls, given.states, given.costates, given.duration)
+        known = given.multipliers
+        if known is not None:
+            known = Multipliers(known.inequality.detach(), known.terminal.detach())
+        excess = None if given.excess is None else given.excess.detach()
+        fields = (given.controls.detach(), given.states.detach(), given.costates.detach(), given.duration.detach())
+        return Guess(*fields, known, excess)
     return given
 
 
 def _refuse_constraints(problem: Problem, method: Wave | ForwardBackwardSweep) -> None:
-    for name in ("path_constraint", "terminal_constraint", "duration"):
+    for name in ("path_constraint", "terminal_constraint", "terminal_inequality", "duration"):
         if getattr(problem, name) is not None:
             raise InputError(
                 f"{method} cannot solve a problem with a {name}",

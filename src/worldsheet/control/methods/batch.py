@@ -1,5 +1,6 @@
 """The problems of a batch that move at present, and those that wait for a place."""
 
+from dataclasses import replace
 from math import pi
 from typing import final
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from worldsheet.control.discretized import Discretised
+from worldsheet.control.methods.active_set import kept
 from worldsheet.control.methods.initial_guess import Start, middle, rollout, tame
 from worldsheet.control.methods.iterate import ORDINARY, Iterate
 from worldsheet.control.methods.line_search import MEMORY
@@ -14,6 +16,8 @@ from worldsheet.control.methods.line_search import MEMORY
 RESTARTS = 2  # how often a problem that gets lost starts anew
 
 _LEAST = 1e-9  # a constraint with smaller values than that is given slack as if they were as large
+_FAILURES, _KEPT = 2, 10  # failures and ticks after which an active set is given up
+
 _NUMBERS = 2**20  # in the Hessians of the problems that move at once, so that they stay near the processor
 _POINTS = 8192  # stages that move at once where their number is fixed, so that few places stay empty in the end
 
@@ -32,7 +36,9 @@ class ActiveBatch:
 
     def __init__(self, problem: Discretised, start: Start, barrier: float) -> None:
         self._all, self._barrier = problem, barrier
-        self._waiting = _started(problem, start, barrier, held_back=False)
+        self._waiting = self._cold = _started(problem, start, barrier, held_back=False)
+        if start.known is not None:
+            self._waiting = kept(problem, self._waiting, start.known)
         stages, controls = start.controls.shape[1:]
         room = _NUMBERS // (stages * (problem.size + controls) ** 2)
         if problem.problem.execution.fixed:
@@ -58,6 +64,7 @@ class ActiveBatch:
         self.at, self.ticks = at, self.ticks + 1
         if bool(again.any()):
             self._restart(again.nonzero().flatten())
+        self._let_go()
         places = ended.nonzero().flatten()
         if not len(places):
             return
@@ -69,6 +76,16 @@ class ActiveBatch:
         if len(taken) < len(self.moving) and not self.problem.problem.execution.fixed:
             self.problem, self.at = self.problem.select(taken), self.at.select(taken)
             self.moving, self.ticks, self.attempt = self.moving[taken], self.ticks[taken], self.attempt[taken]
+
+    def _let_go(self) -> None:
+        """An active set that leads nowhere gives way to a barrier, from the same start."""
+        if not self.at.warm:
+            return
+        lost = self.at.kept[:, 0, 0] & ((self.at.failures >= _FAILURES) | (self.ticks >= _KEPT)) & self.taken
+        places = lost.nonzero().flatten()
+        if len(places):
+            cold = self._cold.select(self.moving[places])
+            self.at.put(places, replace(cold, exchange=torch.zeros_like(self.at.exchange[places])))
 
     def _enter(self, places: Tensor) -> None:
         coming = torch.arange(self._next, self._next + len(places), device=places.device)
@@ -82,10 +99,14 @@ class ActiveBatch:
         """Start anew, the second time elsewhere; now steps are held back in all states, too."""
         problem, first = self.problem.select(places), self.attempt[places] == 0
         waiting, swaying = _waiting(problem), _swaying(problem)
+        chosen = first[:, None, None]
         start = Start(
-            *(torch.where(first[:, None, None], one, other) for one, other in zip(waiting, swaying, strict=True))
+            torch.where(chosen, waiting.states, swaying.states),
+            torch.where(chosen, waiting.costates, swaying.costates),
+            torch.where(chosen, waiting.controls, swaying.controls),
         )
-        self.at.put(places, _started(problem, start, self._barrier, held_back=True))
+        again = _started(problem, start, self._barrier, held_back=True)
+        self.at.put(places, replace(again, exchange=torch.zeros_like(self.at.exchange[places])))
         self.attempt[places] += 1
 
     def _entered(self, which: Tensor) -> tuple[Discretised, Iterate]:
@@ -121,6 +142,8 @@ def _started(problem: Discretised, start: Start, barrier: float, *, held_back: b
         failures=each.clone(),
         filter=each.new_full((count, MEMORY, 2), torch.inf),
         limit=each.new_full((count,), torch.inf),
+        exchange=slacks[:, :0],
+        active=torch.zeros_like(slacks, dtype=torch.bool),
     )
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from worldsheet.control.compiled.execution import Eager
 from worldsheet.control.discretized import Discretised
+from worldsheet.control.multipliers import Multipliers
 from worldsheet.core.errors import InputError
 
 _FAR = 1e8  # a rollout that leaves this box says nothing about the solution
@@ -24,20 +25,33 @@ class Guess:
         states: (..., N + 1, n); if left out, what the controls lead to, or x_0 throughout where that overflows.
         costates: (..., N + 1, n); zero if left out.
         duration: (...), for a free final time; the problem's guess if left out.
+        multipliers: of an earlier solution: with them the search begins with the limits that were active there, and
+            takes a tick or two near it; without them it begins in the middle of what is allowed.
+        excess: by how much soft limits are exceeded, (..., N, e); zero if left out.
     """
 
     controls: Tensor | None = None
     states: Tensor | None = None
     costates: Tensor | None = None
     duration: Tensor | None = None
+    multipliers: Multipliers | None = None
+    excess: Tensor | None = None
+
+
+class Known(NamedTuple):
+    """Multipliers of inequalities (B, N, p) and of terminal constraints (B, k) that a search may begin with."""
+
+    inequality: Tensor
+    equality: Tensor
 
 
 class Start(NamedTuple):
-    """Fields before tick 0, (B, N + 1, nz) and (B, N, m)."""
+    """Fields before tick 0, (B, N + 1, nz) and (B, N, m), with multipliers if they are known."""
 
     states: Tensor
     costates: Tensor
     controls: Tensor
+    known: Known | None = None
 
 
 def start_of(problem: Discretised, guess: Guess) -> Start:
@@ -63,7 +77,20 @@ def start_of(problem: Discretised, guess: Guess) -> Start:
         states[:, 0] = first
     costates = _flat(problem, "costates", guess.costates, (steps + 1, size))
     costates = torch.zeros_like(states) if costates is None else torch.nn.functional.pad(costates, (0, problem.free))
-    return Start(states, costates, controls)
+    return Start(states, costates, controls, _known(problem, guess.multipliers))
+
+
+def _known(problem: Discretised, given: Multipliers | None) -> Known | None:
+    """Multipliers of the right shapes, none of them negative."""
+    if given is None:
+        return None
+    steps = problem.problem.steps
+    rows, ends = problem.constraints()
+    inequality = _flat(problem, "multipliers of inequalities", given.inequality, (steps, rows))
+    flat = _flat(problem, "multipliers of the end", given.terminal[..., None, :], (1, ends))
+    assert inequality is not None
+    assert flat is not None
+    return Known(inequality.clamp(min=0), flat[:, 0])
 
 
 def rollout(problem: Discretised, first: Tensor, controls: Tensor) -> Tensor:
@@ -102,4 +129,4 @@ def _flat(problem: Discretised, name: str, field: Tensor | None, shape: tuple[in
             f"shape {wanted}, or one that expands to it",
             "check the number of steps and the sizes of the problem",
         ) from error
-    return whole.reshape(-1, *shape).clone()
+    return whole.reshape(len(problem.start), *shape).clone()

@@ -40,6 +40,9 @@ class Iterate:
         filter: pairs (cost with barrier, violation) that a step has to be better than in one of the two, (B, M, 2);
             infinite where there is none.
         limit: the largest violation that a step may lead to, (B,).
+        exchange: ρ > 0, what slack a unit of force counts as, (B, 1, p), where an active set is kept in the place of a
+            barrier. 0 where there is a barrier, (B, 0, p) where all of the batch have one.
+        active: rows that are equations then, (B, N, p).
     """
 
     states: Tensor
@@ -56,6 +59,18 @@ class Iterate:
     failures: Tensor
     filter: Tensor
     limit: Tensor
+    exchange: Tensor
+    active: Tensor
+
+    @property
+    def warm(self) -> bool:
+        """Whether any of the batch may keep an active set."""
+        return self.exchange.shape[1] > 0
+
+    @property
+    def kept(self) -> Tensor:
+        """Which problems keep an active set, (B, 1, 1); only where `warm`."""
+        return self.exchange.amax(-1, keepdim=True) > 0
 
     def select(self, index: Tensor) -> "Iterate":
         """Some of the problems."""

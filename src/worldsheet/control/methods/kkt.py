@@ -12,6 +12,7 @@ from worldsheet.control.discretized import Discretised
 from worldsheet.control.lqr.parallel_scan import matched_by_scattering
 from worldsheet.control.lqr.riccati import FEW_PROBLEMS, matched_by_recursion, rollout_of
 from worldsheet.control.lqr.subproblem import Matched, Quadratic, Step
+from worldsheet.control.methods.active_set import response
 from worldsheet.control.methods.iterate import ORDINARY, Conditions, Iterate
 
 YIELD = 1e-6  # a terminal constraint gives way by this much per unit of multiplier within one step, and not at rest
@@ -130,8 +131,7 @@ def condensed(problem: Discretised, at: Iterate, found: Conditions) -> Quadratic
     hessian, slope = found.stage.hessian, found.slope
     if at.slacks.shape[-1]:
         jacobian = found.stage.jacobian[..., 1 + size :, :]
-        ratio = at.forces / at.slacks
-        push = at.barrier[:, None, None] / at.slacks + ratio * found.inequality()
+        ratio, push = _response(at, found)
         hessian = hessian + jacobian.mT @ (ratio[..., None] * jacobian)
         slope = slope + (jacobian.mT @ push[..., None])[..., 0]
     end_hessian, end_slope = found.end.hessian, found.end_slope
@@ -160,6 +160,16 @@ def _stiffness(at: Iterate) -> Tensor:
     return 1 / (YIELD * torch.where(ordinary, 1.0, at.end_sizes).square())
 
 
+def _response(at: Iterate, found: Conditions) -> tuple[Tensor, Tensor]:
+    """How a step changes forces: by push + ratio · δG, so that s · force is at the barrier to first order."""
+    ratio = at.forces / at.slacks
+    push = at.barrier[:, None, None] / at.slacks + ratio * found.inequality()
+    if not at.warm:
+        return ratio, push
+    stiff, pushed = response(at, found)
+    return torch.where(at.kept, stiff, ratio), torch.where(at.kept, pushed, push)
+
+
 def expanded(at: Iterate, found: Conditions, step: Step, shift: Tensor, fine: Tensor) -> Direction:
     """A step with the slacks, forces and pulls that were eliminated."""
     size = at.states.shape[-1]
@@ -169,6 +179,9 @@ def expanded(at: Iterate, found: Conditions, step: Step, shift: Tensor, fine: Te
         moved = torch.cat((states[:, :-1], controls), -1)
         change = (found.stage.jacobian[..., 1 + size :, :] @ moved[..., None])[..., 0]
         forces = (at.barrier[:, None, None] + at.forces * (found.inequality() + change)) / at.slacks
+        if at.warm:
+            ratio, push = _response(at, found)
+            forces = torch.where(at.kept, push + ratio * change, forces)
         slacks = -found.misfit - change
     if pulls.shape[-1]:
         pulls = (found.target() + (found.end.jacobian[..., 1:, :] @ states[:, -1, :, None])[..., 0]) * _stiffness(at)

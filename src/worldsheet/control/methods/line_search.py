@@ -115,6 +115,8 @@ def _aimed(at: Iterate, found: Conditions, step: Step, shift: Tensor, fine: Tens
     """What is asked of a step, and the points of its full length."""
     whole = expanded(at, found, step, shift, fine)
     full = _room(at.slacks, whole.slacks)
+    if at.warm:
+        full = torch.where(at.kept[:, 0, 0], 1.0, full)
     here = _pair(found.stage.values, found.end.values, at.states, at.slacks, at)
     limit = torch.where(at.limit.isfinite(), at.limit, _LARGE * here[:, 1].clamp(min=1.0))
     return Aim(whole, full, _promised(at, found, whole), here, at.filter, limit), _points(at, whole, full)
@@ -149,8 +151,12 @@ def _pair(stage: Tensor, end: Tensor, states: Tensor, slacks: Tensor, at: Iterat
     gap = (stage[..., 1 : 1 + size] - states[..., 1:, :]) / at.sizes[:, None]
     violation = gap.abs().sum((-2, -1)) + (end[..., 1:] / at.end_sizes).abs().sum(-1)
     if slacks.shape[-1]:
-        cost = cost - at.barrier * slacks.log().sum((-2, -1))
-        violation = violation + (stage[..., 1 + size :] + slacks).abs().sum((-2, -1))
+        inequality = stage[..., 1 + size :]
+        distance, missed = slacks, (inequality + slacks).abs()
+        if at.warm:
+            distance, missed = torch.where(at.kept, 1.0, slacks), torch.where(at.kept, inequality.clamp(min=0), missed)
+        cost = cost - at.barrier * distance.log().sum((-2, -1))
+        violation = violation + missed.sum((-2, -1))
     return torch.stack((cost, violation), -1).nan_to_num(torch.inf, torch.inf, torch.inf)
 
 
@@ -175,7 +181,9 @@ def _promised(at: Iterate, found: Conditions, step: Direction) -> Tensor:
     slope = (found.stage.jacobian[..., 0, :] * moved).sum((-2, -1))
     slope = slope + (found.end.jacobian[..., 0, :] * step.states[:, -1]).sum(-1)
     if at.slacks.shape[-1]:
-        slope = slope - at.barrier * (step.slacks / at.slacks).sum((-2, -1))
+        change = step.slacks / at.slacks
+        change = torch.where(at.kept, 0.0, change) if at.warm else change
+        slope = slope - at.barrier * change.sum((-2, -1))
     return slope
 
 
@@ -194,12 +202,16 @@ def _moved(at: Iterate, step: Direction, length: Tensor, dual: Tensor) -> Iterat
         by = by.reshape(-1, *[1] * (value.dim() - 1))
         return torch.where(by > 0, value + by * change, value)
 
+    slacks, forces = along(at.slacks, step.slacks, length), along(at.forces, step.forces, dual)
+    if at.warm:
+        moved = at.forces + length[:, None, None] * step.forces
+        forces = torch.where(at.kept & (length > 0)[:, None, None], moved.clamp(min=0), forces)
     return replace(
         at,
         states=along(at.states, step.states, length),
         costates=along(at.costates, step.costates, length),
         controls=along(at.controls, step.controls, length),
-        slacks=along(at.slacks, step.slacks, length),
-        forces=along(at.forces, step.forces, dual),
+        slacks=slacks,
+        forces=forces,
         pulls=along(at.pulls, step.pulls, length),
     )

@@ -9,7 +9,8 @@ from torch import Tensor
 from worldsheet.control.compiled.execution import mapped
 from worldsheet.control.derivatives import Expansion
 from worldsheet.control.discretized import Discretised
-from worldsheet.control.lqr.subproblem import Quadratic
+from worldsheet.control.lqr.subproblem import Quadratic, Step
+from worldsheet.control.methods.active_set import activated, interior, reactivated
 from worldsheet.control.methods.batch import RESTARTS, ActiveBatch
 from worldsheet.control.methods.history import History
 from worldsheet.control.methods.initial_guess import Start
@@ -31,6 +32,7 @@ from worldsheet.control.methods.stagewise import expanded
 BARRIER = 0.1
 
 _PATIENCE = 12  # ticks without progress
+_CHANGES = 10  # of an active set within a tick
 _CLOSE = 10.0  # residuals within this many barriers let the barrier fall
 
 
@@ -59,8 +61,9 @@ class _Seen:
         at: the iterate, its barrier lowered where that is due.
         found: the optimality conditions.
         now: their residuals.
-        endings: which problems have come to an end, and why.
+        terminations: which problems have come to an end, and why.
         local: Newton's equations.
+        product: what s · force is at most at rest, (B,).
     """
 
     at: Iterate
@@ -68,6 +71,7 @@ class _Seen:
     now: Residuals
     terminations: Tensor
     local: Quadratic
+    product: Tensor
 
 
 def relax_matched(problem: Discretised, start: Start, settings: Matched, history: History | None) -> RawResult:
@@ -76,7 +80,8 @@ def relax_matched(problem: Discretised, start: Start, settings: Matched, history
     A tick expands all stages to second order, finds the matched impedance (24) and rides its wave (23). Linear dynamics
     with quadratic cost are solved in one tick; elsewhere convergence is quadratic near a solution. Cost per tick: one
     evaluation of all stages with derivatives, 2 log N products of n × n scatterers for few problems or N small steps
-    for many, and one or two evaluations of the merit. Of a large batch as many as fit a processor's cache move at once;
+    for many, and one or two evaluations of the merit. Where an active set is kept, each change of it within a tick
+    costs one more impedance. Of a large batch as many as fit a processor's cache move at once;
     a problem that ends makes room for the next. One that gets lost starts anew, first waiting where it is, then
     swaying.
     """
@@ -90,15 +95,31 @@ def relax_matched(problem: Discretised, start: Start, settings: Matched, history
         if history is not None:
             _tell(history, ticks, places.moving, seen)
         running = places.taken & (seen.terminations == Termination.RUNNING)
-        moved = direction(
-            part, seen.at, seen.local, running | places.taken & (seen.terminations == Termination.CONVERGED)
-        )
+        wanted = running | places.taken & (seen.terminations == Termination.CONVERGED)
+        seen, moved = _directed(part, seen, wanted)
         again = places.taken & ~spent & (places.attempt < RESTARTS) & _lost(seen.terminations)
         ended = places.taken & ~running & ~again
         results.put(places.moving, ended, seen, moved[0].gains, ticks)
         after = search(part, seen.at, seen.found, moved, running) if bool(running.any()) else seen.at
         places.go_on(after, ended, again)
     return results.rest()
+
+
+def _directed(problem: Discretised, seen: _Seen, wanted: Tensor) -> tuple[_Seen, tuple[Step, Tensor, Tensor]]:
+    """Where a step goes; where an active set is kept, with the set that the step itself leads to."""
+    moved = direction(problem, seen.at, seen.local, wanted)
+    if not seen.at.warm:
+        return seen, moved
+    run = problem.problem.execution.run
+    for _ in range(_CHANGES):
+        active = run(reactivated, seen.at, seen.found, moved[0])
+        active = torch.where(moved[2][:, None, None], active, seen.at.active)
+        if not bool((active != seen.at.active).flatten(1).any(-1)[wanted].any()):
+            break
+        at = replace(seen.at, active=active)
+        seen = replace(seen, at=at, local=run(condensed, problem, at, seen.found))
+        moved = direction(problem, at, seen.local, wanted)
+    return seen, moved
 
 
 def _lost(terminations: Tensor) -> Tensor:
@@ -110,13 +131,14 @@ def _lost(terminations: Tensor) -> Tensor:
 
 
 def _look(problem: Discretised, at: Iterate, stage: Expansion, spent: Tensor, tol: float) -> _Seen:
+    at = activated(at, stage)
     found = conditions(problem, at, stage)
     at = grown(at, found)
     units = Units.of(at, found, tol)
     now = residuals(problem, at, found, units)
     terminations = _endings(problem, at, now, tol, spent)
     calm = _calmer(at, now, units, tol)
-    return _Seen(calm, found, now, terminations, condensed(problem, calm, found))
+    return _Seen(calm, found, now, terminations, condensed(problem, calm, found), tol / 10 * units.cost)
 
 
 def _endings(problem: Discretised, at: Iterate, now: Residuals, tol: float, spent: Tensor) -> Tensor:
@@ -161,7 +183,7 @@ class _ResultBuffer:
     """The last fields of every problem of the batch."""
 
     def __init__(self, problem: Discretised, start: Start) -> None:
-        self._fields = Start(*(part.clone() for part in (start.states, start.costates, start.controls)))
+        self._fields = Start(start.states.clone(), start.costates.clone(), start.controls.clone())
         each = start.states.new_zeros(len(start.states))
         stages, controls = start.controls.shape[1:]
         self._gains = each.new_zeros((len(each), stages, controls, problem.size))
@@ -175,7 +197,7 @@ class _ResultBuffer:
         done = ended.nonzero().flatten()
         if not len(done):
             return
-        places, at = moving[done], seen.at
+        places, at = moving[done], interior(seen.at, seen.product)
         if self._inequality.shape[1:] != at.forces.shape[1:] or self._equality.shape[1:] != at.pulls.shape[1:]:
             self._inequality = at.forces.new_zeros((len(self._ticks), *at.forces.shape[1:]))
             self._slacks = torch.ones_like(self._inequality)

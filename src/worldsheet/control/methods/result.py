@@ -37,7 +37,7 @@ _STATUS = {
     Termination.INFEASIBLE: (
         Status.BUDGET_SPENT,
         "constraints cannot be met from here: check that the initial state satisfies them and that the horizon is "
-        "long enough, or start from another initial_guess",
+        "long enough, ask limits later or at a price (PathLimit), or start from another initial_guess",
     ),
     Termination.OVERFLOWED: (
         Status.DIVERGED,

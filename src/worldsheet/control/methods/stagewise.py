@@ -67,17 +67,21 @@ def _straight(
         limits.top.expand(*lead, -1),
         limits.bottom.expand(*lead, -1),
     ]
+    if problem.asked is not None:
+        given.append(problem.asked.expand(*lead, -1))
     if problem.parameters is not None:
         given.append(problem.parameters.expand(*lead, -1))
 
     def of_one(*parts: Tensor) -> tuple[Tensor, ...]:
         own, (time, top, bottom, *extra) = parts[: len(fields)], parts[len(fields) :]
+        asked = None if problem.asked is None else extra.pop(0)[0, 0]
         here = Discretised(
             whole,
             own[0][:, 0, : problem.size],
             extra[0] if extra else None,
             replace(limits, top=top[0, 0], bottom=bottom[0, 0]),
             time[0, 0, 0],
+            asked,
         )
         return function(here, *own)
 
