@@ -57,7 +57,7 @@ def is_unstable(problem: Discretised) -> Tensor:
     R(z) = 1 + z bᵀ(1 + z A + z² A² + …) 1 at the eigenvalues z of dt ∂f/∂x with a negative real part. Where a search
     has lost its way says nothing about that.
     """
-    table, size = problem.problem.integrator.tableau, problem.size
+    table, size = problem.integrator.tableau, problem.size
     if table is None:
         return torch.zeros(len(problem.start), dtype=torch.bool, device=problem.start.device)
     point = _beginning(problem)
@@ -85,7 +85,7 @@ def is_unsolved(problem: Discretised) -> Tensor:
 
 def _beginning(problem: Discretised) -> Tensor:
     """The first stage's point with controls in the middle of what is allowed, (B, 1, nz + m)."""
-    control = middle(*problem.problem.limits()).expand(len(problem.start), -1)
+    control = middle(*problem.bounds).expand(len(problem.start), -1)
     return torch.cat((problem.start, control), -1)[:, None]
 
 

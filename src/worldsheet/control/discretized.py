@@ -6,7 +6,9 @@ from typing import final
 import torch
 from torch import Tensor
 
+from worldsheet.control.compiled.execution import Execution
 from worldsheet.control.implicit import ImplicitMethod
+from worldsheet.control.integrator import Integrator
 from worldsheet.control.limits import limits_of
 from worldsheet.control.problem import Problem
 
@@ -84,6 +86,26 @@ class Discretised:
         free = int(problem.duration is not None)
         start, time = torch.nn.functional.pad(state, (0, free)), state.new_tensor(problem.initial_time)
         return Discretised(problem, start, extra, Limits.of(problem), time, _asked(problem))
+
+    @property
+    def execution(self) -> Execution:
+        """What runs the functions of a tick."""
+        return self.problem.execution
+
+    @property
+    def integrator(self) -> Integrator:
+        """What makes stages."""
+        return self.problem.integrator
+
+    @property
+    def steps(self) -> int:
+        """N."""
+        return self.problem.steps
+
+    @property
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """The least and the largest controls, (m,) each, infinite where there is no bound."""
+        return self.problem.limits()
 
     @property
     def free(self) -> int:

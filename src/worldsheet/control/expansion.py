@@ -14,7 +14,7 @@ from worldsheet.control.integrator import Tableau, mixed
 def expand_stages(problem: Discretised, points: Tensor, weights: Tensor) -> Expansion:
     """(L, F, G) of every stage at points (B, N, nz + m), with weights (B, N, 1 + nz + p)."""
     carried = 1 + problem.size
-    integrator = problem.problem.integrator
+    integrator = problem.integrator
     if integrator.tableau is not None:
         found = _Substages(problem, integrator.tableau, points).expand(weights[..., :carried])
     elif integrator.implicit is not None:

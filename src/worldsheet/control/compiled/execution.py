@@ -19,6 +19,9 @@ from worldsheet.core.private_torch import compiled_graph
 
 R = TypeVar("R")
 
+_POINTS = 8192  # stages that move at once where code wants their number
+_AT_ONCE = 8  # problems for which that is run which only some need
+
 
 def mapped(change: Callable[..., Tensor], first: R, *others: R) -> R:
     """A record whose fields are `change` of the same fields of the given records."""
@@ -89,8 +92,23 @@ class Execution(ABC):
 
     @property
     @abstractmethod
-    def fixed(self) -> bool:
-        """Whether a new number of problems costs something, so that it should stay the same while some of them end."""
+    def makes_code(self) -> bool:
+        """Whether there may be code for a function, which then wants equal shapes each time."""
+
+    @abstractmethod
+    def places(self, most: int, stages: int) -> int:
+        """How many problems of so many stages move at once, at most `most`."""
+
+    @abstractmethod
+    def left(self, taken: Tensor) -> Tensor:
+        """Which places are gone on with when not all are taken any more, of (W,) whether they are."""
+
+    @abstractmethod
+    def portions(self, some: Tensor, most: int) -> list[Tensor]:
+        """Positions in a list of problems that are to be run one portion after the other, each of `most` at most.
+
+        All are in order; behind them the last portion may name some again.
+        """
 
     @abstractmethod
     def begin(self) -> None:
@@ -116,9 +134,21 @@ class Eager(Execution):
     """One operation after the other, as torch does."""
 
     @property
-    def fixed(self) -> bool:
+    def makes_code(self) -> bool:
         """Any number of problems is as good as another."""
         return False
+
+    def places(self, most: int, stages: int) -> int:
+        """As many as there may be."""
+        return most
+
+    def left(self, taken: Tensor) -> Tensor:
+        """Those that are taken."""
+        return taken.nonzero().flatten()
+
+    def portions(self, some: Tensor, most: int) -> list[Tensor]:
+        """All at once."""
+        return [torch.arange(len(some), device=some.device)]
 
     def begin(self) -> None:
         """Nothing is kept from one solve to the next."""
@@ -156,9 +186,24 @@ class Compiled(Execution):
         self._straight: dict[Hashable, Straight | None] = {}
 
     @property
-    def fixed(self) -> bool:
+    def makes_code(self) -> bool:
         """A new shape is new code."""
         return True
+
+    def places(self, most: int, stages: int) -> int:
+        """Not so many that places stay empty for long in the end."""
+        return min(most, _POINTS // stages)
+
+    def left(self, taken: Tensor) -> Tensor:
+        """All: an empty place costs less than new code."""
+        return torch.arange(len(taken), device=taken.device)
+
+    def portions(self, some: Tensor, most: int) -> list[Tensor]:
+        """Portions of equal size; the last is filled up with its first problem."""
+        width, positions = min(_AT_ONCE, most), torch.arange(len(some), device=some.device)
+        parts = [positions[first : first + width] for first in range(0, len(some), width)]
+        parts[-1] = torch.cat((parts[-1], parts[-1][:1].expand(width - len(parts[-1]))))
+        return parts
 
     def begin(self) -> None:
         """The constants of code are compared once more when it is next used."""

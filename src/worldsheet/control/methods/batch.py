@@ -19,7 +19,6 @@ _LEAST = 1e-9  # a constraint with smaller values than that is given slack as if
 _FAILURES, _KEPT = 2, 10  # failures and ticks after which an active set is given up
 
 _NUMBERS = 2**20  # in the Hessians of the problems that move at once, so that they stay near the processor
-_POINTS = 8192  # stages that move at once where their number is fixed, so that few places stay empty in the end
 
 
 @final
@@ -41,9 +40,7 @@ class ActiveBatch:
             self._waiting = kept(problem, self._waiting, start.known)
         stages, controls = start.controls.shape[1:]
         room = _NUMBERS // (stages * (problem.size + controls) ** 2)
-        if problem.problem.execution.fixed:
-            room = min(room, _POINTS // stages)
-        self._next = min(max(1, room), len(problem.start))
+        self._next = min(max(1, problem.execution.places(room, stages)), len(problem.start))
         self.moving = torch.arange(self._next, device=problem.start.device)
         self.ticks = torch.zeros_like(self.moving)
         self.attempt = torch.zeros_like(self.moving)
@@ -72,10 +69,10 @@ class ActiveBatch:
         if entering:
             self._enter(places[:entering])
         self.moving[places[entering:]] = -1
-        taken = self.taken.nonzero().flatten()
-        if len(taken) < len(self.moving) and not self.problem.problem.execution.fixed:
-            self.problem, self.at = self.problem.select(taken), self.at.select(taken)
-            self.moving, self.ticks, self.attempt = self.moving[taken], self.ticks[taken], self.attempt[taken]
+        left = self.problem.execution.left(self.taken)
+        if len(left) < len(self.moving):
+            self.problem, self.at = self.problem.select(left), self.at.select(left)
+            self.moving, self.ticks, self.attempt = self.moving[left], self.ticks[left], self.attempt[left]
 
     def _let_go(self) -> None:
         """An active set that leads nowhere gives way to a barrier, from the same start."""
@@ -155,9 +152,9 @@ def _units(inequality: Tensor) -> Tensor:
 
 def _waiting(problem: Discretised) -> Start:
     """All states where the first is, controls in the middle of what is allowed."""
-    stages = problem.problem.steps
+    stages = problem.steps
     states = problem.start[:, None].repeat(1, stages + 1, 1)
-    controls = middle(*problem.problem.limits()).expand(len(states), stages, -1)
+    controls = middle(*problem.bounds).expand(len(states), stages, -1)
     return Start(states, torch.zeros_like(states), controls.clone())
 
 
@@ -166,8 +163,8 @@ def _swaying(problem: Discretised) -> Start:
 
     That leaves points of symmetry behind, such as a car at rest, where steering makes no difference to first order.
     """
-    low, high = problem.problem.limits()
-    stages, centre = problem.problem.steps, middle(low, high)
+    low, high = problem.bounds
+    stages, centre = problem.steps, middle(low, high)
     reach = torch.where((high - low).isfinite(), (high - low) / 4, 0.25)
     turns = torch.linspace(0, 2 * pi, stages, dtype=low.dtype, device=low.device)[:, None]
     number = torch.arange(1, len(low) + 1, dtype=low.dtype, device=low.device)

@@ -31,7 +31,7 @@ def improved(problem: Discretised, controls: Tensor, slope: Tensor, bend: Tensor
 
     Controls that lean on a bound, H_u pushing outward, stay; the others solve H_uu δu = −H_u among themselves.
     """
-    low, high = problem.problem.limits()
+    low, high = problem.bounds
     held = ((controls <= low) & (slope > 0)) | ((controls >= high) & (slope < 0))
     slope = torch.where(held, 0.0, slope)
     if controls.shape[-1] == 1:
@@ -45,7 +45,7 @@ def improved(problem: Discretised, controls: Tensor, slope: Tensor, bend: Tensor
 
 def stationarity(problem: Discretised, controls: Tensor, slope: Tensor) -> Tensor:
     """|u − P(u − H_u)|, the largest per problem (B,): zero where no allowed control is better to first order."""
-    low, high = problem.problem.limits()
+    low, high = problem.bounds
     gap = controls - (controls - slope).clamp(low, high)
     return gap.abs().flatten(1).amax(-1) if gap.shape[-1] else gap.new_zeros(len(gap))
 

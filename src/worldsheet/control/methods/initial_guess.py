@@ -60,7 +60,7 @@ def start_of(problem: Discretised, guess: Guess) -> Start:
     Raises:
         InputError: a guess of the wrong shape.
     """
-    given, steps, size = problem.problem, problem.problem.steps, problem.problem.state_size
+    given, steps, size = problem.problem, problem.steps, problem.problem.state_size
     low, high = given.limits()
     controls = _flat(problem, "controls", guess.controls, (steps, given.control_size))
     if controls is None:
@@ -84,7 +84,7 @@ def _known(problem: Discretised, given: Multipliers | None) -> Known | None:
     """Multipliers of the right shapes, none of them negative."""
     if given is None:
         return None
-    steps = problem.problem.steps
+    steps = problem.steps
     rows, ends = problem.constraints()
     inequality = _flat(problem, "multipliers of inequalities", given.inequality, (steps, rows))
     flat = _flat(problem, "multipliers of the end", given.terminal[..., None, :], (1, ends))
@@ -95,7 +95,7 @@ def _known(problem: Discretised, given: Multipliers | None) -> Known | None:
 
 def rollout(problem: Discretised, first: Tensor, controls: Tensor) -> Tensor:
     """Where controls (B, N, m) lead from z_0 (B, nz), stage after stage: (B, N + 1, nz)."""
-    states, run = [first], (Eager() if problem.implicit else problem.problem.execution).run
+    states, run = [first], (Eager() if problem.implicit else problem.execution).run
     with torch.no_grad():
         for stage, control in zip(torch.arange(controls.shape[1]).to(first), controls.unbind(1), strict=True):
             states.append(run(_followed, problem, states[-1], control.contiguous(), stage.clone()))

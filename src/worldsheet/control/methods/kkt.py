@@ -58,7 +58,7 @@ def direction(problem: Discretised, at: Iterate, local: Quadratic, wanted: Tenso
     wanted (B,) try others.
     """
     first = at.costates[:, 0]
-    native = problem.problem.execution.recursion(at.shift, (at.states.shape[-1], at.controls.shape[-1]))
+    native = problem.execution.recursion(at.shift, (at.states.shape[-1], at.controls.shape[-1]))
     if native is not None:
         schedule = RegularizationSchedule(first, at.shift, wanted, _FIRST, _RATIO, _RUNGS)
         return native.direction(local, schedule, free=bool(problem.free))
@@ -97,7 +97,7 @@ def _solved(
 ) -> tuple[Step, Tensor]:
     """Match and ride: by products of scatterers for few problems, or where those meet a singular R by recursion."""
     if len(shift) < FEW_PROBLEMS:
-        step, fine, reached = problem.problem.execution.run(_by_products, problem, local, first, shift)
+        step, fine, reached = problem.execution.run(_by_products, problem, local, first, shift)
         if bool((reached | ~wanted).all()):
             return step, fine
     lifted = local.lifted(shift)

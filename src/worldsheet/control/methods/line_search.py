@@ -20,7 +20,6 @@ _BETTER = 1e-5  # of the violation that a step must take away, from the violatio
 _SMALL, _LARGE = 1e-4, 1e4  # violations next to which only the cost counts, and how far above the first none is allowed
 _COST_POWER, _VIOLATION_POWER = 2.3, 1.1  # a step is for the cost where its promise weighs more than the violation
 _HALVINGS = 12
-_AT_ONCE = 8  # problems that try halvings at once where their number is fixed
 
 
 @final
@@ -74,7 +73,7 @@ def search(
         Wächter & Biegler, On the implementation of an interior-point filter line-search algorithm, 2006: its filter,
         without second-order corrections and with a second start in the place of its restoration phase.
     """
-    run = problem.problem.execution.run
+    run = problem.execution.run
     aim, points = run(_aimed, at, found, *moved)
     values = valued(problem, points)
     good, after = run(_judged, problem, at, aim, values)
@@ -92,23 +91,17 @@ def search(
 
 
 def _tried_by_some(problem: Discretised, at: Iterate, step: Direction, some: Tensor, lengths: Tensor) -> Tensor:
-    """Cost and violation of some problems at lengths (J, some), (J, some, 2); always as many if code is fixed."""
-    execution = problem.problem.execution
+    """Cost and violation of some problems at lengths (J, some), (J, some, 2)."""
     chosen = (problem.select(some), at.select(some), step.select(some), lengths)
     values = valued(chosen[0], _points(*chosen[1:]))
-    if values is not None or not execution.fixed:
+    if values is not None:
         return _tried(*chosen, values)
-    width = min(_AT_ONCE, len(at.barrier))
-    found = []
-    for first in range(0, len(some), width):
-        part, length = some[first : first + width], lengths[:, first : first + width]
-        used = len(part)
-        if used < width:
-            part = torch.cat((part, part[:1].expand(width - used)))
-            length = torch.cat((length, length[:, :1].expand(-1, width - used)), 1)
-        chosen = (problem.select(part), at.select(part), step.select(part), length)
-        found.append(execution.run(_tried, *chosen)[:, :used])
-    return torch.cat(found, 1)
+    execution, found = problem.execution, list[Tensor]()
+    for portion in execution.portions(some, len(at.barrier)):
+        part = some[portion]
+        chosen = (problem.select(part), at.select(part), step.select(part), lengths[:, portion])
+        found.append(execution.run(_tried, *chosen))
+    return torch.cat(found, 1)[:, : len(some)]
 
 
 def _aimed(at: Iterate, found: Conditions, step: Step, shift: Tensor, fine: Tensor) -> tuple[Aim, Tensor]:

@@ -91,7 +91,7 @@ def relax_matched(problem: Discretised, start: Start, settings: Matched, history
         part, at, ticks = places.problem, places.at, places.ticks
         spent = ticks >= settings.max_ticks
         stage = expanded(part, at.points(), at.weights())
-        seen = problem.problem.execution.run(_look, part, at, stage, spent, settings.tol)
+        seen = problem.execution.run(_look, part, at, stage, spent, settings.tol)
         if history is not None:
             _tell(history, ticks, places.moving, seen)
         running = places.taken & (seen.terminations == Termination.RUNNING)
@@ -110,7 +110,7 @@ def _directed(problem: Discretised, seen: _Seen, wanted: Tensor) -> tuple[_Seen,
     moved = direction(problem, seen.at, seen.local, wanted)
     if not seen.at.warm:
         return seen, moved
-    run = problem.problem.execution.run
+    run = problem.execution.run
     for _ in range(_CHANGES):
         active = run(reactivated, seen.at, seen.found, moved[0])
         active = torch.where(moved[2][:, None, None], active, seen.at.active)

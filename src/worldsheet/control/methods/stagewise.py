@@ -23,12 +23,12 @@ def expanded(problem: Discretised, points: Tensor, weights: Tensor) -> Expansion
     found = _straight(problem, _expansion, points, weights)
     if found is not None:
         return Expansion(*found)
-    return problem.problem.execution.run(expand_stages, problem, points, weights)
+    return problem.execution.run(expand_stages, problem, points, weights)
 
 
 def valued(problem: Discretised, points: Tensor) -> Tensor | None:
     """(L, F, G) at points (..., B, N, nz + m), or None where that can as well be part of compiled code."""
-    if not problem.problem.execution.fixed:
+    if not problem.execution.makes_code:
         return None
     if problem.implicit:
         with torch.no_grad():
@@ -57,7 +57,7 @@ def _straight(
     None where there is no such code, for few stages, and where the duration is free: then a stage's time depends on
     which it is.
     """
-    if not problem.problem.execution.fixed or problem.free or fields[0].shape[:2].numel() < _FEW:
+    if not problem.execution.makes_code or problem.free or fields[0].shape[:2].numel() < _FEW:
         return None
     whole, lead, limits = problem.problem, fields[0].shape[:2], problem.limits
     count = torch.arange(lead[1], dtype=problem.time.dtype, device=problem.time.device)
