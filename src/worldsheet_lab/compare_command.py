@@ -23,6 +23,7 @@ from worldsheet_lab.contest.cell import trained
 from worldsheet_lab.contest.contest import RuleComparison, comparison_for
 from worldsheet_lab.contest.report import result_of, result_tables
 from worldsheet_lab.data import DataSet, load
+from worldsheet_lab.in_use import in_use
 from worldsheet_lab.recipes import FIELDS
 from worldsheet_lab.run_folder import RESULT, Row, RunFolder
 from worldsheet_lab.running import threads
@@ -51,7 +52,8 @@ def compare(options: Compare) -> None:
     if not folder.finished:
         _say(console, f"{', '.join(contest.names)} on {contest.recipe.data}, in {folder.path}")
         try:
-            _carry_out(contest, folder, images, console)
+            with in_use(folder.path):
+                _carry_out(contest, folder, images, console)
         except KeyboardInterrupt:
             words = ["worldsheet", "compare", "--resume", str(folder.path)]
             words += ["--data-dir", str(options.data_dir)] if options.data_dir else []

@@ -4,7 +4,6 @@ import json
 import shlex
 import time
 from collections.abc import Set
-from dataclasses import replace
 from typing import Any
 
 import typer
@@ -13,7 +12,8 @@ from rich.text import Text
 
 from worldsheet.core.errors import InputError
 from worldsheet_lab.commands.train import Train
-from worldsheet_lab.recipes import FIELDS, recipe_for
+from worldsheet_lab.in_use import in_use
+from worldsheet_lab.recipes import FIELDS, Recipe, recipe_for
 from worldsheet_lab.run_folder import Row, RunFolder
 from worldsheet_lab.running import CURVES, SHEET, begin, carry_out, pick_up
 from worldsheet_lab.staged.command import RunOptions, go_on, train_in_stages
@@ -27,44 +27,51 @@ from worldsheet_lab.training import Training
 def train(options: Train) -> None:
     """Carry the command out."""
     _refuse_dynamics(options.dynamics)
-    given = _given(options)
-    console = Console(stderr=True)
     run_options = RunOptions(options.data_dir, options.as_json, options.tensorboard)
-    if options.resume is not None and (options.resume / SETUP).is_file():
+    if options.resume is not None:
         _refuse_beside_resume(options.named - _BESIDE_RESUME)
-        go_on(options.resume, run_options)
+        if (options.resume / SETUP).is_file():
+            go_on(options.resume, run_options)
+        else:
+            _go_on(RunFolder.open(options.resume), run_options)
         return
+    given = _given(options)
     count = stages_of(options.engine, options.stages)
-    if options.resume is None:
-        recipe = recipe_for(given.pop("data", "digits"), given)
-        if count is not None:
-            plan = cuts_of(options.cuts, count, recipe.depth)
-            setup = Setup(
-                recipe,
-                count,
-                options.packets_per_update,
-                options.weights,
-                options.locked,
-                options.checkpoint_every,
-                plan,
-            )
-            train_in_stages(
-                replace(setup, free_running=options.free_running, messages=options.messages), options.run, run_options
-            )
-            return
-        folder, training = begin(recipe, options.data_dir, options.run)
-        _say(console, f"training {recipe.data} by relaxation and by autograd, in {folder.path}")
-    else:
-        _refuse_beside_resume(options.named - _BESIDE_RESUME)
-        folder = RunFolder.open(options.resume)
-        if folder.finished:
-            _say(console, f"the run in {folder.path} is finished; this is its result")
-            _show(folder, options.as_json)
-            return
-        training = pick_up(folder, options.data_dir)
-        _say(console, f"going on in {folder.path} at epoch {training.position.epoch + 1}")
-    _carry_out(training, folder, run_options)
+    recipe = recipe_for(given.pop("data", "digits"), given)
+    if count is not None:
+        train_in_stages(_setup(options, recipe, count), options.run, run_options)
+        return
+    folder, training = begin(recipe, options.data_dir, options.run)
+    with in_use(folder.path):
+        _say(Console(stderr=True), f"training {recipe.data} by relaxation and by autograd, in {folder.path}")
+        _carry_out(training, folder, run_options)
     _show(folder, options.as_json)
+
+
+def _setup(options: Train, recipe: Recipe, stages: int) -> Setup:
+    return Setup(
+        recipe,
+        stages,
+        options.packets_per_update,
+        options.weights,
+        options.locked,
+        options.checkpoint_every,
+        cuts_of(options.cuts, stages, recipe.depth),
+        options.free_running,
+        options.messages,
+    )
+
+
+def _go_on(folder: RunFolder, run_options: RunOptions) -> None:
+    console = Console(stderr=True)
+    if folder.finished:
+        _say(console, f"the run in {folder.path} is finished; this is its result")
+    else:
+        with in_use(folder.path):
+            training = pick_up(folder, run_options.data_dir)
+            _say(console, f"going on in {folder.path} at epoch {training.position.epoch + 1}")
+            _carry_out(training, folder, run_options)
+    _show(folder, run_options.as_json)
 
 
 def _refuse_dynamics(name: str | None) -> None:

@@ -242,6 +242,24 @@ def test_a_step_far_too_long_is_told_and_the_right_one_is_not(dynamics: ws.dynam
         ws.backward(chain, x, target, stale, stop=TICKS)
 
 
+@pytest.mark.parametrize("stacked", [True, False])
+@pytest.mark.parametrize("dynamics", [ws.PredictiveCoding(), ws.AugmentedLagrangian()])
+def test_a_right_step_is_not_told_where_the_output_moves_more_than_the_states(
+    dynamics: ws.dynamics.Dynamics, stacked: bool
+) -> None:
+    """An open output follows its prediction: how far is the last layer's doing, and no part of a slope."""
+    torch.manual_seed(0)
+    layers = [nn.Sequential(nn.Linear(12, 12), nn.Tanh()) for _ in range(2)]
+    model = nn.Sequential(*layers, nn.Linear(12, 10))
+    grow(model, 4.0)
+    chain = ws.Chain(model, nn.CrossEntropyLoss())
+    for seed in range(6):
+        torch.manual_seed(seed)
+        x, target = torch.randn(32, 12), torch.randint(10, (32,))
+        outcome = ws.relax(chain, x, target, dynamics, stop=ws.Stop(max_ticks=6), stack=stacked).outcome
+        assert not outcome.growing
+
+
 def test_credit_that_cannot_cross_is_told() -> None:
     """After T ticks credit is T layers below the output, and nothing is below it."""
     torch.manual_seed(0)

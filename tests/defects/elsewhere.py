@@ -292,7 +292,7 @@ DEFECTS = {
     ),
     "an-overwritten-input-is-not-copied": Defect(
         "problem/calls.py",
-        "point if writes is False else point.clone()",
+        "point if writes is False else _cloned(point)",
         "point",
         "parity/test_in_place.py",
         "slow_rate and relu_in_the_middle",

@@ -25,6 +25,7 @@ from worldsheet_lab.recipes import FIELDS
 from worldsheet_lab.training import Training
 
 FILES = [
+    ".in-use",
     *("checkpoint.pt", "config.json", "learning.png", "metrics.jsonl", "result.json"),
     *("weights-autograd.safetensors", "weights.safetensors", "worldsheet.png", "worldsheet.safetensors"),
 ]

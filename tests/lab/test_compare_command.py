@@ -33,6 +33,7 @@ def test_it_compares_and_leaves_its_files(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.stderr
     files = sorted(path.name for path in (tmp_path / "run").iterdir())
     assert files == [
+        ".in-use",
         *("cells.json", "compare.json", "compare.png", "config.json", "metrics.jsonl", "result.json"),
         *("worldsheet-dyadic.safetensors", "worldsheet-pc.safetensors"),
     ]

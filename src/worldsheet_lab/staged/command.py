@@ -15,6 +15,7 @@ from rich.text import Text
 from worldsheet.core.errors import InputError
 from worldsheet_lab import plots_stages
 from worldsheet_lab.data import load
+from worldsheet_lab.in_use import in_use
 from worldsheet_lab.run_folder import METRICS, RESULT, RunFolder
 from worldsheet_lab.staged.checkpoints import Checkpoints
 from worldsheet_lab.staged.display import watching
@@ -118,11 +119,12 @@ def _begun(setup: Setup, place: Path | None, run_options: RunOptions) -> RunFold
 def _carry_out(folder: RunFolder, run_options: RunOptions) -> None:
     setup = _setup_of(folder)
     where = _where(folder, setup, run_options)
-    with watching(folder, setup.recipe.epochs, Console(stderr=True)):
-        stages = start_here(where)
-    if any(stage.status for stage in stages):
-        raise typer.Exit(_tell_failures(stages, folder, run_options))
-    _finish(folder)
+    with in_use(folder.path):
+        with watching(folder, setup.recipe.epochs, Console(stderr=True)):
+            stages = start_here(where)
+        if any(stage.status for stage in stages):
+            raise typer.Exit(_tell_failures(stages, folder, run_options))
+        _finish(folder)
     _show(folder, run_options)
 
 
@@ -137,9 +139,10 @@ def _take_part(torchrun: Torchrun, make: Any, run_options: RunOptions) -> None:
             stay_here()
         where = replace(_where(folder, setup, run_options), store=torchrun.meeting(TIMEOUT))
         if first:
-            with watching(folder, setup.recipe.epochs, Console(stderr=True, force_terminal=False)):
-                be_stage(torchrun.rank, where)  # others write to this terminal too, so it gets lines
-            _finish(folder)
+            with in_use(folder.path):
+                with watching(folder, setup.recipe.epochs, Console(stderr=True, force_terminal=False)):
+                    be_stage(torchrun.rank, where)  # others write to this terminal too, so it gets lines
+                _finish(folder)
         else:
             be_stage(torchrun.rank, where)
     if first:

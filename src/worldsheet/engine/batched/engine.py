@@ -107,13 +107,20 @@ class StackedBlock(Engine):
 
     @override
     def snapshot(self) -> list[Tensor]:
-        return [slab.states.clone() for slab in self._started.slabs]
+        return [states.clone() for states in self._variables()]
 
     @override
     def slope(self, before: list[Tensor]) -> Tensor:
         """By how much a descent has moved the states, so that no program has to be left for the messages."""
-        moves = [slab.states - old for slab, old in zip(self._started.slabs, before, strict=True)]
+        moves = [states - old for states, old in zip(self._variables(), before, strict=True)]
         return total(torch.stack([torch.linalg.vector_norm(move) for move in moves]))
+
+    def _variables(self) -> list[Tensor]:
+        """The states that a descent moves, slab by slab: an open output is none, it follows its prediction."""
+        states = [slab.states for slab in self._started.slabs]
+        if self.dynamics.character.open_output:
+            states[-1] = states[-1][:-1]
+        return states
 
     @property
     def overflowed(self) -> bool:

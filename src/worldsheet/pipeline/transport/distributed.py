@@ -91,7 +91,7 @@ def all_agree(yes: bool) -> bool:
         raise NeighbourError(
             f"a stage is gone or silent where all write a checkpoint: {_reason(error)}",
             "stages that answer within the group's timeout",
-            "look at their logs, then start all stages again with --resume",
+            "look at their logs for the cause; unless it would come again, start all stages from the last checkpoint",
         ) from error
     return bool(vote.item())
 
@@ -326,7 +326,7 @@ class _Edge:
         return NeighbourError(
             f"{self.agreement.name} is gone or silent at packet {packet}: {_reason(error)}",
             "a neighbour that answers within the group's timeout",
-            "look at its log, then start all stages again with --resume",
+            "look at its log for the cause; unless it would come again, start all stages from the last checkpoint",
         )
 
 
