@@ -94,7 +94,7 @@ def test_all_others_report_when_one_is_killed_in_the_middle_of_a_step(tmp_path: 
     for stage, neighbour in ((1, "stage 0 below"), (2, "stage 1 below")):
         ((message, _),) = told[stage]
         assert f"{neighbour} is gone or silent at packet" in message
-        assert "--resume" in message
+        assert "start all stages from the last checkpoint" in message
 
 
 def test_a_silent_neighbour_is_reported_within_the_timeout(tmp_path: Path) -> None:
