@@ -86,6 +86,11 @@ class GrowthDetector:
         self._limit = limit
         self._sizes: list[Tensor] = []
 
+    @property
+    def active(self) -> bool:
+        """Whether it watches any tick."""
+        return bool(self._ticks)
+
     def watches(self, ticks: int) -> bool:
         """Whether the residual is wanted after so many ticks."""
         return ticks in self._ticks

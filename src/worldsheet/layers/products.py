@@ -84,6 +84,9 @@ def rows_of(tensor: Tensor, weight: Tensor) -> Tensor:
 
 def trained(modules: Sequence[nn.Module], name: str) -> list[Tensor]:
     """One parameter of each module, none of them if none requires grad."""
+    if len(modules) == 1:  # as for most: no lists to go through
+        only = modules[0]._parameters[name]
+        return [only] if only is not None and only.requires_grad else []
     owners: list[Tensor] = [each for module in modules if (each := module._parameters[name]) is not None]
     for owner in owners:
         if owner.requires_grad:
