@@ -883,3 +883,52 @@ def test_a_later_backward_through_what_a_module_has_kept() -> None:
     with pytest.raises(ws.errors.LayerError, match="derivatives through more than one site"):
         module.kept.backward()
     assert all(p.grad is not None and p.grad.equal(before[name]) for name, p in module.named_parameters())
+
+
+class Lookup(nn.Module):
+    """Takes words, and fails where one of them is new to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.Linear(3, 2)
+
+    def forward(self, words: list[str]) -> torch.Tensor:
+        vector = torch.tensor([{"one": 1.0, "two": 2.0}[word] for word in words])
+        out: torch.Tensor = self.rows(vector)
+        return out
+
+
+class Moving(nn.Module):
+    """Brings its input to its own dtype, and fails for another reason."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.row = nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.row(x.to(self.row.weight.dtype))
+        raise ValueError("the table has no entry for Monday")
+        return out
+
+
+def boxes(output: torch.Tensor, target: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+    if any("boxes" not in each for each in target):
+        raise ValueError("every target needs boxes")
+    return output.square().mean()
+
+
+@pytest.mark.parametrize("verb", [ws.backward, ws.relax])
+def test_what_takes_no_tensors_by_design_fails_with_its_own_words(verb: Verb) -> None:
+    """A module or loss of the user's is not told to take tensors, or another dtype, where that is not what failed."""
+    with pytest.raises(ws.errors.LayerError, match="'three'"):
+        verb(ws.Chain(Lookup(), nn.MSELoss()), (["one", "two", "three"],), torch.zeros(2))
+    with pytest.raises(ws.errors.LayerError, match="no entry for Monday"):
+        verb(ws.Chain(Moving(), nn.MSELoss()), torch.zeros(1, 3, dtype=torch.float64), torch.zeros(1, 2))
+    with pytest.raises(ws.errors.LayerError, match="every target needs boxes"):
+        verb(ws.Chain(nn.Linear(3, 2), boxes), torch.zeros(1, 3), [{"labels": torch.zeros(1)}])
+    with pytest.raises(ws.errors.LayerError, match="no entry for Monday"):
+        verb(
+            ws.Chain([Moving(), nn.Linear(2, 2)], nn.MSELoss()),
+            torch.zeros(1, 3, dtype=torch.float64),
+            torch.zeros(1, 2),
+        )

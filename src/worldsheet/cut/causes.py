@@ -1,7 +1,8 @@
 """What usually stands behind a layer or a loss that fails on what it was given, with the remedy that fits.
 
-Asked after a call has failed, and only about shapes, dtypes and devices, so that a call that works costs nothing. Where
-no usual cause is found, the user's own error is passed on.
+Asked after a call has failed, and only about shapes, dtypes and devices, so that a call that works costs nothing. Of
+torch's own modules and losses it is known what they take. A module or loss of the user's may take anything and fail for
+a reason of its own: there a cause is told only if its error speaks of it. Otherwise that error is passed on.
 """
 
 from collections.abc import Callable
@@ -56,27 +57,32 @@ class Where(NamedTuple):
     outermost: bool
 
 
-def cause_in_layer(where: Where, module: nn.Module, given: Any) -> LayerError | None:
-    """Why a module fails on the arguments that it is given, if it is one of the usual reasons."""
+def cause_in_layer(where: Where, module: nn.Module, given: Any, error: Exception) -> LayerError | None:
+    """Why a module fails with an error on the arguments that it is given, if it is one of the usual reasons."""
     points = [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
     parameter = next((p for p in module.parameters() if p.is_floating_point()), None)
+    inner = _first_called(module)
     if not points:
         kind = next((type(leaf).__name__ for leaf in tree_leaves(given)), "nothing")
+        if not (_is_torchs(inner) or kind == "DataLoader"):
+            return None
         cure = "loop over it: for x, target in loader" if kind == "DataLoader" else "convert it: torch.as_tensor(x)"
         return LayerError(f"{where.place} needs a tensor, got type {kind}{where.source}", "a torch.Tensor", cure)
-    point, inner = points[0], _first_called(module)
     if parameter is not None:
-        return _cause_at(where, inner, point, parameter)
+        return _cause_at(where, inner, points[0], parameter, error)
     return None
 
 
-def _cause_at(where: Where, inner: nn.Module | None, point: Tensor, parameter: Tensor) -> LayerError | None:
-    if point.device != parameter.device:
+def _cause_at(
+    where: Where, inner: nn.Module | None, point: Tensor, parameter: Tensor, error: Exception
+) -> LayerError | None:
+    torchs = _is_torchs(inner)
+    if point.device != parameter.device and (torchs or "device" in str(error)):
         return _other_device(where, point, parameter)
     if isinstance(inner, nn.Embedding):
         return _cause_in_embedding(where, inner, point)
-    known = isinstance(inner, (nn.Linear, _Convolution))
-    if point.dtype != parameter.dtype and (known or point.is_floating_point()):
+    reads = isinstance(inner, (nn.Linear, _Convolution)) or point.is_floating_point()
+    if point.dtype != parameter.dtype and reads and (torchs or "type" in str(error)):
         return _other_dtype(where, point, parameter)
     return _cause_in_shape(where, inner, point)
 
@@ -89,16 +95,18 @@ def _cause_in_shape(where: Where, inner: nn.Module | None, point: Tensor) -> Lay
 
 def loss_error(loss: Callable[..., Any], output: Any, target: Any, error: Exception) -> LayerError:
     """The error of a loss, told by its cause, or else with what it was given."""
-    return _cause_in_loss(loss, output, target) or LayerError(
+    return _cause_in_loss(loss, output, target, error) or LayerError(
         f"loss {name_of(loss)} failed on output {describe(output)} and target {describe(target)}: {error}",
         "an output and a target of the shapes and dtypes this loss is written for",
         "call the loss itself on model(x) and the target: it must work first",
     )
 
 
-def _cause_in_loss(loss: Callable[..., Any], output: Any, target: Any) -> LayerError | None:
-    """Why a loss fails on an output and a target, if it is one of the usual reasons."""
+def _cause_in_loss(loss: Callable[..., Any], output: Any, target: Any, error: Exception) -> LayerError | None:
+    """Why a loss fails with an error on an output and a target, if it is one of the usual reasons."""
     name = name_of(loss)
+    if not _is_torchs(loss) and "device" not in str(error):
+        return None
     if target is None or type(target) is list or type(target).__module__ == "numpy":
         cure = "pass the target as the third argument" if target is None else "convert it: torch.as_tensor(target)"
         return LayerError(f"loss {name} needs a tensor, the target has type {_kind(target)}", "a torch.Tensor", cure)
@@ -151,6 +159,12 @@ def no_scalar(name: str, cost: object) -> LayerError:
     else:
         cure = "return the one tensor that is to fall"
     return LayerError(f"loss {name} returned {in_words(cost)}, not a scalar tensor", "a tensor with one entry", cure)
+
+
+def _is_torchs(function: object) -> bool:
+    """Whether a module or loss is one of torch's own."""
+    named = function if hasattr(function, "__name__") else type(function)
+    return str(getattr(named, "__module__", "")).startswith("torch.")
 
 
 def _first_called(module: nn.Module) -> nn.Module | None:

@@ -117,6 +117,7 @@ class Program:
                 Where(f"'{failed.name}' ({type(failed.module).__name__}) of {model}", "", own),
                 failed.module,
                 failed.given,
+                error,
             )
             if cause is not None:
                 return cause

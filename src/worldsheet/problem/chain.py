@@ -231,7 +231,7 @@ class Chain:
         below = self.layers[site - 2].label if site > 1 else "the input"
         layer = self.layers[site - 1]
         where = Where(f"layer {layer.label} (site {site})", f" from {below}", site == 1)
-        return cause_in_layer(where, layer.module, point) or LayerError(
+        return cause_in_layer(where, layer.module, point, error) or LayerError(
             f"{where.place} failed on {describe(point)} from {below}: {error}",
             "layers whose shapes and dtypes fit each other, one tensor in and one tensor out",
             f"make the output of the layer before fit {layer.module}",
