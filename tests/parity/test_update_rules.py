@@ -270,7 +270,10 @@ def test_optimizers_that_are_joined_have_parameters_of_their_own() -> None:
     for parts in wrong:
         with pytest.raises(ws.errors.InputError, match=r"pairs .make, parameters. whose parameters are all different"):
             ws.ports.Joined(*parts)
-    assert len(ws.ports.Joined((sgd, weight), (sgd, [])).ports) == 1
+    joined = ws.ports.Joined((sgd, weight), (sgd, []))
+    assert len(joined.ports) == 1
+    with pytest.raises(ws.errors.InputError, match="no port inside would move them"):
+        joined.add_param_group({"params": [nn.Parameter(torch.ones(2))]})
 
 
 def test_a_state_that_does_not_fit_is_refused() -> None:

@@ -29,23 +29,9 @@ class Norms(NamedTuple):
     above: Tensor | None = None
 
 
-class Clip(ABC):
-    """What efforts are multiplied with before a stage answers them. Every concrete kind is final."""
-
-    @property
-    @abstractmethod
-    def is_global(self) -> bool:
-        """Whether the other stages' norms count, which then travel with states and credits."""
-
-    @abstractmethod
-    def apply(self, parameters: Sequence[Parameter], norms: Norms) -> None:
-        """Scale the efforts in place."""
-
-
-@final
 @dataclass(frozen=True)
-class StageNorm(Clip):
-    """Each stage by the norm of its own efforts, as `torch.nn.utils.clip_grad_norm_` of its parameters.
+class Clip(ABC):
+    """What efforts are multiplied with before a stage answers them. Every concrete kind is final.
 
     Args:
         max_norm: what the norm may be.
@@ -57,16 +43,35 @@ class StageNorm(Clip):
     max_norm: float
 
     def __post_init__(self) -> None:
-        _refuse_not_positive(self.max_norm)
+        """Refuse what would turn efforts round, or end them."""
+        if not (isfinite(self.max_norm) and self.max_norm > 0):
+            raise InputError(
+                f"max_norm must be a positive finite number, got {self.max_norm}",
+                "the largest norm of efforts that is let through as it is",
+                "use 1.0, or leave clip out",
+            )
+
+    @property
+    @abstractmethod
+    def is_global(self) -> bool:
+        """Whether the other stages' norms count, which then travel with states and credits."""
+
+    def apply(self, parameters: Sequence[Parameter], norms: Norms) -> None:
+        """Scale the efforts in place."""
+        known = beside(*norms) if self.is_global else norms.own
+        if known is not None:
+            clip_grads_with_norm_(parameters, self.max_norm, torch.linalg.vector_norm(known))
+
+
+@final
+@dataclass(frozen=True)
+class StageNorm(Clip):
+    """Each stage by the norm of its own efforts, as `torch.nn.utils.clip_grad_norm_` of its parameters."""
 
     @property
     @override
     def is_global(self) -> bool:
         return False
-
-    @override
-    def apply(self, parameters: Sequence[Parameter], norms: Norms) -> None:
-        _scale(parameters, self.max_norm, [norms.own])
 
 
 @final
@@ -79,27 +84,12 @@ class GlobalNorm(Clip):
     and those of the others are the newest that have come along with states and credits, of the last update from the
     stages above, and of one or, with M smaller than the distance, more updates ago from those below. Before any has
     come a stage knows its own alone.
-
-    Args:
-        max_norm: what the norm may be.
-
-    Raises:
-        InputError: a number that is not positive.
     """
-
-    max_norm: float
-
-    def __post_init__(self) -> None:
-        _refuse_not_positive(self.max_norm)
 
     @property
     @override
     def is_global(self) -> bool:
         return True
-
-    @override
-    def apply(self, parameters: Sequence[Parameter], norms: Norms) -> None:
-        _scale(parameters, self.max_norm, norms)
 
 
 def norms_of(parameters: Sequence[Parameter]) -> Tensor | None:
@@ -112,18 +102,3 @@ def beside(*parts: Tensor | None) -> Tensor | None:
     """Norms of several stages in one."""
     there = [part for part in parts if part is not None and len(part)]
     return torch.cat([part.to(there[0].device) for part in there]) if there else None  # in the widest of their dtypes
-
-
-def _scale(parameters: Sequence[Parameter], max_norm: float, norms: Sequence[Tensor | None]) -> None:
-    known = beside(*norms)
-    if known is not None:
-        clip_grads_with_norm_(parameters, max_norm, torch.linalg.vector_norm(known))
-
-
-def _refuse_not_positive(max_norm: float) -> None:
-    if not (isfinite(max_norm) and max_norm > 0):
-        raise InputError(
-            f"max_norm must be a positive finite number, got {max_norm}",
-            "the largest norm of efforts that is let through as it is",
-            "use 1.0, or leave clip out",
-        )

@@ -31,6 +31,21 @@ class Around(Optimizer, ABC):
             together.update(port.state)
         _share(self, together)
 
+    @override
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Only while it is made: no port inside would move parameters that come later.
+
+        Raises:
+            InputError: afterwards.
+        """
+        if hasattr(self, "ports"):
+            raise InputError(
+                f"{type(self).__name__} cannot take another group of parameters, since no port inside would move them",
+                "groups of the optimizers that it is made of",
+                "add the group to the optimizer before it is put in here",
+            )
+        super().add_param_group(param_group)
+
     @abstractmethod
     def move(self) -> None:
         """Move every parameter that has a gradient."""
