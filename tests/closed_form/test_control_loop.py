@@ -95,6 +95,17 @@ def test_a_controller_asks_limits_on_states_from_the_next_instant_and_those_on_c
     assert bool(strict.step(torch.tensor([1e-3, -3.0], dtype=DOUBLE)).fallback)
 
 
+def test_a_limit_that_feels_controls_only_beyond_a_threshold_is_asked_at_once() -> None:
+    """A few other controls do not tell: all that are tried are on the flat side."""
+
+    def thrust(x: Tensor, u: Tensor, t: Tensor) -> Tensor:
+        return torch.stack((x[..., 0], (u[..., 0] - 1.5).relu() + x[..., 1] - 1.0), -1)
+
+    limit = C.MPC(before_a_wall((0.0, 0.0), thrust)).step(torch.zeros(2, dtype=DOUBLE)).plan.problem.path_constraint
+    assert isinstance(limit, C.PathLimits)
+    assert limit.limits[0].first == (1, 0)
+
+
 @pytest.mark.parametrize(
     ("price", "excess"),
     [(C.Price(linear=1e3), 1e-3), (C.Price(linear=1e2, quadratic=1e2), 1e-3)],

@@ -95,9 +95,8 @@ class Loop:
         return "\n".join(lines)
 
     def __repr__(self) -> str:
-        solved = f"{int(self.converged.sum())} of {self.converged.numel()} solves converged"
         return (
-            f"Loop: {solved}, in {number_of(self.ticks)} ticks\n"
+            f"Loop: {self.report.splitlines()[0]}, in {number_of(self.ticks)} ticks\n"
             f"  states {shape_of(self.states)}, controls {shape_of(self.controls)}"
         )
 
@@ -301,12 +300,13 @@ def _from_the_next_instant(problem: Problem) -> Problem:
 
 @torch.no_grad()
 def _later_limit(problem: Problem, limit: PathLimit) -> PathLimit:
-    """Rows that do not change with controls, at a few states and controls, are asked from stage 1 on."""
+    """Rows that do not feel controls, neither other ones nor NaN, are asked from stage 1 on."""
     state, control, time, *extra = problem.arguments()
     state = state + 0.37 + 0.11 * torch.arange(state.shape[-1]).to(state)
     low, high = problem.limits()
     steps = 0.29 * (1 + torch.arange(control.shape[-1]).to(control))
     others = [(control + side * steps).clamp(low, high) for side in (1.0, -1.7)]
+    others.append(torch.full_like(control, torch.nan))  # felt wherever controls play a part, if not by a comparison
     values = [limit(state, each, time, *extra) for each in (control, *others)]
     rows = values[0].shape[-1]
     alone = torch.stack([each == values[0] for each in values[1:]]).flatten(0, -2).all(0).tolist()
