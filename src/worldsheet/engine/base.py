@@ -101,7 +101,7 @@ class Engine(ABC):
         """‖g‖ over all sites, up to one factor for the relaxation, without the host's waiting for it.
 
         Args:
-            before: the snapshot before the last tick.
+            before: the snapshot before the last tick; used up.
         """
         del before
         return total(self.residual().costates)

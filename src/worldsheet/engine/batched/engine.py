@@ -112,7 +112,7 @@ class StackedBlock(Engine):
     @override
     def slope(self, before: list[Tensor]) -> Tensor:
         """By how much a descent has moved the states, so that no program has to be left for the messages."""
-        moves = [states - old for states, old in zip(self._variables(), before, strict=True)]
+        moves = [old.sub_(states) for old, states in zip(before, self._variables(), strict=True)]
         return total(torch.stack([torch.linalg.vector_norm(move) for move in moves]))
 
     def _variables(self) -> list[Tensor]:
