@@ -18,7 +18,7 @@ from worldsheet.problem import linearise
 from worldsheet_lab.data import load
 
 TICKS = ws.Stop(max_ticks=12)
-STALE = "residuals ended at .* times those of the first tick and grew by .* a tick: the step is too long; use a smaller"
+STALE = "residuals ended at .* and grew by .* a tick, as no stable relaxation does; use a smaller"
 
 
 def slope(net: Net, flat: Tensor, samples: int) -> Tensor:

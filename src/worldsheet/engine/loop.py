@@ -142,7 +142,7 @@ class _Judge:
         told = self._growth.told() if outcome.status is _SPENT else ""
         if not told:
             return outcome
-        remedy = f"{told}: the step is too long; {self._engine.dynamics.character.cure}"
+        remedy = f"{told}, as no stable relaxation does; {self._engine.dynamics.character.cure}"
         return replace(outcome, remedy=remedy, growing=True)
 
     def measured(self, ticks: int, otherwise: Status = _SPENT) -> Outcome:
