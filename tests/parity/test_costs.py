@@ -53,6 +53,19 @@ def test_value_and_slope_are_autograds(name: str) -> None:
         assert torch.equal(cost.slope(output, target), slope)
 
 
+@pytest.mark.parametrize("unit", [1.0, 0.3])
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_bound_slope_follows_the_output_where_it_lies(name: str, unit: float) -> None:
+    output, target = data(name)
+    cost, place = closed(LOSSES[name]), torch.full_like(output, torch.nan)
+    operations = cost.bound_slope(output, target, unit, place)
+    for factor in (1.0, -0.5):
+        output.mul_(factor)
+        for operation in operations:
+            operation()
+        torch.testing.assert_close(place, cost.slope(output, target) / unit, rtol=3e-7, atol=0)
+
+
 @pytest.mark.parametrize(
     ("loss", "output", "target"),
     [

@@ -93,17 +93,11 @@ class Engine(ABC):
     def residual(self) -> Residual:
         """Measure every site with the messages of this moment."""
 
-    def snapshot(self) -> list[Tensor]:
-        """What `slope` after a tick must know of the moment before it; nothing where it can be had from messages."""
-        return []
-
-    def slope(self, before: list[Tensor]) -> Tensor:
+    def slope(self) -> Tensor:
         """‖g‖ over all sites, up to one factor for the relaxation, without the host's waiting for it.
 
-        Args:
-            before: the snapshot before the last tick; used up.
+        To be asked for once between two ticks, as what is remembered of the last one may be used up.
         """
-        del before
         return total(self.residual().costates)
 
     @property

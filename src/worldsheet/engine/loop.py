@@ -69,7 +69,7 @@ def _run(
         tol = engine.dynamics.tolerance(engine.precision)
     budget = _budget(engine, stop, exact)
     growth = GrowthDetector(budget, inf if motion else engine.dynamics.character.growth)
-    judge = _Judge(engine, tol, growth, by_default=stop == Stop())
+    judge, watched = _Judge(engine, tol, growth, by_default=stop == Stop()), growth.ticks
     arrival = FrontDetector(engine.precision) if stop.arrival and exact is None else None
     _take(record, engine, 0)
     done, known = 0, None
@@ -79,16 +79,14 @@ def _run(
             known = tick
         if motion is not None:
             motion.read()
-        if judge.watching:
-            judge.expect(done + 1)
         engine.move(tick)
         done = clock.ticks = done + 1
         if motion is not None and not motion.move():
             return Outcome(Status.DIVERGED, done, nan, "parameter gradients overflowed; lower the learning rate")
         if record is not None:
             _take(record, engine, done)
-        if judge.watching:
-            judge.watch(done)
+        if done in watched:
+            judge.watch()
         if exact is not None and done >= exact and (engine.sees_all_reads or judge.settled()):
             return Outcome(Status.CONVERGED, done)
         if tol is not None and done % stop.every == 0 and (outcome := judge.measured(done)).status is not _SPENT:
@@ -116,8 +114,6 @@ class _Judge:
         self._by_default = by_default
         self._tol = tol
         self._growth = growth
-        self.watching = growth.active
-        self._before: list[Tensor] = []
         self._first = 0.0
         self._start = engine.loss if engine.dynamics.character.descends else None
 
@@ -126,15 +122,9 @@ class _Judge:
         tolerance = self._engine.dynamics.tolerance(self._engine.precision)
         return tolerance is not None and self._engine.residual().relative <= tolerance
 
-    def expect(self, tick: int) -> None:
-        """Before a tick: remember what is needed to look after it whether residuals grow, if it is time to."""
-        if self._growth.watches(tick):
-            self._before = self._engine.snapshot()
-
-    def watch(self, ticks: int) -> None:
-        """Look whether residuals grow, if it is time to."""
-        if self._growth.watches(ticks):
-            self._growth.take(self._engine.slope(self._before))
+    def watch(self) -> None:
+        """After a watched tick: how large the residuals are."""
+        self._growth.take(self._engine.slope())
 
     def spent(self, ticks: int, *, measure: bool) -> Outcome:
         """How it stands after the last tick."""

@@ -78,22 +78,16 @@ class GrowthDetector:
     Args:
         budget: ticks that there will be; fewer than six are too few to tell.
         limit: the factor a tick, over three at the end, that is too much; infinite to watch nothing.
+
+    Attributes:
+        ticks: after which of them the residual is wanted.
     """
 
     def __init__(self, budget: int, limit: float) -> None:
         ticks = (1, budget - 1 - _WATCHED, budget - 1)
-        self._ticks = ticks if budget > _WATCHED + 2 and isfinite(limit) else ()
+        self.ticks = ticks if budget > _WATCHED + 2 and isfinite(limit) else ()
         self._limit = limit
         self._sizes: list[Tensor] = []
-
-    @property
-    def active(self) -> bool:
-        """Whether it watches any tick."""
-        return bool(self._ticks)
-
-    def watches(self, ticks: int) -> bool:
-        """Whether the residual is wanted after so many ticks."""
-        return ticks in self._ticks
 
     def take(self, size: Tensor) -> None:
         """Remember a norm of all costate residuals, without reading it."""
@@ -101,7 +95,7 @@ class GrowthDetector:
 
     def told(self) -> str:
         """How they grew, in words, if they did as at no stable step; else nothing."""
-        if len(self._sizes) < len(self._ticks) or not self._ticks:
+        if len(self._sizes) < len(self.ticks) or not self.ticks:
             return ""
         first, early, last = read(self._sizes)
         factor, level = _ratio(last, early) ** (1 / _WATCHED), _ratio(last, first)

@@ -8,6 +8,7 @@ from typing import Any, cast, final
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from worldsheet.core.types import Costate, State
 from worldsheet.layers.products import Operation
@@ -25,7 +26,7 @@ class Cost(ABC):
         """∇C."""
 
     def bound_slope(self, output: State, target: Any, unit: float, out: Costate) -> tuple[Operation, ...]:
-        """What writes ∇C/unit at the output as it then is to `out`."""
+        """What writes ∇C/unit at the output as it then is to `out`; the target stays as it is."""
 
         def write() -> None:
             torch.div(self.slope(output, target), unit, out=out)
@@ -66,6 +67,7 @@ class _HalfSquares(Cost):
     def slope(self, output: State, target: Any) -> Costate:
         return cast(Tensor, (output - target).div_(output.shape[0]))
 
+    @override
     def bound_slope(self, output: State, target: Any, unit: float, out: Costate) -> tuple[Operation, ...]:
         return partial(torch.sub, output, target, out=out), partial(out.mul_, 1 / (unit * output.shape[0]))
 
@@ -88,6 +90,11 @@ class _Squares(Cost):
         unit = output.new_ones(())
         return cast(Tensor, torch.ops.aten.mse_loss_backward(unit, output, target, self._code))
 
+    @override
+    def bound_slope(self, output: State, target: Any, unit: float, out: Costate) -> tuple[Operation, ...]:
+        kernel, one = torch.ops.aten.mse_loss_backward.grad_input, output.new_ones(())
+        return partial(kernel, one, output, target, self._code, grad_input=out), *_in_units(unit, out)
+
     def fits(self, output: State, target: Any) -> bool:
         return _match(output, target)
 
@@ -105,17 +112,29 @@ class _CrossEntropy(Cost):
         return F.cross_entropy(output, target, ignore_index=self._ignored, reduction=self._reduction)
 
     def slope(self, output: State, target: Any) -> Costate:
-        aten, logs = torch.ops.aten, torch.log_softmax(output, 1)
+        logs = torch.log_softmax(output, 1)
+        return cast(Tensor, _pulled_through_logs(self._by_logs(logs, target), logs, 1, logs.dtype))
+
+    @override
+    def bound_slope(self, output: State, target: Any, unit: float, out: Costate) -> tuple[Operation, ...]:
+        logs = torch.empty_like(output)
+        predict = partial(torch.log_softmax, output, 1, out=logs)
+        pull = partial(_pulled_through_logs.out, self._by_logs(logs, target), logs, 1, logs.dtype, out=out)
+        return predict, pull, *_in_units(unit, out)
+
+    def _by_logs(self, logs: State, target: Tensor) -> Costate:
+        """The gradient by the logarithms of the probabilities, which depends on the target alone."""
+        aten = torch.ops.aten
         cost, weight = aten.nll_loss_forward(logs, target, None, self._code, self._ignored)
         unit = torch.ones_like(cost)
-        through = aten.nll_loss_backward(unit, logs, target, None, self._code, self._ignored, weight)
-        return cast(Tensor, aten._log_softmax_backward_data(through, logs, 1, logs.dtype))
+        return cast(Tensor, aten.nll_loss_backward(unit, logs, target, None, self._code, self._ignored, weight))
 
     def fits(self, output: State, target: Any) -> bool:
         rows = isinstance(target, Tensor) and target.dtype == torch.int64 and target.shape == output.shape[:1]
         return rows and output.dim() == 2 and output.is_floating_point() and target.device == output.device
 
 
+_pulled_through_logs: Any = torch.ops.aten._log_softmax_backward_data
 _REDUCTIONS: Mapping[str, int] = {"mean": 1, "sum": 2}
 _HALF_SQUARES = _HalfSquares()
 
@@ -133,6 +152,11 @@ def cost_of(loss: object) -> Cost | None:
         plain = loss.weight is None and loss.label_smoothing == 0
         return _CrossEntropy(loss.reduction, loss.ignore_index) if plain else None
     return loss.cost() if isinstance(loss, OffersCost) else None
+
+
+def _in_units(unit: float, out: Costate) -> tuple[Operation, ...]:
+    """What divides `out` by its unit, where that is not one."""
+    return () if unit == 1 else (partial(out.div_, unit),)
 
 
 def _match(output: State, target: Any) -> bool:

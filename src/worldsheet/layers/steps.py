@@ -232,8 +232,8 @@ class Formula(Step, Stack):
     def bound(self, at: OperandSlots, state: State | None) -> BoundOperations:
         ahead, back = Recording(), Recording()
         saved = self.ahead(ahead, at.x, at.y, at.work)[1] if state is None else self.differ(ahead, at, state)
-        if at.quiet < len(at.x):
-            senders = self.part(at.quiet, len(at.x)) if at.quiet else self
+        if at.quiet < (count := at.x.shape[0]):
+            senders = self.part(at.quiet, count) if at.quiet else self
             senders.back(back, at.credit[at.quiet :], saved[at.quiet :], at.pulled)
         return BoundOperations(tuple(ahead.operations), tuple(back.operations))
 

@@ -106,21 +106,12 @@ class StackedBlock(Engine):
         return residual_of(self.dynamics, table_of(views, _norms))
 
     @override
-    def snapshot(self) -> list[Tensor]:
-        return [states.clone() for states in self._variables()]
-
-    @override
-    def slope(self, before: list[Tensor]) -> Tensor:
-        """By how much a descent has moved the states, so that no program has to be left for the messages."""
-        moves = [old.sub_(states) for old, states in zip(before, self._variables(), strict=True)]
-        return total(torch.stack([torch.linalg.vector_norm(move) for move in moves]))
-
-    def _variables(self) -> list[Tensor]:
-        """The states that a descent moves, slab by slab: an open output is none, it follows its prediction."""
-        states = [slab.states for slab in self._started.slabs]
-        if self.dynamics.character.open_output:
-            states[-1] = states[-1][:-1]
-        return states
+    def slope(self) -> Tensor:
+        """Of a planned tick ‖e − p‖ as it has moved the states, so that no program has to be left for the messages."""
+        if isinstance(self._moment, Ahead):
+            return total(torch.stack([torch.linalg.vector_norm(force()) for force in self._moment.program.forces]))
+        messages = self._measured()
+        return total(_norms([messages.view(slab, span).costate_residual for slab, span in self._moving()]))
 
     @property
     def overflowed(self) -> bool:
@@ -219,8 +210,8 @@ class StackedBlock(Engine):
         if not isinstance(moment, Ahead):
             return moment
         self._moment = known = moment.looked()
-        if moment.left is not None:
-            self.fire(moment.left)
+        if moment.program.left is not None:
+            self.fire(moment.program.left)
         return known
 
     def _measured(self) -> SlabMessages:

@@ -75,7 +75,7 @@ class Known:
     def planned(self, tick: Tick) -> PlannedTick | None:
         """The tick by a plan, if there is one."""
         program = self.started.program(tick)
-        return None if program is None else PlannedTick(program, Ahead(self.started, program.left))
+        return None if program is None else PlannedTick(program, Ahead(self.started, program))
 
 
 @final
@@ -106,18 +106,18 @@ class Ahead:
 
     Attributes:
         started: the fields, and messages that are older.
-        left: a phase to be fired when one looks.
+        program: the last tick, with a phase that is to be fired when one looks.
     """
 
     started: Started
-    left: Phase | None
+    program: Program
 
     def planned(self, tick: Tick) -> PlannedTick | None:
         """The next tick by a plan, if there is one; what this one left is then left for good."""
+        if tick is self.program.tick:
+            return PlannedTick(self.program, self)
         program = self.started.program(tick)
-        if program is None:
-            return None
-        return PlannedTick(program, self if program.left is self.left else Ahead(self.started, program.left))
+        return None if program is None else PlannedTick(program, Ahead(self.started, program))
 
     def looked(self) -> Known:
         """Let go of the older messages. What was left is to be fired now."""

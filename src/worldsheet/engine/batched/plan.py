@@ -82,14 +82,14 @@ class Batched(LayerGroupPlan):
     """
 
     def __init__(self, first: int, steps: Sequence[Stack], strip: LayerOperands) -> None:
-        super().__init__(first, first + len(strip.states) - 1)
+        super().__init__(first, first + strip.states.shape[0] - 1)
         self._steps = steps
         self._strip = strip
         self._rooms = rooms_of(steps, strip)
 
     def bound(self, start: int, quiet: int) -> BoundOperations:
         """Batched operations on the rows wanted."""
-        count = len(self._strip.states)
+        count = self.last + 1 - self.first
         steps = [step.part(start, count) for step in self._steps] if start else self._steps
         bound = bound_chain(steps, self._strip.rows(start), self._rooms.rows(start), quiet)
         return bound if quiet < count - start else BoundOperations(bound.ahead, ())
@@ -170,19 +170,23 @@ class Descent(NamedTuple):
 
 
 class Program(NamedTuple):
-    """A tick.
+    """The plan of a tick.
 
     Attributes:
+        tick: itself.
         operations: in order.
         evaluations: how many layers they evaluate.
         pulls: how many they pull back through.
         left: a phase that nothing but an onlooker reads, to be fired when one looks.
+        forces: make e − p, by which it has moved the states, in the place of e, which the next tick makes anew.
     """
 
+    tick: Tick
     operations: tuple[Operation, ...]
     evaluations: int
     pulls: int
     left: Phase | None
+    forces: tuple[Callable[[], Tensor], ...]
 
 
 @final
@@ -232,16 +236,18 @@ class Programs:
             return None
         moving = [link for link in self._links if link.last >= lowest]
         bound = [link.bound(max(lowest - link.first, 0), int(link.first <= lowest)) for link in moving]
+        steps, forces = self._steps(lowest)
         operations: tuple[Operation, ...] = (
             *(operation for each in bound for operation in each.ahead),
             *self._credits(lowest),
             *self._output,
             *(operation for each in bound for operation in each.back),
-            *self._steps(lowest),
+            *steps,
         )
         layers = self._size + 1 - max(lowest, 2)
         pulls = self._size - lowest
-        return Program(operations, layers, pulls, tick[1] if self._descent.ascent is None else None)
+        left = tick[1] if self._descent.ascent is None else None
+        return Program(tick, operations, layers, pulls, left, tuple(forces))
 
     def _ends_at_output(self, phase: Phase, field: Field) -> bool:
         """Whether a phase moves this one field at all sites from one on."""
@@ -260,15 +266,17 @@ class Programs:
             ]
         return found
 
-    def _steps(self, lowest: int) -> list[Operation]:
-        """States x += η (e − p)."""
-        found: list[Operation] = []
+    def _steps(self, lowest: int) -> tuple[list[Operation], list[Callable[[], Tensor]]]:
+        """States x += η (e − p), and what makes e − p of the two afterwards."""
+        steps: list[Operation] = []
+        forces: list[Callable[[], Tensor]] = []
         step = self._descent.step * self._descent.unit
         for slab, span in self._moving(lowest):
             states = slab.rows(Field.STATE, span)
             credits, pulled = (cut(held, slab.span, span) for held in self._memory[id(slab)])
-            found += [partial(states.add_, credits, alpha=step), partial(states.sub_, pulled, alpha=step)]
-        return found
+            steps += [partial(states.add_, credits, alpha=step), partial(states.sub_, pulled, alpha=step)]
+            forces.append(partial(credits.sub_, pulled))
+        return steps, forces
 
     def _moving(self, lowest: int) -> list[tuple[Slab, Span]]:
         return [

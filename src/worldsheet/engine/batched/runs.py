@@ -129,10 +129,11 @@ def runs(traits: Sequence[ModuleInfo], passed: Sequence[Tensor], *, compiled: bo
         InputError: nothing to compile, or a compiler that fails.
     """
     autocast = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")  # a closed form would not cast
+    forms = [_fitting(trait, point) for trait, point in zip(traits, passed, strict=False)]
     found: list[list[int]] = []
     for index in range(len(traits)):
-        joins = 0 < index < len(traits) - 1 and not autocast and _equal(traits, passed, index)
-        if joins:
+        inner = 0 < index < len(traits) - 1 and not autocast
+        if inner and same_form(passed[index - 1], passed[index]) and _alike(forms[index - 1], forms[index]):
             found[-1].append(index)
         else:
             found.append([index])
@@ -181,12 +182,17 @@ def _compiled(run: LayerGroup, passed: Sequence[Tensor]) -> LayerGroup:
     return made
 
 
-def _equal(traits: Sequence[ModuleInfo], passed: Sequence[Tensor], index: int) -> bool:
-    forms, below, point = _forms(traits[index]), _forms(traits[index - 1]), passed[index]
-    if not forms or not below or len(forms) != len(below) or not same_form(passed[index - 1], point):
+def _fitting(traits: ModuleInfo, point: Point) -> tuple[Stackable, ...]:
+    """What of a layer can be stacked with its like, if all of it holds for the layer's input."""
+    forms = _forms(traits)
+    return forms if all(form.fits(point) for form in forms) else ()
+
+
+def _alike(below: Sequence[Stackable], forms: Sequence[Stackable]) -> bool:
+    """Whether two layers are the same map but for the values of parameters."""
+    if not forms or len(forms) != len(below):
         return False
-    pairs = zip(forms, below, strict=True)
-    return all(form.alike(other) and form.fits(point) and other.fits(point) for form, other in pairs)
+    return all(form.alike(other) for form, other in zip(forms, below, strict=True))
 
 
 def _forms(traits: ModuleInfo) -> tuple[Stackable, ...]:

@@ -140,7 +140,7 @@ class Block(Engine):
         return residual_of(self.dynamics, self.table())
 
     @override
-    def slope(self, before: list[Tensor]) -> Tensor:
+    def slope(self) -> Tensor:
         return total(norms([_SiteView(self, site, FRESH).costate_residual for site in self.topology.sites]))
 
     def table(self) -> Table:
