@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from worldsheet.core.errors import InputError
-from worldsheet.ports import BiasCentered, Slowed
+from worldsheet.ports import BiasCentered, Resisted, Slowed
 
 
 class Weights(ABC):
@@ -163,3 +163,48 @@ class DelayCompensated(Weights):
             return inner
         slowed = Slowed(inner, delay)
         return BiasCentered(slowed, layers) if delay > self.centering_delay else slowed
+
+
+@final
+@dataclass(frozen=True)
+class StalenessAware(Weights):
+    """Rates that a stage lowers by its own delay, lr/(1 + d)^p, and nothing else (P6).
+
+    The rule for language models that are trained with Muon and AdamW is `StalenessAware()`: packets see where the
+    parameters will be (`Predicted`), and the rate, which is meant to be the one that is best without delay, is
+    lr/√(1 + d). With `Muon` a rate is the speed itself, whatever its momentum (P3), so that the predicted way
+    d (θ − θ_before) is d steps of the rates that are taken. PipeMare without its second technique is
+    `StalenessAware(Current(), power=1, over=K)`.
+
+    Args:
+        inner: what packets see.
+        power: p.
+        over: after how many updates p has fallen to zero; None for a p that stays.
+
+    Raises:
+        InputError: a power that is not finite, or fewer than one update, when a pipeline is made.
+    """
+
+    inner: Weights = field(default_factory=Predicted)
+    power: float = 0.5
+    over: int | None = None
+
+    @property
+    @override
+    def compensates(self) -> bool:
+        return True
+
+    @property
+    @override
+    def keeps(self) -> bool:
+        return self.inner.keeps
+
+    @override
+    def seen(self, now: Sequence[Tensor], before: Sequence[Tensor], delay: float) -> list[Tensor] | None:
+        return self.inner.seen(now, before, delay)
+
+    @override
+    def port(self, port: Optimizer, layers: Sequence[nn.Module], delay: float) -> Optimizer:
+        """With the resistance of its delay."""
+        inner = self.inner.port(port, layers, delay)
+        return Resisted(inner, delay, self.power, self.over) if delay else inner

@@ -1,0 +1,183 @@
+"""Rules against staleness against a pipeline written out literally, with backpropagation by hand: the same weights."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeAlias
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+import worldsheet as ws
+from worldsheet.pipeline import Current, Predicted, StalenessAware, Stashed, Unlocked, Weights
+
+Pair: TypeAlias = tuple[Tensor, Tensor]
+"""A weight and a bias."""
+
+STAGES, UPDATES = 4, 9
+
+
+@dataclass(frozen=True)
+class Written:
+    """A rule in plain terms: how far packets look ahead, in delays, and the share of the rate at d and an update."""
+
+    horizon: float = 0.0
+    keeps: bool = True
+    rate: Callable[[float, int], float] = field(default=lambda delay, update: 1.0)
+
+
+def muon_and_adamw(parameters: Iterable[Tensor]) -> Optimizer:
+    given = list(parameters)
+    muon = partial(torch.optim.Muon, lr=0.02, adjust_lr_fn="match_rms_adamw")
+    adamw = partial(torch.optim.AdamW, lr=0.02)
+    return ws.ports.Joined((muon, [p for p in given if p.ndim == 2]), (adamw, [p for p in given if p.ndim != 2]))
+
+
+def nadam(parameters: Iterable[Tensor]) -> Optimizer:
+    """Of Ajanthan et al., Nesterov method for asynchronous pipeline parallel optimization, ICML 2025."""
+    return torch.optim.NAdam(parameters, lr=0.01, betas=(0.99, 0.999), weight_decay=0.01, decoupled_weight_decay=True)
+
+
+def packets(many: int) -> list[Pair]:
+    generator = torch.Generator().manual_seed(1)
+    made = partial(torch.randn, generator=generator, dtype=torch.float64)
+    return [(made(4, 5), made(4, 3)) for _ in range(UPDATES * many)]
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    hidden = [nn.Sequential(nn.Linear(5, 5), nn.Tanh()) for _ in range(STAGES - 1)]
+    return nn.Sequential(*hidden, nn.Linear(5, 3)).double()
+
+
+def pairs_of(network: nn.Module) -> list[Pair]:
+    linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    return [(linear.weight.detach().clone(), linear.bias.detach().clone()) for linear in linears]
+
+
+def efforts_by_hand(seen: list[Pair], back: list[Pair], x: Tensor, target: Tensor, share: float) -> list[Pair]:
+    """Of share · MSE: up through `seen`, credits down through `back`."""
+    points = [x]
+    for index, (weight, bias) in enumerate(seen):
+        z = torch.addmm(bias, points[-1], weight.t())
+        points.append(z if index == STAGES - 1 else z.tanh())
+    credit = 2 / target.numel() * (points[-1] - target) * share
+    found: list[Pair] = []
+    for index in reversed(range(STAGES)):
+        if index < STAGES - 1:
+            credit = credit * (1 - points[index + 1].square())
+        found.append((credit.t() @ points[index], credit.sum(0)))
+        credit = credit @ back[index][0]
+    return found[::-1]
+
+
+def literal(rule: Written, many: int, make: Callable[[Iterable[Tensor]], Optimizer]) -> list[Pair]:
+    """What each stage has after all packets: stage s shows to packet j what it has after (j − lead)/M updates."""
+    now = pairs_of(net())
+    versions = [[pair] for pair in now]
+    shown = [[pair] for pair in now]
+    ports = [make([nn.Parameter(tensor.clone()) for tensor in pair]) for pair in now]
+    data = packets(many)
+    for update in range(UPDATES):
+        sums: list[list[Pair]] = []
+        for number in range(update * many, (update + 1) * many):
+            ages = [max(0, (number - (STAGES - 1 - stage)) // many) for stage in range(STAGES)]
+            seen = [shown[stage][age] for stage, age in enumerate(ages)]
+            back = seen if rule.keeps else [versions[stage][update] for stage in range(STAGES)]
+            sums.append(efforts_by_hand(seen, back, *data[number], 1 / many))
+        for stage, port in enumerate(ports):
+            delay = (STAGES - 1 - stage) / many
+            moved = stepped(port, [each[stage] for each in sums], rule.rate(delay, update))
+            before = versions[stage][-1]
+            versions[stage].append(moved)
+            ahead = [a + rule.horizon * delay * (a - b) for a, b in zip(moved, before, strict=True)]
+            shown[stage].append((ahead[0], ahead[1]))
+    return [version[-1] for version in versions]
+
+
+def stepped(port: Optimizer, efforts: list[Pair], rate: float) -> Pair:
+    """One step of a fraction of the rates."""
+    parameters = {p.ndim: p for group in port.param_groups for p in group["params"]}
+    weight, bias = parameters[2], parameters[1]
+    weight.grad = sum((each[0] for each in efforts[1:]), efforts[0][0].clone())
+    bias.grad = sum((each[1] for each in efforts[1:]), efforts[0][1].clone())
+    own = [group["lr"] for group in port.param_groups]
+    for group in port.param_groups:
+        group["lr"] *= rate
+    port.step()
+    for group, rate_before in zip(port.param_groups, own, strict=True):
+        group["lr"] = rate_before
+    return weight.detach().clone(), bias.detach().clone()
+
+
+RULES: dict[str, tuple[Weights, Written, Any]] = {
+    "Adam on current weights": (Current(), Written(keeps=False), partial(torch.optim.AdamW, lr=0.01)),
+    "Nesterov": (Stashed(), Written(), nadam),
+    "Nesterov, predicted": (Predicted(), Written(horizon=1.0), nadam),
+    "PipeMare T1": (
+        StalenessAware(Current(), power=1.0, over=5),
+        Written(keeps=False, rate=lambda delay, update: (1 + delay) ** -max(0.0, 1 - update / 5)),
+        partial(torch.optim.AdamW, lr=0.01),
+    ),
+    "Muon on stashed weights": (Stashed(), Written(), muon_and_adamw),
+    "Muon, predicted": (Predicted(), Written(horizon=1.0), muon_and_adamw),
+    "Muon, predicted, lr/√(1 + d)": (
+        StalenessAware(),
+        Written(horizon=1.0, rate=lambda delay, update: (1 + delay) ** -0.5),
+        muon_and_adamw,
+    ),
+}
+
+
+@pytest.mark.parametrize("many", [1, 2, 4])
+@pytest.mark.parametrize("name", RULES)
+def test_a_pipeline_is_the_rule_written_out(name: str, many: int) -> None:
+    weights, written, make = RULES[name]
+    network = net()
+    pipeline = ws.Pipeline(
+        ws.Chain(network, nn.MSELoss()), STAGES, optimizer=make, weights=weights, schedule=Unlocked(many)
+    )
+    pipeline.train(packets(many))
+    for mine, expected in zip(pairs_of(network), literal(written, many, make), strict=True):
+        for one, other in zip(mine, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def test_a_power_that_falls_goes_on_from_a_checkpoint() -> None:
+    def made() -> tuple[nn.Sequential, ws.Pipeline]:
+        network, weights = net(), StalenessAware(Stashed(), power=1.0, over=8)
+        chain, make = ws.Chain(network, nn.MSELoss()), partial(torch.optim.AdamW, lr=0.01)
+        return network, ws.Pipeline(chain, STAGES, optimizer=make, weights=weights, schedule=Unlocked(2))
+
+    data = packets(2)
+    (one, undisturbed), (first, begun), (other, resumed) = made(), made(), made()
+    for part in (data[:8], data[8:]):
+        undisturbed.train(part)
+    begun.train(data[:8])
+    resumed.load_state_dict(begun.state_dict())
+    resumed.train(data[8:])
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(one.parameters(), first.parameters(), strict=True))
+    assert begun.stages[0].optimizer is not None
+    assert begun.stages[0].optimizer.param_groups[0]["updates_resisted"] == 4
+
+
+def test_the_resistance_of_a_delay_is_there_only_while_a_port_steps() -> None:
+    weight, twin = (nn.Parameter(torch.ones(3, dtype=torch.float64)) for _ in range(2))
+    late = ws.ports.Resisted(torch.optim.SGD([weight], lr=0.4, momentum=0.5), 3.0, power=0.5)
+    slower = torch.optim.SGD([twin], lr=0.2, momentum=0.5)
+    for _ in range(3):
+        for parameter, port in ((weight, late), (twin, slower)):
+            parameter.grad = parameter.detach().clone()
+            port.step()
+    assert torch.equal(weight, twin)
+    assert late.param_groups[0]["lr"] == 0.4
+
+
+@pytest.mark.parametrize("wrong", [{"delay": -1.0}, {"power": float("nan")}, {"over": 0}])
+def test_a_resistance_that_means_nothing_is_refused(wrong: dict[str, Any]) -> None:
+    port = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+    with pytest.raises(ws.errors.InputError, match="cannot resist"):
+        ws.ports.Resisted(port, **{"delay": 1.0, **wrong})
