@@ -21,10 +21,14 @@ STAGES, UPDATES = 4, 9
 
 @dataclass(frozen=True)
 class Written:
-    """A rule in plain terms: how far packets look ahead, in delays, and the share of the rate at d and an update."""
+    """A rule in plain terms: how far packets look ahead, in delays, and the share of the rate at d and an update.
+
+    A late layer that is centred moves its weight without what its inputs share, which moves its bias instead.
+    """
 
     horizon: float = 0.0
     keeps: bool = True
+    centred: bool = False
     rate: Callable[[float, int], float] = field(default=lambda delay, update: 1.0)
 
 
@@ -79,7 +83,7 @@ def literal(rule: Written, many: int, make: Callable[[Iterable[Tensor]], Optimiz
     versions = [[pair] for pair in now]
     shown = [[pair] for pair in now]
     ports = [make([nn.Parameter(tensor.clone()) for tensor in pair]) for pair in now]
-    data = packets(many)
+    data, commons = packets(many), [Common() for _ in now]
     for update in range(UPDATES):
         sums: list[list[Pair]] = []
         for number in range(update * many, (update + 1) * many):
@@ -89,7 +93,9 @@ def literal(rule: Written, many: int, make: Callable[[Iterable[Tensor]], Optimiz
             sums.append(efforts_by_hand(seen, back, *data[number], 1 / many))
         for stage, port in enumerate(ports):
             delay = (STAGES - 1 - stage) / many
-            moved = stepped(port, [each[stage] for each in sums], rule.rate(delay, update))
+            effort = added([each[stage] for each in sums])
+            common = commons[stage].with_effort(*effort) if rule.centred and delay else None
+            moved = stepped(port, effort, rule.rate(delay, update), common)
             before = versions[stage][-1]
             versions[stage].append(moved)
             ahead = [a + rule.horizon * delay * (a - b) for a, b in zip(moved, before, strict=True)]
@@ -97,18 +103,44 @@ def literal(rule: Written, many: int, make: Callable[[Iterable[Tensor]], Optimiz
     return [version[-1] for version in versions]
 
 
-def stepped(port: Optimizer, efforts: list[Pair], rate: float) -> Pair:
-    """One step of a fraction of the rates."""
+def added(efforts: list[Pair]) -> Pair:
+    """Those of all packets of an update."""
+    weight, bias = (each.clone() for each in efforts[0])
+    for of_weight, of_bias in efforts[1:]:
+        weight, bias = weight + of_weight, bias + of_bias
+    return weight, bias
+
+
+class Common:
+    """What the inputs of a layer share, by (P2)."""
+
+    def __init__(self) -> None:
+        self.along: Tensor | float = 0.0
+        self.square: Tensor | float = 0.0
+
+    def with_effort(self, of_weight: Tensor, of_bias: Tensor) -> Tensor:
+        self.along = 0.98 * self.along + of_bias @ of_weight
+        self.square = 0.98 * self.square + of_bias @ of_bias
+        found: Tensor = self.along / self.square
+        return found
+
+
+def stepped(port: Optimizer, effort: Pair, rate: float, common: Tensor | None) -> Pair:
+    """One step of a fraction of the rates, centred (P1) where it is said what is common."""
     parameters = {p.ndim: p for group in port.param_groups for p in group["params"]}
     weight, bias = parameters[2], parameters[1]
-    weight.grad = sum((each[0] for each in efforts[1:]), efforts[0][0].clone())
-    bias.grad = sum((each[1] for each in efforts[1:]), efforts[0][1].clone())
+    before = weight.detach().clone()
+    weight.grad, bias.grad = effort
+    if common is not None:
+        weight.grad = weight.grad - torch.outer(bias.grad, common)
     own = [group["lr"] for group in port.param_groups]
     for group in port.param_groups:
         group["lr"] *= rate
     port.step()
     for group, rate_before in zip(port.param_groups, own, strict=True):
         group["lr"] = rate_before
+    if common is not None:
+        bias.data -= (weight.detach() - before) @ common
     return weight.detach().clone(), bias.detach().clone()
 
 
@@ -126,6 +158,11 @@ RULES: dict[str, tuple[Weights, Written, Any]] = {
     "Muon, predicted, lr/√(1 + d)": (
         StalenessAware(),
         Written(horizon=1.0, rate=lambda delay, update: (1 + delay) ** -0.5),
+        muon_and_adamw,
+    ),
+    "Muon, predicted, lr/√(1 + d), centred": (
+        StalenessAware(centering_delay=0.0),
+        Written(horizon=1.0, rate=lambda delay, update: (1 + delay) ** -0.5, centred=True),
         muon_and_adamw,
     ),
 }

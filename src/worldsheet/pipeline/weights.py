@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import final
 
 from torch import Tensor, nn
@@ -135,12 +136,7 @@ class DelayCompensated(Weights):
     centering_delay: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.centering_delay < 0:
-            raise InputError(
-                f"centering_delay must be 0 or more updates, got {self.centering_delay}",
-                "0 or more updates",
-                "use centering_delay=0 to ground every late stage",
-            )
+        _refuse_negative(self.centering_delay)
 
     @property
     @override
@@ -168,26 +164,33 @@ class DelayCompensated(Weights):
 @final
 @dataclass(frozen=True)
 class StalenessAware(Weights):
-    """Rates that a stage lowers by its own delay, lr/(1 + d)^p, and nothing else (P6).
+    """Rates that a stage lowers by its own delay, lr/(1 + d)^p, with as much memory as without delay (P6).
 
-    The rule for language models that are trained with Muon and AdamW is `StalenessAware()`: packets see where the
-    parameters will be (`Predicted`), and the rate, which is meant to be the one that is best without delay, is
-    lr/√(1 + d). With `Muon` a rate is the speed itself, whatever its momentum (P3), so that the predicted way
-    d (θ − θ_before) is d steps of the rates that are taken. PipeMare without its second technique is
-    `StalenessAware(Current(), power=1, over=K)`.
+    With `centering_delay=0` it is the rule for language models that are trained by Muon and AdamW: packets see where
+    the parameters will be, the weights of late stages do not feel what all inputs share (`ports.BiasCentered`), and the
+    rate, which is meant to be the one that is best without delay, is lr/√(1 + d). A rate of Muon is a speed, whatever
+    its momentum (P3), so that d (θ − θ_before) is the way of d more steps at the rate that is taken.
+
+    PipeMare without its second technique is `StalenessAware(Current(), power=1, over=K)`.
 
     Args:
         inner: what packets see.
         power: p.
         over: after how many updates p has fallen to zero; None for a p that stays.
+        centering_delay: the largest delay, in updates, at which weights still feel the mean of their inputs.
 
     Raises:
-        InputError: a power that is not finite, or fewer than one update, when a pipeline is made.
+        InputError: a negative `centering_delay`; and when a pipeline is made, a power that is not finite, or `over`
+            below 1.
     """
 
     inner: Weights = field(default_factory=Predicted)
     power: float = 0.5
     over: int | None = None
+    centering_delay: float = inf
+
+    def __post_init__(self) -> None:
+        _refuse_negative(self.centering_delay)
 
     @property
     @override
@@ -205,6 +208,18 @@ class StalenessAware(Weights):
 
     @override
     def port(self, port: Optimizer, layers: Sequence[nn.Module], delay: float) -> Optimizer:
-        """With the resistance of its delay."""
+        """With the resistance of its delay, and grounded where it is later than `centering_delay`."""
         inner = self.inner.port(port, layers, delay)
-        return Resisted(inner, delay, self.power, self.over) if delay else inner
+        if not delay:
+            return inner
+        resisted = Resisted(inner, delay, self.power, self.over)
+        return BiasCentered(resisted, layers) if delay > self.centering_delay else resisted
+
+
+def _refuse_negative(centering_delay: float) -> None:
+    if not centering_delay >= 0:
+        raise InputError(
+            f"centering_delay must be 0 or more updates, got {centering_delay}",
+            "0 or more updates",
+            "use centering_delay=0 to ground every late stage",
+        )
