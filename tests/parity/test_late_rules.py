@@ -9,19 +9,26 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 import worldsheet as ws
-from worldsheet.pipeline import Current, Predicted, StalenessAware, Stashed, Unlocked, Weights
+from worldsheet.pipeline import Current, DelayBounded, Predicted, StalenessAware, Stashed, Unlocked, Weights
 
 Pair: TypeAlias = tuple[Tensor, Tensor]
 """A weight and a bias."""
 
-STAGES, UPDATES = 4, 9
+STAGES = 4
+COURSE = (0.5, 1.0, 1.0, 0.9, 0.6, 0.4, 0.7, 0.2, 0.1)
+"""The rates of the updates, in units of the optimizer's own."""
+
+
+def scheduler(optimizer: Optimizer) -> LambdaLR:
+    return LambdaLR(optimizer, lambda update: COURSE[min(update, len(COURSE) - 1)])
 
 
 @dataclass(frozen=True)
 class Written:
-    """A rule in plain terms: how far packets look ahead, in delays, and the share of the rate at d and an update.
+    """A rule in plain terms: how far packets look ahead, in delays, and the rate at d and an update, of some power.
 
     A late layer that is centred moves its weight without what its inputs share, which moves its bias instead.
     """
@@ -29,7 +36,7 @@ class Written:
     horizon: float = 0.0
     keeps: bool = True
     centred: bool = False
-    rate: Callable[[float, int], float] = field(default=lambda delay, update: 1.0)
+    rate: Callable[[float, int, bool], float] = field(default=lambda delay, update, muon: COURSE[update])
 
 
 def muon_and_adamw(parameters: Iterable[Tensor]) -> Optimizer:
@@ -47,7 +54,7 @@ def nadam(parameters: Iterable[Tensor]) -> Optimizer:
 def packets(many: int) -> list[Pair]:
     generator = torch.Generator().manual_seed(1)
     made = partial(torch.randn, generator=generator, dtype=torch.float64)
-    return [(made(4, 5), made(4, 3)) for _ in range(UPDATES * many)]
+    return [(made(4, 5), made(4, 3)) for _ in range(len(COURSE) * many)]
 
 
 def net() -> nn.Sequential:
@@ -84,7 +91,7 @@ def literal(rule: Written, many: int, make: Callable[[Iterable[Tensor]], Optimiz
     shown = [[pair] for pair in now]
     ports = [make([nn.Parameter(tensor.clone()) for tensor in pair]) for pair in now]
     data, commons = packets(many), [Common() for _ in now]
-    for update in range(UPDATES):
+    for update in range(len(COURSE)):
         sums: list[list[Pair]] = []
         for number in range(update * many, (update + 1) * many):
             ages = [max(0, (number - (STAGES - 1 - stage)) // many) for stage in range(STAGES)]
@@ -95,7 +102,7 @@ def literal(rule: Written, many: int, make: Callable[[Iterable[Tensor]], Optimiz
             delay = (STAGES - 1 - stage) / many
             effort = added([each[stage] for each in sums])
             common = commons[stage].with_effort(*effort) if rule.centred and delay else None
-            moved = stepped(port, effort, rule.rate(delay, update), common)
+            moved = stepped(port, effort, partial(rule.rate, delay, update), common)
             before = versions[stage][-1]
             versions[stage].append(moved)
             ahead = [a + rule.horizon * delay * (a - b) for a, b in zip(moved, before, strict=True)]
@@ -125,7 +132,7 @@ class Common:
         return found
 
 
-def stepped(port: Optimizer, effort: Pair, rate: float, common: Tensor | None) -> Pair:
+def stepped(port: Optimizer, effort: Pair, rate: Callable[[bool], float], common: Tensor | None) -> Pair:
     """One step of a fraction of the rates, centred (P1) where it is said what is common."""
     parameters = {p.ndim: p for group in port.param_groups for p in group["params"]}
     weight, bias = parameters[2], parameters[1]
@@ -135,7 +142,7 @@ def stepped(port: Optimizer, effort: Pair, rate: float, common: Tensor | None) -
         weight.grad = weight.grad - torch.outer(bias.grad, common)
     own = [group["lr"] for group in port.param_groups]
     for group in port.param_groups:
-        group["lr"] *= rate
+        group["lr"] *= rate("ns_steps" in group)
     port.step()
     for group, rate_before in zip(port.param_groups, own, strict=True):
         group["lr"] = rate_before
@@ -150,19 +157,25 @@ RULES: dict[str, tuple[Weights, Written, Any]] = {
     "Nesterov, predicted": (Predicted(), Written(horizon=1.0), nadam),
     "PipeMare T1": (
         StalenessAware(Current(), power=1.0, over=5),
-        Written(keeps=False, rate=lambda delay, update: (1 + delay) ** -max(0.0, 1 - update / 5)),
+        Written(keeps=False, rate=lambda d, update, muon: COURSE[update] * (1 + d) ** -max(0.0, 1 - update / 5)),
         partial(torch.optim.AdamW, lr=0.01),
     ),
     "Muon on stashed weights": (Stashed(), Written(), muon_and_adamw),
     "Muon, predicted": (Predicted(), Written(horizon=1.0), muon_and_adamw),
     "Muon, predicted, lr/√(1 + d)": (
         StalenessAware(),
-        Written(horizon=1.0, rate=lambda delay, update: (1 + delay) ** -0.5),
+        Written(horizon=1.0, rate=lambda d, update, muon: COURSE[update] * (1 + d) ** -0.5),
         muon_and_adamw,
     ),
-    "Muon, predicted, lr/√(1 + d), centred": (
-        StalenessAware(centering_delay=0.0),
-        Written(horizon=1.0, rate=lambda delay, update: (1 + delay) ** -0.5, centred=True),
+    "Muon, predicted, bounded, centred": (
+        DelayBounded(),
+        Written(
+            horizon=1.0,
+            rate=lambda d, update, muon: min(
+                COURSE[update], max(COURSE[: update + 1]) / (1 + d) ** (0.5 if muon else 1)
+            ),
+            centred=True,
+        ),
         muon_and_adamw,
     ),
 }
@@ -173,32 +186,31 @@ RULES: dict[str, tuple[Weights, Written, Any]] = {
 def test_a_pipeline_is_the_rule_written_out(name: str, many: int) -> None:
     weights, written, make = RULES[name]
     network = net()
-    pipeline = ws.Pipeline(
-        ws.Chain(network, nn.MSELoss()), STAGES, optimizer=make, weights=weights, schedule=Unlocked(many)
-    )
+    options: dict[str, Any] = {"optimizer": make, "weights": weights, "scheduler": scheduler}
+    pipeline = ws.Pipeline(ws.Chain(network, nn.MSELoss()), STAGES, schedule=Unlocked(many), **options)
     pipeline.train(packets(many))
     for mine, expected in zip(pairs_of(network), literal(written, many, make), strict=True):
         for one, other in zip(mine, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
-def test_a_power_that_falls_goes_on_from_a_checkpoint() -> None:
+@pytest.mark.parametrize("weights", [StalenessAware(Stashed(), power=1.0, over=8), DelayBounded(Stashed())])
+def test_what_a_rule_counts_goes_on_from_a_checkpoint(weights: Weights) -> None:
     def made() -> tuple[nn.Sequential, ws.Pipeline]:
-        network, weights = net(), StalenessAware(Stashed(), power=1.0, over=8)
-        chain, make = ws.Chain(network, nn.MSELoss()), partial(torch.optim.AdamW, lr=0.01)
-        return network, ws.Pipeline(chain, STAGES, optimizer=make, weights=weights, schedule=Unlocked(2))
+        network, make = net(), partial(torch.optim.AdamW, lr=0.01)
+        options: dict[str, Any] = {"optimizer": make, "weights": weights, "scheduler": scheduler}
+        return network, ws.Pipeline(ws.Chain(network, nn.MSELoss()), STAGES, schedule=Unlocked(2), **options)
 
     data = packets(2)
-    (one, undisturbed), (first, begun), (other, resumed) = made(), made(), made()
+    (one, undisturbed), (_, begun), (other, resumed) = made(), made(), made()
     for part in (data[:8], data[8:]):
         undisturbed.train(part)
     begun.train(data[:8])
     resumed.load_state_dict(begun.state_dict())
     resumed.train(data[8:])
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
-    assert not all(torch.equal(a, b) for a, b in zip(one.parameters(), first.parameters(), strict=True))
     assert begun.stages[0].optimizer is not None
-    assert begun.stages[0].optimizer.param_groups[0]["updates_resisted"] == 4
+    assert {"updates_resisted", "largest_rate"} & set(begun.stages[0].optimizer.param_groups[0])
 
 
 def test_the_resistance_of_a_delay_is_there_only_while_a_port_steps() -> None:
@@ -218,3 +230,14 @@ def test_a_resistance_that_means_nothing_is_refused(wrong: dict[str, Any]) -> No
     port = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
     with pytest.raises(ws.errors.InputError, match="cannot resist"):
         ws.ports.Resisted(port, **{"delay": 1.0, **wrong})
+
+
+def test_a_bounded_rate_that_is_a_tensor_is_not_written_into() -> None:
+    rate = torch.tensor(0.4)
+    weight = nn.Parameter(torch.ones(3))
+    late = ws.ports.RateBounded(torch.optim.AdamW([weight], lr=rate, weight_decay=0.0), 3.0)
+    weight.grad = torch.ones(3)
+    late.step()
+    torch.testing.assert_close(weight.detach(), torch.full((3,), 0.9))
+    assert late.param_groups[0]["lr"] is rate
+    assert rate == torch.tensor(0.4)

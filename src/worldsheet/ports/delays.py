@@ -6,6 +6,7 @@ from math import isfinite
 from typing import Any, TypeVar, final
 
 import torch
+from torch import Tensor
 from typing_extensions import override
 
 from worldsheet.core.errors import InputError
@@ -168,7 +169,54 @@ class Resisted(Around):
         return self._power if self._over is None else self._power * max(0.0, 1 - update / self._over)
 
 
-_ANSWERED = "updates_resisted"
+@final
+class RateBounded(Around):
+    """A port whose rate has a largest value, which falls with the delay of its efforts.
+
+    What delay sets a limit to is how far a port swings before it hears of it (P7). So while it steps, and at no other
+    time,
+
+        lr ← min(lr, lr_max/(1 + d)^p)                                                               (P8)
+
+    with lr_max the largest rate of its group so far. While rates are at their highest they are divided by (1 + d)^p;
+    where a schedule has lowered them further, they are what they are. p is 1/2 for Muon and 1 for other optimizers,
+    **measured** in experiments/c24_async_lm. lr_max stands in the groups, and so in a checkpoint.
+
+    Args:
+        port: an optimizer whose groups have a rate.
+        delay: d, 0 or more.
+        power: p of all optimizers but Muon.
+        muon_power: p of Muon.
+
+    Raises:
+        InputError: a negative delay, a power that is not finite, or a group without a rate.
+    """
+
+    def __init__(self, port: torch.optim.Optimizer, delay: float, power: float = 1.0, muon_power: float = 0.5) -> None:
+        for each in (power, muon_power):
+            _refuse_senseless(delay, each, None)
+        for group in port.param_groups:
+            _refuse_without_rate(port, group)
+        super().__init__(port)
+        self._delay, self._power, self._muon_power = delay, power, muon_power
+
+    @override
+    def move(self) -> None:
+        (port,) = self.ports
+        own = [group["lr"] for group in port.param_groups]
+        try:
+            for group, rate in zip(port.param_groups, own, strict=True):
+                group[_LARGEST] = max(group.get(_LARGEST, 0.0), float(rate))
+                power = self._muon_power if _is_muon(group) else self._power
+                bound = group[_LARGEST] / (1 + self._delay) ** power
+                group["lr"] = rate.clamp(max=bound) if isinstance(rate, Tensor) else min(rate, bound)
+            port.step()
+        finally:
+            for group, rate in zip(port.param_groups, own, strict=True):
+                group["lr"] = rate
+
+
+_ANSWERED, _LARGEST = "updates_resisted", "largest_rate"
 
 
 def _refuse_senseless(delay: float, power: float, over: int | None) -> None:
@@ -213,6 +261,11 @@ def _sums(port: torch.optim.Optimizer) -> bool:
     return isinstance(port, (torch.optim.SGD, Inertial))
 
 
+def _is_muon(group: dict[str, Any]) -> bool:
+    """Whether a group is orthogonalised by steps of Newton and Schulz."""
+    return "ns_steps" in group
+
+
 def _refuse_strange(port: torch.optim.Optimizer, group: dict[str, Any]) -> None:
     strange = sorted({"alpha", "lr_decay", "lambd", "rho", "etas", "beta2_decay"} & set(group))
     if strange:
@@ -222,7 +275,7 @@ def _refuse_strange(port: torch.optim.Optimizer, group: dict[str, Any]) -> None:
             "use ws.ports.Inertial, SGD, Adam or AdamW, or set its rates yourself",
         )
     _refuse_without_rate(port, group)
-    if group.get("momentum") and not _sums(port) and "ns_steps" not in group:  # Newton and Schulz's, as Muon has them
+    if group.get("momentum") and not _sums(port) and not _is_muon(group):
         raise InputError(
             f"{type(port).__name__} has a momentum of which it is not known whether it sums efforts or averages them",
             "the momentum of SGD, ws.ports.Inertial or Muon",
