@@ -179,8 +179,8 @@ class RateBounded(Around):
         lr ← min(lr, lr_max/(1 + d)^p)                                                               (P8)
 
     with lr_max the largest rate of its group so far. While rates are at their highest they are divided by (1 + d)^p;
-    where a schedule has lowered them further, they are what they are. p is 1/2 for Muon and 1 for other optimizers,
-    **measured** in experiments/c24_async_lm. lr_max stands in the groups, and so in a checkpoint.
+    where a schedule has lowered them further, they are what they are. That p is 1/2 for Muon and 1 for other optimizers
+    is measured, and not derived. lr_max stands in the groups, and so in a checkpoint.
 
     Args:
         port: an optimizer whose groups have a rate.
