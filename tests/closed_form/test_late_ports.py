@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from math import pi, sin
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ class Inlet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.level = nn.Parameter(torch.ones(1, dtype=torch.float64))
+        self.level = nn.Parameter(torch.ones(1, 1, dtype=torch.float64))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.level
@@ -145,6 +146,28 @@ def test_mass_and_foresight_raise_the_bound_only_together(delay: int) -> None:
     assert massive < 1.05 * plain
     assert foreseen < 2 * plain
     assert both > 3 * plain
+
+
+@pytest.mark.parametrize("delay", [0, 1, 4, 6])
+@pytest.mark.parametrize("horizon", [0.0, 0.25, 0.5, 0.75, 1.0])
+def test_a_late_relay_swings_as_far_as_it_foresees_too_little_or_too_much(delay: int, horizon: float) -> None:
+    """(P7): Muon on a matrix of one entry goes at one speed; how far it swings does not depend on the curvature."""
+    pace = moved_once(torch.optim.Muon([nn.Parameter(torch.zeros(1, 1, dtype=torch.float64))], **RELAY))
+    found = torch.tensor(course(delay, ws.pipeline.Predicted(horizon), partial(torch.optim.Muon, **RELAY), 400))
+    swing = found[200:] / pace
+    assert swing.min() == pytest.approx(-(1 - horizon) * delay, abs=1)
+    assert swing.max() == pytest.approx(max(horizon, 1 - horizon) * delay, abs=1)
+
+
+RELAY: dict[str, Any] = {"lr": 0.02, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
+
+
+def moved_once(port: torch.optim.Optimizer) -> float:
+    """The size of a step."""
+    (weight,) = port.param_groups[0]["params"]
+    weight.grad = torch.ones_like(weight)
+    port.step()
+    return float(weight.detach().norm())
 
 
 SQUARE = [nn.Parameter(torch.zeros(4, 4))]

@@ -129,6 +129,20 @@ DEFECTS = {
         "closed_form/test_late_ports.py",
         "passive_stage_is_the_delay_equation and 4",
     ),
+    "a-rate-that-a-schedule-has-lowered-is-divided-again": Defect(
+        "ports/delays.py",
+        "else min(rate, bound)",
+        "else rate / (1 + self._delay) ** power",
+        "parity/test_late_rules.py",
+        "rule_written_out and bounded",
+    ),
+    "the-resistance-of-a-delay-is-gone-an-update-early": Defect(
+        "ports/delays.py",
+        "max(0.0, 1 - update / self._over)",
+        "max(0.0, 1 - (update + 1) / self._over)",
+        "parity/test_late_rules.py",
+        "rule_written_out and PipeMare",
+    ),
     "noise-of-the-wrong-power": Defect(
         "substrates/noisy.py",
         "mean_square(message, view).sqrt()",

@@ -10,7 +10,15 @@ from worldsheet.pipeline.segment import Endpoints
 from worldsheet.pipeline.stage import Completed, Stage
 from worldsheet.pipeline.transport.base import Transport
 from worldsheet.pipeline.update_rule import UpdateRule
-from worldsheet.pipeline.weights import Current, DelayCompensated, Predicted, Stashed, Weights
+from worldsheet.pipeline.weights import (
+    Current,
+    DelayBounded,
+    DelayCompensated,
+    Predicted,
+    StalenessAware,
+    Stashed,
+    Weights,
+)
 
 __all__ = [
     "Action",
@@ -19,6 +27,7 @@ __all__ = [
     "Clip",
     "Completed",
     "Current",
+    "DelayBounded",
     "DelayCompensated",
     "Endpoints",
     "GlobalNorm",
@@ -30,6 +39,7 @@ __all__ = [
     "Stage",
     "StageNorm",
     "StagedResult",
+    "StalenessAware",
     "Stashed",
     "TrainingResult",
     "Transport",

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from worldsheet.core.errors import InputError
-from worldsheet.ports import BiasCentered, Slowed
+from worldsheet.ports import BiasCentered, RateBounded, Resisted, Slowed
 
 
 class Weights(ABC):
@@ -135,12 +135,7 @@ class DelayCompensated(Weights):
     centering_delay: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.centering_delay < 0:
-            raise InputError(
-                f"centering_delay must be 0 or more updates, got {self.centering_delay}",
-                "0 or more updates",
-                "use centering_delay=0 to ground every late stage",
-            )
+        _refuse_negative(self.centering_delay)
 
     @property
     @override
@@ -163,3 +158,104 @@ class DelayCompensated(Weights):
             return inner
         slowed = Slowed(inner, delay)
         return BiasCentered(slowed, layers) if delay > self.centering_delay else slowed
+
+
+@final
+@dataclass(frozen=True)
+class StalenessAware(Weights):
+    """Rates that a stage lowers by its own delay, lr/(1 + d)^p, with as much memory as without delay (P6).
+
+    PipeMare without its second technique is `StalenessAware(Current(), power=1, over=K)`.
+
+    Args:
+        inner: what packets see.
+        power: p.
+        over: after how many updates p has fallen to zero; None for a p that stays.
+
+    Raises:
+        InputError: when a pipeline is made, a power that is not finite, or `over` below 1.
+    """
+
+    inner: Weights = field(default_factory=Predicted)
+    power: float = 0.5
+    over: int | None = None
+
+    @property
+    @override
+    def compensates(self) -> bool:
+        return True
+
+    @property
+    @override
+    def keeps(self) -> bool:
+        return self.inner.keeps
+
+    @override
+    def seen(self, now: Sequence[Tensor], before: Sequence[Tensor], delay: float) -> list[Tensor] | None:
+        return self.inner.seen(now, before, delay)
+
+    @override
+    def port(self, port: Optimizer, layers: Sequence[nn.Module], delay: float) -> Optimizer:
+        """With the resistance of its delay."""
+        inner = self.inner.port(port, layers, delay)
+        return Resisted(inner, delay, self.power, self.over) if delay else inner
+
+
+@final
+@dataclass(frozen=True)
+class DelayBounded(Weights):
+    """The rule for language models that are trained by Muon and AdamW: foresight, grounded weights, bounded rates.
+
+    Packets see what `inner` shows, which is where the parameters will be. The weights of stages that are later than
+    `centering_delay` do not feel what all inputs share (`ports.BiasCentered`). The rate is at most the largest one that
+    there has been, divided by √(1 + d) for Muon and by 1 + d for other optimizers (`ports.RateBounded`); memory is as
+    without delay. A rate of Muon is a speed, whatever its momentum (P3), so that d (θ − θ_before) is the way of d more
+    steps at the rate that is taken. A stage with d = 0 is left as it is.
+
+    The optimizers are meant to be the ones, with the rates, that are best without delay; nothing else is set.
+
+    Args:
+        inner: what packets see.
+        centering_delay: the largest delay, in updates, at which weights still feel the mean of their inputs.
+
+    Raises:
+        InputError: a negative `centering_delay`.
+    """
+
+    inner: Weights = field(default_factory=Predicted)
+    centering_delay: float = 0.0
+
+    def __post_init__(self) -> None:
+        _refuse_negative(self.centering_delay)
+
+    @property
+    @override
+    def compensates(self) -> bool:
+        return True
+
+    @property
+    @override
+    def keeps(self) -> bool:
+        return self.inner.keeps
+
+    @override
+    def seen(self, now: Sequence[Tensor], before: Sequence[Tensor], delay: float) -> list[Tensor] | None:
+        return self.inner.seen(now, before, delay)
+
+    @override
+    def port(self, port: Optimizer, layers: Sequence[nn.Module], delay: float) -> Optimizer:
+        """With bounded rates, and grounded where it is later than `centering_delay`."""
+        inner = self.inner.port(port, layers, delay)
+        if not delay:
+            return inner
+        bounded = RateBounded(inner, delay)
+        return BiasCentered(bounded, layers) if delay > self.centering_delay else bounded
+
+
+def _refuse_negative(centering_delay: float) -> None:
+    if not centering_delay >= 0:
+        raise InputError(
+            f"centering_delay must be 0 or more updates, got {centering_delay}",
+            "0 or more updates",
+            "use centering_delay=0 to ground every late stage",
+        )

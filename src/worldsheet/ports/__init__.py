@@ -3,7 +3,7 @@
 from worldsheet.ports.around import Joined
 from worldsheet.ports.base import Port, ScalarPort
 from worldsheet.ports.centered import BiasCentered
-from worldsheet.ports.delays import Slowed, by_site, delayed, per_tick
+from worldsheet.ports.delays import RateBounded, Resisted, Slowed, by_site, delayed, per_tick
 from worldsheet.ports.inertial import Inertial
 from worldsheet.ports.newton import Newton
 from worldsheet.ports.resistive import Resistive
@@ -14,6 +14,8 @@ __all__ = [
     "Joined",
     "Newton",
     "Port",
+    "RateBounded",
+    "Resisted",
     "Resistive",
     "ScalarPort",
     "Slowed",

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import isfinite
 from typing import Any, TypeVar, final
 
 import torch
+from torch import Tensor
 from typing_extensions import override
 
 from worldsheet.core.errors import InputError
@@ -117,6 +119,115 @@ class Slowed(Around):
             port.step()
 
 
+@final
+class Resisted(Around):
+    """A port with the resistance for efforts that are d updates late, and no more memory than it has.
+
+    While it steps, and at no other time,
+
+        R ← (1 + d)^p R,     which is lr ← lr/(1 + d)^p                                              (P6)
+
+    With `over` updates the power falls to zero, p (1 − k/over) at update k, for a delay that is hardest to bear at
+    first; p = 1 is then PipeMare's T1 but for the 1, by which nothing changes at d = 0. What is counted stands in the
+    groups, and so in a checkpoint.
+
+    Args:
+        port: an optimizer whose groups have a rate.
+        delay: d, 0 or more.
+        power: p.
+        over: after how many updates the resistance is what it was; None for never.
+
+    Raises:
+        InputError: a negative delay, a power that is not finite, fewer than one update, or a group without a rate.
+
+    Reference:
+        Zhang et al., Staleness-aware async-SGD, IJCAI 2016: p = 1. Yang et al., PipeMare, MLSys 2021: T1.
+    """
+
+    def __init__(self, port: torch.optim.Optimizer, delay: float, power: float = 0.5, over: int | None = None) -> None:
+        _refuse_senseless(delay, power, over)
+        for group in port.param_groups:
+            _refuse_without_rate(port, group)
+        super().__init__(port)
+        self._delay, self._power, self._over = delay, power, over
+
+    @override
+    def move(self) -> None:
+        (port,) = self.ports
+        own = [group["lr"] for group in port.param_groups]
+        try:
+            for group, rate in zip(port.param_groups, own, strict=True):
+                group["lr"] = rate / (1 + self._delay) ** self._power_at(group.get(_ANSWERED, 0))
+            port.step()
+        finally:
+            for group, rate in zip(port.param_groups, own, strict=True):
+                group["lr"] = rate
+                if self._over is not None:
+                    group[_ANSWERED] = group.get(_ANSWERED, 0) + 1
+
+    def _power_at(self, update: int) -> float:
+        return self._power if self._over is None else self._power * max(0.0, 1 - update / self._over)
+
+
+@final
+class RateBounded(Around):
+    """A port whose rate has a largest value, which falls with the delay of its efforts.
+
+    What delay sets a limit to is how far a port swings before it hears of it (P7). So while it steps, and at no other
+    time,
+
+        lr ← min(lr, lr_max/(1 + d)^p)                                                               (P8)
+
+    with lr_max the largest rate of its group so far. While rates are at their highest they are divided by (1 + d)^p;
+    where a schedule has lowered them further, they are what they are. That p is 1/2 for Muon and 1 for other optimizers
+    is measured, and not derived. lr_max stands in the groups, and so in a checkpoint.
+
+    Args:
+        port: an optimizer whose groups have a rate.
+        delay: d, 0 or more.
+        power: p of all optimizers but Muon.
+        muon_power: p of Muon.
+
+    Raises:
+        InputError: a negative delay, a power that is not finite, or a group without a rate.
+    """
+
+    def __init__(self, port: torch.optim.Optimizer, delay: float, power: float = 1.0, muon_power: float = 0.5) -> None:
+        for each in (power, muon_power):
+            _refuse_senseless(delay, each, None)
+        for group in port.param_groups:
+            _refuse_without_rate(port, group)
+        super().__init__(port)
+        self._delay, self._power, self._muon_power = delay, power, muon_power
+
+    @override
+    def move(self) -> None:
+        (port,) = self.ports
+        own = [group["lr"] for group in port.param_groups]
+        try:
+            for group, rate in zip(port.param_groups, own, strict=True):
+                group[_LARGEST] = max(group.get(_LARGEST, 0.0), float(rate))
+                power = self._muon_power if _is_muon(group) else self._power
+                bound = group[_LARGEST] / (1 + self._delay) ** power
+                group["lr"] = rate.clamp(max=bound) if isinstance(rate, Tensor) else min(rate, bound)
+            port.step()
+        finally:
+            for group, rate in zip(port.param_groups, own, strict=True):
+                group["lr"] = rate
+
+
+_ANSWERED, _LARGEST = "updates_resisted", "largest_rate"
+
+
+def _refuse_senseless(delay: float, power: float, over: int | None) -> None:
+    if not (delay >= 0 and isfinite(power) and (over is None or over >= 1)):
+        raise InputError(
+            f"a port cannot resist with delay={delay}, power={power}, over={over}",
+            "a delay of 0 or more updates, a finite power, and over at least one update or None",
+            "use power=0.5",
+        )
+
+
 @contextmanager
 def _slowed(port: torch.optim.Optimizer, delay: float) -> Iterator[None]:
     """For a while the memory and resistance of late efforts."""
@@ -150,19 +261,34 @@ def _sums(port: torch.optim.Optimizer) -> bool:
     return isinstance(port, (torch.optim.SGD, Inertial))
 
 
+def _is_muon(group: dict[str, Any]) -> bool:
+    """Whether a group is orthogonalised by steps of Newton and Schulz."""
+    return "ns_steps" in group
+
+
 def _refuse_strange(port: torch.optim.Optimizer, group: dict[str, Any]) -> None:
     strange = sorted({"alpha", "lr_decay", "lambd", "rho", "etas", "beta2_decay"} & set(group))
-    if strange or "lr" not in group:
+    if strange:
         raise InputError(
-            f"{type(port).__name__} cannot be rescaled, since it has {', '.join(strange) or 'no learning rate'}",
+            f"{type(port).__name__} cannot be rescaled, since it has {', '.join(strange)}",
             "an optimizer with a learning rate and, at most, momentum or betas",
             "use ws.ports.Inertial, SGD, Adam or AdamW, or set its rates yourself",
         )
-    if group.get("momentum") and not _sums(port) and "ns_steps" not in group:  # Newton and Schulz's, as Muon has them
+    _refuse_without_rate(port, group)
+    if group.get("momentum") and not _sums(port) and not _is_muon(group):
         raise InputError(
             f"{type(port).__name__} has a momentum of which it is not known whether it sums efforts or averages them",
             "the momentum of SGD, ws.ports.Inertial or Muon",
             "use one of these, or set its rates for the delay yourself",
+        )
+
+
+def _refuse_without_rate(port: torch.optim.Optimizer, group: dict[str, Any]) -> None:
+    if "lr" not in group:
+        raise InputError(
+            f"{type(port).__name__} cannot be rescaled, since it has no learning rate",
+            "an optimizer with a learning rate",
+            "use ws.ports.Inertial, SGD, Adam, AdamW or Muon",
         )
 
 
