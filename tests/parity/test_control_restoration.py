@@ -107,10 +107,10 @@ def test_what_lies_too_far_is_reached_in_few_ticks() -> None:
         assert float(found.cost) == pytest.approx(COLLECTION[name].reference.cost, rel=1e-6)
 
 
-def test_a_budget_that_ends_within_restoration_is_no_solution() -> None:
-    """Also to a tolerance that all residuals without the cost would meet."""
-    ticks = [C.solve(COLLECTION["race-car"].problem(), max_ticks=budget, tol=1e-3) for budget in (10, 11, 12)]
-    for found in ticks:
-        assert not found.outcome.converged
-        assert found.outcome.residual is not None
-        assert found.outcome.residual > 1e-3
+@pytest.mark.parametrize(("name", "budget"), [("race-car", 13), ("hang-glider", 12)])
+def test_a_budget_that_ends_within_restoration_is_no_solution(name: str, budget: int) -> None:
+    """Also to a tolerance that all residuals meet as long as no cost counts."""
+    found = C.solve(COLLECTION[name].problem(), max_ticks=budget, tol=0.1)
+    assert not found.outcome.converged
+    assert found.outcome.residual is not None
+    assert found.outcome.residual > 0.1

@@ -162,6 +162,7 @@ def _look(problem: Discretised, at: Iterate, stage: Expansion, spent: Tensor, to
     now = residuals(problem, at, found, units)
     terminations = _endings(problem, at, now, tol, spent)
     calm = _calmer(at, now, units, tol)
+    now = replace(now, costate=torch.where(at.restoring, torch.inf, now.costate))  # not known while no cost counts
     return _Seen(calm, found, now, terminations, condensed(problem, calm, found), tol / 10 * units.cost)
 
 
