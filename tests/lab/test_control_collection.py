@@ -15,14 +15,10 @@ from worldsheet_lab.control.problems import KNOWN
 
 C = ws.control
 
-FAILING = {
-    "shuttle-feet": "costates of 1e21 after a start that the air does not carry",
-    "planar-quadrotor": "the guess falls for 78 m; slacks of the discs fall to nothing; 300 ticks",
-    "acrobot": "short steps; 300 ticks",
-}
+FAILING = {"shuttle-feet": "converges to the cost of the other units, and arrives to 1e-5 of 80 000 feet, not to 1e-8"}
 """Those that fail today, and how."""
 
-SLOW = {"chain-57", "shuttle", "hang-glider", "race-car", "parking", *FAILING}
+SLOW = {"chain-57", "shuttle", "planar-quadrotor", "acrobot", *FAILING}
 
 
 def cases() -> list[Any]:

@@ -1,5 +1,6 @@
 """Stages to second order, put together from what is differentiated: a flow at one instant, a constraint, an end."""
 
+from dataclasses import replace
 from typing import final
 
 import torch
@@ -38,11 +39,12 @@ def expand_stages(problem: Discretised, points: Tensor, weights: Tensor) -> Expa
     )
 
 
-def expand_end(problem: Discretised, states: Tensor, pulls: Tensor) -> Expansion:
-    """(φ, ψ) at the end (B, nz), with weights (1, pulls)."""
-    if not pulls.shape[-1]:
-        return expand_one(problem.end, states)
-    return expand(problem.end, states, torch.cat((torch.ones_like(pulls[..., :1]), pulls), -1))
+def expand_end(problem: Discretised, states: Tensor, weights: Tensor) -> Expansion:
+    """(φ, ψ) at the end (B, nz), with weights (B, 1 + k)."""
+    if weights.shape[-1] > 1:
+        return expand(problem.end, states, weights)
+    found = expand_one(problem.end, states)
+    return replace(found, gradient=weights * found.gradient, hessian=weights[..., None] * found.hessian)
 
 
 def _bounds(problem: Discretised, points: Tensor, weights: Tensor) -> Expansion:

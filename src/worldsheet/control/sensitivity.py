@@ -90,7 +90,8 @@ def _factors(flat: Discretised, rest: RawResult, points: Tensor, weights: Tensor
     assert rest.slacks is not None
     assert rest.equality is not None
     closed = Discretised.of(flat.problem)
-    stage, end = expand_stages(closed, points, weights), expand_end(closed, rest.states[:, -1], rest.equality)
+    _, ending = weights_of(rest.costates, rest.inequality, rest.equality)
+    stage, end = expand_stages(closed, points, weights), expand_end(closed, rest.states[:, -1], ending)
     size = closed.size
     stiffness = rest.inequality / rest.slacks
     jacobian, target = stage.jacobian[..., 1 + size :, :], end.jacobian[..., 1:, :]

@@ -93,6 +93,10 @@ class Step:
     controls: Tensor
     gains: Tensor
 
+    def select(self, index: Tensor) -> "Step":
+        """Some of the problems, or copies of them."""
+        return Step(self.states[:, index], self.costates[:, index], self.controls[:, index], self.gains[:, index])
+
 
 def control_gain(block: Tensor, sides: Tensor) -> tuple[Tensor, Tensor]:
     """−R⁻¹ of sides (..., m, k), and where R (..., m, m) is positive definite; elsewhere the gain is useless."""

@@ -12,8 +12,10 @@ from worldsheet.control.methods.active_set import kept
 from worldsheet.control.methods.initial_guess import Start, middle, rollout, tame
 from worldsheet.control.methods.iterate import ORDINARY, Iterate
 from worldsheet.control.methods.line_search import MEMORY
+from worldsheet.control.methods.restoration import begun
 
-RESTARTS = 2  # how often a problem that gets lost starts anew
+RESTARTS = 3  # how often a problem that gets lost starts anew
+RESTORATION = 0  # the attempt after which violations are made smaller first; skipped where nothing is asked of the end
 
 _LEAST = 1e-9  # a constraint with smaller values than that is given slack as if they were as large
 _FAILURES, _KEPT = 2, 10  # failures and ticks after which an active set is given up
@@ -30,7 +32,7 @@ class ActiveBatch:
         at: where they are.
         ticks: how many each has done, (W,).
         moving: which problem of the batch is in each place, (W,); −1 where a place is kept but empty.
-        attempt: how often each has started anew, (W,).
+        attempt: how often each has started anew, (W,); one more where nothing is asked of the end.
     """
 
     def __init__(self, problem: Discretised, start: Start, barrier: float) -> None:
@@ -43,7 +45,8 @@ class ActiveBatch:
         self._next = min(max(1, problem.execution.places(room, stages)), len(problem.start))
         self.moving = torch.arange(self._next, device=problem.start.device)
         self.ticks = torch.zeros_like(self.moving)
-        self.attempt = torch.zeros_like(self.moving)
+        self._begins = RESTORATION if self._cold.pulls.shape[-1] else RESTORATION + 1
+        self.attempt = torch.full_like(self.moving, self._begins)
         self.problem, self.at = self._entered(self.moving)
 
     @property
@@ -90,11 +93,26 @@ class ActiveBatch:
         self._next += len(places)
         self.at.put(places, at)
         self.problem = self.problem.put(places, problem)
-        self.moving[places], self.ticks[places], self.attempt[places] = coming, 0, 0
+        self.moving[places], self.ticks[places], self.attempt[places] = coming, 0, self._begins
 
     def _restart(self, places: Tensor) -> None:
-        """Start anew, the second time elsewhere; now steps are held back in all states, too."""
-        problem, first = self.problem.select(places), self.attempt[places] == 0
+        """Start anew: feasibility first, then from elsewhere."""
+        restored = self.attempt[places] == RESTORATION
+        self._restore(places[restored])
+        self._start_elsewhere(places[~restored])
+        self.attempt[places] += 1
+
+    def _restore(self, places: Tensor) -> None:
+        """From the start, without a cost until violations are small."""
+        if len(places):
+            again = begun(self._cold.select(self.moving[places]))
+            self.at.put(places, replace(again, exchange=torch.zeros_like(self.at.exchange[places])))
+
+    def _start_elsewhere(self, places: Tensor) -> None:
+        """First waiting, then swaying; now steps are held back in all states, too."""
+        if not len(places):
+            return
+        problem, first = self.problem.select(places), self.attempt[places] == RESTORATION + 1
         waiting, swaying = _waiting(problem), _swaying(problem)
         chosen = first[:, None, None]
         start = Start(
@@ -104,7 +122,6 @@ class ActiveBatch:
         )
         again = _started(problem, start, self._barrier, held_back=True)
         self.at.put(places, replace(again, exchange=torch.zeros_like(self.at.exchange[places])))
-        self.attempt[places] += 1
 
     def _entered(self, which: Tensor) -> tuple[Discretised, Iterate]:
         return self._all.select(which), self._waiting.select(which)
@@ -141,6 +158,8 @@ def _started(problem: Discretised, start: Start, barrier: float, *, held_back: b
         limit=each.new_full((count,), torch.inf),
         exchange=slacks[:, :0],
         active=torch.zeros_like(slacks, dtype=torch.bool),
+        short=each.clone(),
+        goal=each.clone(),
     )
 
 

@@ -102,7 +102,7 @@ def adjoint(problem: Discretised, states: Tensor, controls: Tensor) -> Tensor:
     size, stages = problem.size, controls.shape[1]
     zero = torch.zeros_like(states)
     stage = expand_stages(problem, torch.cat((states[:, :-1], controls), -1), weights(problem, zero))
-    end = expand_end(problem, states[:, -1], states.new_zeros((len(states), 0)))
+    end = expand_end(problem, states[:, -1], states.new_ones((len(states), 1)))
     costates = [end.jacobian[..., 0, :]]
     for k in range(stages - 1, -1, -1):
         rows = stage.jacobian[:, k, :, :size]

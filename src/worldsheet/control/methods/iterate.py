@@ -43,6 +43,8 @@ class Iterate:
         exchange: ρ > 0, what slack a unit of force counts as, (B, 1, p), where an active set is kept in the place of a
             barrier. 0 where there is a barrier, (B, 0, p) where all of the batch have one.
         active: rows that are equations then, (B, N, p).
+        short: steps in a row that were short, (B,).
+        goal: the violation that is to be reached before the cost counts; 0 where it counts, (B,).
     """
 
     states: Tensor
@@ -61,6 +63,18 @@ class Iterate:
     limit: Tensor
     exchange: Tensor
     active: Tensor
+    short: Tensor
+    goal: Tensor
+
+    @property
+    def restoring(self) -> Tensor:
+        """Which problems make violations smaller and nothing else, (B,)."""
+        return self.goal > 0
+
+    @property
+    def counted(self) -> Tensor:
+        """What a unit of cost counts, 1 or 0, (B,)."""
+        return (~self.restoring).to(self.goal)
 
     @property
     def warm(self) -> bool:
@@ -88,7 +102,7 @@ class Iterate:
     def weights(self) -> Tensor:
         """(1, λ⁺, force) of every stage, which make its share of the Lagrangian of (L, F, G): (B, N, 1 + nz + p)."""
         one = self.states.new_ones((*self.controls.shape[:-1], 1))
-        return torch.cat((one, self.costates[:, 1:], self.forces), -1)
+        return self.counted[:, None, None] * torch.cat((one, self.costates[:, 1:], self.forces), -1)
 
 
 @final
@@ -111,6 +125,12 @@ class Conditions:
     slope: Tensor
     end_slope: Tensor
     misfit: Tensor
+
+    def select(self, index: Tensor) -> "Conditions":
+        """Some of the problems."""
+        stage, end = (mapped(lambda part: part[index], each) for each in (self.stage, self.end))
+        rest = (self.gap[index], self.slope[index], self.end_slope[index], self.misfit[index])
+        return Conditions(stage, end, *rest)
 
     def inequality(self) -> Tensor:
         """G, (B, N, p)."""
@@ -152,7 +172,7 @@ def _known(sizes: Tensor) -> Tensor:
 def conditions(problem: Discretised, at: Iterate, stage: Expansion) -> Conditions:
     """From the expansion of all stages at the iterate's points, by its weights."""
     size = problem.size
-    end = expand_end(problem, at.states[:, -1], at.pulls)
+    end = expand_end(problem, at.states[:, -1], torch.cat((at.counted[:, None], at.pulls), -1))
     slope = stage.gradient.clone()
     slope[..., :size] -= at.costates[:, :-1]
     return Conditions(

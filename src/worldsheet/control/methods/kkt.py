@@ -157,13 +157,15 @@ def _stiffness(at: Iterate) -> Tensor:
     All that are within two orders of magnitude of 1 are held alike.
     """
     ordinary = (at.end_sizes >= 1) & (at.end_sizes <= ORDINARY)
-    return 1 / (YIELD * torch.where(ordinary, 1.0, at.end_sizes).square())
+    firm = 1 / (YIELD * torch.where(ordinary, 1.0, at.end_sizes).square())
+    return torch.where(at.restoring[:, None], at.end_sizes.square().reciprocal(), firm)
 
 
 def _response(at: Iterate, found: Conditions) -> tuple[Tensor, Tensor]:
     """How a step changes forces: by push + ratio · δG, so that s · force is at the barrier to first order."""
     ratio = at.forces / at.slacks
     push = at.barrier[:, None, None] / at.slacks + ratio * found.inequality()
+    push = push + torch.where(at.restoring[:, None, None], at.forces, 0.0)  # which have no weight in `slope` there
     if not at.warm:
         return ratio, push
     stiff, pushed = response(at, found)

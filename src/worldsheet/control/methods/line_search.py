@@ -20,6 +20,7 @@ _BETTER = 1e-5  # of the violation that a step must take away, from the violatio
 _SMALL, _LARGE = 1e-4, 1e4  # violations next to which only the cost counts, and how far above the first none is allowed
 _COST_POWER, _VIOLATION_POWER = 2.3, 1.1  # a step is for the cost where its promise weighs more than the violation
 _HALVINGS = 12
+_SHORT = 0.02  # the length of a step that gets nowhere
 
 
 @final
@@ -128,10 +129,11 @@ def _settled(at: Iterate, aim: Aim, length: Tensor, good: Tensor) -> Iterate:
     moved = _moved(at, step, torch.where(good, length, 0.0), torch.where(good, _room(at.forces, step.forces), 0.0))
     lifted = torch.where(good, step.shift, (10 * step.shift).clamp(min=1e-3))
     failures = torch.where(good, 0.0, at.failures + 1)
+    short = torch.where(good & (length >= _SHORT), 0.0, at.short + 1)
     longer = torch.cat((aim.filter[:, 1:], aim.here[:, None]), 1)
     same = ~good | aim.is_for_the_cost(length, slice(None))
     kept = torch.where(same[:, None, None], aim.filter, longer)
-    return replace(moved, filter=kept, limit=aim.limit, shift=lifted, failures=failures)
+    return replace(moved, filter=kept, limit=aim.limit, shift=lifted, failures=failures, short=short)
 
 
 def _pair(stage: Tensor, end: Tensor, states: Tensor, slacks: Tensor, at: Iterate) -> Tensor:

@@ -11,7 +11,7 @@ from worldsheet.control.derivatives import Expansion
 from worldsheet.control.discretized import Discretised
 from worldsheet.control.lqr.subproblem import Quadratic, Step
 from worldsheet.control.methods.active_set import activated, interior, reactivated
-from worldsheet.control.methods.batch import RESTARTS, ActiveBatch
+from worldsheet.control.methods.batch import RESTARTS, RESTORATION, ActiveBatch
 from worldsheet.control.methods.history import History
 from worldsheet.control.methods.initial_guess import Start
 from worldsheet.control.methods.iterate import (
@@ -26,13 +26,15 @@ from worldsheet.control.methods.iterate import (
 )
 from worldsheet.control.methods.kkt import condensed, direction
 from worldsheet.control.methods.line_search import search
+from worldsheet.control.methods.restoration import eased, restored
 from worldsheet.control.methods.result import RawResult, Termination
 from worldsheet.control.methods.stagewise import expanded
 
 BARRIER = 0.1
 
-_PATIENCE = 12  # ticks without progress
+_PATIENCE, _LESS_PATIENCE = 12, 8  # ticks without progress, in a search and in restoration
 _CHANGES = 10  # of an active set within a tick
+_SHORT_STEPS, _FAR = 8, 1e-3  # tiny steps in a row that are too many, where residuals are larger than that
 _CLOSE = 10.0  # residuals within this many barriers let the barrier fall
 
 
@@ -82,8 +84,8 @@ def relax_matched(problem: Discretised, start: Start, settings: Matched, history
     evaluation of all stages with derivatives, 2 log N products of n × n scatterers for few problems or N small steps
     for many, and one or two evaluations of the merit. Where an active set is kept, each change of it within a tick
     costs one more impedance. Of a large batch as many as fit a processor's cache move at once;
-    a problem that ends makes room for the next. One that gets lost starts anew, first waiting where it is, then
-    swaying.
+    a problem that ends makes room for the next. One that gets lost, or crawls towards an end that is far away,
+    starts anew: feasibility first, then waiting where it is, then swaying.
     """
     places = ActiveBatch(problem, start, settings.barrier)
     results = _ResultBuffer(problem, start)
@@ -97,11 +99,12 @@ def relax_matched(problem: Discretised, start: Start, settings: Matched, history
         running = places.taken & (seen.terminations == Termination.RUNNING)
         wanted = running | places.taken & (seen.terminations == Termination.CONVERGED)
         seen, moved = _directed(part, seen, wanted)
-        again = places.taken & ~spent & (places.attempt < RESTARTS) & _lost(seen.terminations)
+        lost = _lost(seen.terminations) | running & (places.attempt == RESTORATION) & _crawling(seen.at, seen.now)
+        again = places.taken & ~spent & (places.attempt < RESTARTS) & lost
         ended = places.taken & ~running & ~again
+        running = running & ~again
         results.put(places.moving, ended, seen, moved[0].gains, ticks)
-        after = search(part, seen.at, seen.found, moved, running) if bool(running.any()) else seen.at
-        places.go_on(after, ended, again)
+        places.go_on(_moved_on(part, seen, moved, running, settings.barrier), ended, again)
     return results.rest()
 
 
@@ -122,6 +125,27 @@ def _directed(problem: Discretised, seen: _Seen, wanted: Tensor) -> tuple[_Seen,
     return seen, moved
 
 
+def _moved_on(
+    problem: Discretised, seen: _Seen, moved: tuple[Step, Tensor, Tensor], running: Tensor, barrier: float
+) -> Iterate:
+    """The next iterate, of those that search and of those that are restored."""
+    searching, restoring = running & ~seen.at.restoring, (running & seen.at.restoring).nonzero().flatten()
+    after = search(problem, seen.at, seen.found, moved, searching) if bool(searching.any()) else seen.at
+    if not len(restoring):
+        return after
+    part, found, at = problem.select(restoring), seen.found.select(restoring), seen.at.select(restoring)
+    step, shift, fine = moved
+    own = (step.select(restoring), shift[restoring], fine[restoring])
+    after = mapped(Tensor.clone, after)
+    after.put(restoring, restored(part, at, found, own, barrier))
+    return after
+
+
+def _crawling(at: Iterate, now: Residuals) -> Tensor:
+    """Which problems have made nothing but tiny steps for a while, far from what constraints ask, (B,)."""
+    return ~at.restoring & (at.short >= _SHORT_STEPS) & (torch.maximum(now.constraint, now.dynamics) > _FAR)
+
+
 def _lost(terminations: Tensor) -> Tensor:
     return (
         (terminations == Termination.STUCK)
@@ -133,25 +157,26 @@ def _lost(terminations: Tensor) -> Tensor:
 def _look(problem: Discretised, at: Iterate, stage: Expansion, spent: Tensor, tol: float) -> _Seen:
     at = activated(at, stage)
     found = conditions(problem, at, stage)
-    at = grown(at, found)
+    at = eased(grown(at, found), found)
     units = Units.of(at, found, tol)
     now = residuals(problem, at, found, units)
     terminations = _endings(problem, at, now, tol, spent)
     calm = _calmer(at, now, units, tol)
+    now = replace(now, costate=torch.where(at.restoring, torch.inf, now.costate))  # not known while no cost counts
     return _Seen(calm, found, now, terminations, condensed(problem, calm, found), tol / 10 * units.cost)
 
 
 def _endings(problem: Discretised, at: Iterate, now: Residuals, tol: float, spent: Tensor) -> Tensor:
     """Which problems have come to an end, and why."""
     worst = now.worst()
-    stuck = at.failures >= _PATIENCE
+    stuck = at.failures >= torch.where(at.restoring, _LESS_PATIENCE, _PATIENCE)
     met = now.constraint <= 1e3 * tol
     ending = torch.where(
         stuck, torch.where(met, Termination.STUCK.value, Termination.INFEASIBLE.value), Termination.RUNNING.value
     )
     ending = torch.where(spent, torch.where(met, Termination.SPENT.value, Termination.INFEASIBLE.value), ending)
     ending = torch.where(worst.isfinite(), ending, Termination.OVERFLOWED.value)
-    ending = torch.where(worst <= tol, Termination.CONVERGED.value, ending)
+    ending = torch.where((worst <= tol) & ~at.restoring, Termination.CONVERGED.value, ending)
     return torch.where(problem.start.isfinite().all(-1), ending, Termination.NO_START.value)
 
 
@@ -164,7 +189,7 @@ def _calmer(at: Iterate, now: Residuals, units: Units, tol: float) -> Iterate:
         worst = replace(now, complementarity=complementarity(at, barrier, units)).worst()
         lower = torch.minimum(0.2 * barrier, barrier**1.5)
         lower = torch.minimum(torch.maximum(lower, floor), barrier)
-        barrier = torch.where(worst <= _CLOSE * barrier / units.cost, lower, barrier)
+        barrier = torch.where((worst <= _CLOSE * barrier / units.cost) & ~at.restoring, lower, barrier)
     changed = (barrier < at.barrier)[:, None, None]
     return replace(at, barrier=barrier, filter=torch.where(changed, torch.inf, at.filter))
 
