@@ -12,6 +12,7 @@ from torch import Tensor
 from torch._decomp import core_aten_decompositions
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 run_backward: Callable[..., tuple[Tensor | None, ...]] = torch.autograd.Variable._execution_engine.run_backward
 """torch.autograd.grad and backward, less the checks of what the engine has made itself, which a narrow site feels."""
@@ -21,6 +22,9 @@ without_function_modes: Callable[[], AbstractContextManager[None]] = torch._C.Di
 
 saved_tensor_hooks: Callable[[bool], Any] = torch._C._autograd._top_saved_tensors_default_hooks
 """What surrounds the operations of this moment and changes what graphs keep: an activation checkpoint, for example."""
+
+DispatchMode = TorchDispatchMode
+"""Shows the operations that a function does, those of its derivatives included, as they are done."""
 
 core_decompositions = core_aten_decompositions
 """How torch's operations are made of fewer, for code that knows only those."""

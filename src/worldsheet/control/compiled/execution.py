@@ -13,7 +13,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from worldsheet.control.compiled.codegen import Straight, straight
 from worldsheet.control.compiled.constants import Constants
+from worldsheet.control.compiled.loops import Loops
 from worldsheet.control.compiled.native import Recursion
+from worldsheet.control.compiled.recording import UnknownError
 from worldsheet.core.errors import InputError
 from worldsheet.core.private_torch import compiled_graph
 
@@ -181,7 +183,7 @@ class Compiled(Execution):
     def __init__(self) -> None:
         self.seconds = 0.0
         self._current: set[Constants] = set()
-        self._made: dict[Any, tuple[Callable[..., list[Tensor]], Form, Constants]] = {}
+        self._made: dict[Any, tuple[Callable[[list[Tensor]], list[Tensor]], Form, Constants]] = {}
         self._recursions: dict[tuple[torch.dtype, tuple[int, int]], Recursion] = {}
         self._straight: dict[Hashable, Straight | None] = {}
 
@@ -227,7 +229,7 @@ class Compiled(Execution):
             self.seconds += time.perf_counter() - begun
         code, out, constants = self._made[key]
         self._check(constants)
-        found: R = put_together(out, iter(code(*leaves)), iter(()))
+        found: R = put_together(out, iter(code(leaves)), iter(()))
         return found
 
     def recursion(self, like: Tensor, sizes: tuple[int, int]) -> Recursion | None:
@@ -275,27 +277,47 @@ class Compiled(Execution):
 
 def _code(
     function: Callable[..., Any], form: Form, leaves: list[Tensor], kept: list[Any]
-) -> tuple[Callable[..., list[Tensor]], Form, Constants]:
+) -> tuple[Callable[[list[Tensor]], list[Tensor]], Form, Constants]:
     """The function on bare tensors, the form of what it returns, and what it closes over."""
     forms: list[Form] = []
 
     def bare(*tensors: Tensor) -> list[Tensor]:
         found: list[Tensor] = []
         forms.append(taken_apart(function(*put_together(form, iter(tensors), iter(kept))), found, []))
-        return [leaf.contiguous() for leaf in found]
+        return found
 
     try:
-        graph = make_fx(bare)(*leaves)
-        graph.graph.eliminate_dead_code()
-        graph.recompile()
-        constants = Constants(graph)
-        with torch.no_grad():
-            code = compiled_graph(graph, leaves)
-            code(*leaves)
+        code = _loops(bare, leaves) or _generated(bare, leaves)
     except Exception as error:
         raise InputError(
             f"the problem's functions cannot be compiled: {type(error).__name__}: {str(error).splitlines()[0]}",
             "functions of tensors without branches on their values, and a C++ compiler",
             "use torch.where instead of if, install g++, or leave Compiled() out",
         ) from error
-    return code, forms[-1], constants
+    return code[0], forms[-1], code[1]
+
+
+_Code: TypeAlias = tuple[Callable[[list[Tensor]], list[Tensor]], Constants]
+
+
+def _loops(function: Callable[..., list[Tensor]], leaves: list[Tensor]) -> _Code | None:
+    """Loops in C, on a processor and where all operations have them."""
+    if leaves[0].device.type != "cpu":
+        return None
+    try:
+        made = Loops(function, leaves)
+    except UnknownError:
+        return None
+    return made, made.constants
+
+
+def _generated(function: Callable[..., list[Tensor]], leaves: list[Tensor]) -> _Code:
+    """By the generator behind torch.compile."""
+    graph = make_fx(lambda *tensors: [leaf.contiguous() for leaf in function(*tensors)])(*leaves)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    constants = Constants.of(graph)
+    with torch.no_grad():
+        code = compiled_graph(graph, leaves)
+        code(*leaves)
+    return lambda given: code(*given), constants
