@@ -3,6 +3,7 @@
 tests/parity/test_private_calls.py says of each that it still does what it is needed for.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -23,15 +24,25 @@ without_function_modes: Callable[[], AbstractContextManager[None]] = torch._C.Di
 saved_tensor_hooks: Callable[[bool], Any] = torch._C._autograd._top_saved_tensors_default_hooks
 """What surrounds the operations of this moment and changes what graphs keep: an activation checkpoint, for example."""
 
-DispatchMode = TorchDispatchMode
-"""Shows the operations that a function does, those of its derivatives included, as they are done."""
-
 core_decompositions = core_aten_decompositions
 """How torch's operations are made of fewer, for code that knows only those."""
 
 tree_leaves, tree_map = pytree.tree_leaves, pytree.tree_map
 tree_flatten, tree_unflatten = pytree.tree_flatten, pytree.tree_unflatten
 """Nested containers as users' modules take and return them, as torch itself takes them apart."""
+
+
+class DispatchMode(TorchDispatchMode, ABC):  # type: ignore[no-untyped-call]  # as torch leaves it
+    """Shows the operations that a function does, those of its derivatives included, as they are done."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: to keep torch.compile away, torch would import all of it, which takes seconds."""
+        return False
+
+    @abstractmethod
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """What becomes of one operation."""
 
 
 def is_transformed() -> bool:

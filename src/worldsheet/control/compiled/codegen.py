@@ -8,7 +8,8 @@ from typing import Any, final
 from torch import Tensor
 
 from worldsheet.control.compiled.native import loaded
-from worldsheet.control.compiled.scalar_ir import Scalars, UnknownError, scalars
+from worldsheet.control.compiled.recording import UnknownError
+from worldsheet.control.compiled.scalar_ir import Scalars, scalars
 
 _SOURCE = Path(__file__).with_name("simd.c")
 _LARGEST = 12_000  # operations; a C compiler takes minutes for more

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import Any, TypeAlias, final
 
 import torch
@@ -25,7 +26,7 @@ _VIEWS = {
     aten.unsqueeze, aten.squeeze, aten.unbind, aten.split, aten.diagonal,
 }  # fmt: skip
 _FORMS = {
-    aten.mul: "({0} * {1})", aten.neg: "(-{0})", aten.reciprocal: "(1 / {0})", aten.abs: "r_abs({0})",
+    aten.mul: "({0} * {1})", aten.neg: "(-{0})", aten.reciprocal: "(1 / {0})", aten.abs: "fabs({0})",
     aten.maximum: "r_max({0}, {1})", aten.minimum: "r_min({0}, {1})", aten.relu: "r_max({0}, 0)",
     aten.sign: "(({0} > 0) - ({0} < 0))", aten.sigmoid: "(1 / (1 + exp(-{0})))", aten.rsqrt: "(1 / sqrt({0}))",
     aten.lt: "({0} < {1})", aten.le: "({0} <= {1})", aten.gt: "({0} > {1})", aten.ge: "({0} >= {1})",
@@ -53,33 +54,7 @@ _RULES = {
 }  # fmt: skip
 _BASIC = frozenset(_ALIASES | _VIEWS | set(_FORMS) | set(_IN_PLACE) | set(_TOTALS) | _RULES)
 
-_HEAD = """
-#include <math.h>
-#include <stdlib.h>
-static inline REAL r_abs(REAL a) { return a < 0 ? -a : a + 0; }
-static inline REAL r_max(REAL a, REAL b) { return a > b || a != a ? a : b; }
-static inline REAL r_min(REAL a, REAL b) { return a < b || a != a ? a : b; }
-static inline REAL r_square(REAL a) { return a * a; }
-static inline REAL r_cube(REAL a) { return a * a * a; }
-static inline REAL r_tame(REAL a, REAL nan, REAL most, REAL least) {
-    return a != a ? nan : a == INFINITY ? most : a == -INFINITY ? least : a; }
-static void r_sort(const REAL *from, long by, REAL *to, long next, long count) { /* NaN last, as torch has it */
-    REAL *a = malloc(sizeof(REAL) * count);
-    for (long i = 0; i < count; i++) a[i] = from[i * by];
-    static const long steps[] = {57836897, 15120757, 3953141, 1033499, 270189, 70636, 18466, 4827, 1262, 330, 86, 22, 5, 1};
-    for (int g = 0; g < 14; g++) {
-        const long gap = steps[g];
-        for (long i = gap; i < count; i++) {
-            const REAL x = a[i];
-            long j = i;
-            for (; j >= gap && (a[j - gap] > x || (a[j - gap] != a[j - gap] && x == x)); j -= gap) a[j] = a[j - gap];
-            a[j] = x;
-        }
-    }
-    for (long i = 0; i < count; i++) to[i * next] = a[i];
-    free(a);
-}
-"""
+_SOURCE = Path(__file__).with_name("loops.c")
 
 Shape: TypeAlias = tuple[int, ...]
 
@@ -164,7 +139,9 @@ class Loops:
         writer = _Writer(recording)
         self._held, self._outputs = writer.held, writer.outputs
         self._code = loaded(writer.source(), next(iter(reals), torch.float64), "-O2")
-        self._pointers = ctypes.c_void_p * (len(given) + len(self._held) + len({n for n, _, _ in self._outputs if n < 0}))
+        self._pointers = ctypes.c_void_p * (
+            len(given) + len(self._held) + len({n for n, _, _ in self._outputs if n < 0})
+        )
 
     def __call__(self, leaves: list[Tensor]) -> list[Tensor]:
         """The function, of contiguous tensors."""
@@ -193,7 +170,9 @@ class _Writer:
         self._written = {_memory(recording.likes[call.args[0].number]) for call in recording.calls if call.in_place}
         self._left = Counter(recording.outputs)
         for call in recording.calls:
-            self._left.update(part.number for part in flat((call.args, tuple(call.kwargs.values()))) if isinstance(part, Ref))
+            self._left.update(
+                part.number for part in flat((call.args, tuple(call.kwargs.values()))) if isinstance(part, Ref)
+            )
         self.held: list[Tensor] = []
         self.outputs: list[tuple[int, Shape, torch.dtype]] = []
         for place, number in enumerate(recording.inputs):
@@ -205,7 +184,7 @@ class _Writer:
 
     def source(self) -> str:
         """The whole of the code."""
-        lines = [_HEAD, "int run(char **p) {"]
+        lines = [_SOURCE.read_text(), "int run(char **p) {"]
         size = self._arranged()
         if size:
             lines += [f"char *scratch = malloc({size});", "if (!scratch) return 1;"]
@@ -489,7 +468,9 @@ class _Writer:
         else:
             self._entrywise("pow({0}, {1})", (a, power), made[0])
 
-    def _clamp(self, a: Any, least: Any = None, most: Any = None, *, made: tuple[int, ...], min: Any = None, max: Any = None) -> None:  # noqa: A002
+    def _clamp(
+        self, a: Any, least: Any = None, most: Any = None, *, made: tuple[int, ...], min: Any = None, max: Any = None
+    ) -> None:
         if not self._like(made[0]).is_floating_point():
             raise UnknownError("limits of integers")
         form, args = "{0}", [a]
@@ -505,9 +486,15 @@ class _Writer:
     def _clamp_max(self, a: Any, most: Any, *, made: tuple[int, ...]) -> None:
         self._clamp(a, None, most, made=made)
 
-    def _nan_to_num(self, a: Any, nan: Any = None, posinf: Any = None, neginf: Any = None, *, made: tuple[int, ...]) -> None:
+    def _nan_to_num(
+        self, a: Any, nan: Any = None, posinf: Any = None, neginf: Any = None, *, made: tuple[int, ...]
+    ) -> None:
         finite = torch.finfo(self._like(made[0]).dtype)
-        limits = (0.0 if nan is None else nan, finite.max if posinf is None else posinf, finite.min if neginf is None else neginf)
+        limits = (
+            0.0 if nan is None else nan,
+            finite.max if posinf is None else posinf,
+            finite.min if neginf is None else neginf,
+        )
         self._entrywise("r_tame({0}, {1}, {2}, {3})", (a, *limits), made[0])
 
     def _bitwise_not(self, a: Any, *, made: tuple[int, ...]) -> None:
@@ -542,10 +529,14 @@ class _Writer:
         buffer, strides = self._buffer(like), _contiguous(like.shape)
         for place, part in enumerate(parts):
             value = self._of(part, like)
-            self._assign(_Read(buffer, strides[:dim] + strides[dim + 1 :], place * strides[dim]), value.tree, value.shape)
+            self._assign(
+                _Read(buffer, strides[:dim] + strides[dim + 1 :], place * strides[dim]), value.tree, value.shape
+            )
         self._values[made[0]] = self._whole(buffer, like)
 
-    def _placed(self, part: Any, like: Tensor, target: Callable[[Shape], tuple[Shape, int]], made: int, filling: Any = 0) -> None:
+    def _placed(
+        self, part: Any, like: Tensor, target: Callable[[Shape], tuple[Shape, int]], made: int, filling: Any = 0
+    ) -> None:
         """Entries in an array of something else."""
         buffer, value = self._buffer(like), self._of(part, like)
         self._fill(buffer, like, _number(filling, like))
@@ -564,7 +555,9 @@ class _Writer:
         dim, like = dim % len(sizes), self._like(made[0])
         self._placed(a, like, lambda s: (s[:dim] + s[dim + 1 :], index % sizes[dim] * s[dim]), made[0])
 
-    def _slice_backward(self, a: Any, sizes: list[int], dim: int, start: int, end: int, step: int, *, made: tuple[int, ...]) -> None:
+    def _slice_backward(
+        self, a: Any, sizes: list[int], dim: int, start: int, end: int, step: int, *, made: tuple[int, ...]
+    ) -> None:
         dim, like = dim % len(sizes), self._like(made[0])
         first = slice(start, end, step).indices(sizes[dim])[0]
         self._placed(a, like, lambda s: ((*s[:dim], s[dim] * step, *s[dim + 1 :]), first * s[dim]), made[0])
@@ -579,7 +572,11 @@ class _Writer:
         buffer, strides = self._buffer(like), _contiguous(like.shape)
         rest = shape[:dim] + shape[dim + 1 :]
         for place, row in enumerate(rows.tolist()):
-            read = _Read(source.buffer, source.strides[:dim] + source.strides[dim + 1 :], source.offset + row % shape[dim] * source.strides[dim])
+            read = _Read(
+                source.buffer,
+                source.strides[:dim] + source.strides[dim + 1 :],
+                source.offset + row % shape[dim] * source.strides[dim],
+            )
             self._assign(_Read(buffer, strides[:dim] + strides[dim + 1 :], place * strides[dim]), read, rest)
         self._values[made[0]] = self._whole(buffer, like)
 
@@ -603,10 +600,14 @@ class _Writer:
         self._values[made] = self._whole(buffer, like)
         if loops is None or not columns:
             return
-        x, y = f"a{left.buffer}[{_inside(x)} + k * {left.strides[-1]}]", f"a{right.buffer}[{_inside(y)} + k * {right.strides[-2]} + j * {right.strides[-1]}]"
+        x, y = (
+            f"a{left.buffer}[{_inside(x)} + k * {left.strides[-1]}]",
+            f"a{right.buffer}[{_inside(y)} + k * {right.strides[-2]} + j * {right.strides[-1]}]",
+        )
         to = f"a{buffer}[{_inside(to)} + j]"
         text = (
-            f"{loops}{{ REAL s[{columns}]; for (int j = 0; j < {columns}; j++) s[j] = 0; for (int k = 0; k < {depth}; k++) "
+            f"{loops}{{ REAL s[{columns}]; for (int j = 0; j < {columns}; j++) s[j] = 0; "
+            f"for (int k = 0; k < {depth}; k++) "
             f"{{ const REAL x = {x}; for (int j = 0; j < {columns}; j++) s[j] += x * {y}; }} "
             f"for (int j = 0; j < {columns}; j++) {to} = s[j]; }}"
         )
@@ -618,7 +619,10 @@ class _Writer:
             raise UnknownError("an order that is not that of numbers alone")
         source, shape = self._read(a)
         buffer, strides, dim = self._buffer(like), _contiguous(like.shape), dim % len(shape)
-        outer = [_Read(each.buffer, each.strides[:dim] + each.strides[dim + 1 :], each.offset) for each in (source, _Read(buffer, strides, 0))]
+        outer = [
+            _Read(each.buffer, each.strides[:dim] + each.strides[dim + 1 :], each.offset)
+            for each in (source, _Read(buffer, strides, 0))
+        ]
         loops, (from_, to) = _nest(shape[:dim] + shape[dim + 1 :], outer)
         self._values[made[0]] = self._whole(buffer, like)
         if loops is not None:
@@ -632,13 +636,17 @@ class _Writer:
         dim %= len(shape)
         rest = shape[:dim] + shape[dim + 1 :]
         buffer = self._buffer(like)
-        outer = [_Read(source.buffer, source.strides[:dim] + source.strides[dim + 1 :], source.offset), _Read(buffer, _contiguous(rest), 0)]
+        outer = [
+            _Read(source.buffer, source.strides[:dim] + source.strides[dim + 1 :], source.offset),
+            _Read(buffer, _contiguous(rest), 0),
+        ]
         loops, (from_, to) = _nest(rest, outer)
         self._values[made[0]] = self._whole(buffer, like)
         if loops is not None:
             at = f"a{source.buffer}[{_inside(from_)} + j * {source.strides[dim]}]"
             best = f"a{source.buffer}[{_inside(from_)} + {to} * {source.strides[dim]}]"
-            text = f"{loops}{{ {to} = 0; for (int j = 1; j < {shape[dim]}; j++) if ({at} > {best} || ({at} != {at} && {best} == {best})) {to} = j; }}"
+            larger = f"{at} > {best} || ({at} != {at} && {best} == {best})"
+            text = f"{loops}{{ {to} = 0; for (int j = 1; j < {shape[dim]}; j++) if ({larger}) {to} = j; }}"
             self._write(text, buffer, source.buffer)
 
 
@@ -658,7 +666,7 @@ def _contiguous(shape: Any) -> Shape:
 
 
 def _number(value: Any, like: Tensor) -> _Number:
-    if isinstance(value, bool) or like.dtype in {torch.bool, torch.int64} and isinstance(value, int):
+    if isinstance(value, bool) or (like.dtype in {torch.bool, torch.int64} and isinstance(value, int)):
         return _Number(str(int(value)))
     return _Number(f"(REAL){float(value)!r}".replace("inf", "INFINITY").replace("nan", "NAN"))
 
@@ -688,7 +696,9 @@ def _broadcast(tree: _Tree, shape: Shape, wanted: Shape) -> _Tree:
 
     def spread(read: _Read) -> _Read:
         same = zip(read.strides, shape, wanted[more:], strict=True)
-        return _Read(read.buffer, (0,) * more + tuple(0 if size != all_ else by for by, size, all_ in same), read.offset)
+        return _Read(
+            read.buffer, (0,) * more + tuple(0 if size != all_ else by for by, size, all_ in same), read.offset
+        )
 
     return _mapped(tree, spread)
 
@@ -702,7 +712,7 @@ def _text(tree: _Tree, places: dict[_Read, str]) -> str:
 
 
 def _nest(shape: Shape, reads: list[_Read], letter: str = "i") -> tuple[str | None, list[str]]:
-    """Loops over a shape, neighbouring dimensions as one where that can be, and the places of reads; None for nothing."""
+    """Loops over a shape, neighbouring dimensions as one where possible, and the places of reads; None for nothing."""
     if not prod(shape):
         return None, ["" for _ in reads]
     dims: list[tuple[int, Shape]] = []

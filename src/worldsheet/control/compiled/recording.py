@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, final
 
 import torch
@@ -103,7 +104,7 @@ def record(
 
 
 @final
-class _Recorder(DispatchMode):
+class _Recorder(DispatchMode):  # type: ignore[no-untyped-call]  # as torch leaves it
     """Stands between a function and torch's operations.
 
     A tensor that depends on no argument is a constant with the value that it has when it is used; nothing is recorded
@@ -111,7 +112,7 @@ class _Recorder(DispatchMode):
     """
 
     def __init__(self, basic: frozenset[Any]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[Call] = []
         self.values: dict[int, Tensor] = {}
         self.likes: list[Tensor] = []
@@ -142,9 +143,9 @@ class _Recorder(DispatchMode):
             self.likes.append(tensor)
         return Ref(self._used[key])
 
-    def __torch_dispatch__(self, target: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """One operation."""
-        kwargs = kwargs or {}
+        target, kwargs = func, kwargs or {}
         tensors = [part for part in flat((args, tuple(kwargs.values()))) if isinstance(part, Tensor)]
         if not any(id(tensor) in self._numbers for tensor in tensors):
             return self._constant(target, tensors, args, kwargs)
@@ -152,10 +153,10 @@ class _Recorder(DispatchMode):
         if packet in _SHAPES:
             return self._kept(target(*args, **kwargs))
         if packet not in self._basic and not target._schema.is_mutable:
-            pieces: Any = core_decompositions().get(target)
-            if pieces is not None:
+            pieces = _table()
+            if target in pieces:
                 with self:
-                    return pieces(*args, **kwargs)
+                    return pieces[target](*args, **kwargs)
         if target is aten._local_scalar_dense.default:
             raise ValueAskedError("a branch on the value of a tensor, or a number made of it")
         return self._moving(target, args, kwargs)
@@ -205,6 +206,12 @@ class _Recorder(DispatchMode):
         if isinstance(part, (list, tuple)):
             return type(part)(self._referring(each) for each in part)
         return {name: self._referring(each) for name, each in part.items()} if isinstance(part, dict) else part
+
+
+@cache
+def _table() -> Any:
+    """How operations are made of fewer; to ask for it takes torch seconds."""
+    return core_decompositions()
 
 
 def flat(parts: Any) -> list[Any]:
