@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
+from operator import attrgetter
 from typing import Any, TypeAlias, TypeVar, final
 
 import torch
@@ -53,26 +54,34 @@ Form: TypeAlias = _Kept | tuple[Any, ...] | None
 
 
 @cache
-def _names(record: type) -> tuple[str, ...]:
-    """The fields of a record; none of what is not taken apart."""
-    return (
-        tuple(field.name for field in fields(record)) if is_dataclass(record) and not issubclass(record, Static) else ()
-    )
+def _parts(record: type) -> Callable[[Any], tuple[Any, ...]] | None:
+    """What takes such a record apart; None for what is not taken apart."""
+    if record is tuple:
+        return iter  # a tuple is its own parts
+    if not is_dataclass(record) or issubclass(record, Static):
+        return None
+    names = tuple(field.name for field in fields(record))
+    return attrgetter(*names) if len(names) > 1 else lambda one: tuple(getattr(one, name) for name in names)
 
 
 def taken_apart(record: Any, leaves: list[Tensor], kept: list[Any]) -> Form:
     """Append the tensors of nested records and tuples to `leaves`, what is none to `kept`, and return the form."""
-    if isinstance(record, Tensor):
-        leaves.append(record)
-        return None
     made: Any = type(record)
-    if made is tuple:
-        return (made, *[taken_apart(part, leaves, kept) for part in record])
-    names = _names(made)
-    if names:
-        return (made, *[taken_apart(getattr(record, name), leaves, kept) for name in names])
-    kept.append(record)
-    return _Kept(record.signature() if isinstance(record, Static) else record)
+    parts = None if made is Tensor else _parts(made)
+    if parts is None:
+        if isinstance(record, Tensor):
+            leaves.append(record)
+            return None
+        kept.append(record)
+        return _Kept(record.signature() if isinstance(record, Static) else record)
+    forms: list[Any] = [made]
+    for part in parts(record):
+        if type(part) is Tensor:  # as below; most parts are, and this is done at every call
+            leaves.append(part)
+            forms.append(None)
+        else:
+            forms.append(taken_apart(part, leaves, kept))
+    return tuple(forms)
 
 
 def put_together(form: Form, leaves: Iterator[Tensor], kept: Iterator[Any]) -> Any:
@@ -82,7 +91,7 @@ def put_together(form: Form, leaves: Iterator[Tensor], kept: Iterator[Any]) -> A
     if isinstance(form, _Kept):
         return next(kept)
     made, *forms = form
-    parts = [put_together(part, leaves, kept) for part in forms]
+    parts = [next(leaves) if part is None else put_together(part, leaves, kept) for part in forms]
     return tuple(parts) if made is tuple else made(*parts)
 
 
@@ -128,7 +137,13 @@ class Execution(ABC):
     def straight(
         self, key: Hashable, function: Callable[..., tuple[Tensor, ...]], fields: list[Tensor]
     ) -> Straight | None:
-        """Straight-line code for a function of one stage (1, 1, ·), the same for the same key, where there is any."""
+        """Straight-line code for a function of one stage (1, 1, ·), the same for the same key, where there is any.
+
+        Args:
+            key: of the function.
+            function: of tensors.
+            fields: of the right dtype and sizes, for any number of stages (B, N, ·).
+        """
 
 
 @final
@@ -262,7 +277,7 @@ class Compiled(Execution):
         key = (key, like.dtype, *[field.shape[-1] for field in fields])
         if key not in self._straight:
             begun = time.perf_counter()
-            self._straight[key] = straight(function, fields)
+            self._straight[key] = straight(function, [field[:1, :1] for field in fields])
             self.seconds += time.perf_counter() - begun
         code = self._straight[key]
         if code is not None:
