@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Mapping
 from math import cos, pi, sin
+from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -76,7 +77,7 @@ def _frame(draw: Drawing, states: np.ndarray, row: int, title: str) -> Image.Ima
     figure = Figure(figsize=(4.2, 4.4), dpi=80, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    axes.set_title(title, fontsize=10)
+    axes.set_title(fill(title, 44), fontsize=10)
     axes.set_aspect("equal")
     axes.set_axis_off()
     draw(axes, states, row)

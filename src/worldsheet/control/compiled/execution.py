@@ -183,13 +183,16 @@ class Eager(Execution):
 
 @final
 class Compiled(Execution):
-    """Machine code: stages and the Riccati recursion in C, the rest by the generator behind `torch.compile`.
+    """Machine code: on a processor all of it C, elsewhere by the generator behind `torch.compile`.
 
-    Stages that are too large for C or have an operation without a scalar form go by that generator, too. Making it
-    takes tens of seconds, once for a number of problems and all that `Problem.at` and `MPC` make of them. Dynamics,
-    costs and constraints are read at that moment. A tensor that they close over is compared at every solve, which
-    refuses one that has changed; numbers and all else that they read must not change. What differs from solve to solve
-    belongs into `Problem.parameters`.
+    Stages are straight-line code, what moves whole arrays is loops, and the Riccati recursion is made for its sizes. An
+    operation that has no such form brings the generator in for its function. Making code takes some seconds, once for
+    a number of problems and all that `Problem.at` and `MPC` make of them. It is kept in the user's cache folder, or
+    where the environment variable `WORLDSHEET_CACHE` says (nowhere if that is empty): what was made before on this
+    machine, by the same compiler of the same source, is there in a fraction of a second. Dynamics, costs and
+    constraints are read at the first solve. A tensor that they close over is compared at every solve, which refuses one
+    that has changed; numbers and all else that they read must not change. What differs from solve to solve belongs into
+    `Problem.parameters`.
 
     Attributes:
         seconds: wall-clock time spent on making code so far.
