@@ -1,5 +1,6 @@
 """Loops in C for functions of whole arrays, against the same functions in torch."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -189,4 +190,6 @@ def test_making_code_asks_for_no_part_of_torch_that_takes_seconds() -> None:
         "import sys, torch; from worldsheet.control.compiled.loops import Loops;"
         "Loops(lambda x: [x.sin() * 2], [torch.rand(3)]); assert 'torch._dynamo' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", text], check=True)
+    subprocess.run(
+        [sys.executable, "-c", text], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, check=True
+    )

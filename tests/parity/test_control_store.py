@@ -1,5 +1,6 @@
 """Machine code on disk: what is found again is what was made, and what is not whole is made anew."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -47,6 +48,11 @@ def made(*flags: str, source: str = SOURCE) -> int:
     return answer
 
 
+def here() -> dict[str, str]:
+    """For a process that is to find what this one finds."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join((*sys.path, str(Path(__file__).parents[1])))}
+
+
 def entries(folder: Path) -> list[Path]:
     return sorted(folder.glob("*/*"))
 
@@ -73,7 +79,7 @@ def test_an_entry_that_is_not_whole_is_made_anew(
 
     def answer(other: bool = False) -> str:
         command = [sys.executable, "-c", code.format(other=other)]
-        done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
+        done = subprocess.run(command, env=here(), capture_output=True, text=True, check=True)
         return done.stdout.split()[0]
 
     assert answer(other=damage == "another's") == "42"
@@ -108,9 +114,7 @@ def test_processes_may_make_the_same_code_at_the_same_time(folder: Path) -> None
         f"time.sleep(max(0, {begin} - time.time())); print([made(f'-DANSWER={{n}}') for n in range(3)])"
     )
     command = [sys.executable, "-c", text]
-    running = [
-        subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True) for _ in range(3)
-    ]
+    running = [subprocess.Popen(command, env=here(), stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert [each.communicate()[0].strip() for each in running] == ["[0, 1, 2]"] * 3
     assert all(file.suffix == ".so" for file in entries(folder))  # nothing half made is left
     assert len({file.stem.split("-")[0] for file in entries(folder)}) == 3
