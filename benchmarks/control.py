@@ -45,6 +45,7 @@ def control(  # noqa: PLR0913, PLR0917  an argument per option
     repeats: Annotated[int, typer.Option(help="rounds of single solves, in turns")] = 7,
     tol: Annotated[float, typer.Option(help="largest KKT residual, the same for all")] = 1e-6,
     compiled: Annotated[bool, typer.Option(help="machine code too; seconds to make")] = False,
+    eager: Annotated[bool, typer.Option(help="plain torch, which takes minutes for large batches")] = True,
     horizon: Annotated[bool, typer.Option(help="a tick over horizons of 100 to 10 000 stages too")] = False,
     crocoddyl: Annotated[Path | None, typer.Option(help="a Python that has crocoddyl and casadi")] = None,
     quick: Annotated[bool, typer.Option(help="a trial of the command: one case, few rounds, a small batch")] = False,
@@ -55,18 +56,22 @@ def control(  # noqa: PLR0913, PLR0917  an argument per option
     names = list(dict.fromkeys(case or (_SINGLES[:1] if quick else _SINGLES)))
     repeats, batch, sample = (3, min(batch, 64), min(sample, 4)) if quick else (repeats, batch, sample)
     log = Console(stderr=True)
+    kinds: dict[str, Callable[[], Execution]] = {}
+    if eager:
+        kinds["eager"] = Eager
+    if compiled:
+        kinds["compiled"] = Compiled
     ones, manys = [], []
     with threads(1):
         for name in names:
             choose("case", name, PROBLEMS)
             log.print(f"{name}: one problem", highlight=False)
             others = _others(name, tol)
-            executions: dict[str, Execution] = {"eager": Eager(), **({"compiled": Compiled()} if compiled else {})}
+            executions = {who: make() for who, make in kinds.items()}
             ones.append(one(name, others, executions, repeats, tol, crocoddyl))
             if batch and (name in _BATCHES or case):
                 log.print(f"{name}: {batch} problems", highlight=False)
                 manys += many(name, others, executions, (batch, sample, seed), tol)
-        kinds: dict[str, Callable[[], Execution]] = {"eager": Eager, **({"compiled": Compiled} if compiled else {})}
         ticks = over_the_horizon(kinds, repeats) if horizon else []
     machine = this_machine(torch.device("cpu"), (1,))
     if as_json:
