@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -11,11 +11,11 @@ import torch
 
 from benchmarks.rivals import ExternalMethod, running
 from worldsheet.control import Compiled, Execution, Guess, Problem, Trajectory, solve
-from worldsheet_lab.control.problems import KNOWN, Known
+from worldsheet_lab.control.problems import PROBLEMS, Known
 
 CROCODDYL = {"crocoddyl": Path(__file__).with_name("rival_crocoddyl.py")}
 CROCODDYL_KNOWS = ("pendulum", "cartpole", "quadrotor", "vanderpol")  # no path or end constraint, a fixed duration
-HORIZONS = (100, 300, 1000, 3000, 10_000)
+HORIZONS = (100, 300, 1000, 2000, 3000, 10_000)
 
 
 @final
@@ -29,6 +29,7 @@ class Share:
         seconds: CPU seconds of a solve by one thread, the median over rounds.
         best: the smallest of them.
         ratio: seconds over IPOPT's of the same round, the median.
+        to_fatrop: the same over fatrop's.
         steps: iterations or ticks.
         cost: what it found.
         residual: the largest KKT residual, where it is told.
@@ -39,6 +40,7 @@ class Share:
     seconds: float
     best: float
     ratio: float
+    to_fatrop: float
     steps: int
     cost: float
     residual: float | None
@@ -64,12 +66,15 @@ class Many:
         build: seconds on machine code.
         batch: how many.
         ipopt_rate: problems per second, IPOPT in a loop over the first `sample` of them.
-        sample: how many IPOPT solved.
+        fatrop_rate: the same of fatrop.
+        sample: how many they solved.
         rate: problems per second, all at once.
         ratio: rate / ipopt_rate.
+        to_fatrop: rate / fatrop_rate.
         ipopt_solved: share that IPOPT solved.
+        fatrop_solved: share that fatrop solved.
         solved: share that we solved.
-        agreeing: share of the sample in which both costs agree to 1e-4, relative.
+        agreeing: share of the sample in which our cost and IPOPT's agree to 1e-4, relative.
         better: share of the sample in which ours is lower by more than that.
     """
 
@@ -78,10 +83,13 @@ class Many:
     build: float
     batch: int
     ipopt_rate: float
+    fatrop_rate: float
     sample: int
     rate: float
     ratio: float
+    to_fatrop: float
     ipopt_solved: float
+    fatrop_solved: float
     solved: float
     agreeing: float
     better: float
@@ -93,10 +101,12 @@ class Tick:
     """What a tick takes over a horizon of N stages.
 
     Attributes:
+        name: our execution.
         stages: N.
         seconds: wall-clock time of a tick, the median of rounds.
     """
 
+    name: str
     stages: int
     seconds: float
 
@@ -112,6 +122,20 @@ class Answer:
     residual: float | None
 
 
+@final
+@dataclass(frozen=True)
+class Others:
+    """Solvers of one problem that others wrote, `IPOPT` and `fatrop`.
+
+    Attributes:
+        solvers: each with `build_seconds`, and `solve(initial, start)`.
+        start: what they start from, made of states and controls.
+    """
+
+    solvers: Mapping[str, Any]
+    start: Callable[[list[Any], list[Any]], Any]
+
+
 def _answer(problem: Problem, known: Known, tol: float) -> Answer:
     begun = time.process_time()
     solution = solve(problem, initial_guess=known.guess(problem), tol=tol)
@@ -119,29 +143,35 @@ def _answer(problem: Problem, known: Known, tol: float) -> Answer:
     return Answer(seconds, float(solution.cost), solution.outcome.ticks, solution.outcome.residual)
 
 
-def one(case: str, solver: Any, executions: dict[str, Execution], rounds: int, tol: float, python: Path | None) -> One:
-    """Rounds in turns after one of each to warm up; IPOPT first."""
-    known = KNOWN[case]
+def one(
+    case: str, others: Others, executions: dict[str, Execution], rounds: int, tol: float, python: Path | None
+) -> One:
+    """Rounds in turns after one of each to warm up; IPOPT first. All start from the same states and controls."""
+    known = PROBLEMS[case]
+    begun = solve(known.problem(), initial_guess=known.guess(known.problem()), max_ticks=0)
+    start = others.start(begun.states.tolist(), begun.controls.tolist())
 
-    def theirs() -> Answer:
-        found = solver.solve(known.initial)
+    def theirs(solver: Any) -> Answer:
+        found = solver.solve(known.initial, start)
         return Answer(found.seconds, found.cost, found.iterations, None)
 
-    turns: dict[str, Callable[[], Answer]] = {"IPOPT": theirs}
+    turns: dict[str, Callable[[], Answer]] = {}
+    for name, solver in others.solvers.items():
+        turns[name] = lambda solver=solver: theirs(solver)  # type: ignore[misc]
     for name, execution in executions.items():
         problem = replace(known.problem(), execution=execution)
         turns[name] = lambda problem=problem: _answer(problem, known, tol)  # type: ignore[misc]
     if python is None or case not in CROCODDYL_KNOWS:
-        return One(case, _raced(turns, rounds, _builds(solver, executions, None)))
+        return One(case, _raced(turns, rounds, _builds(others, executions, None)))
     with running({"crocoddyl": python}, [case, str(tol)], CROCODDYL) as rivals:
         turns["crocoddyl"] = lambda: _asked(rivals[0], known)
-        return One(case, _raced(turns, rounds, _builds(solver, executions, rivals[0])))
+        return One(case, _raced(turns, rounds, _builds(others, executions, rivals[0])))
 
 
-def _builds(solver: Any, executions: dict[str, Execution], rival: ExternalMethod | None) -> Callable[[str], float]:
+def _builds(others: Others, executions: dict[str, Execution], rival: ExternalMethod | None) -> Callable[[str], float]:
     def seconds(name: str) -> float:
-        if name == "IPOPT":
-            return float(solver.build_seconds)
+        if name in others.solvers:
+            return float(others.solvers[name].build_seconds)
         if name == "crocoddyl" and rival is not None:
             return rival.compiling
         execution = executions[name]
@@ -161,13 +191,18 @@ def _raced(turns: dict[str, Callable[[], Answer]], rounds: int, build: Callable[
     for _ in range(rounds):
         for name, turn in turns.items():
             times[name].append(turn().seconds)
+
+    def ratio(name: str, anchor: str) -> float:
+        return statistics.median(mine / other for mine, other in zip(times[name], times[anchor], strict=True))
+
     return [
         Share(
             name,
             build(name),
             statistics.median(times[name]),
             min(times[name]),
-            statistics.median(mine / other for mine, other in zip(times[name], times["IPOPT"], strict=True)),
+            ratio(name, "IPOPT"),
+            ratio(name, "fatrop"),
             last[name].steps,
             last[name].cost,
             last[name].residual,
@@ -177,58 +212,72 @@ def _raced(turns: dict[str, Callable[[], Answer]], rounds: int, build: Callable[
 
 
 def many(
-    case: str, solver: Any, executions: dict[str, Execution], sizes: tuple[int, int, int], tol: float
+    case: str, others: Others, executions: dict[str, Execution], sizes: tuple[int, int, int], tol: float
 ) -> list[Many]:
-    """All of a batch at once by each execution, and the first few of it by IPOPT one by one."""
+    """All of a batch at once by each execution, and the first few of it by the others one by one."""
     batch, sample, seed = sizes
-    known = KNOWN[case]
+    known = PROBLEMS[case]
     drawn = known.batch(batch, torch.Generator().manual_seed(seed))
-    answers = [solver.solve(start) for start in drawn.initial_state[:sample].tolist()]
+    begun = solve(drawn, initial_guess=known.guess(drawn), max_ticks=0)
+    starts = [others.start(*pair) for pair in zip(begun.states.tolist(), begun.controls.tolist(), strict=True)]
+    chosen = list(zip(drawn.initial_state.tolist(), starts, strict=True))[:sample]
+    answers = {name: [solver.solve(*each) for each in chosen] for name, solver in others.solvers.items()}
     rows = []
     for name, execution in executions.items():
         problem = replace(drawn, execution=execution)
         made = execution.seconds if isinstance(execution, Compiled) else 0.0
         if isinstance(execution, Compiled):  # machine code for the shapes of a batch
             solve(problem, initial_guess=known.guess(problem), tol=tol, max_ticks=1)
-        begun = time.process_time()
+        clock = time.process_time()
         solution = solve(problem, initial_guess=known.guess(problem), tol=tol)
-        rate = batch / (time.process_time() - begun)
+        rate = batch / (time.process_time() - clock)
         build = execution.seconds - made if isinstance(execution, Compiled) else 0.0
         rows.append(_compared(case, (name, build, batch), answers, solution, rate))
     return rows
 
 
-def _compared(case: str, ours: tuple[str, float, int], answers: list[Any], solution: Trajectory, rate: float) -> Many:
-    costs = torch.tensor([answer.cost for answer in answers], dtype=solution.cost.dtype)
-    gap = (solution.cost[: len(answers)].cpu() - costs) / costs.abs().clamp(min=1e-3)
-    ipopt_rate = len(answers) / sum(answer.seconds for answer in answers)
+def _compared(
+    case: str, ours: tuple[str, float, int], answers: dict[str, list[Any]], solution: Trajectory, rate: float
+) -> Many:
+    sample = len(answers["IPOPT"])
+    costs = torch.tensor([answer.cost for answer in answers["IPOPT"]], dtype=solution.cost.dtype)
+    gap = (solution.cost[:sample].cpu() - costs) / costs.abs().clamp(min=1e-3)
+    rates = {name: sample / sum(answer.seconds for answer in found) for name, found in answers.items()}
+    solved = {name: sum(answer.success for answer in found) / sample for name, found in answers.items()}
     return Many(
         case,
         *ours,
-        ipopt_rate,
-        len(answers),
+        rates["IPOPT"],
+        rates["fatrop"],
+        sample,
         rate,
-        rate / ipopt_rate,
-        sum(answer.success for answer in answers) / len(answers),
+        rate / rates["IPOPT"],
+        rate / rates["fatrop"],
+        solved["IPOPT"],
+        solved["fatrop"],
         float(solution.converged.double().mean()),
         float((gap.abs() <= 1e-4).double().mean()),
         float((gap < -1e-4).double().mean()),
     )
 
 
-def over_the_horizon(rounds: int, horizons: tuple[int, ...] = HORIZONS) -> list[Tick]:
+def over_the_horizon(
+    executions: dict[str, Callable[[], Execution]], rounds: int, horizons: tuple[int, ...] = HORIZONS
+) -> list[Tick]:
     """A van der Pol oscillator calmed in ten seconds, in more and more stages: four ticks after the first."""
-    known, rows = KNOWN["vanderpol"], []
-    for stages in horizons:
-        problem = replace(known.problem(), steps=stages, dt=10 / stages)
-        guess = Guess(states=problem.initial_state)
-        times = []
-        for _ in range(rounds + 1):
-            seconds = []
-            for ticks in (1, 5):
-                begun = time.perf_counter()
-                solve(problem, initial_guess=guess, tol=1e-12, max_ticks=ticks)
-                seconds.append(time.perf_counter() - begun)
-            times.append((seconds[1] - seconds[0]) / 4)
-        rows.append(Tick(stages, statistics.median(times[1:])))
+    known, rows = PROBLEMS["vanderpol"], []
+    for name, execution in executions.items():
+        for stages in horizons:
+            problem = replace(known.problem(), steps=stages, dt=10 / stages, execution=execution())
+            times = [_tick(problem) for _ in range(rounds + 1)]
+            rows.append(Tick(name, stages, statistics.median(times[1:])))
     return rows
+
+
+def _tick(problem: Problem) -> float:
+    guess, seconds = Guess(states=problem.initial_state), []
+    for ticks in (1, 5):
+        begun = time.perf_counter()
+        solve(problem, initial_guess=guess, tol=1e-12, max_ticks=ticks)
+        seconds.append(time.perf_counter() - begun)
+    return (seconds[1] - seconds[0]) / 4

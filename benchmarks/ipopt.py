@@ -165,9 +165,9 @@ class Ipopt:
         dt = model.duration / model.steps * scale if model.duration is not None else model.dt
         cost, equal, below = model.terminal(states[:, -1]), [states[:, 0] - initial], []
         for k in range(model.steps):
-            rates = partial(_rates, model, u=controls[:, k])
+            flow = partial(rates, model, u=controls[:, k])
             inner = ca.horzsplit(within, model.integrator.inside)[k] if model.integrator.inside else ca.SX(n, 0)
-            missing, spent = model.integrator.gap(rates, states[:, k], inner, states[:, k + 1], dt)
+            missing, spent = model.integrator.gap(flow, states[:, k], inner, states[:, k + 1], dt)
             cost, equal = cost + spent, [*equal, missing]
             if model.path is not None:
                 below.append(model.path(states[:, k], controls[:, k]))
@@ -190,8 +190,8 @@ class Ipopt:
         guess = self._guess(initial) if start is None else [*start.flat(), *[1.0] * self._free]
         # from the end of a stage: a stiff one's equations have roots beside the one that continues the state
         guess += [value for k in range(1, model.steps + 1) for value in guess[n * k : n * (k + 1)] * inside]
-        low = [-inf] * count + _repeated(model.bounds[0], m) * model.steps + [_SHORTEST] * self._free
-        high = [inf] * count + _repeated(model.bounds[1], m) * model.steps + [inf] * self._free
+        low = [-inf] * count + held(model.bounds[0], m) * model.steps + [_SHORTEST] * self._free
+        high = [inf] * count + held(model.bounds[1], m) * model.steps + [inf] * self._free
         unlimited = [inf] * (n * inside * model.steps)
         begun = time.process_time()
         found = self._solver(
@@ -241,14 +241,16 @@ def stage_of(model: Model) -> Callable[[Vector, Vector, Vector], tuple[Vector, V
     integrator = model.integrator
     if not isinstance(integrator, Explicit):
         raise TypeError(f"{integrator} makes no next state of a state: hand over a start")
-    return lambda x, u, dt: integrator.step(lambda at: _rates(model, at, u), x, dt)
+    return lambda x, u, dt: integrator.step(lambda at: rates(model, at, u), x, dt)
 
 
-def _rates(model: Model, x: Vector, u: Vector) -> Vector:
+def rates(model: Model, x: Vector, u: Vector) -> Vector:
+    """Of the states and, last, of the cost."""
     return ca.vertcat(model.dynamics(x, u), model.running(x, u))
 
 
-def _repeated(bound: Bound, count: int) -> list[float]:
+def held(bound: Bound, count: int) -> list[float]:
+    """A bound for each control."""
     return [bound] * count if isinstance(bound, int | float) else list(bound)
 
 

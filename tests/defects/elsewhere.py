@@ -87,6 +87,27 @@ DEFECTS = {
         "closed_form/test_control_loop.py",
         "shifted_step",
     ),
+    "what-was-read-before-a-write-is-read-after-it": Defect(
+        "control/compiled/loops.py",
+        "            if isinstance(value.tree, _Apply) and any(read.buffer == target.buffer",
+        "            if False and any(read.buffer == target.buffer",
+        "parity/test_control_loops.py",
+        "operations and written",
+    ),
+    "a-constant-is-what-it-was-last": Defect(
+        "control/compiled/recording.py",
+        "key = (id(tensor), 0 if tensor.is_inference() else tensor._version)",
+        "key = (id(tensor), 0)",
+        "parity/test_control_loops.py",
+        "what_it_was_when",
+    ),
+    "machine-code-that-was-changed-is-trusted": Defect(
+        "control/compiled/store.py",
+        'if file.stem == f"{key}-{_digest(file)}":',
+        "if file.stem.startswith(key):",
+        "parity/test_control_store.py",
+        "not_whole and changed",
+    ),
     "the-wave-forgets-its-impedance": Defect(
         "control/methods/first_order.py",
         "costates[:, 1:] += speed / z * (reached - states[:, 1:])",

@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -12,6 +14,7 @@ from typer.testing import CliRunner
 
 import worldsheet as ws
 from plants import DOUBLE, bounded, close, double_integrator, linear
+from worldsheet_lab import plots_plants
 from worldsheet_lab.cli import app
 from worldsheet_lab.control.collection import COLLECTION
 from worldsheet_lab.control.problems import KNOWN
@@ -65,6 +68,30 @@ def test_the_command_refuses_in_a_sentence(options: list[str], fragment: str, tm
     assert done.exit_code == 2
     assert fragment in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_closed_loop_is_told_and_its_plant_is_seen_to_move(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["control", "pendulum", "--mpc", "5", "--json", "--run", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    loop = json.loads(done.stdout)["closed_loop"]
+    assert loop["steps"] == loop["converged"] == 5
+    with Image.open(tmp_path / "plant.gif") as film:
+        assert film.n_frames == 6  # the start and five steps
+        first = film.copy()
+        film.seek(5)
+        assert first.convert("RGB").tobytes() != film.convert("RGB").tobytes()
+
+
+def test_a_plant_is_drawn_where_its_state_says() -> None:
+    """A pole on a cart that stands upright has its tip above the cart, half a metre up."""
+    axes = Figure().subplots()
+    plots_plants.PLANTS["cartpole"](axes, np.array([[0.0, 0.0, 0.0, 0.0], [0.4, np.pi, 0.0, 0.0]]), 1)
+    tip = axes.lines[-1].get_xydata()
+    assert np.allclose(np.asarray(tip), [[0.4, 0.5]], atol=1e-12)
+    axes = Figure().subplots()
+    plots_plants.PLANTS["race-car"](axes, np.array([[0.25, 0.5]]), 0)
+    assert np.allclose(np.asarray(axes.lines[-1].get_xydata()), [[0.0, 1.0]], atol=1e-12)
+    assert [text.get_text() for text in axes.texts] == ["speed 0.50\nlimit 0.50"]
 
 
 def test_a_receding_horizon_of_a_linear_system_is_its_first_gain() -> None:

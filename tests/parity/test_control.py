@@ -219,6 +219,21 @@ def test_known_problems_cost_what_ipopt_finds(name: str) -> None:
     assert float(sol.cost) == pytest.approx(answer.cost, rel=1e-6, abs=1e-7)
 
 
+@pytest.mark.parametrize("name", ["pendulum", "bangbang", "obstacle"])
+def test_fatrop_is_given_the_problem_that_ipopt_is(name: str) -> None:
+    pytest.importorskip("casadi")
+    ipopt, fatrop = (importlib.import_module(f"benchmarks.{module}") for module in ("ipopt", "fatrop"))
+    known, model = KNOWN[name], ipopt.MODELS[name]()
+    sol = C.solve(known.problem(), initial_guess=known.guess(known.problem()), tol=1e-9)
+    start = ipopt.Start((sol.states + 1e-2).tolist(), sol.controls.tolist())
+    mine, theirs = (solver(model, 1e-9).solve(known.initial, start) for solver in (fatrop.Fatrop, ipopt.Ipopt))
+    assert mine.success
+    assert mine.cost == pytest.approx(theirs.cost, rel=1e-6)
+    close(torch.tensor(mine.states), torch.tensor(theirs.states), 1e-4)
+    close(torch.tensor(mine.controls), torch.tensor(theirs.controls), 1e-3)
+    assert mine.duration == pytest.approx(theirs.duration, rel=1e-6)
+
+
 def test_the_published_swing_up() -> None:
     sol = C.solve(KNOWN["pendulum"].problem())
     assert float(sol.cost) == pytest.approx(3.5639, abs=5e-5)

@@ -10,7 +10,8 @@ from torch import Tensor
 import worldsheet as ws
 from plants import DOUBLE, close, pendulum
 from worldsheet.control.compiled.codegen import Straight, straight
-from worldsheet.control.compiled.scalar_ir import UnknownError, scalars
+from worldsheet.control.compiled.recording import UnknownError
+from worldsheet.control.compiled.scalar_ir import scalars
 from worldsheet.control.discretized import Discretised
 from worldsheet.control.elastic import Elastic
 from worldsheet.control.expansion import expand_stages

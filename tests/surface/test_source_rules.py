@@ -127,6 +127,7 @@ def test_only_the_plots_import_matplotlib() -> None:
     assert users == {
         "src/worldsheet_lab/plots.py",
         "src/worldsheet_lab/plots_control.py",
+        "src/worldsheet_lab/plots_plants.py",
         "src/worldsheet_lab/plots_stages.py",
     }
 

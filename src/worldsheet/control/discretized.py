@@ -67,6 +67,7 @@ class Discretised:
         limits: the finite bounds.
         time: t_0, ().
         asked: which rows of path constraints and terminal inequality are asked, 1 or 0, (N, p); None where all are.
+        stage: which stage is the first of those that are looked at, (); None for the first of all.
     """
 
     problem: Problem
@@ -75,6 +76,7 @@ class Discretised:
     limits: Limits
     time: Tensor
     asked: Tensor | None
+    stage: Tensor | None = None
 
     @staticmethod
     def of(problem: Problem) -> "Discretised":
@@ -232,6 +234,8 @@ class Discretised:
         """Time a fraction into each stage and the stage's length, both (..., B, N)."""
         problem, lead = self.problem, state.shape[:-1]
         count = torch.arange(lead[-1], dtype=state.dtype, device=state.device) + fraction
+        if self.stage is not None:
+            count = count + self.stage
         if problem.duration is None:
             return (self.time + problem.dt * count).expand(lead), state.new_full((), problem.dt).expand(lead)
         dt = problem.duration.guess / problem.steps * state[..., -1].exp()

@@ -3,6 +3,7 @@
 tests/parity/test_private_calls.py says of each that it still does what it is needed for.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch._decomp import core_aten_decompositions
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 run_backward: Callable[..., tuple[Tensor | None, ...]] = torch.autograd.Variable._execution_engine.run_backward
 """torch.autograd.grad and backward, less the checks of what the engine has made itself, which a narrow site feels."""
@@ -28,6 +30,19 @@ core_decompositions = core_aten_decompositions
 tree_leaves, tree_map = pytree.tree_leaves, pytree.tree_map
 tree_flatten, tree_unflatten = pytree.tree_flatten, pytree.tree_unflatten
 """Nested containers as users' modules take and return them, as torch itself takes them apart."""
+
+
+class DispatchMode(TorchDispatchMode, ABC):  # type: ignore[no-untyped-call]  # as torch leaves it
+    """Shows the operations that a function does, those of its derivatives included, as they are done."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: to keep torch.compile away, torch would import all of it, which takes seconds."""
+        return False
+
+    @abstractmethod
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """What becomes of one operation."""
 
 
 def is_transformed() -> bool:

@@ -19,7 +19,8 @@ class Control:
     """Solve a known optimal control problem and draw what happened.
 
     The folder gets trajectories with costates, the waves of a kick over time
-    and tick, a film of the search, their numbers, and the result as JSON.
+    and tick, a film of the search, their numbers, and the result as JSON; of
+    a pendulum, a cart-pole and a race car also a film of how they move.
     """
 
     problem: Annotated[str, typer.Argument(help=f"{', '.join(PROBLEMS)}, or what --list names")] = "pendulum"

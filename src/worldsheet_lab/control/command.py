@@ -8,14 +8,15 @@ from typing import Any
 import torch
 import typer
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 from torch import Tensor
 
-from worldsheet.control import MPC, ForwardBackwardSweep, History, Problem, Trajectory, solve
+from worldsheet.control import MPC, ForwardBackwardSweep, History, Loop, Problem, Trajectory, solve
 from worldsheet.core.errors import InputError
 from worldsheet.core.outcome import Status
 from worldsheet.dynamics import Riccati, Wave
-from worldsheet_lab import plots_control
+from worldsheet_lab import plots_control, plots_plants
 from worldsheet_lab.choices import choose
 from worldsheet_lab.commands.control import Control
 from worldsheet_lab.control import saved
@@ -53,8 +54,13 @@ def control(options: Control) -> None:
         console.print(line, highlight=False)
     console.print(f"{solution.outcome}; cost {float(solution.cost):.6g}, {1e3 * seconds:.0f} ms", highlight=False)
     result = _result(options.problem, options.method, solution, seconds)
+    path = (solution.times.cpu(), solution.states.cpu())
     if options.mpc:
-        result["closed_loop"] = _closed_loop(posed, options.mpc, options.seed)
+        loop, result["closed_loop"] = _closed_loop(known, posed, options, console)
+        path = (posed.dt * torch.arange(len(loop.states)), loop.states.cpu())
+    if options.problem in plots_plants.PLANTS:
+        draw = plots_plants.PLANTS[options.problem]
+        folder.write("plant.gif", plots_plants.plant_film(draw, *path, known.title))
     waves = _kicked(known, solution)
     _draw(folder, known, solution, history, waves)
     saved.save(folder, known, solution, history, waves)
@@ -126,31 +132,42 @@ def _number(value: Tensor) -> float | None:
     return float(value) if bool(value.isfinite()) else None
 
 
-def _closed_loop(problem: Problem, steps: int, seed: int) -> dict[str, Any]:
-    """The plant is the model, pushed by noise at every step."""
+def _closed_loop(known: Known, problem: Problem, options: Control, console: Console) -> tuple[Loop, dict[str, Any]]:
+    """The plant is the model, pushed by noise at every step; where it is, is shown as it moves."""
     if problem.duration is not None:
         raise InputError(
             "--mpc needs a fixed horizon, and this problem has a free duration",
             "a problem of fixed length",
             "leave --mpc out",
         )
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(options.seed)
     controller = MPC(problem)
     model = MPC(problem)
-
-    def plant(state: Tensor, control: Tensor, now: float) -> Tensor:
-        noise = torch.randn(state.shape, dtype=state.dtype, generator=generator).to(state.device)
-        return model.model(state, control, now) + 0.01 * noise
-
     begun = time.perf_counter()
-    loop = controller.run(problem.initial_state, steps, plant)
-    return {
-        "steps": steps,
+    with Live(console=console, transient=True) as shown:
+
+        def plant(state: Tensor, control: Tensor, now: float) -> Tensor:
+            noise = torch.randn(state.shape, dtype=state.dtype, generator=generator).to(state.device)
+            following = model.model(state, control, now) + 0.01 * noise
+            shown.update(_instant(known, now, state, control))
+            return following
+
+        loop = controller.run(problem.initial_state, options.mpc, plant)
+    return loop, {
+        "steps": options.mpc,
         "ticks": loop.ticks.tolist(),
         "converged": int(loop.converged.sum()),
-        "seconds_per_step": (time.perf_counter() - begun) / steps,
+        "seconds_per_step": (time.perf_counter() - begun) / options.mpc,
         "last_state": loop.states[-1].tolist(),
     }
+
+
+def _instant(known: Known, now: float, state: Tensor, control: Tensor) -> Table:
+    """Where the plant is, and what is done there."""
+    table = Table(box=None, show_header=False, padding=(0, 2), title=f"{known.title}: t = {now:.2f}")
+    for name, value in zip((*known.states, *known.controls), (*state.tolist(), *control.tolist()), strict=True):
+        table.add_row(name, f"{value:+.3f}")
+    return table
 
 
 def _draw(folder: RunFolder, known: Known, solution: Trajectory, history: History, kicked: History | None) -> None:

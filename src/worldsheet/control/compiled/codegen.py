@@ -8,9 +8,11 @@ from typing import Any, final
 from torch import Tensor
 
 from worldsheet.control.compiled.native import loaded
-from worldsheet.control.compiled.scalar_ir import Scalars, UnknownError, scalars
+from worldsheet.control.compiled.recording import UnknownError
+from worldsheet.control.compiled.scalar_ir import Scalars, scalars
 
 _SOURCE = Path(__file__).with_name("simd.c")
+_LARGE = 4_000  # operations from which on a compiler takes twice as long for code that is no faster
 _LARGEST = 12_000  # operations; a C compiler takes minutes for more
 
 
@@ -40,7 +42,8 @@ class Straight:
         lines = list(_lines(found, outputs))
         if len(lines) > _LARGEST:
             raise UnknownError(f"{len(lines)} operations")
-        self._code = loaded("\n".join([_SOURCE.read_text(), *lines]), like.dtype, "-O2")
+        effort = "-O2" if len(lines) <= _LARGE else "-O1"
+        self._code = loaded("\n".join([_SOURCE.read_text(), *lines]), like.dtype, effort)
         self._field: Any = type("Field", (ctypes.Structure,), {"_fields_": _FIELD})
 
     def __call__(self, *fields: Tensor) -> list[Tensor]:

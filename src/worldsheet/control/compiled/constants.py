@@ -1,5 +1,6 @@
 """What compiled code holds of tensors that are no arguments of its function, and whether that still is true."""
 
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import final
 
@@ -12,17 +13,22 @@ from worldsheet.core.errors import InputError
 
 @final
 class Constants:
-    """The tensors that a traced function closes over, with the values that code made of it has.
+    """The tensors that a function closes over, with the values that code made of it has.
 
     Args:
-        graph: of the function.
+        tensors: what it closes over.
     """
 
-    def __init__(self, graph: GraphModule) -> None:
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._tensors = list(tensors)
+        self._values = [tensor.detach().clone() for tensor in self._tensors]
+
+    @staticmethod
+    def of(graph: GraphModule) -> "Constants":
+        """Those of a traced function."""
         names = sorted({node.target for node in graph.graph.nodes if node.op == "get_attr"})
         found = [attrgetter(name)(graph) for name in names]
-        self._tensors = [tensor for tensor in found if isinstance(tensor, Tensor)]
-        self._values = [tensor.detach().clone() for tensor in self._tensors]
+        return Constants([tensor for tensor in found if isinstance(tensor, Tensor)])
 
     def check(self) -> None:
         """Compare.

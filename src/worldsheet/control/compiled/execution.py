@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
+from operator import attrgetter
 from typing import Any, TypeAlias, TypeVar, final
 
 import torch
@@ -13,7 +14,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from worldsheet.control.compiled.codegen import Straight, straight
 from worldsheet.control.compiled.constants import Constants
+from worldsheet.control.compiled.loops import Loops
 from worldsheet.control.compiled.native import Recursion
+from worldsheet.control.compiled.recording import UnknownError
 from worldsheet.core.errors import InputError
 from worldsheet.core.private_torch import compiled_graph
 
@@ -51,26 +54,34 @@ Form: TypeAlias = _Kept | tuple[Any, ...] | None
 
 
 @cache
-def _names(record: type) -> tuple[str, ...]:
-    """The fields of a record; none of what is not taken apart."""
-    return (
-        tuple(field.name for field in fields(record)) if is_dataclass(record) and not issubclass(record, Static) else ()
-    )
+def _parts(record: type) -> Callable[[Any], tuple[Any, ...]] | None:
+    """What takes such a record apart; None for what is not taken apart."""
+    if record is tuple:
+        return iter  # a tuple is its own parts
+    if not is_dataclass(record) or issubclass(record, Static):
+        return None
+    names = tuple(field.name for field in fields(record))
+    return attrgetter(*names) if len(names) > 1 else lambda one: tuple(getattr(one, name) for name in names)
 
 
 def taken_apart(record: Any, leaves: list[Tensor], kept: list[Any]) -> Form:
     """Append the tensors of nested records and tuples to `leaves`, what is none to `kept`, and return the form."""
-    if isinstance(record, Tensor):
-        leaves.append(record)
-        return None
     made: Any = type(record)
-    if made is tuple:
-        return (made, *[taken_apart(part, leaves, kept) for part in record])
-    names = _names(made)
-    if names:
-        return (made, *[taken_apart(getattr(record, name), leaves, kept) for name in names])
-    kept.append(record)
-    return _Kept(record.signature() if isinstance(record, Static) else record)
+    parts = None if made is Tensor else _parts(made)
+    if parts is None:
+        if isinstance(record, Tensor):
+            leaves.append(record)
+            return None
+        kept.append(record)
+        return _Kept(record.signature() if isinstance(record, Static) else record)
+    forms: list[Any] = [made]
+    for part in parts(record):
+        if type(part) is Tensor:  # as below; most parts are, and this is done at every call
+            leaves.append(part)
+            forms.append(None)
+        else:
+            forms.append(taken_apart(part, leaves, kept))
+    return tuple(forms)
 
 
 def put_together(form: Form, leaves: Iterator[Tensor], kept: Iterator[Any]) -> Any:
@@ -80,7 +91,7 @@ def put_together(form: Form, leaves: Iterator[Tensor], kept: Iterator[Any]) -> A
     if isinstance(form, _Kept):
         return next(kept)
     made, *forms = form
-    parts = [put_together(part, leaves, kept) for part in forms]
+    parts = [next(leaves) if part is None else put_together(part, leaves, kept) for part in forms]
     return tuple(parts) if made is tuple else made(*parts)
 
 
@@ -126,7 +137,13 @@ class Execution(ABC):
     def straight(
         self, key: Hashable, function: Callable[..., tuple[Tensor, ...]], fields: list[Tensor]
     ) -> Straight | None:
-        """Straight-line code for a function of one stage (1, 1, ·), the same for the same key, where there is any."""
+        """Straight-line code for a function of one stage (1, 1, ·), the same for the same key, where there is any.
+
+        Args:
+            key: of the function.
+            function: of tensors.
+            fields: of the right dtype and sizes, for any number of stages (B, N, ·).
+        """
 
 
 @final
@@ -166,13 +183,16 @@ class Eager(Execution):
 
 @final
 class Compiled(Execution):
-    """Machine code: stages and the Riccati recursion in C, the rest by the generator behind `torch.compile`.
+    """Machine code: on a processor all of it C, elsewhere by the generator behind `torch.compile`.
 
-    Stages that are too large for C or have an operation without a scalar form go by that generator, too. Making it
-    takes tens of seconds, once for a number of problems and all that `Problem.at` and `MPC` make of them. Dynamics,
-    costs and constraints are read at that moment. A tensor that they close over is compared at every solve, which
-    refuses one that has changed; numbers and all else that they read must not change. What differs from solve to solve
-    belongs into `Problem.parameters`.
+    Stages are straight-line code, what moves whole arrays is loops, and the Riccati recursion is made for its sizes. An
+    operation that has no such form brings the generator in for its function. Making code takes some seconds, once for
+    a number of problems and all that `Problem.at` and `MPC` make of them. It is kept in the user's cache folder, or
+    where the environment variable `WORLDSHEET_CACHE` says (nowhere if that is empty): what was made before on this
+    machine, by the same compiler of the same source, is there in a fraction of a second. Dynamics, costs and
+    constraints are read at the first solve. A tensor that they close over is compared at every solve, which refuses one
+    that has changed; numbers and all else that they read must not change. What differs from solve to solve belongs into
+    `Problem.parameters`.
 
     Attributes:
         seconds: wall-clock time spent on making code so far.
@@ -181,7 +201,7 @@ class Compiled(Execution):
     def __init__(self) -> None:
         self.seconds = 0.0
         self._current: set[Constants] = set()
-        self._made: dict[Any, tuple[Callable[..., list[Tensor]], Form, Constants]] = {}
+        self._made: dict[Any, tuple[Callable[[list[Tensor]], list[Tensor]], Form, Constants]] = {}
         self._recursions: dict[tuple[torch.dtype, tuple[int, int]], Recursion] = {}
         self._straight: dict[Hashable, Straight | None] = {}
 
@@ -227,7 +247,7 @@ class Compiled(Execution):
             self.seconds += time.perf_counter() - begun
         code, out, constants = self._made[key]
         self._check(constants)
-        found: R = put_together(out, iter(code(*leaves)), iter(()))
+        found: R = put_together(out, iter(code(leaves)), iter(()))
         return found
 
     def recursion(self, like: Tensor, sizes: tuple[int, int]) -> Recursion | None:
@@ -260,7 +280,7 @@ class Compiled(Execution):
         key = (key, like.dtype, *[field.shape[-1] for field in fields])
         if key not in self._straight:
             begun = time.perf_counter()
-            self._straight[key] = straight(function, fields)
+            self._straight[key] = straight(function, [field[:1, :1] for field in fields])
             self.seconds += time.perf_counter() - begun
         code = self._straight[key]
         if code is not None:
@@ -275,27 +295,47 @@ class Compiled(Execution):
 
 def _code(
     function: Callable[..., Any], form: Form, leaves: list[Tensor], kept: list[Any]
-) -> tuple[Callable[..., list[Tensor]], Form, Constants]:
+) -> tuple[Callable[[list[Tensor]], list[Tensor]], Form, Constants]:
     """The function on bare tensors, the form of what it returns, and what it closes over."""
     forms: list[Form] = []
 
     def bare(*tensors: Tensor) -> list[Tensor]:
         found: list[Tensor] = []
         forms.append(taken_apart(function(*put_together(form, iter(tensors), iter(kept))), found, []))
-        return [leaf.contiguous() for leaf in found]
+        return found
 
     try:
-        graph = make_fx(bare)(*leaves)
-        graph.graph.eliminate_dead_code()
-        graph.recompile()
-        constants = Constants(graph)
-        with torch.no_grad():
-            code = compiled_graph(graph, leaves)
-            code(*leaves)
+        code = _loops(bare, leaves) or _generated(bare, leaves)
     except Exception as error:
         raise InputError(
             f"the problem's functions cannot be compiled: {type(error).__name__}: {str(error).splitlines()[0]}",
             "functions of tensors without branches on their values, and a C++ compiler",
             "use torch.where instead of if, install g++, or leave Compiled() out",
         ) from error
-    return code, forms[-1], constants
+    return code[0], forms[-1], code[1]
+
+
+_Code: TypeAlias = tuple[Callable[[list[Tensor]], list[Tensor]], Constants]
+
+
+def _loops(function: Callable[..., list[Tensor]], leaves: list[Tensor]) -> _Code | None:
+    """Loops in C, on a processor and where all operations have them."""
+    if leaves[0].device.type != "cpu":
+        return None
+    try:
+        made = Loops(function, leaves)
+    except UnknownError:
+        return None
+    return made, made.constants
+
+
+def _generated(function: Callable[..., list[Tensor]], leaves: list[Tensor]) -> _Code:
+    """By the generator behind torch.compile."""
+    graph = make_fx(lambda *tensors: [leaf.contiguous() for leaf in function(*tensors)])(*leaves)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    constants = Constants.of(graph)
+    with torch.no_grad():
+        code = compiled_graph(graph, leaves)
+        code(*leaves)
+    return lambda given: code(*given), constants

@@ -2,15 +2,14 @@
 
 import ctypes
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
+from worldsheet.control.compiled.store import library
 from worldsheet.control.lqr.subproblem import Quadratic, Step
 from worldsheet.core.errors import InputError
 
@@ -112,14 +111,6 @@ def compiler(dtype: torch.dtype) -> str:
 
 
 def loaded(source: str, dtype: torch.dtype, effort: str = "-O3") -> Any:
-    """C source, compiled for this machine; the library's file goes, what is loaded stays."""
-    with TemporaryDirectory() as folder:
-        file, library = Path(folder) / "source.c", Path(folder) / "source.so"
-        file.write_text(source)
-        flags = [effort, "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-w", "-fPIC", "-shared"]
-        command = [compiler(dtype), *flags, f"-DREAL={_TYPES[dtype]}", str(file), "-o", str(library), "-lm"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            problem = f"the C compiler {command[0]} failed: {done.stderr.strip()[:300]}"
-            raise InputError(problem, "a C compiler that works", "try gcc")
-        return ctypes.CDLL(str(library))
+    """C source, compiled for this machine, now or at an earlier time."""
+    flags = (effort, "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-w", "-fPIC", "-shared")
+    return library(source, (compiler(dtype), *flags, f"-DREAL={_TYPES[dtype]}"))

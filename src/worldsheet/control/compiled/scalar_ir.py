@@ -5,23 +5,20 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from worldsheet.control.compiled.constants import Constants
-from worldsheet.core.private_torch import core_decompositions
+from worldsheet.control.compiled.recording import Call, Recording, Ref, UnknownError, flat, record
 
 aten = torch.ops.aten
 
 _MOVES = {
     aten.view, aten._unsafe_view, aten.expand, aten.permute, aten.transpose, aten.t, aten.select, aten.slice,
     aten.unsqueeze, aten.squeeze, aten.cat, aten.stack, aten.clone, aten.detach, aten.alias, aten.index,
-    aten.index_select, aten.select_scatter, aten.slice_scatter, aten.unbind, aten.split, aten.lift_fresh_copy,
-    aten.flip, aten.diagonal, aten._to_copy,
+    aten.index_select, aten.select_scatter, aten.slice_scatter, aten.unbind, aten.split, aten.flip, aten.diagonal,
+    aten.select_backward, aten.slice_backward, aten._to_copy,
 }  # fmt: skip  # operations that only move numbers: done on the names of the numbers
-_SHAPES = {
-    aten.full_like, aten.zeros_like, aten.ones_like, aten.new_zeros, aten.new_ones, aten.new_full, aten.new_empty,
-    aten.empty_like, aten.sym_size,
-}  # fmt: skip  # operations that ask a tensor for its shape and nothing else
+_CHOSEN = {aten.index, aten.index_select}  # those of them whose later arguments say what is moved
+_IN_PLACE = {aten.copy_: None, aten.add_: aten.add, aten.sub_: aten.sub, aten.mul_: aten.mul, aten.div_: aten.div}
 _UNARY = {
     aten.sin: "sin", aten.cos: "cos", aten.tan: "tan", aten.exp: "exp", aten.log: "log", aten.sqrt: "sqrt",
     aten.tanh: "tanh", aten.sinh: "sinh", aten.cosh: "cosh", aten.atan: "atan", aten.abs: "abs", aten.sign: "sign",
@@ -31,10 +28,6 @@ _BINARY = {
     aten.mul: "*", aten.div: "/", aten.maximum: "max", aten.minimum: "min", aten.atan2: "atan2", aten.lt: "lt",
     aten.le: "le", aten.gt: "gt", aten.ge: "ge", aten.eq: "eq", aten.ne: "ne",
 }  # fmt: skip
-
-
-class UnknownError(Exception):
-    """An operation that has no scalar form here."""
 
 
 @final
@@ -109,22 +102,33 @@ def scalars(
 
     Raises:
         UnknownError: an operation that is not known here.
+        ValueAskedError: a function that asks for values.
     """
-    table: Any = core_decompositions()
-    graph = make_fx(function, decomposition_table=table)(*fields)
-    graph.graph.eliminate_dead_code()
-    run = _Run(graph)
-    found = run.run(*(run.entered(number, field) for number, field in enumerate(fields)))
-    return run.scalars, [run.named(part).numbers for part in found], Constants(graph)
+    recording = record(function, fields, BASIC)
+    run = _Run(recording)
+    return run.scalars, [run.of(number).numbers for number in recording.outputs], recording.constants
 
 
 @final
-class _Run(torch.fx.Interpreter):
-    """Goes through a graph with names in the place of numbers; what depends on no input is computed."""
+class _Run:
+    """Goes through a recording with names in the place of numbers."""
 
-    def __init__(self, graph: torch.fx.GraphModule) -> None:
-        super().__init__(graph)
+    def __init__(self, recording: Recording) -> None:
         self.scalars = Scalars()
+        self._recording = recording
+        self._names: dict[int, Names] = {}
+        for field, number in enumerate(recording.inputs):
+            self._names[number] = self.entered(field, recording.likes[number])
+        for call in recording.calls:
+            found = self._call(call)
+            parts = found if isinstance(found, list) else [found]
+            self._names.update(zip(call.made, parts, strict=True))
+
+    def of(self, number: int) -> Names:
+        """The names of a tensor."""
+        if number not in self._names:
+            self._names[number] = self.named(self._recording.values[number])
+        return self._names[number]
 
     def entered(self, field: int, like: Tensor) -> Names:
         """The names of an input."""
@@ -139,34 +143,57 @@ class _Run(torch.fx.Interpreter):
         numbers = [self.scalars.constant(float(value)) for value in values.flatten().tolist()]
         return Names(torch.tensor(numbers, dtype=torch.long).reshape(values.shape))
 
-    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """One operation."""
-        if not any(isinstance(part, Names) for part in _flat(args)):
-            return super().call_function(target, args, kwargs)
-        packet = getattr(target, "overloadpacket", None)
-        if packet in _SHAPES:
-            return super().call_function(target, (args[0].numbers.double(), *args[1:]), kwargs)
-        if packet in _MOVES:
-            return self._moved(target, packet, args, kwargs)
+    def _call(self, call: Call) -> Any:
+        """One operation; where a rule takes names, constants have them, too."""
+        args, kwargs = tuple(self._filled(part) for part in call.args), self._filled(call.kwargs)
+        if call.packet in _IN_PLACE:
+            return self._written(_IN_PLACE[call.packet], args, kwargs)
+        if call.packet in _MOVES:
+            return self._moved(call, args, kwargs)
+        return self._computed(call.packet, args, kwargs)
+
+    def _computed(self, packet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if packet in _UNARY:
-            return self._each(lambda a: self.scalars.made(_UNARY[packet], a), args[0])
+            return self._each(lambda x: self.scalars.made(_UNARY[packet], x), *args)
         if packet in _BINARY and not kwargs:
-            return self._each(lambda a, b: self.scalars.made(_BINARY[packet], a, b), *args)
-        rule = getattr(self, f"_{packet.__name__}", None) if packet is not None else None
+            return self._each(lambda x, y: self.scalars.made(_BINARY[packet], x, y), *args)
+        rule = getattr(self, f"_{packet.__name__}", None) if packet in _RULES else None
         if rule is None:
-            raise UnknownError(str(target))
+            raise UnknownError(str(packet))
         return rule(*args, **kwargs)
 
-    def _moved(self, target: Any, packet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _written(self, packet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Names:
+        """The same names for all views of what is written into, as torch has it."""
+        made = self.named(args[1]) if packet is None else self._computed(packet, args, kwargs)
+        target: Names = args[0]
+        target.numbers.copy_(made.numbers)
+        return target
+
+    def _filled(self, part: Any) -> Any:
+        if isinstance(part, Ref):
+            known = part.number in self._names
+            value = None if known else self._recording.values[part.number]
+            return self.of(part.number) if value is None or value.is_floating_point() else value
+        if isinstance(part, (list, tuple)):
+            return type(part)(self._filled(each) for each in part)
+        return {name: self._filled(each) for name, each in part.items()} if isinstance(part, dict) else part
+
+    def _moved(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         def bare(part: Any) -> Any:
             if isinstance(part, (list, tuple)):
                 return type(part)(bare(each) for each in part)
-            floating = isinstance(part, Tensor) and part.is_floating_point()
-            return self.named(part).numbers if isinstance(part, Names) or floating else part
+            return self.named(part).numbers if isinstance(part, (Names, Tensor)) else part
 
-        if packet is aten._to_copy:
-            return args[0]
-        found = target(*bare(args), **kwargs)
+        if call.packet is aten._to_copy:
+            if not self._recording.likes[call.made[0]].is_floating_point():
+                raise UnknownError(str(call.target))
+            return Names(args[0].numbers.clone())
+        if call.packet in _CHOSEN:
+            if any(isinstance(part, Names) for part in flat(args[1:])):
+                raise UnknownError(f"{call.target} at places that depend on values")
+            found = call.target(args[0].numbers, *args[1:], **kwargs)
+        else:
+            found = call.target(*bare(args), **kwargs)
         return Names(found) if isinstance(found, Tensor) else [Names(part) for part in found]
 
     def _each(self, make: Callable[..., int], *parts: Any) -> Names:
@@ -244,7 +271,9 @@ class _Run(torch.fx.Interpreter):
         return Names(aten.constant_pad_nd(a.numbers, pad, self.scalars.constant(float(value))))
 
 
-def _flat(parts: Any) -> list[Any]:
-    if isinstance(parts, (list, tuple)):
-        return [each for part in parts for each in _flat(part)]
-    return [parts]
+_RULES = {
+    aten.add, aten.sub, aten.neg, aten.reciprocal, aten.rsqrt, aten.where, aten.clamp, aten.pow, aten.sum, aten.mean,
+    aten.mm, aten.bmm, aten.addmm, aten.constant_pad_nd,
+}  # fmt: skip
+BASIC = frozenset(_MOVES | set(_IN_PLACE) | set(_UNARY) | set(_BINARY) | _RULES)
+"""The operations that have a rule here; others are taken to pieces first."""

@@ -13,8 +13,6 @@ from worldsheet.control.derivatives import Expansion
 from worldsheet.control.discretized import Discretised
 from worldsheet.control.expansion import expand_stages
 
-_FEW = 64  # stages below which a call costs more than it saves
-
 
 def expanded(problem: Discretised, points: Tensor, weights: Tensor) -> Expansion:
     """(L, F, G) at points (B, N, nz + m) to second order, by weights (B, N, 1 + nz + p)."""
@@ -54,16 +52,17 @@ def _straight(
 ) -> list[Tensor] | None:
     """A function of a problem and fields (B, N, ·), one stage at a time; all that is a tensor goes in as a field.
 
-    None where there is no such code, for few stages, and where the duration is free: then a stage's time depends on
-    which it is.
+    None where there is no such code.
     """
-    if not problem.execution.makes_code or problem.free or fields[0].shape[:2].numel() < _FEW:
+    if not problem.execution.makes_code:
         return None
     whole, lead, limits = problem.problem, fields[0].shape[:2], problem.limits
     count = torch.arange(lead[1], dtype=problem.time.dtype, device=problem.time.device)
+    clock = count if problem.free else problem.time + whole.dt * count
     given = [
         *fields,
-        (problem.time + whole.dt * count)[:, None].expand(*lead, 1),
+        problem.time.expand(*lead, 1),
+        clock[:, None].expand(*lead, 1),
         limits.top.expand(*lead, -1),
         limits.bottom.expand(*lead, -1),
     ]
@@ -73,18 +72,19 @@ def _straight(
         given.append(problem.parameters.expand(*lead, -1))
 
     def of_one(*parts: Tensor) -> tuple[Tensor, ...]:
-        own, (time, top, bottom, *extra) = parts[: len(fields)], parts[len(fields) :]
+        own, (start, clock, top, bottom, *extra) = parts[: len(fields)], parts[len(fields) :]
         asked = None if problem.asked is None else extra.pop(0)[0, 0]
         here = Discretised(
             whole,
             own[0][:, 0, : problem.size],
             extra[0] if extra else None,
             replace(limits, top=top[0, 0], bottom=bottom[0, 0]),
-            time[0, 0, 0],
+            start[0, 0, 0] if problem.free else clock[0, 0, 0],
             asked,
+            clock[0, 0, 0] if problem.free else None,
         )
         return function(here, *own)
 
     key = (function, whole.signature(), limits.high, limits.low)
-    code = whole.execution.straight(key, of_one, [part[:1, :1] for part in given])
+    code = whole.execution.straight(key, of_one, given)
     return None if code is None else code(*given)
