@@ -2,10 +2,12 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from itertools import cycle
 from math import inf, log10, nan
 from typing import Any
 
+from matplotlib import cycler, rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
@@ -36,6 +38,7 @@ CURVES: tuple[dict[str, Any], ...] = (
     {"color": "#cc79a7", "marker": "v", "ls": (0, (5, 1))},
     {"color": "#56b4e9", "marker": "P", "ls": (0, (3, 1, 1, 1))},
     {"color": "#000000", "marker": "X", "ls": (0, (1, 1))},
+    {"color": "#808080", "marker": "p", "ls": (0, (4, 2, 1, 2))},
 )
 """Colours of Okabe and Ito, told apart by all eyes; on paper without colours the markers and dashes tell them."""
 _ROUNDING = 1e-6  # of the largest residual; below it lies the rounding of float32
@@ -108,6 +111,21 @@ def rivals(dynamics: Mapping[str, Mapping[str, Any]], title: str) -> bytes:
         axes.grid(alpha=0.25)
     figure.legend(loc="outside lower center", ncols=len(dynamics), frameon=False)
     return _png(figure)
+
+
+def styled() -> AbstractContextManager[None]:
+    """What figures have in common that scripts draw: colours that all eyes tell apart, and a faint grid."""
+    return rc_context(
+        {
+            "axes.prop_cycle": cycler(color=[look["color"] for look in CURVES]),
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "grid.alpha": 0.25,
+            "legend.frameon": False,
+        }
+    )
 
 
 def whole_numbers(axes: Axes, count: int) -> None:
