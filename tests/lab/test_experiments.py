@@ -1,7 +1,6 @@
 """Experiments: what is computed is kept, and figures that stray are told."""
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -153,14 +152,3 @@ def test_the_table_beside_the_experiments_is_the_one_of_their_records() -> None:
 
 def test_findings_default_to_no_tables() -> None:
     assert Findings({"a": 1.0}).tables == {}
-
-
-def test_the_gallery_shows_the_figures_of_the_experiments() -> None:
-    root = Path(__file__).resolve().parents[2]
-    text = (root / "docs" / "gallery.md").read_text(encoding="utf-8")
-    shown = re.findall(r"`python -m experiments run (C\d+)`\s+\[!\[[^]]*\]\((pictures/\w+\.png)\)\]\(\2\)", text)
-    assert len(shown) == 8
-    claims = claims_in(root / "experiments")
-    for name, picture in shown:
-        figures = [(claim.folder / "figure.png").read_bytes() for claim in find(name, claims)]
-        assert (root / "docs" / picture).read_bytes() in figures, f"copy the figure of {name} to docs/{picture}"
