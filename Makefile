@@ -55,8 +55,8 @@ docs: $(STAMP) ## build the documentation, strictly, into build/site
 docs-serve: $(STAMP) ## show the documentation while it is written
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
 
-notebooks: $(STAMP) ## run the notebooks at small size
-	@$(BIN)/python tools/run_notebooks.py
+notebooks: $(STAMP) ## run the notebooks at small size (ARGS=--keep: as they stand, and keep what they show)
+	@$(BIN)/python tools/run_notebooks.py $(ARGS)
 
 release: $(STAMP) ## build wheel and sdist into dist/ and use them in an empty environment
 	@$(BIN)/python tools/smoke_release.py --keep dist

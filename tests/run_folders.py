@@ -51,7 +51,7 @@ def controlled(place: Path) -> Path:
     return place
 
 
-DEEDS = {
+ACTIONS = {
     0: [("F0", 10.0, 10.1), ("F1", 10.1, 10.2), ("B0", 10.5, 10.6), ("U0", 10.6, 10.7)],
     1: [("F0", 10.15, 10.25), ("B0", 10.25, 10.4), ("U0", 10.4, 10.5)],
 }
@@ -61,7 +61,7 @@ def staged(place: Path) -> Path:
     recipe = recipe_for("digits", {"depth": 4, "width": 8, "dropout": 0.0})
     folder = RunFolder.create(recipe, place)
     folder.write("stages.json", Setup(recipe, 2, cuts=(0, 2, 4)).to_json().encode())
-    for stage, actions in DEEDS.items():
+    for stage, actions in ACTIONS.items():
         folder.write(f"timeline-{stage}.json", json.dumps(actions).encode())
     for number in (1, 2):
         folder.append(

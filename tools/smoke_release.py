@@ -4,7 +4,8 @@
 
 Checks that the version is the same everywhere, that the wheel built from the sdist holds the same files, that the
 library needs torch and jaxtyping only and makes autograd's gradient, that the command says what is missing without its
-extra, and trains with it. Exit status 1, and what went wrong, if anything does.
+extra, and walks through a newcomer's first hour with it (`first_hour.py`). Exit status 1, and what went wrong, if
+anything does.
 """
 
 import argparse
@@ -13,6 +14,8 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+
+from first_hour import FirstHourError, walk
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = """
@@ -86,9 +89,12 @@ def use(wheel: Path, folder: Path) -> str:
     say(*install, f"{wheel}[app]", cwd=folder)
     if say(bin_ / "worldsheet", "--version", cwd=folder).split()[-1] != version:
         sys.exit("FAILED: command and library are of different versions")
-    say(bin_ / "worldsheet", "train", "--epochs", "1", "--train-size", "200", "--run", "run", cwd=folder)
-    if not (folder / "run" / "result.json").is_file():
-        sys.exit("FAILED: the training run left no result.json")
+    (folder / "hour").mkdir()
+    try:
+        for step, seconds in walk(str(bin_ / "python"), folder / "hour").items():
+            print(f"first hour, {step}: {seconds:.1f} s", flush=True)
+    except FirstHourError as error:
+        sys.exit(f"FAILED: {error}")
     return version
 
 

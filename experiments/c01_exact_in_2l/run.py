@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import worldsheet as ws
 from experiments.harness import Cells, Findings, Record, Size, experiment
+from worldsheet_lab.plots import CURVES
 
 DEPTHS = {Size.SMALL: (1, 3, 9, 18), Size.FULL: (1, 3, 9, 18, 36, 72)}
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "identity": nn.Identity}
@@ -65,10 +66,12 @@ def measure(size: Size, cells: Cells) -> Findings:
 def draw(record: Record, path: Path) -> None:
     """Error against ticks over 2L: a cliff."""
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for row in record.tables["errors"]:
-        if row["activation"] == "tanh":
-            ticks = [t / (2 * row["depth"]) for t in range(len(row["errors"]))]
-            axes.semilogy(ticks, [max(e, 1e-17) for e in row["errors"]], marker=".", label=f"L = {row['depth']}")
+    rows = [row for row in record.tables["errors"] if row["activation"] == "tanh"]
+    for row, look in zip(rows, CURVES, strict=False):
+        ticks = [t / (2 * row["depth"]) for t in range(len(row["errors"]))]
+        errors = [max(e, 1e-17) for e in row["errors"]]
+        every = max(1, len(ticks) // 12)
+        axes.semilogy(ticks, errors, **look, ms=5, lw=1.2, markevery=every, label=f"L = {row['depth']}")
     axes.axvline(1, color="grey", linewidth=0.8, linestyle=":")
     axes.set(xlabel="ticks / 2L", ylabel="largest relative error of a gradient", title="Exact after 2L ticks (tanh)")
     axes.legend(frameon=False)

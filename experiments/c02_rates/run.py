@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import worldsheet as ws
 from experiments.harness import Cells, Findings, Record, Size, experiment
+from worldsheet_lab.plots import CURVES, plain_log
 
 RATES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
@@ -75,15 +76,19 @@ def weights(rate: float, ticks: int) -> list[float]:
 def draw(record: Record, path: Path) -> None:
     """Ticks against rate; error against layer."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
-    for name in ACTIVATIONS:
+    for name, marker in zip(ACTIVATIONS, "ox", strict=True):
         rows = [row for row in record.tables["ticks"] if row["activation"] == name]
-        left.loglog([row["rate"] for row in rows], [row["ticks"] for row in rows], marker="o", linestyle="", label=name)
+        rates, ticks = [row["rate"] for row in rows], [row["ticks"] for row in rows]
+        left.loglog(rates, ticks, marker=marker, linestyle="", label=name)
     left.axhline(2 * DEPTH, color="grey", linestyle=":", linewidth=0.8)
     left.set(xlabel="rate", ylabel=f"ticks to a relative error of {GOAL}", title=f"L = {DEPTH}; the line is 2L")
+    left.set_xticks(RATES, [f"{rate:g}" for rate in RATES])
+    left.set_xticks([], minor=True)
+    plain_log(left)
     left.legend(frameon=False)
-    for row in record.tables["layers"]:
+    for row, look in zip(record.tables["layers"], CURVES, strict=False):
         label = f"rate {row['rate']}, {SHOWN_TICKS[row['rate']]} ticks"
-        right.semilogy(range(1, DEPTH + 1), row["errors"], marker="o", label=label)
+        right.semilogy(range(1, DEPTH + 1), row["errors"], **look, label=label)
     right.set(xlabel="layer", ylabel="relative error of its weight's gradient", title="early layers come last")
     right.legend(frameon=False)
     figure.savefig(path, dpi=130)

@@ -13,6 +13,7 @@ from experiments.harness import Cells, Findings, Record, Size, experiment
 from worldsheet_lab.augmentation import shifted
 from worldsheet_lab.data import DataSet, load
 from worldsheet_lab.networks import Blueprint, cnn
+from worldsheet_lab.plots import whole_numbers
 
 
 class Scale(NamedTuple):
@@ -139,9 +140,10 @@ def draw(record: Record, path: Path) -> None:
         left.plot(epochs, run["losses"], style, fillstyle="none", label=f"{run['network']}, {run['method']}")
         if run["watched"]:
             steps = [row["step"] for row in run["watched"]]
-            for name in ("relative error", "1 - cosine"):
-                right.semilogy(steps, [max(row[name], 1e-16) for row in run["watched"]], ".-", label=name)
-    left.set(xlabel="epoch", ylabel="training loss")
+            for name, mark in (("relative error", "o-"), ("1 - cosine", "x--")):
+                right.semilogy(steps, [max(row[name], 1e-16) for row in run["watched"]], mark, label=name)
+    left.set(xlabel="epoch", ylabel="training loss (nats per image)")
+    whole_numbers(left, max(len(run["losses"]) for run in record.tables["runs"]))
     right.set(xlabel="step", ylabel="worst layer against autograd", ylim=(1e-17, 1e-2))
     right.axhline(1e-4, color="grey", lw=0.8)
     right.axhline(1e-5, color="grey", lw=0.8, ls=":")

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import worldsheet as ws
 from experiments.harness import Cells, Findings, Record, Size, experiment
+from worldsheet_lab.plots import CURVES
 
 DEPTHS = {Size.SMALL: (3, 9), Size.FULL: (3, 9, 27)}
 SCALES = (0.0, 1.0, 100.0)  # of the difference between the copies at the start
@@ -57,9 +58,10 @@ def measure(size: Size, cells: Cells) -> Findings:
 def draw(record: Record, path: Path) -> None:
     """Error against tick."""
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for row in record.tables["errors"]:
-        if row["depth"] == 9:
-            axes.semilogy([max(e, 1e-17) for e in row["errors"]], marker=".", label=f"copies {row['apart']:g} apart")
+    rows = [row for row in record.tables["errors"] if row["depth"] == 9]
+    for row, look in zip(rows, CURVES, strict=False):
+        axes.semilogy([max(e, 1e-17) for e in row["errors"]], **look, ms=5, label=f"copies {row['apart']:g} apart")
+    axes.set_xticks(range(0, 19, 3))
     axes.set(
         xlabel="tick", ylabel="largest relative error of a gradient", title="Unequal copies are flushed out (L = 9)"
     )

@@ -153,7 +153,7 @@ def measure(size: Size, cells: Cells) -> Findings:
 def draw(record: Record, path: Path) -> None:
     """Ratios to autograd by batch size."""
     rows = record.tables["gradients"]
-    figure, panels = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    figure, panels = plt.subplots(1, 2, figsize=(9, 4.2), layout="constrained")
     for axes, what in zip(panels, ("time", "memory"), strict=True):
         for colour, name in enumerate(MODELS):
             own = [row for row in rows if row["network"] == name]
@@ -166,7 +166,9 @@ def draw(record: Record, path: Path) -> None:
         axes.axhline(1, color="grey", lw=0.8)
         axes.set_xscale("log", base=2)
         axes.set(xlabel="batch", ylabel=f"{what} over autograd's", ylim=(0, None))
-    panels[1].legend(frameon=False, fontsize=7)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8
+    )
     figure.savefig(path, dpi=110)
 
 

@@ -192,11 +192,12 @@ def draw(record: Record, path: Path) -> None:
         above.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates], fontsize=7)
         above.set_yticks(range(len(depths)), depths)
         above.set(title=fmt, xlabel="rate η")
+        above.grid(visible=False)
         for rate, scale, style in ((1.0, 1.0, "-"), (1.0, 1024.0, "--"), (0.5, 1024.0, ":")):
             (row,) = [r for r in rows if (r["format"], r["depth"], r["rate"], r["scale"]) == (fmt, 9, rate, scale)]
             layers = range(1, len(row["errors"]) + 1)
             below.semilogy(layers, [max(e, 1e-16) for e in row["errors"]], style, label=f"η={rate:g}, loss × {scale:g}")
-        below.set(ylim=(1e-16, 2), xlabel="layer")
+        below.set(ylim=(1e-16, 2), xlabel="layer", xticks=(1, 3, 5, 7, 9))
     panels[0][0].set_ylabel("depth")
     panels[1][0].set_ylabel("relative error, L = 9")
     panels[1][0].legend(frameon=False, fontsize=7)

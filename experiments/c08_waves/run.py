@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -12,6 +13,7 @@ import worldsheet as ws
 from experiments.harness import Cells, Findings, Record, Size, experiment
 from worldsheet.dynamics.impedance import power_gains
 from worldsheet.problem import linearise
+from worldsheet_lab.plots import CURVES
 
 WIDTH, BATCH, GOAL, TICKS = 16, 8, 1e-3, 8
 DEPTHS = {Size.SMALL: (4, 8, 16), Size.FULL: (4, 8, 16, 32, 64)}
@@ -161,23 +163,23 @@ def measure(size: Size, cells: Cells) -> Findings:
 def draw(record: Record, path: Path) -> None:
     """Ticks against depth by rule, the worst net; energy against ticks."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for rule in RULES:
+    for rule, look in zip(RULES, cycle(CURVES), strict=False):
         rows = [row for row in record.tables["ticks"] if row["rule"] == rule]
         depths = sorted({row["depth"] for row in rows})
         worst = [max(row["ticks"] or math.inf for row in rows if row["depth"] == depth) for depth in depths]
         if math.isfinite(min(worst)):
-            left.plot(depths, worst, marker="o", label=rule)
+            left.plot(depths, worst, **look, label=rule)
         else:
-            left.plot([], [], label=f"{rule}: fails")
+            left.plot([], [], **look, label=f"{rule}: fails")
     depths = sorted({row["depth"] for row in record.tables["ticks"]})
     left.plot(depths, [2 * depth for depth in depths], color="grey", linestyle=":", label="2L")
     left.set(
         xlabel="depth L", ylabel="ticks to 1e-3, worst of five nets", title="fails: not within 8 L + 40 on some net"
     )
     left.legend(frameon=False, fontsize=7)
-    for row in record.tables["energy"]:
+    for row, dash in zip(record.tables["energy"], ("-", "--"), strict=False):
         name = "impedances fit: no reflection" if row["fitting"] else "z = 1"
-        right.semilogy(row["energy"], label=name)
+        right.semilogy(row["energy"], dash, label=name)
     right.set(xlabel="tick", ylabel="energy of the lossless wave, as a fraction", title="absorbed by the output alone")
     right.legend(frameon=False)
     figure.savefig(path, dpi=120)

@@ -12,6 +12,7 @@ import worldsheet as ws
 from experiments.harness import Cells, Findings, Record, Size, experiment
 from worldsheet_lab.data import DataSet, load
 from worldsheet_lab.networks import Blueprint, mlp
+from worldsheet_lab.plots import CURVES
 
 MISMATCHES = [2.0**-power for power in range(6)]
 
@@ -130,19 +131,18 @@ def _final(losses: list[float]) -> float:
 
 def draw(record: Record, path: Path) -> None:
     """Reflected share against mismatch; training loss against epochs."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
     rows = record.tables["mismatch"]
     fine = torch.logspace(-1.6, 0, 100).tolist()
     left.plot(fine, [((1 - m) / (1 + m)) ** 2 for m in fine], color="grey", label="((R − R')/(R + R'))²")
     left.plot([row["mismatch"] for row in rows], [row["share"] for row in rows], "o", label="measured")
     left.set(xscale="log", xlabel="resistance / resistance that the flow matches", ylabel="reflected share of power")
     left.legend(loc="lower left")
-    for row in record.tables["curves"]:
+    for row, look in zip(record.tables["curves"], CURVES, strict=False):
         epochs = range(1, len(row["loss"]) + 1)
-        right.plot(epochs, row["loss"], "o-", markersize=3, label=f"{row['port']}, lr {row['lr']}")
-    right.set(yscale="log", xlabel="epoch", ylabel="training loss, digits")
-    right.legend(fontsize=7, loc="lower left")
-    figure.tight_layout()
+        right.plot(epochs, row["loss"], **look, markersize=4, label=f"{row['port']}, lr {row['lr']}")
+    right.set(yscale="log", xlabel="epoch", ylabel="training loss, digits (nats per image)")
+    right.legend(fontsize=8, loc="upper right")
     figure.savefig(path, dpi=110)
 
 

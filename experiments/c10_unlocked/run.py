@@ -99,7 +99,7 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, float]:
 def draw(record: Record, path: Path) -> None:
     """Accuracy against the ticks for which a batch is held; backprop as a line."""
     courses = list(dict.fromkeys(row["course"] for row in record.tables["cases"]))
-    figure, axes = plt.subplots(1, len(courses), figsize=(3.4 * len(courses), 3.6), squeeze=False)
+    figure, axes = plt.subplots(1, len(courses), figsize=(3.4 * len(courses), 4.4), squeeze=False, layout="constrained")
     for axis, course in zip(axes[0], courses, strict=True):
         rows = [row for row in record.tables["cases"] if row["course"] == course]
         lines: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
@@ -123,9 +123,9 @@ def draw(record: Record, path: Path) -> None:
         axis.set_xticks(held, labels, minor=False)
         axis.set_xticks([], minor=True)
         axis.axvline(2 * depth + 1, color="grey", linewidth=0.5)
-        axis.legend(fontsize=5)
     axes[0][0].set_ylabel("test accuracy, % (dashed: backprop)")
-    figure.tight_layout()
+    named = {label: line for axis in axes[0] for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=5, fontsize=8)
     figure.savefig(path, dpi=110)
 
 

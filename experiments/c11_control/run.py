@@ -293,6 +293,7 @@ def _map(figure: Figure, axes: Any, rows: Any, key: str, name: str) -> None:
         ]
     )
     image = axes.imshow(values.numpy(), origin="lower", norm=LogNorm(5, 4000), cmap="viridis", aspect="auto")
+    axes.grid(visible=False)
     axes.set(title=f"ticks of the {name} (white: fails)", xlabel="stages N", ylabel="control cost R")
     axes.set_xticks(range(len(horizons)), horizons)
     axes.set_yticks(range(len(costs)), [f"{cost:g}" for cost in costs])

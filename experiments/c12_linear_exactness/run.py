@@ -82,6 +82,9 @@ def draw(record: Record, path: Path) -> None:
                 [r["depth"] for r in rows], [r["error"] for r in rows], marker + "-", c=colour, label=f"{method}, {net}"
             )
     axis.axhline(1e-8, c="grey", lw=0.8, ls=":")
+    depths = sorted({row["depth"] for row in record.tables["rests"]})
+    axis.set_xticks(depths, depths)
+    axis.set_xticks([], minor=True)
     axis.set_xlabel("depth L")
     axis.set_ylabel("largest relative error of a gradient")
     axis.legend(fontsize=8)

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 import worldsheet as ws
 from experiments.harness import Cells, Findings, Record, Size, experiment
 from worldsheet_lab.data import DataSet, load
+from worldsheet_lab.plots import AT_REST
 
 BATCH = 64
+_NAMES = {"bp": "backprop"}
 METHODS: Mapping[str, ws.dynamics.Dynamics] = {
     "bp": ws.Dyadic(),
     "pc": ws.PredictiveCoding(),
@@ -240,10 +242,10 @@ def draw(record: Record, path: Path) -> None:
     for kind, line in zip(kinds, axes, strict=True):
         for method, axis in zip(METHODS, line, strict=True):
             _map(axis, [row for row in rows if key_of(row)[:2] == kind and row["method"] == method], rows)
-            axis.set_title(f"{', '.join(kind)}: {method}", fontsize=8)
+            axis.set_title(f"{', '.join(kind)}: {_NAMES.get(method, method)}", fontsize=8)
     figure.supxlabel("width N", fontsize=9)
     figure.supylabel("depth L", fontsize=9)
-    figure.suptitle("test accuracy in per cent", fontsize=9)
+    figure.suptitle("test accuracy in per cent (grey: not run)", fontsize=9)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -256,7 +258,17 @@ def _map(axis: Any, mine: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[st
             here = [row["accuracy"] for row in mine if (row["width"], row["depth"]) == (width, depth)]
             if here:
                 values[y, x] = fmean(here)
-                axis.text(x, y, f"{values[y, x]:.0f}", ha="center", va="center", fontsize=7, color="white")
+                axis.text(
+                    x,
+                    y,
+                    f"{values[y, x]:.0f}",
+                    ha="center",
+                    va="center",
+                    fontsize=7,
+                    color="white" if values[y, x] < 70 else "black",
+                )
+    axis.set_facecolor(AT_REST)
+    axis.grid(visible=False)
     axis.imshow(values, origin="lower", vmin=10, vmax=100, cmap="viridis", aspect="auto")
     axis.set_xticks(range(len(widths)), widths, fontsize=7)
     axis.set_yticks(range(len(depths)), depths, fontsize=7)

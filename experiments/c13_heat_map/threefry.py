@@ -56,7 +56,8 @@ def split(key: Words, number: int, counters: Counters = Counters.SINGLE) -> Word
 
 def normal(key: Words, shape: tuple[int, ...], counters: Counters = Counters.SINGLE) -> Tensor:
     """Standard normal float32 numbers, equal to jax.random.normal's to rounding: √2 erf⁻¹ of uniform ones."""
-    return torch.special.erfinv(uniform(key, shape, counters, low=-1.0).double()).mul_(sqrt(2)).float()
+    found: Tensor = torch.special.erfinv(uniform(key, shape, counters, low=-1.0).double())
+    return found.mul_(sqrt(2)).float()
 
 
 def uniform(key: Words, shape: tuple[int, ...], counters: Counters = Counters.SINGLE, *, low: float = 0.0) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from experiments.harness import Cells, Findings, Record, Size, experiment
 from worldsheet import streaming
 from worldsheet.streaming import CostateNetwork
+from worldsheet_lab.plots import CURVES, plain_log
 
 PLANTS, HORIZON, COARSE = [-1.0, -0.5, 0.5], 8.0, 0.01
 NEURONS, SPEED, THETA, MASS, DT = 2, 50.0, 20.0, 0.005, 0.004
@@ -164,8 +165,9 @@ def draw(record: Record, path: Path) -> None:
     for number, row in enumerate(record.tables["tracking"]):
         for seed, curve in enumerate(row["errors"]):
             label = row["costate"] if seed == 0 else None
-            errors.semilogy(range(1, WINDOWS + 1), curve, "o-", color=f"C{number}", ms=3, lw=1, label=label)
+            errors.semilogy(range(1, WINDOWS + 1), curve, **{**CURVES[number], "ms": 3, "lw": 1}, label=label)
     errors.set(title="tracking 0.6 sin(t/2), two neurons", xlabel="sixth of the run", ylabel="root mean square error")
+    plain_log(errors)
     for axes in (costs, errors):
         axes.legend(frameon=False, fontsize=8)
     figure.savefig(path)

@@ -3,6 +3,7 @@
 import math
 import sys
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 from experiments.harness import Cells, Findings, Record, Size, experiment
 from worldsheet import streaming
 from worldsheet.streaming import Functional, PeriodicFlip, Plain, Quadratic, Squared, TrackFlip
+from worldsheet_lab.plots import CURVES
 
 sys.path.insert(0, str(Path(__file__).parent))  # the parts of this experiment
 
@@ -142,11 +144,11 @@ def draw(record: Record, path: Path) -> None:
         axes.plot(times, row["output"][first:], lw=1, label="output neuron")
         axes.set(title=title, ylim=(-1.1, 1.1))
         below.plot(times, row["lagrangian"][first:], lw=1, label="Lagrangian / φ")
-        below.plot(times, row["hamiltonian"][first:], lw=1, label="Hamiltonian / φ")
+        below.plot(times, row["hamiltonian"][first:], "--", lw=1, label="Hamiltonian / φ")
         below.set(xlabel="time (s)")
         below.set_yscale("symlog", linthresh=1e-3 if row is sine else 0.1)
         for each in (axes, below):
-            each.legend(frameon=False, fontsize=8)
+            each.legend(loc="lower center", bbox_to_anchor=(0.5, -0.02 if each is axes else 1.0), ncols=2, fontsize=8)
     for row in record.tables["lq"][:2]:
         color = f"C{PLANTS.index(row['a'])}"
         frequencies = [1 / period for period in lq.PERIODS]
@@ -155,11 +157,11 @@ def draw(record: Record, path: Path) -> None:
         costs.axhline(row["riccati"], color=color, ls=":", label=f"Riccati turned around, a = {row['a']:g}")
     costs.set(title="cost over the optimum", xlabel="flips to −1 per second")
     costs.legend(frameon=False, fontsize=7)
-    for row in record.tables["sine"]:
-        if row["status"] != "diverged":
-            drift.semilogy(range(1, len(row["errors"]) + 1), row["errors"], "o-", ms=3, label=row["name"])
+    ended = [row for row in record.tables["sine"] if row["status"] != "diverged"]
+    for row, look in zip(ended, cycle(CURVES), strict=False):
+        drift.semilogy(range(1, len(row["errors"]) + 1), row["errors"], **look, ms=4, lw=1, label=row["name"])
     drift.set(title="error over time", xlabel="periods of the sinusoid", ylabel="root mean square")
-    drift.legend(frameon=False, fontsize=6, loc="upper right", bbox_to_anchor=(1.02, 1.0))
+    drift.legend(fontsize=7, ncols=2, loc="upper center")
     drift.set_ylim(top=1.0)
     figure.savefig(path)
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from experiments.harness import Cells, Findings, Record, Size, experiment
 from worldsheet import streaming
+from worldsheet_lab.plots import plain_log
 
 DT = 0.004
 
@@ -62,8 +63,10 @@ def draw(record: Record, path: Path) -> None:
     left.set(xlabel="steps", ylabel="memory of the process (MiB)", ylim=(0, None))
     right.semilogy(tenths, row["errors"], "o-")
     right.set(xlabel="steps", ylabel="root mean square error")
+    plain_log(right)
     for axes in (left, right):
         axes.grid(alpha=0.25)
+        axes.xaxis.set_major_formatter(lambda steps, _: f"{steps / 1000:,.0f}k" if steps >= 1000 else f"{steps:g}")
     figure.savefig(path)
 
 

@@ -172,9 +172,9 @@ def draw_costs(record: Record, part: SubFigure) -> None:
     (axes,) = part.subplots(1, 1, squeeze=False)[0]
     rows = record.tables["costs"]
     own = {row["task"]: row["seconds"] for row in rows if row["method"] == "real time"}
-    for method in dict.fromkeys(row["method"] for row in rows):
+    for method, marker in zip(dict.fromkeys(row["method"] for row in rows), "os^DvPX", strict=False):
         points = [(row["seconds"] / own[row["task"]], row["stored"]) for row in rows if row["method"] == method]
-        axes.plot(*zip(*points, strict=True), "o", label=method, ms=5)
+        axes.plot(*zip(*points, strict=True), marker, label=method, ms=5)
     axes.set(xscale="log", yscale="log", xlabel="time per step over ours", ylabel="numbers kept for learning")
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes.grid(alpha=0.3)
@@ -191,6 +191,7 @@ def draw_stability(record: Record, part: SubFigure) -> None:
             value = math.nan if row["error"] is None else row["error"]
             grid[TOPOLOGIES.index(row["topology"])][columns.index((row["speed"], row["theta"]))] = value
         axes.imshow(grid, cmap="viridis_r", vmin=0, vmax=0.45, aspect="auto")
+        axes.grid(visible=False)
         for y, line in enumerate(grid):
             for x, value in enumerate(line):
                 text = "–" if math.isnan(value) else f"{value:.2f}".lstrip("0")

@@ -184,8 +184,8 @@ def draw(record: Record, path: Path) -> None:
     for panel, name in zip(axes, DYNAMICS, strict=False):
         for number, row in enumerate(row for row in record.tables["rows"] if row["dynamics"] == name):
             points = [(t, max(e, 1e-16)) for t, e in zip(ticks, row["errors"], strict=True) if e is not None]
-            style = "-" if number < 5 else "--"
-            panel.plot(*zip(*points, strict=True), style, marker=".", label=row["late"])
+            style, marker = "-" if number < 5 else "--", "os^DvPX<>*"[number % 10]
+            panel.plot(*zip(*points, strict=True), style, marker=marker, ms=4, label=row["late"])
         panel.set(xscale="log", yscale="log", ylim=(1e-16, 1e4), title=name, xlabel="ticks")
         panel.grid(alpha=0.25)
     for panel in (axes[0], axes[3]):

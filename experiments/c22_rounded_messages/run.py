@@ -89,20 +89,27 @@ def measure(size: Size, cells: Cells) -> Findings:
 def draw(record: Record, path: Path) -> None:
     rows = record.tables["rows"]
     names = list(dict.fromkeys(row["course"] for row in rows))
-    figure, axes = plt.subplots(figsize=(6, 3.2))
+    figure, axes = plt.subplots(figsize=(6, 3.4), layout="constrained")
     for place, messages in enumerate(DTYPES):
         for number, name in enumerate(names):
             (row,) = [row for row in rows if (row["course"], row["messages"]) == (name, messages)]
             x = number + 0.25 * (place - 0.5)
-            axes.bar(x, row["mean"], 0.22, color=f"C{place}", label=None if number else messages, alpha=0.7)
+            axes.bar(
+                x,
+                row["mean"],
+                0.22,
+                color=f"C{place}",
+                label=None if number else messages,
+                alpha=0.7,
+                hatch="/" * (2 * place),
+            )
             axes.plot([x] * len(row["accuracies"]), row["accuracies"], "k.", markersize=5)
     every = [value for row in rows for value in row["accuracies"]]
     axes.set_ylim(min(every) - 2, max(every) + 1)
     axes.set_xticks(range(len(names)), names)
     axes.set_ylabel("test images right, %")
     axes.set_title("Messages between stages, rounded on the way")
-    axes.legend(ncols=2, loc="lower center")
-    figure.tight_layout()
+    figure.legend(ncols=2, loc="outside lower center")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

@@ -15,6 +15,7 @@ from experiments.harness import Cells, Findings, Record, Size, experiment
 from worldsheet_lab.contest.cell import trained
 from worldsheet_lab.contest.rivals import LearningRule
 from worldsheet_lab.data import load
+from worldsheet_lab.plots import CURVES
 from worldsheet_lab.recipes import Recipe, recipe_for
 from worldsheet_lab.running import threads
 
@@ -132,11 +133,14 @@ def draw(record: Record, path: Path) -> None:
             clean = fmean(own[0]["accuracies"])
             spoilt = [row for row in own if row["axis"] == axis]
             values = [row["value"] for row in spoilt]
-            color = f"C{number}"
+            look = CURVES[number]
+            color = look["color"]
             panel.axhline(clean, color=color, lw=0.7, ls=":")
-            panel.plot(values, [fmean(row["accuracies"]) for row in spoilt], "o-", color=color, label=name)
+            panel.plot(values, [fmean(row["accuracies"]) for row in spoilt], **look, ms=5, label=name)
             for row in spoilt:
                 panel.plot([row["value"]] * 2, [min(row["accuracies"]), max(row["accuracies"])], color=color, lw=1)
+            if panel is not panels[0]:
+                panel.set_xticks(values, [f"{value:g}" for value in values])
         panel.set(xlabel=axis, ylim=(0, 1))
         panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
         panel.grid(alpha=0.25)

@@ -18,6 +18,7 @@ from worldsheet.core.errors import InputError, WorldsheetError
 from worldsheet_lab.cells import Cells
 from worldsheet_lab.errors import DataMissingError
 from worldsheet_lab.machine import this_machine
+from worldsheet_lab.plots import styled
 
 Measure: TypeAlias = Callable[[Size, Cells], Findings]
 """Finds the figures of a claim at a size."""
@@ -53,7 +54,8 @@ def experiment(file: str, measure: Measure, draw: Draw) -> None:
         record = _recorded(claim, size) if only_draw else _measured(claim, measure, size, torch.device(device), log)
         if not only_draw:
             record.save(folder / "results" / f"{size.value}.json")
-        draw(record, folder / FIGURE)
+        with styled():
+            draw(record, folder / FIGURE)
         if as_json:
             typer.echo(json.dumps({"claim": claim.name, "size": size.value, "figures": dict(record.figures)}))
         strays = list(claim.strays(record))

@@ -1,16 +1,27 @@
-"""Figures drawn from what a run has saved; the only file that knows matplotlib."""
+"""Figures drawn from what a run has saved, and what figures of matplotlib have in common."""
 
 import io
 from collections.abc import Mapping, Sequence
-from math import nan
+from contextlib import AbstractContextManager
+from itertools import cycle
+from math import inf, log10, nan
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogFormatterMathtext, MaxNLocator, PercentFormatter
+from matplotlib.rcsetup import cycler
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogFormatterMathtext,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    PercentFormatter,
+)
 from torch import Tensor
 
 from worldsheet.streaming import Trace
@@ -18,8 +29,20 @@ from worldsheet_lab.run_folder import Row
 
 _TRAIN, _TEST = "tab:orange", "tab:blue"
 _STYLES: tuple[dict[str, Any], ...] = ({"lw": 5, "alpha": 0.4}, {"lw": 1.3, "ls": (0, (4, 2))})
-_DARK = "0.12"
-_AT_REST = 1e-6  # of the largest residual; below it lies the rounding of float32
+AT_REST = "#d9d9d9"
+"""Grey, which no colour of a scale looks like."""
+CURVES: tuple[dict[str, Any], ...] = (
+    {"color": "#0072b2", "marker": "o", "ls": "-"},
+    {"color": "#e69f00", "marker": "s", "ls": "--"},
+    {"color": "#009e73", "marker": "^", "ls": "-."},
+    {"color": "#d55e00", "marker": "D", "ls": ":"},
+    {"color": "#cc79a7", "marker": "v", "ls": (0, (5, 1))},
+    {"color": "#56b4e9", "marker": "P", "ls": (0, (3, 1, 1, 1))},
+    {"color": "#000000", "marker": "X", "ls": (0, (1, 1))},
+    {"color": "#808080", "marker": "p", "ls": (0, (4, 2, 1, 2))},
+)
+"""Colours of Okabe and Ito, told apart by all eyes; on paper without colours the markers and dashes tell them."""
+_ROUNDING = 1e-6  # of the largest residual; below it lies the rounding of float32
 
 
 def learning_curves(rows: Sequence[Row], title: str) -> bytes:
@@ -40,8 +63,9 @@ def learning_curves(rows: Sequence[Row], title: str) -> bytes:
     loss.set(xlabel="epoch", ylabel="cross-entropy per image (nats)", yscale="log", title="loss")
     accuracy.set(xlabel="epoch", ylabel="test images classified correctly", title="accuracy")
     accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    plain_log(loss)
     for axes in (loss, accuracy):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        whole_numbers(axes, len(rows) // len(names))
         axes.grid(alpha=0.25)
     pale, dashed = accuracy.get_legend_handles_labels()[0]
     colors = [Line2D([], [], color=_TRAIN, label="training images"), Line2D([], [], color=_TEST, label="test images")]
@@ -64,28 +88,62 @@ def rivals(dynamics: Mapping[str, Mapping[str, Any]], title: str) -> bytes:
     """
     figure = _figure(title)
     accuracy, cosine = figure.subplots(1, 2)
-    for name, row in dynamics.items():
+    length = 1
+    for (name, row), look in zip(dynamics.items(), cycle(CURVES), strict=False):
         curves = row["curves"]
         length = min(map(len, curves))
         mean = [sum(curve[k] for curve in curves) / len(curves) for k in range(length)]
-        style: dict[str, Any] = {"lw": 1.5} if row["cosine"] else {"lw": 5, "alpha": 0.4}  # backprop, under the others
-        (line,) = accuracy.plot(range(1, length + 1), mean, marker=".", label=name, **style)
+        broad: dict[str, Any] = {} if row["cosine"] else {"lw": 5, "alpha": 0.4}  # backprop, under the others
+        accuracy.plot(range(1, length + 1), mean, label=name, **{"lw": 1.5, "ms": 4, **look, **broad})
         if length > 1:
             low, high = ([pick(c[k] for c in curves) for k in range(length)] for pick in (min, max))
-            accuracy.fill_between(range(1, length + 1), low, high, color=line.get_color(), alpha=0.15, lw=0)
+            accuracy.fill_between(range(1, length + 1), low, high, color=look["color"], alpha=0.12, lw=0)
         if row["cosine"]:
             layers = range(1, len(row["cosine"]) + 1)
-            cosine.plot(layers, list(row["cosine"].values()), marker="o", color=line.get_color(), label=name)
+            cosine.plot(layers, list(row["cosine"].values()), ms=5, **look)
     accuracy.set(xlabel="epoch", ylabel="test images classified correctly", title="accuracy, mean and range over seeds")
     accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     cosine.set(
         xlabel="layer  (input left, output right)", ylabel="cosine", title="gradient against backprop's, by layer"
     )
+    whole_numbers(accuracy, length)
+    cosine.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (accuracy, cosine):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
-        axes.legend(frameon=False)
+    figure.legend(loc="outside lower center", ncols=len(dynamics), frameon=False)
     return _png(figure)
+
+
+def styled() -> AbstractContextManager[None]:
+    """What figures have in common that scripts draw: colours that all eyes tell apart, and a faint grid."""
+    return rc_context(
+        {
+            "axes.prop_cycle": cycler(color=[look["color"] for look in CURVES]),
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "grid.alpha": 0.25,
+            "legend.frameon": False,
+        }
+    )
+
+
+def whole_numbers(axes: Axes, count: int) -> None:
+    """An x axis of the numbers 1 to `count`, also where there is a single one."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if count == 1:
+        axes.set_xlim(0.5, 1.5)
+
+
+def plain_log(axes: Axes) -> None:
+    """Plain numbers along a logarithmic y axis that spans less than three powers of ten."""
+    low, high = axes.get_ylim()
+    decades = log10(high / low) if 0 < low < high else inf
+    if decades < 3:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if decades > 1 else MaxNLocator(5))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def worldsheet(sheet: Mapping[str, Tensor], depth: int, title: str) -> bytes:
@@ -109,7 +167,7 @@ def worldsheet(sheet: Mapping[str, Tensor], depth: int, title: str) -> bytes:
         axes.set_xlabel("tick")
     left.set_ylabel("site $l$  (input below, output above)")
     figure.supxlabel(
-        "dark: at rest, the residual is zero to rounding; either settled or not reached yet", fontsize=9, color="0.35"
+        "grey: at rest, the residual is zero to rounding; either settled or not reached yet", fontsize=9, color="0.35"
     )
     return _png(figure)
 
@@ -128,8 +186,9 @@ def tracking(trace: Trace, wanted: Sequence[float], title: str) -> bytes:
     above.plot(trace.times, trace.outputs[:, 0, 0].nan_to_num(nan), color=_TEST, lw=1.2, label="output neuron")
     above.set(ylim=(-1.1, 1.1), ylabel="state")
     below.plot(trace.times, trace.lagrangians[:, 0], lw=1, color=_TRAIN, label="Lagrangian / φ")
-    below.plot(trace.times, trace.hamiltonians[:, 0], lw=1, color=_TEST, label="Hamiltonian / φ")
-    below.set_yscale("symlog", linthresh=0.1)
+    below.plot(trace.times, trace.hamiltonians[:, 0], lw=1, ls="--", color=_TEST, label="Hamiltonian / φ")
+    if float(trace.lagrangians.nan_to_num(0, 0, 0).abs().max()) > 1.0:
+        below.set_yscale("symlog", linthresh=0.1)
     below.tick_params(axis="y", labelsize=8)
     below.set(xlabel="time (s)", ylabel="energy")
     for axes in (above, below):
@@ -139,15 +198,15 @@ def tracking(trace: Trace, wanted: Sequence[float], title: str) -> bytes:
 
 
 def _panel(axes: Axes, ticks: Tensor, residuals: Tensor) -> None:
-    """One field: sites upward, ticks to the right; what is at rest stays dark."""
+    """One field: sites upward, ticks to the right; what is at rest stays grey."""
     values = residuals.T
     top = float(values[values.isfinite()].max()) or 1.0
     values = values.nan_to_num(top, top)  # what overflowed is as bright as can be
-    moving = values > _AT_REST * top
+    moving = values > _ROUNDING * top
     floor = min(float(values.where(moving, top).min()), top / 10)
     step = int(ticks[1] - ticks[0]) if len(ticks) > 1 else 1
     extent = (float(ticks[0]) - step / 2, float(ticks[-1]) + step / 2, 0.5, len(values) + 0.5)
-    axes.set_facecolor(_DARK)
+    axes.set_facecolor(AT_REST)
     image = axes.imshow(
         values.where(moving, nan).numpy(),
         norm=LogNorm(floor, top),
@@ -167,7 +226,7 @@ def _panel(axes: Axes, ticks: Tensor, residuals: Tensor) -> None:
 def _mark(axes: Axes, depth: int) -> None:
     """The ticks at which the fronts arrive: D at the output, 2D back at the input."""
     for tick, name in ((depth, "$L$"), (2 * depth, "$2L$")):
-        axes.axvline(tick, color="white", lw=0.8, ls=(0, (4, 3)))
+        axes.axvline(tick, color="0.25", lw=0.9, ls=(0, (4, 3)))
         axes.text(tick, 1.02, f"{name} = {tick}", transform=axes.get_xaxis_transform(), ha="center", fontsize=9)
 
 

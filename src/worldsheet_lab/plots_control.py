@@ -14,18 +14,27 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-_STATE, _COSTATE, _CONTROL, _OLD = "tab:blue", "tab:red", "tab:green", "0.75"
+from worldsheet_lab.plots import AT_REST
+
+_STATE, _COSTATE, _CONTROL, _OLD, _GOAL = "#0072b2", "#d55e00", "#009e73", "0.75", "0.35"
 _FRAMES = 60
 
 
 @final
 @dataclass(frozen=True)
 class Labels:
-    """What the rows of a figure are called: names of states and controls, and a title."""
+    """What the rows of a figure are called: names of states and controls with units, a title, and what states aim at.
+
+    Attributes:
+        goal: of each state, None where it is free; empty where none has a goal.
+        time: the axis of time, with its unit.
+    """
 
     states: Sequence[str]
     controls: Sequence[str]
     title: str
+    goal: Sequence[float | None] = ()
+    time: str = "time"
 
 
 def trajectories(times: Tensor, states: Tensor, costates: Tensor, controls: Tensor, labels: Labels) -> bytes:
@@ -33,20 +42,23 @@ def trajectories(times: Tensor, states: Tensor, costates: Tensor, controls: Tens
     figure, axes = _grid(labels, len(labels.states))
     for number, name in enumerate(labels.states):
         _curve(axes[0][number], times, states[:, number], _STATE, name)
+        _aim(axes[0][number], labels, number)
         _curve(axes[1][number], times, costates[:, number], _COSTATE, f"costate of {name}")
     for number, name in enumerate(labels.controls):
         panel = axes[2][number]
         panel.stairs(controls[:, number].numpy(), times.numpy(), baseline=None, color=_CONTROL, lw=1.5)
         panel.set_title(name, fontsize=9)
         panel.grid(alpha=0.25)
+    if any(aim is not None for aim in labels.goal):
+        figure.supxlabel("dotted: the goal", fontsize=9, color=_GOAL)
     return _png(figure)
 
 
-def worldsheet(ticks: Sequence[int], residuals: tuple[Tensor, Tensor], end: float, title: str) -> bytes:
+def worldsheet(ticks: Sequence[int], residuals: tuple[Tensor, Tensor], end: float, labels: Labels) -> bytes:
     """Norms of state and costate residuals (ticks, N) over time and tick: the waves of a search, as PNG."""
     figure = Figure(figsize=(10, 4.4), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(labels.title, fontsize=11)
     panels = figure.subplots(1, 2, sharey=True)
     names = (
         "state residual  $\\Vert F(x_k, u_k) - x_{k+1}\\Vert$",
@@ -55,8 +67,9 @@ def worldsheet(ticks: Sequence[int], residuals: tuple[Tensor, Tensor], end: floa
     for axes, values, name in zip(panels, residuals, names, strict=True):
         _sheet(figure, axes, ticks, values, end)
         axes.set_title(name, fontsize=10)
-        axes.set_xlabel("time $t$ along the horizon")
-    panels[0].set_ylabel("tick $\\tau$")
+        axes.set_xlabel(labels.time)
+    panels[0].set_ylabel("tick")
+    figure.supxlabel("grey: at rest, the residual is zero to rounding", fontsize=9, color="0.35")
     return _png(figure)
 
 
@@ -88,7 +101,7 @@ def _frame(times: Tensor, fields: tuple[Tensor, Tensor, Tensor], labels: Labels,
         room = 0.4 * max(high - low, 1e-3)
         axes.plot(times[: values.shape[1]], values[-1], color=_OLD, lw=4)
         axes.plot(times[: values.shape[1]], values[tick], color=color, lw=1.5)
-        axes.set(title=name, xlabel="time", ylim=(low - room, high + room))
+        axes.set(title=name, xlabel=labels.time, ylim=(low - room, high + room))
         axes.grid(alpha=0.25)
     return Image.open(io.BytesIO(_png(figure))).convert("P", palette=Image.Palette.ADAPTIVE)
 
@@ -109,8 +122,8 @@ def _sheet(figure: Figure, axes: Axes, ticks: Sequence[int], values: Tensor, end
         extent=(0.0, end, float(ticks[0]) - 0.5, float(ticks[-1]) + 0.5),
         interpolation="nearest",
     )
-    axes.set_facecolor("0.12")
-    figure.colorbar(image, ax=axes, pad=0.02)
+    axes.set_facecolor(AT_REST)
+    figure.colorbar(image, ax=axes, pad=0.02, label="norm of a stage's residual")
 
 
 def _grid(labels: Labels, columns: int) -> tuple[Figure, list[list[Axes]]]:
@@ -122,7 +135,7 @@ def _grid(labels: Labels, columns: int) -> tuple[Figure, list[list[Axes]]]:
     for row, used in enumerate((columns, columns, len(labels.controls))):
         rows.append([figure.add_subplot(3, width, row * width + column + 1) for column in range(used)])
     for panel in rows[2] or rows[1]:
-        panel.set_xlabel("time")
+        panel.set_xlabel(labels.time)
     return figure, rows
 
 
@@ -130,6 +143,13 @@ def _curve(axes: Axes, times: Tensor, values: Tensor, color: str, name: str) -> 
     axes.plot(times, values, color=color, lw=1.5)
     axes.set_title(name, fontsize=9)
     axes.grid(alpha=0.25)
+
+
+def _aim(axes: Axes, labels: Labels, number: int) -> None:
+    """A dotted line where a state is to end."""
+    aim = labels.goal[number] if labels.goal else None
+    if aim is not None:
+        axes.axhline(aim, color=_GOAL, lw=1, ls=":")
 
 
 def _png(figure: Figure) -> bytes:

@@ -77,12 +77,12 @@ def stream(options: Stream) -> None:
     heard = [wanted(at + options.dt) for at in trace.times]
     replace_file(
         options.figure,
-        plots.tracking(trace, heard, f"{options.neurons} neurons, c = {options.speed:g}/s: {outcome.status.value}"),
+        plots.tracking(trace, heard, f"{options.neurons} neurons, speed {options.speed:g}/s: {outcome.status.value}"),
     )
     result = _result(outcome, trace, heard, took) | {"figure": str(options.figure)}
     if options.run is not None:
         tracked = options.signal if options.csv is None else options.csv
-        title = f"{options.neurons} neurons track {tracked}, c = {options.speed:g}/s, {options.sign}"
+        title = f"{options.neurons} neurons track {tracked}, speed {options.speed:g}/s, sign policy {options.sign}"
         save(options.run, trace, heard, {"title": title, "device": options.device, **result})
     if options.as_json:
         typer.echo(json.dumps(result, allow_nan=False))

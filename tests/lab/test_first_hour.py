@@ -1,5 +1,7 @@
 """What a newcomer meets on the command line: mistakes before any work, a sign of life, tables and figures to read."""
 
+import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from typer.testing import CliRunner
 
+import first_hour
 from worldsheet_lab import compare_command, plots
 from worldsheet_lab.cli import app
 from worldsheet_lab.control import command
@@ -105,3 +108,18 @@ def test_a_single_epoch_of_several_seeds_can_be_seen_in_the_report() -> None:
     assert [trace.mode for trace in traces] == ["markers", "markers", "markers", "lines+markers"]
     several = learning._group("pc", {0: [0.8, 0.9], 1: [0.7, 0.8]}, "#000000", {"width": 2.2})
     assert [trace.mode for trace in several] == ["lines", "lines", "lines+markers"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", first_hour.STEPS, ids=lambda step: step.__name__)
+def test_the_readme_alone_is_enough(step: Callable[[first_hour.Newcomer], None], tmp_path: Path) -> None:
+    step(first_hour.Newcomer(sys.executable, tmp_path))
+
+
+def test_a_stumble_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    newcomer = first_hour.Newcomer(sys.executable, tmp_path)
+    monkeypatch.setattr(first_hour, "MISTYPED", {"control nope": "another sentence"})
+    with pytest.raises(first_hour.FirstHourError, match="another sentence"):
+        first_hour.mistypes(newcomer)
+    with pytest.raises(first_hour.FirstHourError, match="status 0, not 1"):
+        newcomer.runs("-c", "pass", status=1)

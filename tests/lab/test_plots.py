@@ -9,15 +9,15 @@ from matplotlib.image import imread
 
 from worldsheet_lab import plots
 
-DARK = np.array([31, 31, 31])
+REST = np.array([217, 217, 217])
 
 
 def pixels(png: bytes) -> np.ndarray:
     return (imread(io.BytesIO(png))[..., :3] * 255).round().astype(int)
 
 
-def dark(picture: np.ndarray) -> int:
-    return int((picture == DARK).all(-1).sum())
+def resting(picture: np.ndarray) -> int:
+    return int((picture == REST).all(-1).sum())
 
 
 def sheet(depth: int) -> dict[str, torch.Tensor]:
@@ -30,26 +30,26 @@ def sheet(depth: int) -> dict[str, torch.Tensor]:
     return {"ticks": ticks, "state_residuals": states, "costate_residuals": costates}
 
 
-def test_what_is_at_rest_is_dark_in_proportion() -> None:
+def test_what_is_at_rest_is_grey_in_proportion() -> None:
     depth = 10
     cells = depth * (2 * depth + 1)
     picture = pixels(plots.worldsheet(sheet(depth), depth, "fronts"))
     half = picture.shape[1] // 2
-    ratio = dark(picture[:, :half]) / dark(picture[:, half:])
+    ratio = resting(picture[:, :half]) / resting(picture[:, half:])
     assert abs(ratio - (cells - depth) / (cells - 2 * depth)) < 0.02
 
 
 def test_rounding_counts_as_rest() -> None:
     clean, noisy = sheet(8), sheet(8)
     noisy["state_residuals"][clean["state_residuals"] == 0] = 1e-8
-    assert dark(pixels(plots.worldsheet(clean, 8, "t"))) == dark(pixels(plots.worldsheet(noisy, 8, "t")))
+    assert resting(pixels(plots.worldsheet(clean, 8, "t"))) == resting(pixels(plots.worldsheet(noisy, 8, "t")))
 
 
-def test_a_field_that_never_moved_is_all_dark() -> None:
+def test_a_field_that_never_moved_is_all_grey() -> None:
     still = {**sheet(6), "costate_residuals": torch.zeros(13, 6).double()}
-    moving, resting = (pixels(plots.worldsheet(found, 6, "t")) for found in (sheet(6), still))
+    moving, still_picture = (pixels(plots.worldsheet(found, 6, "t")) for found in (sheet(6), still))
     half = moving.shape[1] // 2
-    assert dark(resting[:, half:]) > 1.1 * dark(moving[:, half:])
+    assert resting(still_picture[:, half:]) > 1.1 * resting(moving[:, half:])
 
 
 def test_both_contenders_are_seen_where_their_curves_coincide() -> None:

@@ -39,7 +39,7 @@ def test_a_diverging_relaxation_is_an_outcome_and_has_no_gradients() -> None:
     assert sol.outcome.status is ws.Status.DIVERGED
     assert not sol.outcome.converged
     assert "rate closer to 1" in sol.outcome.remedy
-    assert str(sol.outcome).startswith(f"diverged after {sol.ticks} ticks")
+    assert str(sol.outcome).startswith(f"diverged after {sol.ticks} tick{'s' if sol.ticks > 1 else ''}, ")
     for use in (sol.gradients, sol.accumulate, lambda: ws.compare(net.chain, net.x, net.target, sol)):
         with pytest.raises(ws.errors.RelaxationError) as refusal:
             use()

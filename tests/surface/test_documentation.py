@@ -152,7 +152,8 @@ def test_the_gallery_shows_the_figures_of_the_experiments_as_they_are() -> None:
     """Copies to the byte, since a site is built from one folder."""
     figures = {path.read_bytes() for path in (ROOT / "experiments").glob("*/figure.png")}
     gallery = (DOCS / "gallery.md").read_text(encoding="utf-8")
-    shown = re.findall(r"\]\(pictures/(\w+\.png)\)", gallery)
+    shown = re.findall(r"!\[[^]]+\]\(pictures/(\w+\.png)\)\]", gallery)
+    assert [f"](pictures/{name})](pictures/{name})" for name in shown if gallery.count(name) != 2] == []  # full size
     assert sorted(shown) == sorted(path.name for path in (DOCS / "pictures").glob("*.png"))
     assert [
         name for name in shown if name != "worldsheet.png" and (DOCS / "pictures" / name).read_bytes() not in figures

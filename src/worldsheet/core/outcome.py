@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from worldsheet.core.words import plural
+
 
 class Status(Enum):
     """The ways in which a relaxation can end."""
@@ -43,4 +45,4 @@ class Outcome:
     def __str__(self) -> str:
         measured = "" if self.residual is None else f", residual {self.residual:.1e}"
         advice = f": {self.remedy}" if self.remedy else ""
-        return f"{self.status.value} after {self.ticks} ticks{measured}{advice}"
+        return f"{self.status.value} after {plural(self.ticks, 'tick')}{measured}{advice}"

@@ -44,7 +44,7 @@ def per_tick(port: _AnyPort, ticks: int, silent: int = 0) -> _AnyPort:
         raise InputError(
             f"some ticks must not be silent, got ticks={ticks} of which silent={max(quiet)}",
             "at least one tick, and one that is not silent",
-            "use the number of ticks for which a batch is held: more than 2D of them if it starts from silence",
+            "use the number of ticks for which a batch is held: more than 2D of them if costates start at zero",
         )
     for (inner, group), count in zip(groups, quiet, strict=True):
         _slow(inner, group, float(ticks - count))

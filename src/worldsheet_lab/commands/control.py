@@ -25,9 +25,9 @@ class Control:
 
     problem: Annotated[str, typer.Argument(help=f"{', '.join(PROBLEMS)}, or what --list names")] = "pendulum"
     method: Annotated[str, typer.Option(help=", ".join(METHODS))] = "matched"
-    impedance: Annotated[float, typer.Option(help="z of the scalar wave")] = _IMPEDANCE
-    speed: Annotated[float, typer.Option(help="ν of the scalar wave")] = _SPEED
-    relaxation: Annotated[float, typer.Option(help="ω of the sweep")] = 0.5
+    impedance: Annotated[float, typer.Option(help="impedance z of the scalar wave")] = _IMPEDANCE
+    speed: Annotated[float, typer.Option(help="speed ν of the scalar wave")] = _SPEED
+    relaxation: Annotated[float, typer.Option(help="share ω of the new control in a sweep")] = 0.5
     tol: Annotated[float, typer.Option(help="stop when all residuals are below this")] = 1e-8
     max_ticks: Annotated[int, typer.Option(help="budget; 0 for the method's own")] = 0
     mpc: Annotated[int, typer.Option(help="steps of a disturbed closed loop afterwards; 0 for none")] = 0

@@ -42,7 +42,9 @@ Architecture: TypeAlias = Annotated[
 Activation: TypeAlias = Annotated[
     str | None, typer.Option(help=_help(", ".join(ACTIVATIONS), "activation"), rich_help_panel=_NETWORK)
 ]
-Depth: TypeAlias = Annotated[int | None, typer.Option(help=_help("number of sites", "depth"), rich_help_panel=_NETWORK)]
+Depth: TypeAlias = Annotated[
+    int | None, typer.Option(help=_help("number of layers", "depth"), rich_help_panel=_NETWORK)
+]
 Width: TypeAlias = Annotated[
     int | None, typer.Option(help=_help("units of a layer, or first channels", "width"), rich_help_panel=_NETWORK)
 ]
@@ -98,7 +100,11 @@ Cuts: TypeAlias = Annotated[
     ),
 ]
 PacketsPerUpdate: TypeAlias = Annotated[
-    int, typer.Option(help="packets into which a batch is cut; fewer are staler", rich_help_panel=_STAGES)
+    int,
+    typer.Option(
+        help="packets into which a batch is cut; the fewer, the older the weights that are answered",
+        rich_help_panel=_STAGES,
+    ),
 ]
 Weights: TypeAlias = Annotated[
     str,
@@ -131,7 +137,7 @@ Run: TypeAlias = Annotated[
         "--run",
         "--run-dir",  # torchrun reads options of the program too, and takes --run for an abbreviation of its own
         metavar="DIR",
-        help="folder of the run; runs/<data>-<date-time> if left out. Under torchrun --run-dir",
+        help="folder of the run; runs/<data>-<date-time> if left out. Under torchrun write --run-dir",
     ),
 ]
 Resume: TypeAlias = Annotated[Path | None, typer.Option(metavar="DIR", help="continue the run of this folder")]

@@ -29,10 +29,12 @@ class Stream:
         30.0
     )
     neurons: Annotated[int, typer.Option(help="fully connected; the first is the output")] = 5
-    speed: Annotated[float, typer.Option(help="c, in 1/seconds")] = 50.0
-    dissipation: Annotated[float, typer.Option(help="θ, in 1/seconds")] = 20.0
-    mass: Annotated[float, typer.Option(help="m, the inertia of a weight")] = 0.005
-    weight: Annotated[float, typer.Option(help="q of the potential q/2 (output − signal)²")] = 1.0
+    speed: Annotated[float, typer.Option(help="speed c of the neurons, in 1/seconds")] = 50.0
+    dissipation: Annotated[float, typer.Option(help="dissipation θ, in 1/seconds: how fast the past loses weight")] = (
+        20.0
+    )
+    mass: Annotated[float, typer.Option(help="mass m, the inertia of a weight")] = 0.005
+    weight: Annotated[float, typer.Option(help="weight q of the error in q/2 (output − signal)²")] = 1.0
     sign: Annotated[str, typer.Option(help=f"sign of time for the costates: {', '.join(SIGNS)}")] = "flip"
     dt: Annotated[float, typer.Option(help="seconds of the stream per step")] = 0.004
     seed: Annotated[int, typer.Option(help="initial weights and states")] = 0

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +63,14 @@ def control(options: Control) -> None:
         draw = plots_plants.PLANTS[options.problem]
         folder.write("plant.gif", plots_plants.plant_film(draw, *path, known.title))
     waves = _kicked(known, solution)
-    _draw(folder, known, solution, history, waves)
+    _draw(folder, known, options.method, solution, history, waves)
     saved.save(folder, known, solution, history, waves)
     console.print(f"figures in {folder.path}", highlight=False)
     folder.write(RESULT, json.dumps(result, indent=2).encode() + b"\n")
     if options.as_json:
         typer.echo(json.dumps(result))
     else:
-        Console().print(_table(result, folder.path))
+        Console().print(_table(result, known, folder.path))
 
 
 def _list(*, as_json: bool) -> None:
@@ -107,7 +108,8 @@ def _progress(history: History) -> list[str]:
     worst = torch.stack((history.state_residuals.abs().amax((1, 2)), history.costate_residuals.abs().amax((1, 2))), -1)
     step = max(1, len(worst) // 12)
     return [
-        f"tick {history.ticks[row]:>6}   dynamics {float(worst[row, 0]):.1e}   costates {float(worst[row, 1]):.1e}"
+        f"tick {history.ticks[row]:>6}   residual of the dynamics {float(worst[row, 0]):.1e}, "
+        f"of the costates {float(worst[row, 1]):.1e}"
         for row in [*range(0, len(worst), step)]
     ]
 
@@ -170,20 +172,25 @@ def _instant(known: Known, now: float, state: Tensor, control: Tensor) -> Table:
     return table
 
 
-def _draw(folder: RunFolder, known: Known, solution: Trajectory, history: History, kicked: History | None) -> None:
-    labels = plots_control.Labels(known.states, known.controls, known.title)
+def _draw(
+    folder: RunFolder, known: Known, method: str, solution: Trajectory, history: History, kicked: History | None
+) -> None:
+    labels = plots_control.Labels(known.states, known.controls, known.title, time=known.time)
     times = solution.times.cpu()
     size = solution.problem.state_size
     drawn = subsample(size, _COLUMNS)
-    chosen = plots_control.Labels([known.states[column] for column in drawn], known.controls, known.title)
+    chosen = replace(
+        labels,
+        states=[known.states[column] for column in drawn],
+        goal=[known.goal[column] for column in drawn] if known.goal else (),
+    )
     fields = (solution.states.cpu()[:, drawn], solution.costates.cpu()[:, drawn], solution.controls.cpu())
     folder.write("trajectory.png", plots_control.trajectories(times, *fields, chosen))
     shown = history if kicked is None else kicked
-    title = f"{known.title}: " + (
-        "the search" if kicked is None else f"waves after a kick of {_KICK:g}, scalar impedance"
-    )
+    what = f"the search, method {method}" if kicked is None else f"waves after a kick of {_KICK:g}, method wave"
     residuals = (shown.state_residuals.norm(dim=-1), shown.costate_residuals.norm(dim=-1))
-    picture = plots_control.worldsheet(shown.ticks, residuals, float(times[-1] - times[0]), title)
+    titled = replace(labels, title=f"{known.title}: {what}")
+    picture = plots_control.worldsheet(shown.ticks, residuals, float(times[-1] - times[0]), titled)
     folder.write("worldsheet.png", picture)
     film = (history.states[..., :size], history.costates[..., :size], history.controls)
     folder.write("search.gif", plots_control.film(times, *film, labels))
@@ -201,14 +208,22 @@ def _kicked(known: Known, solution: Trajectory) -> History | None:
     return None if outcome.status is Status.DIVERGED else history
 
 
-def _table(result: dict[str, Any], folder: Path) -> Table:
+def _table(result: dict[str, Any], known: Known, folder: Path) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 2))
-    for name in ("problem", "method", "status", "ticks", "cost", "duration"):
+    for name in ("problem", "method", "status", "ticks"):
         table.add_row(name, str(result[name]))
+    table.add_row("cost", _shown(result["cost"]))
+    table.add_row("duration", _shown(result["duration"]) + (" s" if "(s)" in known.time else ""))
+    table.add_row("time to solve", f"{1e3 * result['seconds']:.0f} ms")
     for name, value in result["residuals"].items():
-        table.add_row(f"{name} residual", str(value))
+        table.add_row(f"{name} residual", _shown(value, "{:.1e}"))
     if "closed_loop" in result:
         loop = result["closed_loop"]
         table.add_row("closed loop", f"{loop['converged']} of {loop['steps']} steps converged, {loop['ticks']} ticks")
+        table.add_row("time per step", f"{1e3 * loop['seconds_per_step']:.1f} ms")
     table.add_row("folder", str(folder))
     return table
+
+
+def _shown(value: float | None, form: str = "{:.4g}") -> str:
+    return "not finite" if value is None else form.format(value)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import pi
 from typing import final
 
 import torch
@@ -35,10 +36,12 @@ class Known:
         title: what it is, in a line.
         build: the problem for initial states (..., n).
         initial: the initial state that is solved if none is given.
-        states: names of the states.
-        controls: names of the controls.
+        states: names of the states, with units where they have any.
+        controls: names of the controls, likewise.
         guess: where a search starts, for a problem.
         spread: how far the initial states of a batch lie apart, per state.
+        goal: what each state is to be at the end, None where that is free; empty where no state has a goal.
+        time: what the axis of time is called.
     """
 
     title: str
@@ -48,6 +51,8 @@ class Known:
     controls: tuple[str, ...]
     guess: Callable[[Problem], Guess]
     spread: tuple[float, ...]
+    goal: tuple[float | None, ...] = ()
+    time: str = "time"
 
     def problem(self) -> Problem:
         """From the initial state of the textbook."""
@@ -60,21 +65,41 @@ class Known:
         return self.build(middle + spread * drawn)
 
 
+_SECONDS = "time (s)"
+
 KNOWN = {
     "pendulum": Known(
-        "swing-up of a pendulum", pendulum, (0.0, 0.0), ("angle", "speed"), ("torque",), rolled_out, (0.5, 0.5)
+        "swing-up of a pendulum",
+        pendulum,
+        (0.0, 0.0),
+        ("angle (rad)", "speed (rad/s)"),
+        ("torque (N m)",),
+        rolled_out,
+        (0.5, 0.5),
+        (pi, 0.0),
+        _SECONDS,
     ),
     "cartpole": Known(
         "swing-up of a pole on a cart",
         cartpole,
         (0.0, 0.0, 0.0, 0.0),
-        ("position", "angle", "speed", "turning rate"),
-        ("force",),
+        ("position (m)", "angle (rad)", "speed (m/s)", "turning rate (rad/s)"),
+        ("force (N)",),
         rolled_out,
         (0.2, 0.2, 0.2, 0.2),
+        (0.0, pi, 0.0, 0.0),
+        _SECONDS,
     ),
     "bangbang": Known(
-        "least time for a mass", bangbang, (1.0, 0.0), ("position", "speed"), ("force",), rolled_out, (0.3, 0.3)
+        "least time for a mass",
+        bangbang,
+        (1.0, 0.0),
+        ("position (m)", "speed (m/s)"),
+        ("force (N)",),
+        rolled_out,
+        (0.3, 0.3),
+        (0.0, 0.0),
+        _SECONDS,
     ),
     "vanderpol": Known("van der Pol oscillator", vanderpol, (0.0, 1.0), ("x_1", "x_2"), ("u",), rolled_out, (0.3, 0.3)),
     "rocket": Known(
@@ -85,24 +110,32 @@ KNOWN = {
         ("thrust",),
         coasting,
         (0.0, 0.01, 0.0),
+        (None, None, 0.6),
     ),
     "quadrotor": Known(
         "quadrotor to hover",
         quadrotor,
         (1.5, -1.0, -1.0, 0.2, -0.2, 0.3, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
-        ("x", "y", "z", "roll", "pitch", "yaw", "v_x", "v_y", "v_z", "p", "q", "r"),
-        ("rotor 1", "rotor 2", "rotor 3", "rotor 4"),
+        (
+            *("x (m)", "y (m)", "z (m)", "roll (rad)", "pitch (rad)", "yaw (rad)"),
+            *("v_x (m/s)", "v_y (m/s)", "v_z (m/s)", "p (rad/s)", "q (rad/s)", "r (rad/s)"),
+        ),
+        ("rotor 1 (N)", "rotor 2 (N)", "rotor 3 (N)", "rotor 4 (N)"),
         hovering,
         (0.5,) * 3 + (0.2,) * 3 + (0.1,) * 6,
+        (0.0,) * 12,
+        _SECONDS,
     ),
     "obstacle": Known(
         "around a disc",
         obstacle,
         (0.0, 0.0, 0.0, 0.0),
-        ("x", "y", "v_x", "v_y"),
-        ("a_x", "a_y"),
+        ("x (m)", "y (m)", "v_x (m/s)", "v_y (m/s)"),
+        ("a_x (m/s²)", "a_y (m/s²)"),
         straight,
         (0.1, 0.1, 0.1, 0.1),
+        (2.0, 2.0, 0.0, 0.0),
+        _SECONDS,
     ),
 }
 

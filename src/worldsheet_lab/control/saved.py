@@ -1,7 +1,7 @@
 """What a control run leaves in its folder beside its pictures: the numbers that they are drawn from."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -41,8 +41,8 @@ def save(folder: RunFolder, known: Known, solution: Trajectory, search: History,
     folder.write_tensors(SEARCH, _thinned({**_residuals(search), **moving}))
     if waves is not None:
         folder.write_tensors(WAVES, _thinned(_residuals(waves)))
-    names: dict[str, str | Sequence[str]] = {"title": known.title, "states": known.states, "controls": known.controls}
-    about = {**provenance(str(solution.states.device)), **names}
+    names = {"title": known.title, "states": known.states, "controls": known.controls}
+    about = {**provenance(str(solution.states.device)), **names, "goal": known.goal, "time": known.time}
     folder.write(ABOUT, json.dumps(about, indent=2).encode() + b"\n")
 
 

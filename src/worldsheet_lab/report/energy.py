@@ -43,7 +43,7 @@ def _pair(sheets: Mapping[str, Sheet], ticks: str, parts: tuple[str, str], title
         for part, dash in zip(parts, ("solid", "dash"), strict=True):
             rows = subsample(len(sheet[ticks]), POINTS)
             total = sheet[part].square().sum(1).sqrt()
-            more = {"legendgroup": name, "showlegend": dash == "solid", "dash": dash}
+            more = {"legendgroup": name, "showlegend": dash == "solid", "dash": dash, "mode": "lines+markers"}
             made.add_trace(curve(sheet[ticks][rows].numpy(), total[rows].numpy(), name, colour, **more))
     log_axis(made)
     return Drawing(title, made, with_legend(made))
@@ -53,7 +53,8 @@ def _single(sheets: Mapping[str, Sheet], ticks: str, curves: Mapping[str, Tensor
     made = figure("tick", "")
     for colour, (name, values) in zip(_colours(curves), curves.items(), strict=True):
         rows = subsample(len(values), POINTS)
-        made.add_trace(curve(sheets[name][ticks][rows].numpy(), values[rows].numpy(), name, colour))
+        x, y = sheets[name][ticks][rows].numpy(), values[rows].numpy()
+        made.add_trace(curve(x, y, name, colour, mode="lines+markers"))
     log_axis(made)
     return Drawing(title, made, with_legend(made))
 

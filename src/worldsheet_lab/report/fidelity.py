@@ -94,7 +94,8 @@ def _by_step(steps: Mapping[int, list[float]]) -> Figure:
     columns = np.array(list(steps.values())).T
     for number, values in enumerate(columns):
         colour = COLOURS[number % len(COLOURS)]
-        made.add_trace(curve(list(steps), np.maximum(values, FLOOR), f"layer {number + 1}", colour, width=1.3))
+        more = {"width": 1.3, "mode": "lines+markers"}
+        made.add_trace(curve(list(steps), np.maximum(values, FLOOR), f"layer {number + 1}", colour, **more))
     _cosine_axis(made)
     return made
 

@@ -13,7 +13,7 @@ from worldsheet_lab.recipes import Recipe
 from worldsheet_lab.report.panel import Drawing, Figure, Panel
 from worldsheet_lab.report.run import Run
 from worldsheet_lab.report.runs import CompareRun, StagedRun, TrainRun, alike
-from worldsheet_lab.report.style import COLOURS, curve, figure, log_axis, whole_axis, with_legend
+from worldsheet_lab.report.style import COLOURS, curve, figure, log_axis, share_axis, whole_axis, with_legend
 from worldsheet_lab.run_folder import Row
 
 Key: TypeAlias = tuple[str, Recipe, str]
@@ -117,11 +117,11 @@ def _curves(groups: Groups, part: str) -> Figure:
     keys = sorted(groups, key=lambda key: not _is_backprop(key))
     for key, name in zip(keys, _names(keys), strict=True):
         members = {learned.seed: values for learned in groups[key] if (values := getattr(learned, part))}
-        broad = {"width": 6, "opacity": 0.4} if _is_backprop(key) else {"width": 2.2}
+        broad = {"width": 7, "opacity": 0.4} if _is_backprop(key) else {"width": 2.2}
         made.add_traces(_group(name, members, next(colours), broad))
     whole_axis(made, max([len(trace.x) for trace in made.data] or [1]))
     if part == "accuracy":
-        made.update_yaxes(tickformat=".3~p")
+        share_axis(made)
     else:
         log_axis(made)
     return made

@@ -4,6 +4,7 @@ const TEMPLATES = JSON.parse(document.getElementById("templates").textContent);
 const ROOT = document.documentElement;
 const CONFIG = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d", "toImage"] };
 const PAUSE = 90; // ms between the moments of a film
+const PAPER = 680; // px across a printed page; figures stand in two columns, the last of an odd number alone
 
 const plots = () => [...document.querySelectorAll(".plot")];
 const drawn = () => plots().filter((plot) => plot.dataset.drawn);
@@ -71,4 +72,22 @@ const seen = new IntersectionObserver(
   { rootMargin: "500px" },
 );
 plots().forEach((plot) => seen.observe(plot));
-window.addEventListener("beforeprint", () => plots().filter((plot) => plot.closest("details").open).forEach(draw));
+
+// On paper: light, and as wide as a column, which plotly would not notice.
+function alone(plot) {
+  const figures = [...plot.closest(".drawings").children];
+  return figures.length % 2 === 1 && figures.at(-1) === plot.parentElement;
+}
+window.addEventListener("beforeprint", () => {
+  ROOT.dataset.shown = ROOT.dataset.theme;
+  setTheme("light");
+  plots().filter((plot) => plot.closest("details").open).forEach(draw);
+  for (const plot of drawn()) {
+    const height = parseFloat(plot.style.getPropertyValue("--printed"));
+    Plotly.relayout(plot, { height, width: alone(plot) ? PAPER : PAPER / 2 - 12 });
+  }
+});
+window.addEventListener("afterprint", () => {
+  setTheme(ROOT.dataset.shown);
+  for (const plot of drawn()) Plotly.relayout(plot, { height: null, width: null, autosize: true });
+});

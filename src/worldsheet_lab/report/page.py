@@ -16,6 +16,10 @@ from worldsheet_lab.report.run import Run
 from worldsheet_lab.report.style import template
 
 _HERE = Path(__file__).parent
+_LEGEND_ROW = 12
+"""Pixels that a name in a legend takes where there is little room, beside what a figure has for it."""
+_PRINTED = 250
+"""Pixels of height on paper, so that a panel of six figures fits a page."""
 
 
 @final
@@ -53,17 +57,17 @@ class Page:
 
     def _subtitle(self) -> str:
         command = self.origin["command"]
-        typed = f"<code>{escape(command)}</code><br>" if command else ""
+        typed = f"{_code(command)}<br>" if command else ""
         return f"{typed}{_moment(self.origin)} · {escape(self.origin['machine'])}"
 
 
 def _run(run: Run) -> str:
     found = "".join(f"<li>{escape(name)}: {escape(value)}</li>" for name, value in run.found.items())
-    command, machine, started = escape(run.origin["command"]), escape(run.origin["machine"]), _moment(run.origin)
+    command, machine, started = _code(run.origin["command"]), escape(run.origin["machine"]), _moment(run.origin)
     return (
         f"<tr><td><b>{escape(run.label)}</b><br><span class=soft>{escape(run.kind)}</span></td>"
         f"<td class=wide>{escape(run.about)}</td><td class=wide><ul>{found or '<li>has not ended</li>'}</ul></td>"
-        f"<td class=wide><code>{command}</code><br><span class=soft>{machine}<br>{started}</span></td></tr>"
+        f"<td class=wide>{command}<br><span class=soft>{machine}<br>{started}</span></td></tr>"
     )
 
 
@@ -90,11 +94,20 @@ def _film(panel: Panel) -> str:
 
 def _drawing(name: str, drawing: Drawing) -> str:
     film = " data-film" if drawing.figure.frames else ""
+    named = sum(trace.showlegend is not False for trace in drawing.figure.data)
+    more = _LEGEND_ROW * named if named > 1 else 0  # where each name has a row of its own
+    heights = {"tall": drawing.height, "narrow": drawing.height + more, "printed": min(drawing.height, _PRINTED) + more}
+    style = "; ".join(f"--{name}:{height}px" for name, height in heights.items())
     return (
         f"<figure><figcaption>{escape(drawing.title)}</figcaption>"
-        f'<div class="plot" id="{name}"{film} style="height:{drawing.height}px"></div>'
+        f'<div class="plot" id="{name}"{film} style="{style}"></div>'
         f'<script type="application/json" id="{name}-data">{_embedded(drawing.figure.to_json())}</script></figure>'
     )
+
+
+def _code(command: str) -> str:
+    """A command that is broken between its words only."""
+    return f"<code>{' '.join(f'<span>{escape(word)}</span>' for word in command.split())}</code>"
 
 
 def _moment(origin: Mapping[str, str]) -> str:

@@ -9,7 +9,7 @@ from worldsheet_lab.contest.rivals import BACKPROP
 from worldsheet_lab.report.panel import Drawing, Figure, Panel
 from worldsheet_lab.report.run import Run
 from worldsheet_lab.report.runs import CompareRun
-from worldsheet_lab.report.style import COLOURS, PALE, figure
+from worldsheet_lab.report.style import COLOURS, PALE, SYMBOLS, figure
 
 Rows = Mapping[str, Mapping[str, Any]]
 """What each dynamics has shown, by name."""
@@ -28,7 +28,7 @@ def panels(runs: Sequence[Run]) -> Iterator[Panel]:
                 Drawing("Work of one gradient, per layer", _work(rows)),
             )
             interval = "bars: Student's 95 % interval of the mean" if seeds > 2 else "too few seeds for an interval"
-            words = f"{run.about}. Equal starts and batches for all dynamics of a seed; {interval}."
+            words = f"{run.about}. All dynamics of a seed have equal starts and batches; {interval}."
             yield Panel(f"compare-{run.label}", f"Side by side, {run.label}", words, drawings)
 
 
@@ -36,7 +36,8 @@ def _accuracies(rows: Rows, seeds: Sequence[int]) -> Figure:
     made = figure("", "")
     for number, seed in enumerate(seeds):
         values = [row["accuracies"][number] for row in rows.values()]
-        marker = {"size": 7, "opacity": 0.65, "color": COLOURS[number % len(COLOURS)]}
+        kind = number % len(COLOURS)
+        marker = {"size": 8, "opacity": 0.7, "color": COLOURS[kind], "symbol": SYMBOLS[kind]}
         made.add_trace(go.Scatter(x=list(rows), y=values, mode="markers", name=f"seed {seed}", marker=marker))
     means = [row["accuracy"] for row in rows.values()]
     mark = {"symbol": "line-ew-open", "size": 26, "color": PALE, "line": {"width": 2}}

@@ -84,7 +84,7 @@ class StagedRun(Run):
 
     @property
     def timelines(self) -> Mapping[int, list[Note]]:
-        """By stage, the deeds of its last segment."""
+        """By stage, the actions of its last segment."""
         found = {}
         for stage in range(self.setup.stages):
             path = self.folder.path / f"{TIMELINE}-{stage}.json"
@@ -156,6 +156,16 @@ class ControlRun(Run):
         """Of the states and the controls."""
         plain = self.read_json(control.ABOUT)
         return list(plain["states"]), list(plain["controls"])
+
+    @property
+    def goal(self) -> list[float | None]:
+        """What each state is to be at the end, None where that is free; empty where nothing is told."""
+        return list(self.read_json(control.ABOUT).get("goal", ()))
+
+    @property
+    def time(self) -> str:
+        """What the axis of time is called."""
+        return str(self.read_json(control.ABOUT).get("time", "time"))
 
     @property
     def trajectory(self) -> dict[str, Tensor]:

@@ -13,8 +13,8 @@ from worldsheet_lab.report.style import COLOURS, POINTS, curve, figure, left_out
 from worldsheet_lab.run_folder import Row
 from worldsheet_lab.subsample import subsample
 
-DEEDS = 80
-"""Deeds of each stage that are drawn."""
+ACTIONS = 80
+"""Actions of each stage that are drawn."""
 
 _ACTS = {"F": ("forward", COLOURS[0]), "B": ("pull back", COLOURS[1]), "U": ("update", COLOURS[2])}
 
@@ -41,28 +41,28 @@ def panels(runs: Sequence[Run]) -> Iterator[Panel]:
 
 
 def _window(most: int) -> str:
-    """A sentence about the deeds that are not drawn."""
-    return f" {DEEDS} deeds of each stage, from the middle of {most}." if most > DEEDS else ""
+    """A sentence about the actions that are not drawn."""
+    return f" {ACTIONS} actions of each stage, from the middle of {most}." if most > ACTIONS else ""
 
 
 def _gantt(timelines: Mapping[int, Sequence[Note]]) -> Figure:
-    """A bar per deed, a colour per act, a row per stage."""
+    """A bar per action, a colour per kind, a row per stage."""
     made = figure("seconds since the segment began", "", barmode="overlay", bargap=0.3)
     origin = _span(timelines)[0]
     bars: dict[str, list[tuple[int, float, float, str]]] = {act: [] for act in _ACTS}
     for stage, notes in timelines.items():
-        first = max(0, (len(notes) - DEEDS) // 2)
-        for action, since, until in notes[first : first + DEEDS]:
+        first = max(0, (len(notes) - ACTIONS) // 2)
+        for action, since, until in notes[first : first + ACTIONS]:
             bars[action[0]].append((stage, since - origin, until - since, action))
     for act, found in bars.items():
         name, colour = _ACTS[act]
-        stages, begin, took, deeds_named = zip(*found, strict=True) if found else ((), (), (), ())
+        stages, begin, took, named = zip(*found, strict=True) if found else ((), (), (), ())
         made.add_trace(
             go.Bar(
                 base=np.array(begin),
                 x=np.array(took),
                 y=[f"stage {stage}" for stage in stages],
-                customdata=list(deeds_named),
+                customdata=list(named),
                 orientation="h",
                 name=name,
                 marker={"color": colour, "line": {"width": 0}},
@@ -74,13 +74,13 @@ def _gantt(timelines: Mapping[int, Sequence[Note]]) -> Figure:
 
 
 def _span(timelines: Mapping[int, Sequence[Note]]) -> tuple[float, float]:
-    """When the first deed of any stage began, and when the last one ended."""
+    """When the first action of any stage began, and when the last one ended."""
     every = [(begin, end) for notes in timelines.values() for _, begin, end in notes]
     return min((begin for begin, _ in every), default=0.0), max((end for _, end in every), default=0.0)
 
 
 def _busy(timelines: Mapping[int, Sequence[Note]]) -> Figure:
-    """Seconds of all its deeds over the seconds from the first deed of any stage to the last."""
+    """Seconds of all its actions over the seconds from the first action of any stage to the last."""
     begin, end = _span(timelines)
     shares = [sum(until - since for _, since, until in notes) / max(end - begin, 1e-9) for notes in timelines.values()]
     bars = go.Bar(x=[f"stage {stage}" for stage in timelines], y=shares, marker={"color": COLOURS[0]})

@@ -35,7 +35,8 @@ def _panel(run: StreamRun, trace: dict[str, Tensor]) -> Panel:
     for colour, name, part in _ENERGIES:
         values = _finite(trace[part][rows])
         label = {"customdata": values, "hovertemplate": "%{x:.3f} s: %{customdata:.3g}"}
-        energies.add_trace(curve(times, _bend(values), name, colour, width=1.2, **label))
+        dash = "solid" if part == "lagrangians" else "dash"
+        energies.add_trace(curve(times, _bend(values), name, colour, width=1.4, dash=dash, **label))
     _bent_axis(energies, [trace["lagrangians"], trace["hamiltonians"]])
     costates = curve(times, _finite(trace["costate_norms"][rows]), "costates", COLOURS[3], width=1.2)
     norms = figure("time (s)", "", costates, showlegend=False)
@@ -44,9 +45,12 @@ def _panel(run: StreamRun, trace: dict[str, Tensor]) -> Panel:
         Drawing("Signal, and the output neuron that tracks it", tracking),
         Drawing(f"Error: root mean square over {_WINDOW:g} s", _error(trace)),
         Drawing("Energies, linear below 0.1 and logarithmic above", energies),
-        Drawing("Norm of all costates ‖(π, π_w)‖", norms),
+        Drawing("Norm of all costates, of states and weights", norms),
     )
-    words = "Time is the stream's own. Outputs are drawn between −1.1 and 1.1." + left_out(count, len(rows), "rows")
+    words = (
+        "Time is the stream's own. Outputs are drawn between −1.1 and 1.1. Energies are per weight of their moment, "
+        "φ = exp(θt) with θ the dissipation." + left_out(count, len(rows), "rows")
+    )
     return Panel(f"stream-{run.label}", f"Stream, {run.label}: {run.about}", words, drawings)
 
 

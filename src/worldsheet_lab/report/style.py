@@ -1,7 +1,7 @@
 """Colours, axes and the traces that several panels share."""
 
 from collections.abc import Sequence
-from math import ceil, floor, log10, nan
+from math import ceil, floor, isfinite, log10, nan
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,16 @@ from worldsheet_lab.report.panel import Figure
 
 COLOURS = ("#3d85c6", "#e07b39", "#2a9d6f", "#cc5a71", "#8e6bbf", "#a6813c", "#4fa3a5", "#b85fb0")
 """Readable on white and on near black."""
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "triangle-down", "hexagon")
+"""A marker for each colour, so that curves are told apart without colours too."""
 STATE, COSTATE, CONTROL, PALE = COLOURS[0], COLOURS[3], COLOURS[2], "#8a8f98"
-CANVAS = "#17181f"
-"""Behind heat maps in both themes: what is at rest is dark."""
+CANVAS = "rgba(128,133,142,0.35)"
+"""Behind heat maps, grey on either paper: what is at rest, which no colour of a scale looks like."""
+_ZERO, _VEIL, _CURSOR = "#17181f", "#000000", "#f2f2f2"
 FRONT = "#1fb8a0"
 """A line over a heat map, which its legend shows on paper too."""
 RISING = "Plasma"
-TURNING = ((0.0, "#59b7ff"), (0.25, "#27689c"), (0.5, CANVAS), (0.75, "#a8502a"), (1.0, "#ffa261"))
+TURNING = ((0.0, "#59b7ff"), (0.25, "#27689c"), (0.5, _ZERO), (0.75, "#a8502a"), (1.0, "#ffa261"))
 """From below zero to above it, dark at zero."""
 
 BAR = {"thickness": 10, "xpad": 4}
@@ -30,6 +33,8 @@ MOMENTS = 60
 """Moments of a film."""
 POINTS = 2000
 """Points of a curve."""
+_MARKERS = 12
+"""Markers of a curve, at most."""
 AT_REST = 1e-6
 """Share of the largest residual below which there is nothing but the rounding of float32."""
 
@@ -78,9 +83,12 @@ def figure(x: str, y: str, *traces: Any, **layout: Any) -> Figure:
 
 
 def curve(x: Any, y: Any, name: str, colour: str, **more: Any) -> go.Scatter:
-    """A line; `width`, `dash` and `opacity` of it may be chosen."""
-    line = {"color": colour, "width": more.pop("width", 1.8), "dash": more.pop("dash", "solid")}
-    return go.Scatter(x=x, y=y, name=name, mode=more.pop("mode", "lines"), line=line, **more)
+    """A line; `width`, `dash`, `opacity` and `mode` may be chosen. Markers, some of them, are those of its colour."""
+    width = more.pop("width", 1.8)
+    line = {"color": colour, "width": width, "dash": more.pop("dash", "solid")}
+    symbol = SYMBOLS[COLOURS.index(colour)] if colour in COLOURS else "circle"
+    marker = {"symbol": symbol, "size": 5 + width, "maxdisplayed": _MARKERS}
+    return go.Scatter(x=x, y=y, name=name, mode=more.pop("mode", "lines"), line=line, marker=marker, **more)
 
 
 def log_axis(made: Figure, decades: int = 12) -> None:
@@ -92,7 +100,7 @@ def log_axis(made: Figure, decades: int = 12) -> None:
     top = float(values.max())
     low = max(float(values.min()), top * 10.0**-decades)
     span = log10(top) - log10(low)
-    room = max(0.06 * span, 0.04)
+    room = max(0.06 * span, 0.04) if span > 0 else 0.2  # a single value has ticks around it, too
     steps = (1,) if span > 2 else (1, 2, 5) if span > 0.7 else (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)
     every = ceil(span / 8) if span > 2 else 1
     powers = range(floor(log10(low)), ceil(log10(top)) + 1)
@@ -113,6 +121,17 @@ def with_legend(made: Figure) -> int:
 def whole_axis(made: Figure, count: int) -> None:
     """An x axis of the numbers 1 to `count`."""
     made.update_xaxes(tick0=1 if count < 10 else 0, dtick=max(1, ceil(count / 8)), tickformat="d")
+    if count == 1:
+        made.update_xaxes(range=[0.5, 1.5])
+
+
+def share_axis(made: Figure) -> None:
+    """A y axis in per cent over what is drawn, with no room below 0 and above 100."""
+    values = [value for trace in made.data for value in trace.y if isfinite(value)]
+    if values:
+        room = max(0.08 * (max(values) - min(values)), 0.02)
+        made.update_yaxes(range=[max(-0.005, min(values) - room), min(1.005, max(values) + room)])
+    made.update_yaxes(tickformat=".3~p")
 
 
 def stride(count: int, most: int) -> int:
@@ -126,7 +145,7 @@ def left_out(count: int, shown: int, what: str) -> str:
 
 
 def log_heat_map(x: Sequence[float], values: Tensor, words: str, first: int = 1) -> go.Heatmap:
-    """Rows of `values` (x, site) as columns, colours by power of ten; what is at rest or not finite is left dark.
+    """Rows of `values` (x, site) as columns, colours by power of ten; what is at rest is left grey.
 
     `customdata` holds the numbers themselves.
 
@@ -143,7 +162,6 @@ def log_heat_map(x: Sequence[float], values: Tensor, words: str, first: int = 1)
     shown = np.where(shown > AT_REST * top, shown, nan)
     low = float(np.nanmin(shown)) if np.isfinite(shown).any() else top / 10
     low = min(low, top / 10)
-    ticks = list(range(ceil(log10(low)), floor(log10(top)) + 1)) or [round(log10(top))]
     return go.Heatmap(
         x=np.asarray(x),
         y=np.arange(first, first + len(raw)),
@@ -154,26 +172,37 @@ def log_heat_map(x: Sequence[float], values: Tensor, words: str, first: int = 1)
         colorscale=RISING,
         hovertemplate=f"{words}: %{{customdata:.3g}}<extra></extra>",
         hoverongaps=False,
-        colorbar={
-            "thickness": 10,
-            "tickvals": ticks,
-            "ticktext": [f"10<sup>{tick}</sup>" for tick in ticks],
-            "xpad": 4,
-        },
+        colorbar={**BAR, **_log_ticks(low, top)},
     )
 
 
+def _log_ticks(low: float, top: float) -> dict[str, Any]:
+    """Where a logarithmic scale has its numbers, three at least: powers of ten, or 1, 2 and 5 times such."""
+    powers = range(ceil(log10(low)), floor(log10(top)) + 1)
+    if len(powers) > 2:
+        return {"tickvals": list(powers), "ticktext": [f"10<sup>{power}</sup>" for power in powers]}
+    fine = [step * 10.0**power for power in range(floor(log10(low)), floor(log10(top)) + 1) for step in (1, 2, 5)]
+    inside = [value for value in fine if low <= value <= top]
+    return {"tickvals": [log10(value) for value in inside], "ticktext": [f"{value:.3g}" for value in inside]}
+
+
 def on_canvas(made: Figure, sites: bool = True) -> Figure:
-    """A heat map's figure: dark behind, no grid, whole numbers at the sites."""
+    """A heat map's figure: grey behind, no grid, whole numbers at the sites."""
     made.update_layout(plot_bgcolor=CANVAS, margin={"r": 8})
     made.update_xaxes(showgrid=False, zeroline=False)
     made.update_yaxes(showgrid=False, zeroline=False, **({"tickformat": "d"} if sites else {}))
     return made
 
 
-def cursor(at: float, end: float) -> list[dict[str, Any]]:
-    """A line at a moment, and a veil over what comes after it."""
-    height = {"x0": at, "y0": 0, "y1": 1, "yref": "paper"}
-    line = {**height, "type": "line", "x1": at, "line": {"color": "#f2f2f2", "width": 1}}
-    veil = {**height, "type": "rect", "x1": max(at, end), "fillcolor": CANVAS, "opacity": 0.7, "line": {"width": 0}}
-    return [line, veil]
+def cursor(at: float, half: float, end: float) -> list[dict[str, Any]]:
+    """A line at a moment, and a veil over the columns after it.
+
+    Args:
+        at: the moment.
+        half: half the width of a column.
+        end: the right edge of the last column.
+    """
+    height = {"y0": 0, "y1": 1, "yref": "paper"}
+    line = {**height, "type": "line", "x0": at, "x1": at, "line": {"color": _CURSOR, "width": 1}}
+    sides = {"x0": min(at + half, end), "x1": end, "fillcolor": _VEIL, "opacity": 0.7}
+    return [line, {**height, **sides, "type": "rect", "line": {"width": 0}}]

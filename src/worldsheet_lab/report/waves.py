@@ -24,9 +24,10 @@ from worldsheet_lab.report.style import (
 from worldsheet_lab.sheets import Sheet
 
 _WORDS = (
-    "Energies are about the point of rest (W5), in units of the cost. A junction's reflected power is what a rising "
-    "wave of its state sends back; it is nothing where impedances match. In a linear network, what the energy loses in "
-    "a tick is what the output and the matched sites have absorbed; nonlinear layers feed some back."
+    "Energies are those of the distance to rest, in units of the cost. A junction is where two sites meet; its "
+    "reflected power is what a rising wave of its state sends back, which is nothing where impedances match. In a "
+    "linear network, what the energy loses in a tick is what the output and the matched sites have absorbed; nonlinear "
+    "layers feed some back. The fronts are how far states and costates have come."
 )
 
 
@@ -73,7 +74,7 @@ def _balance(sheet: Sheet) -> Figure:
         ("absorbed by matching", _so_far(sheet["absorbed"].sum(1))),
     )
     for colour, (name, values) in zip(COLOURS, sums, strict=False):
-        made.add_trace(curve(ticks, values.numpy(), name, colour))
+        made.add_trace(curve(ticks, values.numpy(), name, colour, mode="lines+markers"))
     return made
 
 

@@ -16,7 +16,7 @@ INTERVAL = 0.5
 
 @final
 class Meter:
-    """Notes the deeds of one segment and tells now and then how the stage stands.
+    """Notes the actions of one segment and tells now and then how the stage stands.
 
     Args:
         stage: what is measured.
@@ -37,7 +37,7 @@ class Meter:
         self._counted = 0  # samples answered since the last report
 
     def note(self, done: Completed) -> None:
-        """Take a deed in."""
+        """Take an action in."""
         self.done.append(done)
         self._seen += done.end - done.begin
         if done.action.act is ActionType.PULL:
