@@ -6,7 +6,6 @@ from math import inf, isnan, nan
 from typing import final
 
 import torch
-from torch import Tensor
 
 from worldsheet.core.errors import InputError, SitesChangedError
 from worldsheet.core.outcome import Outcome, Status

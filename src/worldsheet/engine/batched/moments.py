@@ -14,7 +14,7 @@ from worldsheet.core.errors import InputError
 from worldsheet.engine.batched.messages import SlabMessages
 from worldsheet.engine.batched.plan import Program, Programs
 from worldsheet.engine.batched.slab import Slab
-from worldsheet.schedules import Phase, Tick
+from worldsheet.schedules import Tick
 
 
 class Started(NamedTuple):
