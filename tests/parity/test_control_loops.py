@@ -16,6 +16,7 @@ from torch.nn.functional import pad
 import worldsheet as ws
 from nets import assert_tells, law
 from plants import DOUBLE, close, pendulum
+from worldsheet.control.compiled import execution
 from worldsheet.control.compiled.loops import Loops
 from worldsheet.control.compiled.recording import UnknownError, ValueAskedError, record
 
@@ -73,6 +74,7 @@ FUNCTIONS: dict[str, Function] = {
     "margins": lambda x, y: (pad(x, (1, 0, 0, 2)), torch.stack((x, y), 1), x[:, 1:2].expand(-1, 4, -1) * y[:, :1]),
     "orders": lambda x, y: (x.sort(1).values, y.argmax(1), (x * y).sort(0).values, x.mT.argmax(-1, keepdim=True)),
     "turns": lambda x, y: (torch.atan2(x, y), x.sigmoid(), x.tanh(), x.sin() + x.cos()),
+    "no numbers": lambda x, y: ((x / (y > 0)).isinf(), (x.abs().sqrt() * x.sqrt()).isnan(), (1 / x.relu()).isfinite()),
     "written": written,
     "derived": derived,
 }
@@ -193,3 +195,19 @@ def test_making_code_asks_for_no_part_of_torch_that_takes_seconds() -> None:
     subprocess.run(
         [sys.executable, "-c", text], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, check=True
     )
+
+
+def test_code_that_returns_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A defect in what writes loops costs time, and no wrong number."""
+    made = Loops.__call__
+    generated: list[int] = []
+
+    def by_torch(function: Callable[..., list[Tensor]], leaves: list[Tensor]) -> object:
+        generated.append(len(leaves))
+        return (lambda given: function(*given)), record(function, leaves, frozenset()).constants
+
+    monkeypatch.setattr(Loops, "__call__", lambda self, leaves: [part + 1e-3 for part in made(self, leaves)])
+    monkeypatch.setattr(execution, "_generated", by_torch)
+    x = drawn(4, 3)
+    assert torch.equal(C.Compiled().run(torch.sin, x), x.sin())
+    assert generated == [1]

@@ -2,7 +2,7 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from operator import attrgetter
@@ -280,7 +280,9 @@ class Compiled(Execution):
         key = (key, like.dtype, *[field.shape[-1] for field in fields])
         if key not in self._straight:
             begun = time.perf_counter()
-            self._straight[key] = straight(function, [field[:1, :1] for field in fields])
+            one = [field[:1, :1] for field in fields]
+            code = straight(function, one)
+            self._straight[key] = code if code is not None and agrees(code(*one), function(*one)) else None
             self.seconds += time.perf_counter() - begun
         code = self._straight[key]
         if code is not None:
@@ -326,7 +328,26 @@ def _loops(function: Callable[..., list[Tensor]], leaves: list[Tensor]) -> _Code
         made = Loops(function, leaves)
     except UnknownError:
         return None
-    return made, made.constants
+    return (made, made.constants) if agrees(made(leaves), function(*leaves)) else None
+
+
+def agrees(made: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
+    """Whether code returns what the function itself does, to rounding: the safeguard of what is made of operations.
+
+    Numbers may differ by the root of their precision times the largest, where the function returns a finite one.
+    """
+    for mine, theirs in zip(made, wanted, strict=True):
+        if (mine.shape, mine.dtype) != (theirs.shape, theirs.dtype):
+            return False
+        if not theirs.is_floating_point():
+            if not torch.equal(mine, theirs):
+                return False
+            continue
+        finite = theirs.isfinite()
+        apart, size = (mine - theirs)[finite].abs(), theirs[finite].abs()
+        if apart.numel() and not bool(apart.max() <= torch.finfo(theirs.dtype).eps ** 0.5 * size.max()):
+            return False
+    return True
 
 
 def _generated(function: Callable[..., list[Tensor]], leaves: list[Tensor]) -> _Code:

@@ -33,7 +33,7 @@ _FORMS = {
     aten.eq: "({0} == {1})", aten.ne: "({0} != {1})", aten.where: "({0} ? {1} : {2})",
     aten.bitwise_and: "({0} & {1})", aten.bitwise_or: "({0} | {1})", aten.bitwise_xor: "({0} ^ {1})",
     aten.logical_and: "({0} && {1})", aten.logical_or: "({0} || {1})", aten.logical_not: "(!{0})",
-    aten.atan2: "atan2({0}, {1})",
+    aten.atan2: "atan2({0}, {1})", aten.isnan: "({0} != {0})", aten.isinf: "(fabs({0}) == INFINITY)",
     **{getattr(aten, name): f"{name}({{0}})" for name in (
         "sin", "cos", "tan", "exp", "log", "sqrt", "tanh", "sinh", "cosh", "atan", "asin", "acos", "log1p", "expm1",
         "erf", "floor", "ceil",
