@@ -48,6 +48,7 @@ class StackedBlock(Engine):
         self._x = x
         self._spans = Spans()
         self._moment: Moment = Unstarted()
+        self._last: Tick = ()
         self._planned_evaluations = self._planned_pulls = 0
 
     @property
@@ -76,6 +77,7 @@ class StackedBlock(Engine):
         moment = self._moment
         planned = moment.planned(tick) if isinstance(moment, (Known, Ahead)) else None
         if planned is None:
+            self._last = tick
             super().move(tick)
             return
         for operation in planned.program.operations:
@@ -107,11 +109,15 @@ class StackedBlock(Engine):
 
     @override
     def slope(self) -> Tensor:
-        """Of a planned tick ‖e − p‖ as it has moved the states, so that no program has to be left for the messages."""
+        """Of a planned tick ‖e − p‖ as it has moved the states, so that no program has to be left for the messages.
+
+        Of others, of the sites that have moved: the next tick asks them first, and nothing pulls at those that sleep.
+        """
         if isinstance(self._moment, Ahead):
             return total(torch.stack([torch.linalg.vector_norm(force()) for force in self._moment.program.forces]))
-        messages = self._measured()
-        return total(_norms([messages.view(slab, span).costate_residual for slab, span in self._moving()]))
+        moves = (move for phase in self._last for move in self._spans.of(phase, self._started.slabs))
+        moved = [(slab, span) for field, slab, span in moves if field is Field.STATE]
+        return total(_norms([self._between.view(slab, span).costate_residual for slab, span in moved]))
 
     @property
     def overflowed(self) -> bool:
