@@ -9,11 +9,12 @@ from torch import Tensor
 from worldsheet.control.diagnosis import diagnosed
 from worldsheet.control.discretized import Discretised
 from worldsheet.control.elastic import Elastic
+from worldsheet.control.methods.cost_scale import relax_in_units
 from worldsheet.control.methods.first_order import Scattered, relax_scattered
 from worldsheet.control.methods.forward_backward import ForwardBackwardSweep, Sweeping, relax_by_sweeps
 from worldsheet.control.methods.history import History
 from worldsheet.control.methods.initial_guess import Guess, Start, start_of
-from worldsheet.control.methods.newton import BARRIER, Matched, relax_matched
+from worldsheet.control.methods.newton import BARRIER, Matched
 from worldsheet.control.methods.result import RawResult
 from worldsheet.control.multipliers import Multipliers
 from worldsheet.control.problem import Problem
@@ -143,7 +144,8 @@ class Solver:
     def _relaxed(self, flat: Discretised, start: Start, barrier: float, history: History | None) -> RawResult:
         method, tol, budget = self._method, self._tol, self._max_ticks
         if isinstance(method, Wave) and isinstance(method.impedance, Riccati):
-            return relax_matched(flat, start, Matched(tol, _or(budget, _MATCHED_TICKS), barrier), history)
+            settings = Matched(tol, _or(budget, _MATCHED_TICKS), barrier)
+            return relax_in_units(flat, start, settings, history, again=budget is None)
         _refuse_constraints(flat.problem, method)
         if isinstance(method, ForwardBackwardSweep):
             return relax_by_sweeps(flat, start, Sweeping(method.relaxation, tol, _or(budget, _SWEEPS)), history)
