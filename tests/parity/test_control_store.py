@@ -144,14 +144,12 @@ def test_a_compiler_that_fails_says_why(folder: Path) -> None:
 
 
 def test_a_problem_that_was_compiled_before_compiles_nothing(folder: Path, compilations: list[tuple[str, ...]]) -> None:
-    def solved() -> tuple[float, float]:
-        execution = C.Compiled()
-        problem = C.Problem(**{**vars(pendulum(torch.zeros(1, 2, dtype=DOUBLE), 12)), "execution": execution})
-        return float(C.solve(problem).cost), execution.seconds
+    def solved() -> float:
+        problem = C.Problem(**{**vars(pendulum(torch.zeros(1, 2, dtype=DOUBLE), 12)), "execution": C.Compiled()})
+        return float(C.solve(problem).cost)
 
-    first, slow = solved()
+    first = solved()
     count = len(compilations)
-    second, quick = solved()
-    assert first == second
+    assert count > 0
+    assert solved() == first
     assert len(compilations) == count == len(entries(folder))
-    assert quick < slow / 2

@@ -439,18 +439,18 @@ class _Writer:
         text = f"{loops}{{ {ctype} s = {begin}; {body} {places[0]} = s{after}; }}"
         self._write(text, target.buffer, *(read.buffer for read in reads))
 
-    def _add(self, a: Any, b: Any, alpha: float = 1, *, made: tuple[int, ...]) -> None:
+    def _add(self, a: Any, b: Any, alpha: int | float = 1, *, made: tuple[int, ...]) -> None:
         self._sum_of("({0} + {1})", a, b, alpha, made[0])
 
-    def _sub(self, a: Any, b: Any, alpha: float = 1, *, made: tuple[int, ...]) -> None:
+    def _sub(self, a: Any, b: Any, alpha: int | float = 1, *, made: tuple[int, ...]) -> None:
         self._sum_of("({0} - {1})", a, b, alpha, made[0])
 
-    def _rsub(self, a: Any, b: Any, alpha: float = 1, *, made: tuple[int, ...]) -> None:
+    def _rsub(self, a: Any, b: Any, alpha: int | float = 1, *, made: tuple[int, ...]) -> None:
         if alpha != 1:
             raise UnknownError("a factor in a difference")
         self._sum_of("({0} - {1})", b, a, 1, made[0])
 
-    def _sum_of(self, form: str, a: Any, b: Any, alpha: float, made: int) -> None:
+    def _sum_of(self, form: str, a: Any, b: Any, alpha: int | float, made: int) -> None:
         like = self._like(made)
         if like.dtype is torch.bool:
             raise UnknownError("a sum of truth values")
