@@ -2,7 +2,9 @@
 
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Any, final
 
 import pytest
 import torch
@@ -12,9 +14,12 @@ from torch.utils.flop_counter import flop_registry
 
 import worldsheet as ws
 from nets import Net, regression, stack
+from worldsheet.core.topology import Topology
+from worldsheet.core.types import Field
 from worldsheet.dynamics.spectrum import normalised, power_step, probes
 from worldsheet.errors import InputError, NotConvergedWarning, UnstableStepWarning
 from worldsheet.problem import linearise
+from worldsheet.schedules import Firing, Leapfrog, Schedule, Tick
 from worldsheet_lab.data import load
 
 TICKS = ws.Stop(max_ticks=12)
@@ -258,6 +263,42 @@ def test_a_right_step_is_not_told_where_the_output_moves_more_than_the_states(
         x, target = torch.randn(32, 12), torch.randint(10, (32,))
         outcome = ws.relax(chain, x, target, dynamics, stop=ws.Stop(max_ticks=6), stack=stacked).outcome
         assert not outcome.growing
+
+
+@final
+@dataclass(frozen=True)
+class HalfTicks(Schedule):
+    """Somebody's own leapfrog: a tick moves one field, the next one the other."""
+
+    first: Field
+
+    def ticks(self, topology: Topology) -> Iterator[Tick]:
+        order = (self.first, Field.COSTATE if self.first is Field.STATE else Field.STATE)
+        return cycle([(tuple(Firing(site, field) for site in topology.sites),) for field in order])
+
+    def settles_after(self, topology: Topology) -> int | None:
+        return None
+
+    @property
+    def uniform(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("first", list(Field))
+@pytest.mark.parametrize("stacked", [True, False])
+def test_ticks_that_move_one_field_are_watched_too(first: Field, stacked: bool) -> None:
+    torch.manual_seed(0)
+    chain = ws.Chain([nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)], nn.CrossEntropyLoss())
+    x, target = torch.randn(5, 6), torch.randint(3, (5,))
+    for dynamics in (ws.PredictiveCoding(0.1), ws.AugmentedLagrangian(0.1)):
+        stop = ws.Stop(max_ticks=24)
+        found = ws.relax(chain, x, target, dynamics, schedule=HalfTicks(first), stop=stop, stack=stacked)
+        whole = ws.relax(
+            chain, x, target, dynamics, schedule=Leapfrog(first), stop=ws.Stop(max_ticks=12), stack=stacked
+        )
+        assert not found.outcome.growing
+        for mine, theirs in zip(found.states, whole.states, strict=True):
+            torch.testing.assert_close(mine, theirs)
 
 
 def test_credit_that_cannot_cross_is_told() -> None:

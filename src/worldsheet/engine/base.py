@@ -93,11 +93,15 @@ class Engine(ABC):
     def residual(self) -> Residual:
         """Measure every site with the messages of this moment."""
 
-    def slope(self) -> Tensor:
+    def slope(self, tick: Tick) -> Tensor:
         """‖g‖ over all sites, up to one factor for the relaxation, without the host's waiting for it.
 
         To be asked for once between two ticks, as what is remembered of the last one may be used up.
+
+        Args:
+            tick: the last one.
         """
+        del tick
         return total(self.residual().costates)
 
     @property

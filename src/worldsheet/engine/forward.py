@@ -17,7 +17,7 @@ from worldsheet.engine.base import Engine, Residual, check_answer, total
 from worldsheet.engine.measure import norms, residual_of, start_fields, table_of
 from worldsheet.engine.sitewise.history import FieldHistory, SheetView
 from worldsheet.problem import Chain
-from worldsheet.schedules import FRESH, Delays, Firing, Phase, Schedule
+from worldsheet.schedules import FRESH, Delays, Firing, Phase, Schedule, Tick
 
 _RUNS = 2
 """How many runs are remembered, each with its graph."""
@@ -119,7 +119,7 @@ class ForwardEngine(Engine):
         return residual_of(self.dynamics, self.table())
 
     @override
-    def slope(self) -> Tensor:
+    def slope(self, tick: Tick) -> Tensor:
         return total(norms([_SiteView(self, site, FRESH).costate_residual for site in self.topology.sites]))
 
     def table(self) -> Table:

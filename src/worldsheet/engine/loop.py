@@ -85,7 +85,7 @@ def _run(
         if record is not None:
             _take(record, engine, done)
         if done in watched:
-            judge.watch()
+            judge.watch(tick)
         if exact is not None and done >= exact and (engine.sees_all_reads or judge.settled()):
             return Outcome(Status.CONVERGED, done)
         if tol is not None and done % stop.every == 0 and (outcome := judge.measured(done)).status is not _SPENT:
@@ -121,9 +121,9 @@ class _Judge:
         tolerance = self._engine.dynamics.tolerance(self._engine.precision)
         return tolerance is not None and self._engine.residual().relative <= tolerance
 
-    def watch(self) -> None:
+    def watch(self, tick: Tick) -> None:
         """After a watched tick: how large the residuals are."""
-        self._growth.take(self._engine.slope())
+        self._growth.take(self._engine.slope(tick))
 
     def spent(self, ticks: int, *, measure: bool) -> Outcome:
         """How it stands after the last tick."""

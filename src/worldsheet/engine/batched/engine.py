@@ -48,7 +48,6 @@ class StackedBlock(Engine):
         self._x = x
         self._spans = Spans()
         self._moment: Moment = Unstarted()
-        self._last: Tick = ()
         self._planned_evaluations = self._planned_pulls = 0
 
     @property
@@ -77,7 +76,6 @@ class StackedBlock(Engine):
         moment = self._moment
         planned = moment.planned(tick) if isinstance(moment, (Known, Ahead)) else None
         if planned is None:
-            self._last = tick
             super().move(tick)
             return
         for operation in planned.program.operations:
@@ -108,16 +106,18 @@ class StackedBlock(Engine):
         return residual_of(self.dynamics, table_of(views, _norms))
 
     @override
-    def slope(self) -> Tensor:
+    def slope(self, tick: Tick) -> Tensor:
         """Of a planned tick ‖e − p‖ as it has moved the states, so that no program has to be left for the messages.
 
         Of others, of the sites that have moved: the next tick asks them first, and nothing pulls at those that sleep.
         """
         if isinstance(self._moment, Ahead):
             return total(torch.stack([torch.linalg.vector_norm(force()) for force in self._moment.program.forces]))
-        moves = (move for phase in self._last for move in self._spans.of(phase, self._started.slabs))
-        moved = [(slab, span) for field, slab, span in moves if field is Field.STATE]
-        return total(_norms([self._between.view(slab, span).costate_residual for slab, span in moved]))
+        moves = (move for phase in tick for move in self._spans.of(phase, self._started.slabs))
+        views = [self._between.view(slab, span) for field, slab, span in moves if field is Field.STATE]
+        if not views:  # a tick of costates alone
+            return self._started.slabs[-1].states.new_zeros(())
+        return total(_norms([view.costate_residual for view in views]))
 
     @property
     def overflowed(self) -> bool:

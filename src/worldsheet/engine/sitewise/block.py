@@ -17,7 +17,7 @@ from worldsheet.engine.sitewise.history import FieldHistory, SheetView, held
 from worldsheet.engine.sitewise.messages import Messages
 from worldsheet.layers import Pull, proximal
 from worldsheet.problem import BoundLayers, Chain
-from worldsheet.schedules import FRESH, Delays, Firing, Phase, Schedule
+from worldsheet.schedules import FRESH, Delays, Firing, Phase, Schedule, Tick
 
 
 @final
@@ -140,7 +140,7 @@ class Block(Engine):
         return residual_of(self.dynamics, self.table())
 
     @override
-    def slope(self) -> Tensor:
+    def slope(self, tick: Tick) -> Tensor:
         return total(norms([_SiteView(self, site, FRESH).costate_residual for site in self.topology.sites]))
 
     def table(self) -> Table:
