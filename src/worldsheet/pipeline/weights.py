@@ -108,9 +108,83 @@ class Predicted(Weights):
         return [a.lerp(b, -self.horizon * delay) for a, b in zip(now, before, strict=True)]
 
 
+@dataclass(frozen=True)
+class Compensating(Weights):
+    """What packets see as another choice has it, with ports that are set for the delay. Every concrete kind is final.
+
+    Args:
+        inner: what packets see.
+    """
+
+    inner: Weights = field(default_factory=Predicted)
+
+    @property
+    @override
+    def compensates(self) -> bool:
+        return True
+
+    @property
+    @override
+    def keeps(self) -> bool:
+        return self.inner.keeps
+
+    @override
+    def seen(self, now: Sequence[Tensor], before: Sequence[Tensor], delay: float) -> list[Tensor] | None:
+        return self.inner.seen(now, before, delay)
+
+    @override
+    def port(self, port: Optimizer, layers: Sequence[nn.Module], delay: float) -> Optimizer:
+        """As `inner` has it without delay, and else as this choice does."""
+        inner = self.inner.port(port, layers, delay)
+        return self.late(inner, layers, delay) if delay else inner
+
+    @abstractmethod
+    def late(self, port: Optimizer, layers: Sequence[nn.Module], delay: float) -> Optimizer:
+        """How a stage's parameters answer credits that are late by `delay` > 0 updates.
+
+        Args:
+            port: the optimizer of all parameters of the stage.
+            layers: the stage's modules.
+            delay: updates between a packet and its credit.
+        """
+
+
+@dataclass(frozen=True)
+class Grounding(Compensating):
+    """A choice under which the weights of stages that are late enough do not feel what all their inputs share.
+
+    Args:
+        inner: what packets see.
+        centering_delay: the largest delay, in updates, at which weights still feel the mean of their inputs.
+
+    Raises:
+        InputError: a negative `centering_delay`.
+    """
+
+    centering_delay: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what is no delay."""
+        if not self.centering_delay >= 0:
+            raise InputError(
+                f"centering_delay must be 0 or more updates, got {self.centering_delay}",
+                "0 or more updates",
+                "use centering_delay=0 to ground every late stage",
+            )
+
+    def late(self, port: Optimizer, layers: Sequence[nn.Module], delay: float) -> Optimizer:
+        """Timed, and grounded where it is later than `centering_delay`."""
+        timed = self.timed(port, delay)
+        return BiasCentered(timed, layers) if delay > self.centering_delay else timed
+
+    @abstractmethod
+    def timed(self, port: Optimizer, delay: float) -> Optimizer:
+        """The rates and the memory of a late port."""
+
+
 @final
 @dataclass(frozen=True)
-class DelayCompensated(Weights):
+class DelayCompensated(Grounding):
     """Ports that stay passive although efforts are late: mass, a grounded bias, and foresight.
 
     A stage whose credits come d updates late remembers efforts 1 + d times as long and has √(1 + d) times the
@@ -134,35 +208,14 @@ class DelayCompensated(Weights):
     inner: Weights = field(default_factory=lambda: Predicted(horizon=2.0))
     centering_delay: float = 2.0
 
-    def __post_init__(self) -> None:
-        _refuse_negative(self.centering_delay)
-
-    @property
-    @override
-    def compensates(self) -> bool:
-        return True
-
-    @property
-    @override
-    def keeps(self) -> bool:
-        return self.inner.keeps
-
-    @override
-    def seen(self, now: Sequence[Tensor], before: Sequence[Tensor], delay: float) -> list[Tensor] | None:
-        return self.inner.seen(now, before, delay)
-
-    def port(self, port: Optimizer, layers: Sequence[nn.Module], delay: float) -> Optimizer:
-        """Delayed, and grounded where it is later than `centering_delay`."""
-        inner = self.inner.port(port, layers, delay)
-        if not delay:
-            return inner
-        slowed = Slowed(inner, delay)
-        return BiasCentered(slowed, layers) if delay > self.centering_delay else slowed
+    def timed(self, port: Optimizer, delay: float) -> Optimizer:
+        """Slowed."""
+        return Slowed(port, delay)
 
 
 @final
 @dataclass(frozen=True)
-class StalenessAware(Weights):
+class StalenessAware(Compensating):
     """Rates that a stage lowers by its own delay, lr/(1 + d)^p, with as much memory as without delay (P6).
 
     PipeMare without its second technique is `StalenessAware(Current(), power=1, over=K)`.
@@ -176,34 +229,17 @@ class StalenessAware(Weights):
         InputError: when a pipeline is made, a power that is not finite, or `over` below 1.
     """
 
-    inner: Weights = field(default_factory=Predicted)
     power: float = 0.5
     over: int | None = None
 
-    @property
-    @override
-    def compensates(self) -> bool:
-        return True
-
-    @property
-    @override
-    def keeps(self) -> bool:
-        return self.inner.keeps
-
-    @override
-    def seen(self, now: Sequence[Tensor], before: Sequence[Tensor], delay: float) -> list[Tensor] | None:
-        return self.inner.seen(now, before, delay)
-
-    @override
-    def port(self, port: Optimizer, layers: Sequence[nn.Module], delay: float) -> Optimizer:
+    def late(self, port: Optimizer, layers: Sequence[nn.Module], delay: float) -> Optimizer:
         """With the resistance of its delay."""
-        inner = self.inner.port(port, layers, delay)
-        return Resisted(inner, delay, self.power, self.over) if delay else inner
+        return Resisted(port, delay, self.power, self.over)
 
 
 @final
 @dataclass(frozen=True)
-class DelayBounded(Weights):
+class DelayBounded(Grounding):
     """The rule for language models that are trained by Muon and AdamW: foresight, grounded weights, bounded rates.
 
     Packets see what `inner` shows, which is where the parameters will be. The weights of stages that are later than
@@ -222,40 +258,6 @@ class DelayBounded(Weights):
         InputError: a negative `centering_delay`.
     """
 
-    inner: Weights = field(default_factory=Predicted)
-    centering_delay: float = 0.0
-
-    def __post_init__(self) -> None:
-        _refuse_negative(self.centering_delay)
-
-    @property
-    @override
-    def compensates(self) -> bool:
-        return True
-
-    @property
-    @override
-    def keeps(self) -> bool:
-        return self.inner.keeps
-
-    @override
-    def seen(self, now: Sequence[Tensor], before: Sequence[Tensor], delay: float) -> list[Tensor] | None:
-        return self.inner.seen(now, before, delay)
-
-    @override
-    def port(self, port: Optimizer, layers: Sequence[nn.Module], delay: float) -> Optimizer:
-        """With bounded rates, and grounded where it is later than `centering_delay`."""
-        inner = self.inner.port(port, layers, delay)
-        if not delay:
-            return inner
-        bounded = RateBounded(inner, delay)
-        return BiasCentered(bounded, layers) if delay > self.centering_delay else bounded
-
-
-def _refuse_negative(centering_delay: float) -> None:
-    if not centering_delay >= 0:
-        raise InputError(
-            f"centering_delay must be 0 or more updates, got {centering_delay}",
-            "0 or more updates",
-            "use centering_delay=0 to ground every late stage",
-        )
+    def timed(self, port: Optimizer, delay: float) -> Optimizer:
+        """With bounded rates."""
+        return RateBounded(port, delay)

@@ -107,16 +107,16 @@ class Slowed(Around):
     """
 
     def __init__(self, port: torch.optim.Optimizer, delay: float) -> None:
-        with _slowed(port, delay):
-            pass  # refused now or never
+        with _restored(port):
+            delayed(port, delay)  # refused now or never
         super().__init__(port)
         self._delay = delay
 
     @override
     def move(self) -> None:
         (port,) = self.ports
-        with _slowed(port, self._delay):
-            port.step()
+        with _restored(port):
+            delayed(port, self._delay).step()
 
 
 @final
@@ -154,19 +154,18 @@ class Resisted(Around):
     @override
     def move(self) -> None:
         (port,) = self.ports
-        own = [group["lr"] for group in port.param_groups]
-        try:
-            for group, rate in zip(port.param_groups, own, strict=True):
-                group["lr"] = rate / (1 + self._delay) ** self._power_at(group.get(_ANSWERED, 0))
+        with _restored(port):
+            for group in port.param_groups:
+                group["lr"] = group["lr"] / (1 + self._delay) ** self._power_of(group)
             port.step()
-        finally:
-            for group, rate in zip(port.param_groups, own, strict=True):
-                group["lr"] = rate
-                if self._over is not None:
-                    group[_ANSWERED] = group.get(_ANSWERED, 0) + 1
 
-    def _power_at(self, update: int) -> float:
-        return self._power if self._over is None else self._power * max(0.0, 1 - update / self._over)
+    def _power_of(self, group: dict[str, Any]) -> float:
+        """p at this update of a group, which is counted."""
+        if self._over is None:
+            return self._power
+        answered: int = group.get(_ANSWERED, 0)
+        group[_ANSWERED] = answered + 1
+        return self._power * max(0.0, 1 - answered / self._over)
 
 
 @final
@@ -203,17 +202,14 @@ class RateBounded(Around):
     @override
     def move(self) -> None:
         (port,) = self.ports
-        own = [group["lr"] for group in port.param_groups]
-        try:
-            for group, rate in zip(port.param_groups, own, strict=True):
+        with _restored(port):
+            for group in port.param_groups:
+                rate = group["lr"]
                 group[_LARGEST] = max(group.get(_LARGEST, 0.0), float(rate))
                 power = self._muon_power if _is_muon(group) else self._power
                 bound = group[_LARGEST] / (1 + self._delay) ** power
                 group["lr"] = rate.clamp(max=bound) if isinstance(rate, Tensor) else min(rate, bound)
             port.step()
-        finally:
-            for group, rate in zip(port.param_groups, own, strict=True):
-                group["lr"] = rate
 
 
 _ANSWERED, _LARGEST = "updates_resisted", "largest_rate"
@@ -229,11 +225,10 @@ def _refuse_senseless(delay: float, power: float, over: int | None) -> None:
 
 
 @contextmanager
-def _slowed(port: torch.optim.Optimizer, delay: float) -> Iterator[None]:
-    """For a while the memory and resistance of late efforts."""
+def _restored(port: torch.optim.Optimizer) -> Iterator[None]:
+    """What happens to rates and memory meanwhile is undone afterwards."""
     own = [{name: group[name] for name in _RESCALED if name in group} for group in port.param_groups]
     try:
-        delayed(port, delay)
         yield
     finally:
         for group, kept in zip(port.param_groups, own, strict=True):
