@@ -87,17 +87,9 @@ class Fatrop:
         flat = found["x"].full().ravel().tolist()
         width = n + self._free + m
         rows = [flat[width * k : width * (k + 1)] for k in range(model.steps + 1)]
-        stats = self._solver.stats()
-        return Answer(
-            float(found["f"]),
-            str(stats["return_status"]),
-            bool(stats["success"]),
-            int(stats["iter_count"]),
-            seconds,
-            [row[:n] for row in rows],
-            [row[n + self._free :] for row in rows[:-1]],
-            model.steps * model.dt if model.duration is None else model.duration * rows[0][n],
-        )
+        paths = ([row[:n] for row in rows], [row[n + self._free :] for row in rows[:-1]])
+        length = model.steps * model.dt if model.duration is None else model.duration * rows[0][n]
+        return Answer.of(float(found["f"]), self._solver.stats(), seconds, paths, length)
 
 
 @final

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import inf, pi
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 import casadi as ca
 
@@ -117,14 +117,18 @@ class Start:
         return [value for rows in (self.states, self.controls) for row in rows for value in row]
 
 
+Paths: TypeAlias = tuple[list[list[float]], list[list[float]]]
+"""States and controls, a row each stage."""
+
+
 @final
 @dataclass(frozen=True)
 class Answer:
-    """What IPOPT found.
+    """What a solver of CasADi's found.
 
     Attributes:
         cost: objective.
-        status: IPOPT's own word.
+        status: the solver's own word.
         success: whether it says so.
         iterations: its own count.
         seconds: CPU time of the call.
@@ -141,6 +145,12 @@ class Answer:
     states: list[list[float]]
     controls: list[list[float]]
     duration: float
+
+    @staticmethod
+    def of(cost: float, stats: dict[str, Any], seconds: float, paths: Paths, duration: float) -> "Answer":
+        """With what CasADi says of the call."""
+        word, success, count = str(stats["return_status"]), bool(stats["success"]), int(stats["iter_count"])
+        return Answer(cost, word, success, count, seconds, *paths, duration)
 
 
 @final
@@ -204,17 +214,12 @@ class Ipopt:
         )
         seconds = time.process_time() - begun
         flat = found["x"].full().ravel().tolist()
-        stats = self._solver.stats()
-        return Answer(
-            float(found["f"]),
-            str(stats["return_status"]),
-            bool(stats["success"]),
-            int(stats["iter_count"]),
-            seconds,
+        paths = (
             [flat[n * k : n * (k + 1)] for k in range(model.steps + 1)],
             [flat[count + m * k : count + m * (k + 1)] for k in range(model.steps)],
-            model.steps * model.dt if model.duration is None else model.duration * flat[count + m * model.steps],
         )
+        length = model.steps * model.dt if model.duration is None else model.duration * flat[count + m * model.steps]
+        return Answer.of(float(found["f"]), self._solver.stats(), seconds, paths, length)
 
     def _guess(self, initial: Sequence[float]) -> list[float]:
         """Where the controls of the model's guess lead, as the other side starts; else its own states."""

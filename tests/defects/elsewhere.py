@@ -89,7 +89,7 @@ DEFECTS = {
     ),
     "what-was-read-before-a-write-is-read-after-it": Defect(
         "control/compiled/loops.py",
-        "            if isinstance(value.tree, _Apply) and any(read.buffer == target.buffer",
+        "            if isinstance(value.tree, Apply) and any(read.buffer == target.buffer",
         "            if False and any(read.buffer == target.buffer",
         "parity/test_control_loops.py",
         "operations and written",
@@ -159,8 +159,8 @@ DEFECTS = {
     ),
     "the-resistance-of-a-delay-is-gone-an-update-early": Defect(
         "ports/delays.py",
-        "max(0.0, 1 - update / self._over)",
-        "max(0.0, 1 - (update + 1) / self._over)",
+        "max(0.0, 1 - answered / self._over)",
+        "max(0.0, 1 - (answered + 1) / self._over)",
         "parity/test_late_rules.py",
         "rule_written_out and PipeMare",
     ),

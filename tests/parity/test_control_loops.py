@@ -211,3 +211,13 @@ def test_code_that_returns_something_else_is_not_used(monkeypatch: pytest.Monkey
     x = drawn(4, 3)
     assert torch.equal(C.Compiled().run(torch.sin, x), x.sin())
     assert generated == [1]
+
+
+def test_code_may_differ_from_its_function_by_rounding_alone() -> None:
+    given, nothing = torch.full((3,), 5.0, dtype=DOUBLE), torch.zeros(3, dtype=DOUBLE)
+    assert execution.agrees([nothing + 4e-16], [nothing], [given])  # what is left of large numbers that cancel
+    assert not execution.agrees([nothing + 1e-9], [nothing], [given])
+    assert execution.agrees([given + 1e-9], [given], [])
+    assert not execution.agrees([given + 1e-6], [given], [])
+    assert not execution.agrees([given * torch.nan], [given], [given])
+    assert not execution.agrees([given > 4], [given > 5], [given])

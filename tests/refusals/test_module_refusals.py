@@ -911,6 +911,17 @@ class Moving(nn.Module):
         return out
 
 
+class Adding(nn.Module):
+    """Adds what it has not got."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.row, self.bias = nn.Linear(3, 2), None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.row(x.to(self.row.weight.dtype)) + self.bias
+
+
 def boxes(output: torch.Tensor, target: list[dict[str, torch.Tensor]]) -> torch.Tensor:
     if any("boxes" not in each for each in target):
         raise ValueError("every target needs boxes")
@@ -924,6 +935,8 @@ def test_what_takes_no_tensors_by_design_fails_with_its_own_words(verb: Verb) ->
         verb(ws.Chain(Lookup(), nn.MSELoss()), (["one", "two", "three"],), torch.zeros(2))
     with pytest.raises(ws.errors.LayerError, match="no entry for Monday"):
         verb(ws.Chain(Moving(), nn.MSELoss()), torch.zeros(1, 3, dtype=torch.float64), torch.zeros(1, 2))
+    with pytest.raises(ws.errors.LayerError, match="unsupported operand type"):
+        verb(ws.Chain(Adding(), nn.MSELoss()), torch.zeros(1, 3, dtype=torch.float64), torch.zeros(1, 2))
     with pytest.raises(ws.errors.LayerError, match="every target needs boxes"):
         verb(ws.Chain(nn.Linear(3, 2), boxes), torch.zeros(1, 3), [{"labels": torch.zeros(1)}])
     with pytest.raises(ws.errors.LayerError, match="no entry for Monday"):

@@ -1,7 +1,6 @@
 """Soft limits: what exceeds them is chosen as controls are, at a price, and taken out of the solution again."""
 
 from collections.abc import Callable
-from copy import copy
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -12,7 +11,7 @@ from worldsheet.control.integrator import Discrete
 from worldsheet.control.limits import PathLimit, Price, joined, limits_of
 from worldsheet.control.methods.initial_guess import Guess
 from worldsheet.control.multipliers import Multipliers
-from worldsheet.control.problem import Problem
+from worldsheet.control.problem import Problem, unchecked
 
 
 @final
@@ -93,16 +92,14 @@ class Elastic:
             made.append(PathLimit(function, limit.first))
         low, high = given.limits()
         extra = low.new_zeros(len(rows))
-        changes = {
-            "control_size": controls + len(rows),
-            "bounds": (torch.cat((low, extra)), torch.cat((high, extra + torch.inf))),
-            "dynamics": _Applied(given.dynamics, controls),
-            "running_cost": _Priced(given.running_cost, controls, tuple(prices)),
-            "path_constraint": joined(made),
-        }
-        problem = copy(given)
-        for name, value in changes.items():
-            object.__setattr__(problem, name, value)
+        problem = unchecked(
+            given,
+            control_size=controls + len(rows),
+            bounds=(torch.cat((low, extra)), torch.cat((high, extra + torch.inf))),
+            dynamics=_Applied(given.dynamics, controls),
+            running_cost=_Priced(given.running_cost, controls, tuple(prices)),
+            path_constraint=joined(made),
+        )
         return Elastic(given, problem, tuple(rows), tuple(prices))
 
     def guess(self, guess: Guess) -> Guess:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from math import inf, isfinite
-from typing import TypeAlias, final
+from typing import Any, TypeAlias, final
 
 import torch
 from torch import Tensor
@@ -173,10 +173,8 @@ class Problem(Static):
                 f"shape (..., {self.state_size}) and {old.dtype} on {old.device}",
                 "convert it first",
             )
-        moved = copy(self)
-        object.__setattr__(moved, "initial_state", initial_state)
-        if initial_time is not None:
-            object.__setattr__(moved, "initial_time", initial_time)
+        time = self.initial_time if initial_time is None else initial_time
+        moved = unchecked(self, initial_state=initial_state, initial_time=time)
         if parameters is not None:
             moved._take(parameters)
         return moved
@@ -261,3 +259,11 @@ class Problem(Static):
             else (self.parameters.reshape(-1, self.parameters.shape[-1]).expand(*lead, -1),)
         )
         return state, control, time, *extra
+
+
+def unchecked(problem: Problem, **changes: Any) -> Problem:
+    """The same problem with other fields, which are not checked."""
+    other = copy(problem)
+    for name, value in changes.items():
+        object.__setattr__(other, name, value)
+    return other

@@ -43,6 +43,9 @@ def describe(value: Any) -> str:
     return ", ".join(found[:4]) + ("" if len(found) <= 4 else ", ...") if found else type(value).__name__
 
 
+_OF_DTYPES = ("dtype", "scalar type", "Input type")  # by which torch's errors speak of them
+
+
 class Where(NamedTuple):
     """A call that failed, in words.
 
@@ -82,7 +85,7 @@ def _cause_at(
     if isinstance(inner, nn.Embedding):
         return _cause_in_embedding(where, inner, point)
     reads = isinstance(inner, (nn.Linear, _Convolution)) or point.is_floating_point()
-    if point.dtype != parameter.dtype and reads and (torchs or "type" in str(error)):
+    if point.dtype != parameter.dtype and reads and (torchs or any(word in str(error) for word in _OF_DTYPES)):
         return _other_dtype(where, point, parameter)
     return _cause_in_shape(where, inner, point)
 

@@ -23,6 +23,7 @@ from worldsheet.core.private_torch import compiled_graph
 R = TypeVar("R")
 
 _POINTS = 8192  # stages that move at once where code wants their number
+_ROUNDINGS = 1e3  # of the largest number that is given, by which code may differ from its function
 _AT_ONCE = 8  # problems for which that is run which only some need
 
 
@@ -282,7 +283,7 @@ class Compiled(Execution):
             begun = time.perf_counter()
             one = [field[:1, :1] for field in fields]
             code = straight(function, one)
-            self._straight[key] = code if code is not None and agrees(code(*one), function(*one)) else None
+            self._straight[key] = code if code is not None and agrees(code(*one), function(*one), one) else None
             self.seconds += time.perf_counter() - begun
         code = self._straight[key]
         if code is not None:
@@ -328,14 +329,16 @@ def _loops(function: Callable[..., list[Tensor]], leaves: list[Tensor]) -> _Code
         made = Loops(function, leaves)
     except UnknownError:
         return None
-    return (made, made.constants) if agrees(made(leaves), function(*leaves)) else None
+    return (made, made.constants) if agrees(made(leaves), function(*leaves), leaves) else None
 
 
-def agrees(made: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
+def agrees(made: Sequence[Tensor], wanted: Sequence[Tensor], given: Sequence[Tensor]) -> bool:
     """Whether code returns what the function itself does, to rounding: the safeguard of what is made of operations.
 
-    Numbers may differ by the root of their precision times the largest, where the function returns a finite one.
+    Numbers may differ by the root of their precision times the largest, where the function returns a finite one, and by
+    some roundings of the largest that is given, for what is small because large numbers cancel.
     """
+    largest = max((_largest(field) for field in given if field.is_floating_point()), default=0.0)
     for mine, theirs in zip(made, wanted, strict=True):
         if (mine.shape, mine.dtype) != (theirs.shape, theirs.dtype):
             return False
@@ -343,11 +346,18 @@ def agrees(made: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
             if not torch.equal(mine, theirs):
                 return False
             continue
-        finite = theirs.isfinite()
-        apart, size = (mine - theirs)[finite].abs(), theirs[finite].abs()
-        if apart.numel() and not bool(apart.max() <= torch.finfo(theirs.dtype).eps ** 0.5 * size.max()):
+        precision, finite = torch.finfo(theirs.dtype).eps, theirs.isfinite()
+        apart = (mine - theirs)[finite].abs()
+        tolerance = precision**0.5 * _largest(theirs) + _ROUNDINGS * precision * largest
+        if apart.numel() and not float(apart.max()) <= tolerance:
             return False
     return True
+
+
+def _largest(field: Tensor) -> float:
+    """The largest finite size of an entry."""
+    sizes = field[field.isfinite()].abs()
+    return float(sizes.max()) if sizes.numel() else 0.0
 
 
 def _generated(function: Callable[..., list[Tensor]], leaves: list[Tensor]) -> _Code:

@@ -2,15 +2,16 @@
 
 import ctypes
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, TypeAlias, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
+from worldsheet.control.compiled.entries import Apply, Number, Read, Shape, Tree, Value, contiguous, inside, nested
 from worldsheet.control.compiled.native import loaded
 from worldsheet.control.compiled.recording import Call, Recording, Ref, UnknownError, flat, record
 
@@ -42,60 +43,12 @@ _FORMS = {
 _REAL_ONLY = {aten.neg, aten.abs, aten.maximum, aten.minimum, aten.relu, aten.sign}
 _POWERS = {0: "1", 1: "{0}", 2: "r_square({0})", 3: "r_cube({0})", 4: "r_square(r_square({0}))", 0.5: "sqrt({0})",
            -1: "(1 / {0})", -2: "(1 / r_square({0}))"}  # fmt: skip
-_IN_PLACE = {aten.add_: aten.add, aten.sub_: aten.sub, aten.mul_: aten.mul}
+_IN_PLACE: dict[Any, Any] = {aten.copy_: None, aten.add_: aten.add, aten.sub_: aten.sub, aten.mul_: aten.mul}
 _TOTALS = {  # what a reduction begins with, and how it goes on
     aten.sum: ("0", "s + {0}"), aten.mean: ("0", "s + {0}"), aten.amax: ("-INFINITY", "r_max(s, {0})"),
     aten.amin: ("INFINITY", "r_min(s, {0})"), aten.all: ("1", "s && {0}"), aten.any: ("0", "s || {0}"),
 }  # fmt: skip
-_RULES = {
-    aten.add, aten.sub, aten.rsub, aten.div, aten.pow, aten.clamp, aten.clamp_min, aten.clamp_max, aten.nan_to_num,
-    aten.bitwise_not, aten._to_copy, aten.clone, aten.cat, aten.stack, aten.constant_pad_nd, aten.select_backward,
-    aten.slice_backward, aten.index, aten.mm, aten.bmm, aten.sort, aten.argmax, aten.copy_,
-}  # fmt: skip
-_BASIC = frozenset(_ALIASES | _VIEWS | set(_FORMS) | set(_IN_PLACE) | set(_TOTALS) | _RULES)
-
 _SOURCE = Path(__file__).with_name("loops.c")
-
-Shape: TypeAlias = tuple[int, ...]
-
-
-@final
-@dataclass(frozen=True)
-class _Read:
-    """Entries of a buffer."""
-
-    buffer: int
-    strides: Shape
-    offset: int
-
-
-@final
-@dataclass(frozen=True)
-class _Number:
-    """The same number everywhere."""
-
-    text: str
-
-
-@final
-@dataclass(frozen=True)
-class _Apply:
-    """An operation on entries, as C with its parts' places."""
-
-    form: str
-    parts: tuple["_Tree", ...]
-
-
-_Tree: TypeAlias = _Read | _Number | _Apply
-
-
-@final
-@dataclass(frozen=True)
-class _Value:
-    """An array as what each of its entries is."""
-
-    tree: _Tree
-    shape: Shape
 
 
 @final
@@ -163,7 +116,7 @@ class _Writer:
 
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
-        self._values: dict[int, _Value] = {}
+        self._values: dict[int, Value] = {}
         self._buffers: list[_Buffer] = []
         self._lines: list[str] = []
         self._wide = torch.empty(2**50, dtype=torch.uint8, device="meta")
@@ -202,8 +155,8 @@ class _Writer:
         self._buffers.append(_Buffer(_TYPES[like.dtype], like.numel(), pointer))
         return len(self._buffers) - 1
 
-    def _whole(self, buffer: int, like: Tensor) -> _Value:
-        return _Value(_Read(buffer, _contiguous(like.shape), 0), tuple(like.shape))
+    def _whole(self, buffer: int, like: Tensor) -> Value:
+        return Value(Read(buffer, contiguous(like.shape), 0), tuple(like.shape))
 
     def _arranged(self) -> int:
         """Places for scratch, each taken again by what comes later; the size of all."""
@@ -234,66 +187,66 @@ class _Writer:
 
     # --- values ---
 
-    def _of(self, part: Any, like: Tensor) -> _Value:
+    def _of(self, part: Any, like: Tensor) -> Value:
         """A tensor or a number, as a value."""
         if not isinstance(part, Ref):
-            return _Value(_number(part, like), ())
+            return Value(Number.like(part, like), ())
         if part.number not in self._values:
             self._values[part.number] = self._constant(self._recording.values[part.number])
         return self._values[part.number]
 
-    def _constant(self, value: Tensor) -> _Value:
+    def _constant(self, value: Tensor) -> Value:
         first = value.reshape(-1)[:1]
         same = bool((value == first).all()) if value.numel() else True
         if same and value.numel():
-            return _Value(_number(first.item(), value), tuple(value.shape))
+            return Value(Number.like(first.item(), value), tuple(value.shape))
         self.held.append(value.contiguous())
         return self._whole(self._buffer(value, -len(self.held)), value)
 
     def _like(self, number: int) -> Tensor:
         return self._recording.likes[number]
 
-    def _set(self, number: int, value: _Value) -> None:
+    def _set(self, number: int, value: Value) -> None:
         """Remember a value; entries that are wanted more than once, or are long to write, are computed now."""
-        if isinstance(value.tree, _Apply) and (self._left[number] > 1 or _length(value.tree) > _LARGEST):
+        if isinstance(value.tree, Apply) and (self._left[number] > 1 or value.tree.length > _LARGEST):
             value = self._stored(value, self._like(number))
         self._values[number] = value
 
-    def _stored(self, value: _Value, like: Tensor) -> _Value:
+    def _stored(self, value: Value, like: Tensor) -> Value:
         """With its entries in a buffer of its own."""
-        made = _Value(_Read(self._buffer(like), _contiguous(value.shape), 0), value.shape)
+        made = Value(Read(self._buffer(like), contiguous(value.shape), 0), value.shape)
         self._assign(made.tree, value.tree, value.shape)
         return made
 
-    def _read(self, part: Ref) -> tuple[_Read, Shape]:
+    def _read(self, part: Ref) -> tuple[Read, Shape]:
         """A value in a buffer."""
         value = self._of(part, self._like(part.number))
-        if not isinstance(value.tree, _Read):
+        if not isinstance(value.tree, Read):
             value = self._values[part.number] = self._stored(value, self._like(part.number))
-        assert isinstance(value.tree, _Read)
+        assert isinstance(value.tree, Read)
         return value.tree, value.shape
 
-    def _spread(self, part: Any, shape: Shape, like: Tensor) -> _Tree:
+    def _spread(self, part: Any, shape: Shape, like: Tensor) -> Tree:
         """A value as it is broadcast."""
         value = self._of(part, like)
-        if isinstance(value.tree, _Apply) and prod(value.shape) < prod(shape):
+        if isinstance(value.tree, Apply) and prod(value.shape) < prod(shape):
             self._read(part)
             value = self._values[part.number]
-        return _broadcast(value.tree, value.shape, shape)
+        return value.spread(shape)
 
     # --- statements ---
 
-    def _assign(self, target: _Tree, tree: _Tree, shape: Shape) -> None:
-        assert isinstance(target, _Read)
-        reads = list(dict.fromkeys(_reads(tree)))
-        loops, places = _nest(shape, [target, *reads])
+    def _assign(self, target: Tree, tree: Tree, shape: Shape) -> None:
+        assert isinstance(target, Read)
+        reads = list(dict.fromkeys(tree.reads()))
+        loops, places = nested(shape, [target, *reads])
         if loops is None:
             return
         texts = dict(zip(reads, places[1:], strict=True))
-        self._write(f"{loops}{places[0]} = {_text(tree, texts)};", target.buffer, *(read.buffer for read in reads))
+        self._write(f"{loops}{places[0]} = {tree.text(texts)};", target.buffer, *(read.buffer for read in reads))
 
-    def _fill(self, buffer: int, like: Tensor, number: _Number) -> None:
-        self._assign(_Read(buffer, _contiguous(like.shape), 0), number, tuple(like.shape))
+    def _fill(self, buffer: int, like: Tensor, number: Number) -> None:
+        self._assign(Read(buffer, contiguous(like.shape), 0), number, tuple(like.shape))
 
     def _finish(self, pointers: int) -> None:
         """What is returned has memory of its own, unless it came in as it is."""
@@ -315,14 +268,14 @@ class _Writer:
             if buffer.pointer is not None and buffer.pointer < 0:
                 buffer.pointer = pointers - 1 - buffer.pointer
 
-    def _return(self, value: _Value, like: Tensor, pointer: int) -> None:
+    def _return(self, value: Value, like: Tensor, pointer: int) -> None:
         tree = value.tree
-        if isinstance(tree, _Read) and tree == _Read(tree.buffer, _contiguous(value.shape), 0):
+        if isinstance(tree, Read) and tree == Read(tree.buffer, contiguous(value.shape), 0):
             buffer = self._buffers[tree.buffer]
             if buffer.pointer is None and buffer.size == like.numel():
                 buffer.pointer = pointer
                 return
-        self._assign(_Read(self._buffer(like, pointer), _contiguous(value.shape), 0), tree, value.shape)
+        self._assign(Read(self._buffer(like, pointer), contiguous(value.shape), 0), tree, value.shape)
 
     # --- operations ---
 
@@ -332,7 +285,7 @@ class _Writer:
             self._viewed(call)
         elif packet in _ALIASES:
             self._set(made[0], self._of(args[0], self._like(made[0])))
-        elif packet in _IN_PLACE or packet is aten.copy_:
+        elif packet in _IN_PLACE:
             self._overwritten(packet, args, kwargs)
         elif packet in _TOTALS:
             self._reduced(packet, args, kwargs, made[0])
@@ -341,7 +294,7 @@ class _Writer:
                 raise UnknownError(f"{packet} of {self._like(made[0]).dtype}")
             self._entrywise(_FORMS[packet], args, made[0])
         elif packet in _RULES:
-            getattr(self, "_" + packet.__name__.strip("_"))(*args, made=made, **kwargs)
+            _RULES[packet](self, *args, made=made, **kwargs)
         else:
             raise UnknownError(str(packet))
 
@@ -350,14 +303,14 @@ class _Writer:
         shape = tuple(like.shape)
         others = next((self._like(part.number) for part in args if isinstance(part, Ref)), like)
         wide = like if like.is_floating_point() else others
-        self._set(made, _Value(_Apply(form, tuple(self._spread(part, shape, wide) for part in args)), shape))
+        self._set(made, Value(Apply(form, tuple(self._spread(part, shape, wide) for part in args)), shape))
 
     def _viewed(self, call: Call) -> None:
         """The same entries at other places; an expression that would be computed more than once is computed before."""
         part, shapes = call.args[0], [tuple(self._like(number).shape) for number in call.made]
         value = self._of(part, self._like(part.number))
         grows = any(prod(shape) > prod(value.shape) for shape in shapes)
-        if isinstance(value.tree, _Apply) and (grows or len(shapes) > 1):
+        if isinstance(value.tree, Apply) and (grows or len(shapes) > 1):
             self._read(part)
             value = self._values[part.number]
         try:
@@ -367,18 +320,18 @@ class _Writer:
                 raise UnknownError("writing into what is out of order") from None
             trees = self._moved(call, self._stored(value, self._like(part.number)))
         for number, tree, shape in zip(call.made, trees, shapes, strict=True):
-            self._set(number, _Value(tree, shape))
+            self._set(number, Value(tree, shape))
 
-    def _moved(self, call: Call, value: _Value) -> list[_Tree]:
+    def _moved(self, call: Call, value: Value) -> list[Tree]:
         """What torch's own view makes of strides."""
 
-        def moved(read: _Read) -> list[_Read]:
+        def moved(read: Read) -> list[Read]:
             wide = torch.as_strided(self._wide, value.shape, read.strides, read.offset)
             found = flat(call.target(wide, *call.args[1:], **call.kwargs))
-            return [_Read(read.buffer, tuple(each.stride()), int(each.storage_offset())) for each in found]
+            return [Read(read.buffer, tuple(each.stride()), int(each.storage_offset())) for each in found]
 
-        places = {read: moved(read) for read in _reads(value.tree)}
-        return [_mapped(value.tree, lambda read, i=i: places[read][i]) for i in range(len(call.made))]  # type: ignore[misc]
+        places = {read: moved(read) for read in value.tree.reads()}
+        return [value.tree.mapped(lambda read, i=i: places[read][i]) for i in range(len(call.made))]  # type: ignore[misc]
 
     def _overwritten(self, packet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """What has been read of the buffer before is computed before."""
@@ -392,12 +345,12 @@ class _Writer:
         source = self._spread(args[1], shape, like)
         if packet is not aten.copy_:
             form = _FORMS.get(_IN_PLACE[packet]) or _SUMS[_IN_PLACE[packet]]
-            source = _Apply(form, (target, source))
+            source = Apply(form, (target, source))
         for other, value in self._values.items():
-            if isinstance(value.tree, _Apply) and any(read.buffer == target.buffer for read in _reads(value.tree)):
+            if isinstance(value.tree, Apply) and any(read.buffer == target.buffer for read in value.tree.reads()):
                 self._values[other] = self._stored(value, self._like(other))
-        if any(read.buffer == target.buffer and read != target for read in _reads(source)):
-            source = self._stored(_Value(source, shape), like).tree
+        if any(read.buffer == target.buffer and read != target for read in source.reads()):
+            source = self._stored(Value(source, shape), like).tree
         self._assign(target, source, shape)
 
     def _reduced(self, packet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], made: int) -> None:
@@ -415,27 +368,27 @@ class _Writer:
             begin = "NAN"
         self._total(whole, over, (begin, step, f"/ {count}" if packet is aten.mean and count else ""), made)
 
-    def _total(self, whole: _Value, over: set[int], rule: tuple[str, str, str], made: int) -> None:
+    def _total(self, whole: Value, over: set[int], rule: tuple[str, str, str], made: int) -> None:
         """Loops over what is kept, and inside over the others."""
         like, (begin, step, after) = self._like(made), rule
         rank = len(whole.shape)
         kept = [dim for dim in range(rank) if dim not in over]
         inner = sorted(over)
         shape = tuple(whole.shape[dim] for dim in kept)
-        target = _Read(self._buffer(like), _contiguous(shape), 0)
-        reads = list(dict.fromkeys(_reads(whole.tree)))
-        outer = [target, *(_Read(read.buffer, tuple(read.strides[dim] for dim in kept), 0) for read in reads)]
-        within = [_Read(read.buffer, tuple(read.strides[dim] for dim in inner), read.offset) for read in reads]
-        loops, places = _nest(shape, outer)
-        self._values[made] = _Value(_Read(target.buffer, _contiguous(like.shape), 0), tuple(like.shape))
+        target = Read(self._buffer(like), contiguous(shape), 0)
+        reads = list(dict.fromkeys(whole.tree.reads()))
+        outer = [target, *(Read(read.buffer, tuple(read.strides[dim] for dim in kept), 0) for read in reads)]
+        within = [Read(read.buffer, tuple(read.strides[dim] for dim in inner), read.offset) for read in reads]
+        loops, places = nested(shape, outer)
+        self._values[made] = Value(Read(target.buffer, contiguous(like.shape), 0), tuple(like.shape))
         if loops is None:
             return
-        inside, at = _nest(tuple(whole.shape[dim] for dim in inner), within, "j")
+        below, at = nested(tuple(whole.shape[dim] for dim in inner), within, "j")
         ctype, body = self._buffers[target.buffer].ctype, ""
-        if inside is not None:
+        if below is not None:
             both = zip(reads, places[1:], at, strict=True)
-            texts = {read: f"a{read.buffer}[{_inside(one)} + {_inside(two)}]" for read, one, two in both}
-            body = f"{inside}s = {step.format(_text(whole.tree, texts))};"
+            texts = {read: f"a{read.buffer}[{inside(one)} + {inside(two)}]" for read, one, two in both}
+            body = f"{below}s = {step.format(whole.tree.text(texts))};"
         text = f"{loops}{{ {ctype} s = {begin}; {body} {places[0]} = s{after}; }}"
         self._write(text, target.buffer, *(read.buffer for read in reads))
 
@@ -454,7 +407,7 @@ class _Writer:
         like = self._like(made)
         if like.dtype is torch.bool:
             raise UnknownError("a sum of truth values")
-        factor = "" if alpha == 1 else f"{_number(alpha, like).text} * "
+        factor = "" if alpha == 1 else f"{Number.like(alpha, like).written} * "
         self._entrywise(form.replace("{1}", factor + "{1}"), (a, b), made)
 
     def _div(self, a: Any, b: Any, *, made: tuple[int, ...]) -> None:
@@ -516,21 +469,21 @@ class _Writer:
         like = self._like(made[0])
         parts = [part for part in parts if self._like(part.number).dim() == like.dim()]  # torch leaves out shape (0,)
         dim %= like.dim()
-        buffer, strides, first = self._buffer(like), _contiguous(like.shape), 0
+        buffer, strides, first = self._buffer(like), contiguous(like.shape), 0
         for part in parts:
             value = self._of(part, like)
-            self._assign(_Read(buffer, strides, first * strides[dim]), value.tree, value.shape)
+            self._assign(Read(buffer, strides, first * strides[dim]), value.tree, value.shape)
             first += value.shape[dim]
         self._values[made[0]] = self._whole(buffer, like)
 
     def _stack(self, parts: list[Any], dim: int = 0, *, made: tuple[int, ...]) -> None:
         like = self._like(made[0])
         dim %= like.dim()
-        buffer, strides = self._buffer(like), _contiguous(like.shape)
+        buffer, strides = self._buffer(like), contiguous(like.shape)
         for place, part in enumerate(parts):
             value = self._of(part, like)
             self._assign(
-                _Read(buffer, strides[:dim] + strides[dim + 1 :], place * strides[dim]), value.tree, value.shape
+                Read(buffer, strides[:dim] + strides[dim + 1 :], place * strides[dim]), value.tree, value.shape
             )
         self._values[made[0]] = self._whole(buffer, like)
 
@@ -539,9 +492,9 @@ class _Writer:
     ) -> None:
         """Entries in an array of something else."""
         buffer, value = self._buffer(like), self._of(part, like)
-        self._fill(buffer, like, _number(filling, like))
-        strides, offset = target(_contiguous(like.shape))
-        self._assign(_Read(buffer, strides, offset), value.tree, value.shape)
+        self._fill(buffer, like, Number.like(filling, like))
+        strides, offset = target(contiguous(like.shape))
+        self._assign(Read(buffer, strides, offset), value.tree, value.shape)
         self._values[made] = self._whole(buffer, like)
 
     def _constant_pad_nd(self, a: Any, pad: list[int], value: Any = 0, *, made: tuple[int, ...]) -> None:
@@ -569,42 +522,36 @@ class _Writer:
             raise UnknownError("places that depend on values, or several lists of them")
         (dim, _), like = chosen[0], self._like(made[0])
         source, shape = self._read(a)
-        buffer, strides = self._buffer(like), _contiguous(like.shape)
+        buffer, strides = self._buffer(like), contiguous(like.shape)
         rest = shape[:dim] + shape[dim + 1 :]
         for place, row in enumerate(rows.tolist()):
-            read = _Read(
+            read = Read(
                 source.buffer,
                 source.strides[:dim] + source.strides[dim + 1 :],
                 source.offset + row % shape[dim] * source.strides[dim],
             )
-            self._assign(_Read(buffer, strides[:dim] + strides[dim + 1 :], place * strides[dim]), read, rest)
+            self._assign(Read(buffer, strides[:dim] + strides[dim + 1 :], place * strides[dim]), read, rest)
         self._values[made[0]] = self._whole(buffer, like)
 
-    def _mm(self, a: Any, b: Any, *, made: tuple[int, ...]) -> None:
-        self._product(a, b, made[0])
-
-    def _bmm(self, a: Any, b: Any, *, made: tuple[int, ...]) -> None:
-        self._product(a, b, made[0])
-
-    def _product(self, a: Any, b: Any, made: int) -> None:
-        like = self._like(made)
+    def _product(self, a: Any, b: Any, *, made: tuple[int, ...]) -> None:
+        like = self._like(made[0])
         if not like.is_floating_point():
             raise UnknownError("a product of integers")
         (left, shape), (right, _) = self._read(a), self._read(b)
         *lead, rows, depth = shape
         columns, buffer = like.shape[-1], self._buffer(like)
-        strides = _contiguous(like.shape)
-        outer = [_Read(buffer, (*strides[:-2], strides[-2]), 0), _Read(left.buffer, left.strides[:-1], left.offset)]
-        outer.append(_Read(right.buffer, (*right.strides[:-2], 0), right.offset))
-        loops, (to, x, y) = _nest((*lead, rows), outer)
-        self._values[made] = self._whole(buffer, like)
+        strides = contiguous(like.shape)
+        outer = [Read(buffer, (*strides[:-2], strides[-2]), 0), Read(left.buffer, left.strides[:-1], left.offset)]
+        outer.append(Read(right.buffer, (*right.strides[:-2], 0), right.offset))
+        loops, (to, x, y) = nested((*lead, rows), outer)
+        self._values[made[0]] = self._whole(buffer, like)
         if loops is None or not columns:
             return
         x, y = (
-            f"a{left.buffer}[{_inside(x)} + k * {left.strides[-1]}]",
-            f"a{right.buffer}[{_inside(y)} + k * {right.strides[-2]} + j * {right.strides[-1]}]",
+            f"a{left.buffer}[{inside(x)} + k * {left.strides[-1]}]",
+            f"a{right.buffer}[{inside(y)} + k * {right.strides[-2]} + j * {right.strides[-1]}]",
         )
-        to = f"a{buffer}[{_inside(to)} + j]"
+        to = f"a{buffer}[{inside(to)} + j]"
         text = (
             f"{loops}{{ REAL s[{columns}]; for (int j = 0; j < {columns}; j++) s[j] = 0; "
             f"for (int k = 0; k < {depth}; k++) "
@@ -618,12 +565,12 @@ class _Writer:
         if descending or self._left[made[1]] or not like.is_floating_point():
             raise UnknownError("an order that is not that of numbers alone")
         source, shape = self._read(a)
-        buffer, strides, dim = self._buffer(like), _contiguous(like.shape), dim % len(shape)
+        buffer, strides, dim = self._buffer(like), contiguous(like.shape), dim % len(shape)
         outer = [
-            _Read(each.buffer, each.strides[:dim] + each.strides[dim + 1 :], each.offset)
-            for each in (source, _Read(buffer, strides, 0))
+            Read(each.buffer, each.strides[:dim] + each.strides[dim + 1 :], each.offset)
+            for each in (source, Read(buffer, strides, 0))
         ]
-        loops, (from_, to) = _nest(shape[:dim] + shape[dim + 1 :], outer)
+        loops, (from_, to) = nested(shape[:dim] + shape[dim + 1 :], outer)
         self._values[made[0]] = self._whole(buffer, like)
         if loops is not None:
             text = f"{loops}r_sort(&{from_}, {source.strides[dim]}, &{to}, {strides[dim]}, {shape[dim]});"
@@ -637,14 +584,14 @@ class _Writer:
         rest = shape[:dim] + shape[dim + 1 :]
         buffer = self._buffer(like)
         outer = [
-            _Read(source.buffer, source.strides[:dim] + source.strides[dim + 1 :], source.offset),
-            _Read(buffer, _contiguous(rest), 0),
+            Read(source.buffer, source.strides[:dim] + source.strides[dim + 1 :], source.offset),
+            Read(buffer, contiguous(rest), 0),
         ]
-        loops, (from_, to) = _nest(rest, outer)
+        loops, (from_, to) = nested(rest, outer)
         self._values[made[0]] = self._whole(buffer, like)
         if loops is not None:
-            at = f"a{source.buffer}[{_inside(from_)} + j * {source.strides[dim]}]"
-            best = f"a{source.buffer}[{_inside(from_)} + {to} * {source.strides[dim]}]"
+            at = f"a{source.buffer}[{inside(from_)} + j * {source.strides[dim]}]"
+            best = f"a{source.buffer}[{inside(from_)} + {to} * {source.strides[dim]}]"
             larger = f"{at} > {best} || ({at} != {at} && {best} == {best})"
             text = f"{loops}{{ {to} = 0; for (int j = 1; j < {shape[dim]}; j++) if ({larger}) {to} = j; }}"
             self._write(text, buffer, source.buffer)
@@ -657,81 +604,13 @@ def _memory(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def _contiguous(shape: Any) -> Shape:
-    strides, step = [], 1
-    for size in reversed(tuple(shape)):
-        strides.append(step)
-        step *= max(size, 1)
-    return tuple(reversed(strides))
-
-
-def _number(value: Any, like: Tensor) -> _Number:
-    if isinstance(value, bool) or (like.dtype in {torch.bool, torch.int64} and isinstance(value, int)):
-        return _Number(str(int(value)))
-    return _Number(f"(REAL){float(value)!r}".replace("inf", "INFINITY").replace("nan", "NAN"))
-
-
-def _mapped(tree: _Tree, change: Callable[[_Read], _Tree]) -> _Tree:
-    if isinstance(tree, _Read):
-        return change(tree)
-    return _Apply(tree.form, tuple(_mapped(part, change) for part in tree.parts)) if isinstance(tree, _Apply) else tree
-
-
-def _reads(tree: _Tree) -> Iterator[_Read]:
-    if isinstance(tree, _Read):
-        yield tree
-    elif isinstance(tree, _Apply):
-        for part in tree.parts:
-            yield from _reads(part)
-
-
-def _length(tree: _Tree) -> int:
-    return 1 + sum(_length(part) for part in tree.parts) if isinstance(tree, _Apply) else 0
-
-
-def _broadcast(tree: _Tree, shape: Shape, wanted: Shape) -> _Tree:
-    if shape == wanted:
-        return tree
-    more = len(wanted) - len(shape)
-
-    def spread(read: _Read) -> _Read:
-        same = zip(read.strides, shape, wanted[more:], strict=True)
-        return _Read(
-            read.buffer, (0,) * more + tuple(0 if size != all_ else by for by, size, all_ in same), read.offset
-        )
-
-    return _mapped(tree, spread)
-
-
-def _text(tree: _Tree, places: dict[_Read, str]) -> str:
-    if isinstance(tree, _Read):
-        return places[tree]
-    if isinstance(tree, _Number):
-        return tree.text
-    return tree.form.format(*(_text(part, places) for part in tree.parts))
-
-
-def _nest(shape: Shape, reads: list[_Read], letter: str = "i") -> tuple[str | None, list[str]]:
-    """Loops over a shape, neighbouring dimensions as one where possible, and the places of reads; None for nothing."""
-    if not prod(shape):
-        return None, ["" for _ in reads]
-    dims: list[tuple[int, Shape]] = []
-    for size, *steps in zip(shape, *(read.strides for read in reads), strict=True):
-        if size == 1:
-            continue
-        if dims and all(before == size * step for before, step in zip(dims[-1][1], steps, strict=True)):
-            dims[-1] = (dims[-1][0] * size, tuple(steps))
-        else:
-            dims.append((size, tuple(steps)))
-    loops = [f"for (long {letter}{d} = 0; {letter}{d} < {size}; {letter}{d}++) " for d, (size, _) in enumerate(dims)]
-    if loops:
-        loops[-1] = f"\n#pragma GCC ivdep\n{loops[-1]}"
-    places = []
-    for number, read in enumerate(reads):
-        terms = [f"{letter}{d} * {steps[number]}" for d, (_, steps) in enumerate(dims) if steps[number]]
-        places.append(f"a{read.buffer}[{' + '.join([str(read.offset), *terms])}]")
-    return "".join(loops), places
-
-
-def _inside(place: str) -> str:
-    return place[place.index("[") + 1 : -1]
+_RULES: dict[Any, Callable[..., None]] = {
+    aten.add: _Writer._add, aten.sub: _Writer._sub, aten.rsub: _Writer._rsub, aten.div: _Writer._div,
+    aten.pow: _Writer._pow, aten.clamp: _Writer._clamp, aten.clamp_min: _Writer._clamp_min,
+    aten.clamp_max: _Writer._clamp_max, aten.nan_to_num: _Writer._nan_to_num, aten.bitwise_not: _Writer._bitwise_not,
+    aten._to_copy: _Writer._to_copy, aten.clone: _Writer._clone, aten.cat: _Writer._cat, aten.stack: _Writer._stack,
+    aten.constant_pad_nd: _Writer._constant_pad_nd, aten.select_backward: _Writer._select_backward,
+    aten.slice_backward: _Writer._slice_backward, aten.index: _Writer._index, aten.mm: _Writer._product,
+    aten.bmm: _Writer._product, aten.sort: _Writer._sort, aten.argmax: _Writer._argmax,
+}  # fmt: skip
+_BASIC = frozenset(_ALIASES | _VIEWS | set(_FORMS) | set(_IN_PLACE) | set(_TOTALS) | set(_RULES))

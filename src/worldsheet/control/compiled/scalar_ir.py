@@ -157,10 +157,9 @@ class _Run:
             return self._each(lambda x: self.scalars.made(_UNARY[packet], x), *args)
         if packet in _BINARY and not kwargs:
             return self._each(lambda x, y: self.scalars.made(_BINARY[packet], x, y), *args)
-        rule = getattr(self, f"_{packet.__name__}", None) if packet in _RULES else None
-        if rule is None:
+        if packet not in _RULES:
             raise UnknownError(str(packet))
-        return rule(*args, **kwargs)
+        return _RULES[packet](self, *args, **kwargs)
 
     def _written(self, packet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Names:
         """The same names for all views of what is written into, as torch has it."""
@@ -261,9 +260,6 @@ class _Run:
         left, right = self.named(a).numbers[..., None], self.named(b).numbers[..., None, :, :]
         return self._sum(self._each(lambda x, y: self.scalars.made("*", x, y), Names(left), Names(right)), [-2])
 
-    def _bmm(self, a: Any, b: Any) -> Names:
-        return self._mm(a, b)
-
     def _addmm(self, bias: Any, a: Any, b: Any) -> Names:
         return self._add(bias, self._mm(a, b))
 
@@ -271,9 +267,11 @@ class _Run:
         return Names(aten.constant_pad_nd(a.numbers, pad, self.scalars.constant(float(value))))
 
 
-_RULES = {
-    aten.add, aten.sub, aten.neg, aten.reciprocal, aten.rsqrt, aten.where, aten.clamp, aten.pow, aten.sum, aten.mean,
-    aten.mm, aten.bmm, aten.addmm, aten.constant_pad_nd,
+_RULES: dict[Any, Callable[..., Names]] = {
+    aten.add: _Run._add, aten.sub: _Run._sub, aten.neg: _Run._neg, aten.reciprocal: _Run._reciprocal,
+    aten.rsqrt: _Run._rsqrt, aten.where: _Run._where, aten.clamp: _Run._clamp, aten.pow: _Run._pow,
+    aten.sum: _Run._sum, aten.mean: _Run._mean, aten.mm: _Run._mm, aten.bmm: _Run._mm, aten.addmm: _Run._addmm,
+    aten.constant_pad_nd: _Run._constant_pad_nd,
 }  # fmt: skip
-BASIC = frozenset(_MOVES | set(_IN_PLACE) | set(_UNARY) | set(_BINARY) | _RULES)
+BASIC = frozenset(_MOVES | set(_IN_PLACE) | set(_UNARY) | set(_BINARY) | set(_RULES))
 """The operations that have a rule here; others are taken to pieces first."""

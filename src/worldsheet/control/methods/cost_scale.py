@@ -7,7 +7,6 @@ that the problem is tried as it is, since what an unbounded control is measured 
 """
 
 from collections.abc import Callable
-from copy import copy
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -21,7 +20,7 @@ from worldsheet.control.methods.history import History
 from worldsheet.control.methods.initial_guess import Known, Start
 from worldsheet.control.methods.newton import Matched, relax_matched
 from worldsheet.control.methods.result import RawResult, Termination
-from worldsheet.control.problem import Problem
+from worldsheet.control.problem import Problem, unchecked
 
 _SMALLEST, _LARGEST = 0.1, 1e3  # changes of a cost that are taken as they are
 _FRACTION = 0.1  # of the size of a state or control, by which it is moved to see how the cost changes
@@ -136,19 +135,16 @@ def _weighed(given: Problem, weight: Tensor) -> Problem:
         extra = torch.cat((known.detach().expand(*batch, count), extra), -1)
     limits = [PathLimit(_Given(limit.function, count), limit.first) for limit in limits_of(given.path_constraint)]
     end, inequality, constraint = given.terminal_cost, given.terminal_inequality, given.terminal_constraint
-    changes = {
-        "parameters": extra,
-        "dynamics": _Given(given.dynamics, count),
-        "running_cost": _Weighed(given.running_cost, count),
-        "terminal_cost": None if end is None else _Weighed(end, count),
-        "path_constraint": joined(limits),
-        "terminal_constraint": None if constraint is None else _Given(constraint, count),
-        "terminal_inequality": None if inequality is None else _Given(inequality, count),
-    }
-    made = copy(given)
-    for name, value in changes.items():
-        object.__setattr__(made, name, value)
-    return made
+    return unchecked(
+        given,
+        parameters=extra,
+        dynamics=_Given(given.dynamics, count),
+        running_cost=_Weighed(given.running_cost, count),
+        terminal_cost=None if end is None else _Weighed(end, count),
+        path_constraint=joined(limits),
+        terminal_constraint=None if constraint is None else _Given(constraint, count),
+        terminal_inequality=None if inequality is None else _Given(inequality, count),
+    )
 
 
 def _change(problem: Discretised, states: Tensor, controls: Tensor) -> Tensor:
