@@ -59,8 +59,9 @@ def solve(
         method: how.
         initial_guess: controls, a `Guess`, or an earlier solution of the same sizes.
         tol: stop when all residuals are below this, each compared with the size of what it is made of (`Residuals`).
-        max_ticks: budget; by default 300 for the matched wave, 20 000 for the scalar wave, 500 sweeps.
-        history: filled with one problem's fields at every tick.
+        max_ticks: budget; by default 300 for the matched wave, 20 000 for the scalar wave, 500 sweeps. If it is left
+            out, the matched wave has as many again for a problem that fails with costs in a strange unit.
+        history: filled with one problem's fields at every tick; not of that second search.
 
     Raises:
         InputError: a method that cannot take the problem, a guess of the wrong shape, a tolerance that is no number, or
