@@ -1,6 +1,6 @@
 """Language models in stages that never wait: what delay costs by rule, and how many tokens more it takes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import chain as joined
@@ -30,6 +30,7 @@ from worldsheet.pipeline import (
     Unlocked,
     Weights,
 )
+from worldsheet_lab.plots import CURVES
 
 
 @dataclass(frozen=True)
@@ -214,24 +215,29 @@ def tokens_more(late: dict[str, Any], synchronous: dict[str, Any]) -> float | No
 
 
 def draw(record: Record, path: Path) -> None:
-    """The held-out loss by tokens seen: a panel per text and order, synchronous training in black."""
+    """The held-out loss by tokens seen: a panel per text and order, each with synchronous training."""
     rows = record.tables["rows"]
     panels = list(dict.fromkeys((row["course"], row["case"]) for row in rows if row["rule"] != "synchronous"))
-    figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 4.4), squeeze=False)
+    size = (4.6 * len(panels), 5.4)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
+    looks = dict(zip(dict.fromkeys((row["optimizer"], row["rule"]) for row in rows), _looks(), strict=False))
     for axis, (course, case) in zip(axes[0], panels, strict=True):
-        axis.set_prop_cycle(color=plt.get_cmap("tab20").colors[::2] + plt.get_cmap("tab20").colors[1::2])
         own = [row for row in rows if row["course"] == course]
         for row in (each for each in own if each["case"] == case or each["rule"] == "synchronous"):
-            style = {"color": "black", "linestyle": "-" if row["optimizer"] == "Muon" else ":"}
             updates, losses = zip(*row["curve"], strict=True)
             tokens = [update * row["tokens an update"] for update in updates]
-            label = f"{row['optimizer']}, {row['rule']}"
-            mine = style if row["rule"] == "synchronous" else {}
-            axis.plot(tokens, losses, marker=".", label=label, linewidth=1.2, **mine)
-        axis.set(title=f"{course}, {case}", xlabel="tokens", ylabel="held-out loss, nats")
-        axis.legend(fontsize=6)
-    figure.tight_layout()
+            look = looks[row["optimizer"], row["rule"]]
+            axis.plot(tokens, losses, ms=5, lw=1.2, label=f"{row['optimizer']}, {row['rule']}", **look)
+        axis.set(title=f"{course}, {case}", xlabel="tokens", ylabel="held-out loss (nats)")
+    named = {label: line for axis in axes[0] for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=5, fontsize=8)
     figure.savefig(path, dpi=110)
+
+
+def _looks() -> Iterator[dict[str, Any]]:
+    """Colours with markers; for more rules than there are, the same hollow."""
+    yield from CURVES
+    yield from ({**look, "fillstyle": "none"} for look in CURVES)
 
 
 if __name__ == "__main__":
