@@ -121,6 +121,18 @@ def test_predictive_coding_rests_where_its_energy_is_least(case: str) -> None:
 
 
 @every_case
+def test_descent_in_the_errors_comes_to_the_same_rest(case: str) -> None:
+    chain, x, target = problem(case)
+    stop = ws.Stop(max_ticks=4000, tol=1e-10, every=10)
+    wanted = ws.relax(chain, x, target, ws.PredictiveCoding(), stop=stop)
+    sol = ws.relax(chain, x, target, ws.dynamics.ErrorBasedCoding(), stop=stop)
+    assert sol.outcome.converged, sol.outcome
+    for ours, theirs in zip(sol.states, wanted.states, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-8)
+    assert_gradients(sol.gradients(), wanted.gradients(), tol=1e-6)
+
+
+@every_case
 def test_one_tick_moves_every_site_by_what_is_written_out(case: str) -> None:
     """From states that are nowhere near rest: new costates are slopes of the Lagrangian along the predictions."""
     _, by_hand, loss, _ = CASES[case]

@@ -1,10 +1,13 @@
 """A weak pull at the output tends to backprop's gradient: as the nudge, and in the mean as its square."""
 
+from dataclasses import replace
+
 import pytest
+import torch
 from torch import nn
 
 import worldsheet as ws
-from nets import Net, distance, exact, regression, stack, tanh_net
+from nets import Net, assert_gradients, distance, exact, regression, stack, tanh_net
 
 REST = ws.Stop(max_ticks=4000, tol=1e-8, every=25)
 
@@ -47,6 +50,25 @@ def test_accumulating_adds_the_mean_to_grad() -> None:
         assert parameter.grad is not None
         assert parameter.grad.equal((one[name] + other[name]) / 2)
     assert both.pulled.loss < both.loss < both.pushed.loss
+
+
+def test_a_followed_step_is_that_of_both_signs() -> None:
+    """The first call is `centred` without it, to the bit; then the step follows weights that grow."""
+    net, plain = tanh_net(4), ws.PredictiveCoding(nudge=0.1)
+    followed, stop = ws.Calibration(plain, every=1), ws.Stop(max_ticks=8)
+    wanted = ws.centred(net.chain, net.x, net.target, plain, stop=stop).gradients()
+    assert_gradients(ws.centred(net.chain, net.x, net.target, followed, stop=stop).gradients(), wanted, tol=1e-14)
+    before = followed.step
+    with torch.no_grad():
+        for parameter in net.chain.parameters():
+            parameter.mul_(2.0)
+    for _ in range(8):
+        found = ws.centred(net.chain, net.x, net.target, followed, stop=stop)
+    assert before is not None
+    assert followed.step is not None
+    assert followed.step < 0.7 * before
+    again = ws.centred(net.chain, net.x, net.target, replace(plain, rate=followed.step), stop=stop)
+    assert_gradients(found.gradients(), again.gradients(), tol=1e-14)
 
 
 def test_a_nudged_linear_net_rests_where_its_energy_is_least() -> None:

@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import worldsheet as ws
 from nets import Net, Residual, law, nets, random_fields, regression, stack, tanh_net
+from worldsheet.cut import Replayed
 from worldsheet.dynamics.spectrum import largest_eigenvalue, residual_gain
 from worldsheet.problem import linearise
 
@@ -40,6 +42,29 @@ def test_products_are_those_of_the_dense_jacobian(net: Net) -> None:
         up, down = flat(linearised.ahead(fields.states)), flat(linearised.back(fields.costates))
     torch.testing.assert_close(up, shift @ flat(fields.states), rtol=1e-9, atol=1e-11)
     torch.testing.assert_close(down, shift.T @ flat(fields.costates), rtol=1e-9, atol=1e-11)
+
+
+def opened(net: Net) -> ws.Chain:
+    """The same sites, found by running the module."""
+    sites = {layer.module for layer in net.chain.layers}
+    return ws.Chain(net.module, net.loss, blocks=lambda module: module in sites)
+
+
+@law(20)
+@given(nets(max_depth=5), st.booleans(), st.booleans())
+def test_products_through_all_layers_invert_one_less_the_shift(net: Net, as_a_module: bool, forward_mode: bool) -> None:
+    """(1 − N)⁻¹ v and (1 − Nᵀ)⁻¹ c, by forward mode and by differences of whole runs."""
+    chain = opened(net) if as_a_module else net.chain
+    x = net.x.clone().requires_grad_()
+    fields = random_fields(ws.relax(chain, x, net.target).fields, 1)
+    inverse = torch.linalg.inv(torch.eye(flat(fields.states).numel(), dtype=torch.float64) - dense_shift(net))
+    with linearise(chain, x, net.target) as linearised, pytest.MonkeyPatch.context() as patch:
+        if not forward_mode:
+            patch.setattr(Replayed, "pushed", lambda *_, **__: None)
+        up, down = flat(linearised.through(fields.states)), flat(linearised.through_back(fields.costates))
+    near = 1e-8 if forward_mode or not as_a_module else 1e-4
+    torch.testing.assert_close(up, inverse @ flat(fields.states), rtol=near, atol=near)
+    torch.testing.assert_close(down, inverse.T @ flat(fields.costates), rtol=1e-8, atol=1e-8)
 
 
 @law(10)

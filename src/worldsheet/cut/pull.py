@@ -1,6 +1,6 @@
 """Pulling credits back through a run: where torch's engine works for this folder."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias, final
 
 import torch
@@ -85,6 +85,38 @@ def pull_in_order(run: Run, cost: Tensor, *, keep: bool) -> tuple[list[Tensor | 
         LayerError: a pull-back that torch refuses.
     """
     pull = _Gathering(None)
+    costates = _in_order(run, cost, (), pull, priced=True, keep=keep)
+    return costates, pull.totals()
+
+
+def pull_through(
+    run: Run, cost: Tensor, credits: Sequence[Tensor | None], *, priced: bool, keep: bool
+) -> list[Tensor | None]:
+    """Pull credits back through all layers below them: at each tensor what has arrived and its own, (1 − Nᵀ)⁻¹ c.
+
+    Args:
+        run: its sites, at whatever states.
+        cost: the loss it led to.
+        credits: by tensor, what is added to what its readers pull back; None or left out for nothing.
+        priced: whether the cost's credit, 1, comes along.
+        keep: whether the run's graph stays; else it is used up.
+
+    Raises:
+        LayerError: a pull-back that torch refuses.
+    """
+    return _in_order(run, cost, credits, _to_states, priced=priced, keep=keep)
+
+
+def _in_order(
+    run: Run,
+    cost: Tensor,
+    credits: Sequence[Tensor | None],
+    pull: Callable[[Edges, Credits, bool], None],
+    *,
+    priced: bool,
+    keep: bool,
+) -> list[Tensor | None]:
+    """The whole credit of each tensor, site by site against the order of calls."""
     costates: list[list[Tensor | None]] = []
     with run.gate:
         head = get_gradient_edge(cost)
@@ -93,18 +125,23 @@ def pull_in_order(run: Run, cost: Tensor, *, keep: bool) -> tuple[list[Tensor | 
         kept = [keep or part for part in shared.kept]
         users = Parts(shared.nodes)
         del parts, shared
-        pull((head,), (torch.ones_like(cost),), kept.pop())
+        if credits:
+            for site in run.sites:
+                site.take(credits[site.first : site.first + len(site.credits)])
+        stays = kept.pop()
+        if priced:
+            pull((head,), (torch.ones_like(cost),), stays)
         for site, ends in zip(reversed(run.sites), reversed(run.predictions), strict=True):
             stays = kept.pop()
             costates.append(list(site.credits))
-            edges, credits = _whole(ends, site)
-            if credits:
+            edges, whole = _whole(ends, site)
+            if whole:
                 try:
-                    pull(edges, credits, stays)
+                    pull(edges, whole, stays)
                 except RuntimeError as error:
                     raise refused(site.label, error) from error
         users.check()
-    return [costate for found in reversed(costates) for costate in found], pull.totals()
+    return [costate for found in reversed(costates) for costate in found]
 
 
 def pull_all(
@@ -182,6 +219,15 @@ def _whole(ends: Edges, site: Site) -> tuple[Edges, Credits]:
 def _accumulate(edges: Edges, credits: Credits, keep: bool) -> None:
     """Pull back to states, whose sites take what arrives, and to leaves, where torch accumulates."""
     run_backward(edges, credits, keep, False, (), allow_unreachable=True, accumulate_grad=True)
+
+
+def _to_states(edges: Edges, credits: Credits, keep: bool) -> None:
+    """Pull back to states alone, whose sites take what arrives."""
+    states = states_among(below(edge.node for edge in edges))
+    arrivals = [GradientEdge(node, index) for node in states for index in range(len(node.site.credits))]
+    found = iter(_captured(edges, credits, arrivals, keep=keep))
+    for node in states:
+        node.site.take([next(found) for _ in node.site.credits])
 
 
 def _captured(

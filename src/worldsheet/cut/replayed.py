@@ -1,5 +1,6 @@
 """Running a program again on states of one's own: the predictions and pull-backs that a tick needs."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeAlias, TypeGuard, TypeVar, final
@@ -16,7 +17,7 @@ from worldsheet.core.topology import Topology
 from worldsheet.core.types import AnyState
 from worldsheet.cut.inputs import Inputs
 from worldsheet.cut.program import Program
-from worldsheet.cut.pull import pull_all, pull_in_order
+from worldsheet.cut.pull import pull_all, pull_in_order, pull_through
 from worldsheet.cut.run import Feed, Run
 from worldsheet.cut.state import Site
 from worldsheet.cut.walk import reach
@@ -63,6 +64,18 @@ class ReplayedRun:
     def solved(self) -> tuple[list[Tensor | None], list[tuple[Tensor, Tensor]]]:
         """Costates and gradients where every state is its prediction, from one pull-back a site."""
         return self._pulled(lambda keep: pull_in_order(self._run, self._cost, keep=keep))
+
+    def through(self, credits: Sequence[Tensor | None] = (), *, priced: bool = True) -> list[Tensor | None]:
+        """(1 − Nᵀ)⁻¹ c: what credits and the cost's pull back to through all layers below them, one after the other.
+
+        Args:
+            credits: by tensor; None or left out for none.
+            priced: whether the cost's credit, 1, comes along.
+
+        Raises:
+            LayerError: a pull-back that torch refuses.
+        """
+        return self._pulled(lambda keep: pull_through(self._run, self._cost, credits, priced=priced, keep=keep))
 
     def _pulled(self, pull: Callable[[bool], Pulled]) -> Pulled:
         """Pull back; where a checkpoint runs a part of the forward again for that, as if it were the first time."""
@@ -181,15 +194,39 @@ class Replayed(Problem):
             SitesChangedError: the forward took another way than the first.
             LayerError: a module or loss that fails on what it receives.
         """
-        feed = _Given(states, self._plan, self.first.predictions)
+        return self._fed(_Given(states, self._plan, self.first.predictions))
+
+    def along(self, state: Callable[[int, Tensor], Tensor]) -> ReplayedRun:
+        """Run the forward with states made from predictions as they come, each at the states of the calls before.
+
+        Args:
+            state: what is put in, given the number of the tensor, from 1 on, and its prediction.
+
+        Raises:
+            SitesChangedError: the forward took another way than the first.
+            LayerError: a module or loss that fails on what it receives.
+        """
+        feed = _Made(state, self._plan, self.first.predictions)
+        ran = self._fed(feed)
+        return ReplayedRun(self, feed.states, ran)
+
+    def _fed(self, feed: "_Planned") -> Ran:
         with self._world.again():
             run, cost = self._program.run(self._inputs.again(), self.target, feed)
         feed.finish(len(run.sites))
         return run, cost, feed.predictions
 
-    def pushed(self, states: Sequence[Tensor], tangents: Sequence[AnyState]) -> list[AnyState] | None:
-        """N v by forward mode, all sites in one run; None where an operation has no such derivative."""
-        feed = _Dual(states, tangents)
+    def pushed(
+        self, states: Sequence[Tensor], tangents: Sequence[AnyState], *, through: bool = False
+    ) -> list[AnyState] | None:
+        """N v by forward mode, all sites in one run; None where an operation has no such derivative.
+
+        Args:
+            states: where.
+            tangents: v.
+            through: whether tangents go on through all layers above, for (1 − N)⁻¹ v.
+        """
+        feed = _Dual(states, tangents, through=through)
         try:
             with self._world.again(), forward_mode.dual_level():
                 self._program.run(self._inputs.again(), self.target, feed)
@@ -217,19 +254,19 @@ class _Kept(Feed):
         return [each.clone() for each in given]
 
 
-@final
-class _Given(Feed):
-    """States put in, if the forward goes the way it went."""
+class _Planned(Feed):
+    """States that are no predictions, put in if the forward goes the way it went."""
 
-    def __init__(
-        self, states: Sequence[Tensor | None], plan: Sequence[tuple[str, int]], like: Sequence[Tensor]
-    ) -> None:
+    def __init__(self, plan: Sequence[tuple[str, int]], like: Sequence[Tensor]) -> None:
         self.predictions: list[Tensor] = []
-        self._states = states
         self._plan = plan
         self._like = like
         self._calls = 0
         self._changed = ""
+
+    @abstractmethod
+    def state(self, index: int, prediction: Tensor) -> Tensor:
+        """What is put in the place of the tensor of this index, from 0 on."""
 
     def give(self, site: Site, predictions: Sequence[Tensor]) -> Sequence[Tensor]:
         known = self._plan[self._calls] if self._calls < len(self._plan) else ("", 0)
@@ -241,8 +278,7 @@ class _Given(Feed):
         self._calls += 1
         given = [prediction.detach() for prediction in predictions]
         self.predictions += given
-        own = self._states[site.first : site.first + len(predictions)]
-        return [(y if x is None else x).clone() for x, y in zip(own, given, strict=True)]
+        return [self.state(index, each).clone() for index, each in enumerate(given, start=site.first)]
 
     def finish(self, calls: int) -> None:
         """Refuse a way that ended early, or whose change the user's code has caught."""
@@ -260,20 +296,61 @@ class _Given(Feed):
 
 
 @final
-class _Dual(Feed):
-    """States with tangents; what comes of the tangents is remembered."""
+class _Given(_Planned):
+    """States that are known; where there is None, the prediction."""
 
-    def __init__(self, states: Sequence[Tensor], tangents: Sequence[Tensor]) -> None:
+    def __init__(
+        self, states: Sequence[Tensor | None], plan: Sequence[tuple[str, int]], like: Sequence[Tensor]
+    ) -> None:
+        super().__init__(plan, like)
+        self._states = states
+
+    def state(self, index: int, prediction: Tensor) -> Tensor:
+        given = self._states[index]
+        return prediction if given is None else given
+
+
+@final
+class _Made(_Planned):
+    """States made from their predictions, remembered."""
+
+    def __init__(
+        self, made: Callable[[int, Tensor], Tensor], plan: Sequence[tuple[str, int]], like: Sequence[Tensor]
+    ) -> None:
+        super().__init__(plan, like)
+        self.states: list[Tensor] = []
+        self._made = made
+
+    def state(self, index: int, prediction: Tensor) -> Tensor:
+        self.states.append(self._made(index + 1, prediction))
+        return self.states[-1]
+
+
+@final
+class _Dual(Feed):
+    """States with tangents; what comes of the tangents is remembered.
+
+    Args:
+        states: by tensor.
+        tangents: likewise.
+        through: whether what comes of the tangents below is added to a tensor's own before it goes on.
+    """
+
+    def __init__(self, states: Sequence[Tensor], tangents: Sequence[Tensor], *, through: bool) -> None:
         self.images: list[Tensor] = []
         self._states = states
         self._tangents = tangents
+        self._through = through
 
     def give(self, site: Site, predictions: Sequence[Tensor]) -> Sequence[Tensor]:
         for prediction in predictions:
             image = forward_mode.unpack_dual(prediction).tangent  # type: ignore[no-untyped-call]
             self.images.append(torch.zeros_like(prediction) if image is None else image.detach())
         numbers = range(site.first, site.first + len(predictions))
-        pairs = [(self._states[n].clone(), self._tangents[n].clone()) for n in numbers]
+        if self._through:
+            self.images[site.first :] = [self.images[n] + self._tangents[n] for n in numbers]
+        onward = self.images if self._through else self._tangents
+        pairs = [(self._states[n].clone(), onward[n].clone()) for n in numbers]
         return [forward_mode.make_dual(state, tangent) for state, tangent in pairs]  # type: ignore[no-untyped-call]
 
 

@@ -3,6 +3,7 @@
 from worldsheet.dynamics.base import Character, Dynamics
 from worldsheet.dynamics.coefficients import Coefficients, Mix
 from worldsheet.dynamics.dyadic import Dyadic
+from worldsheet.dynamics.error_based import ErrorBasedCoding
 from worldsheet.dynamics.impedance import Impedance, Matched, Riccati
 from worldsheet.dynamics.lagrangian import AugmentedLagrangian
 from worldsheet.dynamics.predictive import Prediction, PredictiveCoding
@@ -15,6 +16,7 @@ __all__ = [
     "Courant",
     "Dyadic",
     "Dynamics",
+    "ErrorBasedCoding",
     "Impedance",
     "Matched",
     "Mix",

@@ -22,6 +22,9 @@ class Character:
         leads: the field that moves first in a tick, the other then reads it moved; None if both read the same moment.
         open_output: whether the last edge is no constraint: the output is the last layer's prediction at every moment
             and its costate ∇C there.
+        whole_credit: whether what comes from above is the derivative of the cost through all layers above instead of
+            the credit of the next: it crosses the network within a tick, and states move on predictions that have moved
+            already.
         vanishing: which residuals are zero at its fixed point.
         delay: by how many ticks all that it hears is late.
         patience: by how many ticks a site's own costate may be late for its state without diverging for certain; None
@@ -35,6 +38,7 @@ class Character:
 
     leads: Field | None = None
     open_output: bool = False
+    whole_credit: bool = False
     vanishing: tuple[Field, ...] = (Field.STATE, Field.COSTATE)
     delay: int = 0
     patience: int | None = None

@@ -13,6 +13,7 @@ from worldsheet.dynamics.base import Character, Dynamics, zeros_like
 from worldsheet.dynamics.coefficients import Coefficients, Mix
 from worldsheet.dynamics.descent import (
     CURE,
+    LONGEST_GROWTH,
     curvature,
     estimated_rate,
     mean_over,
@@ -22,10 +23,6 @@ from worldsheet.dynamics.descent import (
 )
 from worldsheet.dynamics.spectrum import Operator
 from worldsheet.problem import Linearised, View
-
-_GROWTH = (
-    1.06  # measured over three ticks: at most 1.05 at 1.6/λ_max, where layers are curved, 1.1 and more at 2.2/λ_max
-)
 
 
 @final
@@ -117,7 +114,7 @@ class PredictiveCoding(Dynamics):
             open_output=self.nudge is None,
             vanishing=(Field.COSTATE,),
             descends=True,
-            growth=_GROWTH if self._convex else inf,
+            growth=LONGEST_GROWTH if self._convex else inf,
             cure=CURE,
         )
 

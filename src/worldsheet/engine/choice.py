@@ -27,7 +27,7 @@ def engine_for(  # noqa: PLR0913  what a verb was given
     """Of a path, equal sites as one where the schedule moves all at once, else site by site; else run by run.
 
     A dynamics that settles at once moves site by site too: its fields are then the same to the last bit under every
-    schedule, which batched products would break.
+    schedule, which batched products would break. So does one whose credit crosses the network within a tick.
 
     Raises:
         InputError: compilation asked for where sites move one by one.
@@ -36,7 +36,8 @@ def engine_for(  # noqa: PLR0913  what a verb was given
         if compiled:
             raise nothing_to_compile()
         return ForwardEngine(chain, x, target, dynamics, schedule)
-    if stack and schedule.uniform and not dynamics.settles_at_once:
+    through = dynamics.settles_at_once or dynamics.character.whole_credit
+    if stack and schedule.uniform and not through:
         return StackedBlock(chain, x, target, dynamics, compiled=compiled)
     if compiled:
         raise nothing_to_compile()

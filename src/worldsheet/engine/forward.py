@@ -49,6 +49,7 @@ class ForwardEngine(Engine):
         self.sheet = FieldHistory(torch.empty(0), self.topology.size, schedule.memory)
         self.samples = self._replayed.samples
         self.outputs = self.topology.open_ends
+        self._whole = dynamics.character.whole_credit
         self._runs = [self._replayed.first]
         self._runs_made = 1
         self._pulls_made = 0
@@ -99,7 +100,7 @@ class ForwardEngine(Engine):
 
     def fire(self, phase: Phase) -> None:
         """Move the sites of a phase: all read before any writes."""
-        moves = [(firing, self._move(firing)) for firing in phase]
+        moves = self._moved_along(phase) if self._whole else [(firing, self._move(firing)) for firing in phase]
         for firing, value in moves:
             fields = self.sheet.states if firing.field is Field.STATE else self.sheet.costates
             fields[firing.site] = value
@@ -169,7 +170,7 @@ class ForwardEngine(Engine):
 
     def pulled(self, site: int, delays: Delays) -> Costate:
         """The message from above: what all readers of a state pull back, summed; ∇C where the cost alone reads it."""
-        if site in self.outputs:
+        if site in self.outputs or self._whole:
             found = self._slope(delays.point)[site - 1]
         else:
             found = self.pulled_at(delays.point, delays.above)[site - 1]
@@ -203,10 +204,30 @@ class ForwardEngine(Engine):
         alive = self.topology.alive
         return [credit if site in alive else None for site, credit in enumerate(credits, start=1)]
 
+    def _moved_along(self, phase: Phase) -> list[tuple[Firing, Tensor]]:
+        """The moves of a phase, of states each on predictions that have moved: one run, which the next tick needs."""
+        moves = [(firing, self._move(firing)) for firing in phase if firing.field is Field.COSTATE]
+        firings = {firing.site: firing for firing in phase if firing.field is Field.STATE}
+        if not firings:
+            return moves
+        found: list[tuple[Firing, Tensor]] = []
+
+        def state(site: int, prediction: State) -> State:
+            firing = firings[site]
+            answer = self.dynamics.state(_SiteView(self, site, firing.delays, made=prediction))
+            found.append((firing, check_answer(self.dynamics, "state", answer, prediction)))
+            return found[-1][1]
+
+        self._runs = [self._replayed.along(state)]
+        self._runs_made += 1
+        return moves + found
+
     def _slope(self, age: int) -> list[Tensor | None]:
         known = self._pulled.get((age, -1))
         if known is None:
-            known, _ = self._at(age).pull([None] * self.topology.size)
+            moment = self._at(age)
+            self._pulls_made += self._whole
+            known = moment.through() if self._whole else moment.pull([None] * self.topology.size)[0]
             self._pulled[age, -1] = known
         return known
 
@@ -237,9 +258,23 @@ class ForwardEngine(Engine):
 
 @final
 class _SiteView(SheetView[ForwardEngine]):
-    """A site of a module of any kind."""
+    """A site of a module of any kind.
 
-    __slots__ = ()
+    Args:
+        owner: the engine.
+        site: whose view it is.
+        delays: of its messages.
+        age: of all it sees.
+        made: its prediction, where states below it have moved already.
+    """
+
+    __slots__ = ("_made",)
+
+    def __init__(
+        self, owner: ForwardEngine, site: int, delays: Delays, age: int = 0, *, made: State | None = None
+    ) -> None:
+        super().__init__(owner, site, delays, age)
+        self._made = made
 
     @property
     def samples(self) -> int:
@@ -253,16 +288,20 @@ class _SiteView(SheetView[ForwardEngine]):
         return values[self._site - 1]
 
     def absorbed(self, point: State, step: float) -> State:
-        raise RelaxationError(
-            "this module's output is not a site of a path, so that its cost has no proximal step",
-            "the slope of the cost",
-            "use Wave(output=Output.EXPLICIT), the default, or a chain of an nn.Sequential",
-        )
+        raise _no_proximal_step()
 
     @property
     def prediction(self) -> State:
-        return self._owner.prediction(self._site, self._delays.below)
+        return self._owner.prediction(self._site, self._delays.below) if self._made is None else self._made
 
     @property
     def pulled(self) -> Costate:
         return self._owner.pulled(self._site, self._delays)
+
+
+def _no_proximal_step() -> RelaxationError:
+    return RelaxationError(
+        "this module's output is not a site of a path, so that its cost has no proximal step",
+        "the slope of the cost",
+        "use Wave(output=Output.EXPLICIT), the default, or a chain of an nn.Sequential",
+    )

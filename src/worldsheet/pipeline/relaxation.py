@@ -139,6 +139,13 @@ def relax(  # noqa: PLR0913  the signature of `worldsheet.relax`, with the stage
 
 
 def _checked(dynamics: Dynamics, schedule: Schedule) -> Schedule:
+    if dynamics.character.whole_credit:
+        raise InputError(
+            f"{type(dynamics).__name__} needs the credit of the whole network in every tick, and a stage hears only "
+            "its neighbours",
+            "a dynamics whose messages go from neighbour to neighbour",
+            "use PredictiveCoding(), which has the same rest",
+        )
     if dynamics.automatic:
         raise InputError(
             f"{type(dynamics).__name__} has automatic constants, which no stage can find by itself",

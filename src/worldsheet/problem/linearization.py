@@ -49,6 +49,14 @@ class Linearised(ABC):
         """Nᵀ c: at each site what the layers that read it pull back, without the cost."""
 
     @abstractmethod
+    def through(self, tangents: Sequence[AnyState]) -> Sites:
+        """(1 − N)⁻¹ v: at each site its own tangent, and what all layers below have made of theirs."""
+
+    @abstractmethod
+    def through_back(self, covectors: Sequence[AnyState]) -> Sites:
+        """(1 − Nᵀ)⁻¹ c: at each site its own covector, and what all layers above have pulled back of theirs."""
+
+    @abstractmethod
     def curved(self, tangents: Sequence[AnyState]) -> Sites:
         """∇²C v at the outputs, from one tangent each; it carries the cost's 1/B where that is a batch mean."""
 
@@ -104,6 +112,21 @@ class LinearisedPath(Linearised):
         return (*kept, torch.zeros_like(self.states[-1]))
 
     @override
+    def through(self, tangents: Sequence[AnyState]) -> Sites:
+        moved: list[Tensor] = []
+        for local, tangent in zip(self._local, tangents, strict=True):
+            moved.append(tangent + local.push(moved[-1] if moved else None))
+        return tuple(moved)
+
+    @override
+    def through_back(self, covectors: Sequence[AnyState]) -> Sites:
+        arrived = [covectors[-1]]
+        for local, covector in zip(reversed(self._local[1:]), reversed(covectors[:-1]), strict=True):
+            pulled = local.pull(arrived[-1])
+            arrived.append(covector if pulled is None else covector + pulled)
+        return tuple(reversed(arrived))
+
+    @override
     def curved(self, tangents: Sequence[AnyState]) -> Sites:
         if self._slope is None:
             self._slope = self._cost(self.states[-1])
@@ -144,6 +167,18 @@ class LinearisedProgram(Linearised):
         return tuple(torch.zeros_like(x) if part is None else part for x, part in zip(self.states, found, strict=True))
 
     @override
+    def through(self, tangents: Sequence[AnyState]) -> Sites:
+        if self._forward is None:
+            self.ahead(tangents)
+        found = self._problem.pushed(self.states, tangents, through=True) if self._forward else None
+        return self._secant_through(tangents) if found is None else tuple(found)
+
+    @override
+    def through_back(self, covectors: Sequence[AnyState]) -> Sites:
+        found = self._problem.first.through(covectors, priced=False)
+        return tuple(torch.zeros_like(x) if part is None else part for x, part in zip(self.states, found, strict=True))
+
+    @override
     def curved(self, tangents: Sequence[AnyState]) -> Sites:
         found = self._problem.first.bent(self.outputs, tangents)
         if found is not None:
@@ -169,6 +204,17 @@ class LinearisedProgram(Linearised):
         pairs = list(zip(self.states, tangents, strict=True))
         up, down = (self._problem.at([x + sign * v for x, v in pairs]).predictions for sign in (step, -step))
         return tuple((a - b) / (2 * step) for a, b in zip(up, down, strict=True))
+
+    def _secant_through(self, tangents: Sequence[AnyState]) -> Sites:
+        step = _step(self.states, tangents)
+        if step == 0:
+            return tuple(torch.zeros_like(state) for state in self.states)
+
+        def moved(step: float) -> Sequence[Tensor | None]:
+            return self._problem.along(lambda site, made: made + step * tangents[site - 1]).states
+
+        pairs = zip(moved(step), moved(-step), strict=True)
+        return tuple((up - down) / (2 * step) for up, down in pairs if up is not None and down is not None)
 
     def _is_transpose(self, found: Sites, tangents: Sequence[AnyState]) -> bool:
         """⟨N v, N v⟩ = ⟨Nᵀ N v, v⟩, which an operation fails whose forward mode is not its backward's."""

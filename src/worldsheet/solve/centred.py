@@ -11,6 +11,8 @@ from worldsheet.dynamics import PredictiveCoding
 from worldsheet.engine import Stop
 from worldsheet.problem import Chain
 from worldsheet.schedules import Schedule
+from worldsheet.solve.calibrate import calibrate
+from worldsheet.solve.calibration import Calibration
 from worldsheet.solve.checks import check_chain, check_options
 from worldsheet.solve.gradients import accumulate
 from worldsheet.solve.relax import relax
@@ -61,7 +63,7 @@ def centred(
     chain: Chain,
     x: Any,
     target: Any,
-    dynamics: PredictiveCoding,
+    dynamics: PredictiveCoding | Calibration,
     *,
     schedule: Schedule | None = None,
     stop: Stop = Stop(),
@@ -74,7 +76,8 @@ def centred(
         chain: the layers and the loss.
         x: input x_0.
         target: what the loss compares the output with.
-        dynamics: predictive coding with a nudge; its sign does not matter.
+        dynamics: predictive coding with a nudge; its sign does not matter. Or a `Calibration` of it, whose step follows
+            the parameters from call to call, and which is told both outcomes.
         schedule: see `relax`.
         stop: budget and tolerance of each of the two.
 
@@ -83,16 +86,23 @@ def centred(
         LayerError: a layer or loss that fails on what it receives.
     """
     check_chain(chain, "centred")
-    check_options(dynamics, schedule, stop)
-    nudge: float | None = getattr(dynamics, "nudge", None)  # which any other dynamics has not
+    followed = dynamics if isinstance(dynamics, Calibration) else None
+    nudged = dynamics if followed is None else followed.dynamics
+    check_options(nudged, schedule, stop)
+    nudge: float | None = getattr(nudged, "nudge", None)  # which any other dynamics has not
     if nudge is None:
         raise InputError(
             f"centred needs a dynamics with a nudge, got {dynamics}",
             "predictive coding with a nudge, which has an opposite",
             "use PredictiveCoding(nudge=0.1)",
         )
+    nudged = calibrate(chain, x, target, dynamics)
+    assert isinstance(nudged, PredictiveCoding)
     pulled, pushed = (
-        relax(chain, x, target, replace(dynamics, nudge=sign * abs(nudge)), schedule=schedule, stop=stop)
+        relax(chain, x, target, replace(nudged, nudge=sign * abs(nudge)), schedule=schedule, stop=stop)
         for sign in (1, -1)
     )
+    if followed is not None:
+        followed.tell(pulled.outcome)
+        followed.tell(pushed.outcome)
     return Centred(pulled, pushed)

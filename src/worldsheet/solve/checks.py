@@ -39,6 +39,13 @@ def default_schedule(dynamics: Dynamics, schedule: Schedule | None, *, fresh: bo
             "a schedule that moves each site many times, or a dynamics that settles in one move",
             "use Synchronous(), Sweep(count=None) or Asynchronous(generator), or Dyadic(rate=1)",
         )
+    if character.whole_credit and (character.delay or not schedule.uniform):
+        late = f" with messages {character.delay} ticks late" if character.delay else ""
+        raise InputError(
+            f"{dynamics} cannot move under {schedule}{late}: its credit and its states cross the network within a tick",
+            "a schedule that moves all sites at once, with fresh messages",
+            "leave schedule out, or use PredictiveCoding(), whose sites move one by one as well",
+        )
     if character.patience is not None and schedule.own_delay > character.patience:
         raise InputError(
             f"{dynamics} is unstable under {schedule}, where a site reads its own costate {schedule.own_delay} ticks "
@@ -55,6 +62,8 @@ def _natural(dynamics: Dynamics, fresh: bool) -> Schedule:
         return Wavefront()
     if character.leads is None:
         return Synchronous()
+    if character.whole_credit:
+        return Leapfrog(character.leads)
     return CreditFront(character.leads) if fresh and character.descends else Leapfrog(character.leads)
 
 

@@ -20,6 +20,7 @@ from worldsheet.engine import Block, Efforts, ForwardEngine, ParameterUpdater, S
 from worldsheet.problem import Chain
 from worldsheet.schedules import Leapfrog, Onset, Schedule, Synchronous
 from worldsheet.solve.calibrate import calibrate
+from worldsheet.solve.calibration import Calibration
 from worldsheet.solve.checks import check_chain, check_finite, check_options, inputs_of
 from worldsheet.solve.gradients import accumulate, sum_uses
 
@@ -56,7 +57,7 @@ def unlocked(  # noqa: PLR0913  the public signature, in the order of decreasing
     x: Any,
     target: Any,
     port: torch.optim.Optimizer,
-    dynamics: Dynamics = Dyadic(),
+    dynamics: Dynamics | Calibration = Dyadic(),
     *,
     ticks: int | None = None,
     schedule: Schedule | None = None,
@@ -73,6 +74,10 @@ def unlocked(  # noqa: PLR0913  the public signature, in the order of decreasing
     depth D, the effort of the first layer is backprop's from tick 2D on, up to the D ticks by which its message is
     older than the parameters above. A tick is a K-th of a batch: a port's rates are scaled by `ports.per_tick`.
 
+    With `PredictiveCoding()` this is incremental predictive coding, iPC: states and parameters descend one energy
+    together. Its step belongs to the parameters that the batch began with; a `Calibration` follows them from batch to
+    batch.
+
     A parameter whose effort is zero in every entry has no `.grad` at that tick, and stands still whatever its inertia.
     `.grad` of the parameters that the port moves is overwritten at each tick and None afterwards.
 
@@ -81,18 +86,22 @@ def unlocked(  # noqa: PLR0913  the public signature, in the order of decreasing
         x: input x_0, clamped.
         target: what the loss compares the output with.
         port: any `torch.optim.Optimizer` over parameters of the chain; it steps once a tick.
-        dynamics: how a site moves.
+        dynamics: how a site moves; or a `Calibration`, whose step follows the parameters from batch to batch.
         ticks: K, by default 4D.
         schedule: when; by default every site at every tick.
         record: filled with the residuals of every site at every tick.
         initial: fields before tick 0, those of the last batch for example; the dynamics' own by default.
+
+    References:
+        Pehle & Slotine, arXiv 2602.10461; for iPC Salvatori et al., arXiv 2212.00720.
 
     Raises:
         InputError: arguments that cannot be right, NaN or infinity in the input or a parameter.
         LayerError: a layer or loss that fails on what it receives.
     """
     check_chain(chain, "unlocked")
-    check_options(dynamics, schedule, record=record)
+    followed = dynamics if isinstance(dynamics, Calibration) else None
+    check_options(followed.dynamics if followed else dynamics, schedule, record=record)
     check_finite(chain, *inputs_of(chain, x))
     dynamics = calibrate(chain, x, target, dynamics)
     schedule = _schedule_for(dynamics, schedule, initial)
@@ -105,6 +114,8 @@ def unlocked(  # noqa: PLR0913  the public signature, in the order of decreasing
         stop = Stop(max_ticks=4 * depth if ticks is None else ticks)
         outcome = run(engine, schedule, stop, record, ParameterUpdater(engine, _Answer(port, moved)))
         engine.close()
+        if followed is not None:
+            followed.tell(outcome)
         for parameter in moved:
             parameter.grad = None
         return UnlockedResult(_advised(outcome, depth, initial), engine.loss, engine.fields, record)

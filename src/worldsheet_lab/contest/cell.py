@@ -29,8 +29,8 @@ def trained(
     """Train a rival as the recipe says and return what it has shown, as JSON.
 
     Start weights, batches and dropped units are functions of the recipe's seed, so rivals of one seed differ in nothing
-    else. Automatic constants are measured, and gradients compared with autograd's, every `compare_every` steps. A
-    relaxation that diverges ends the training, which is told in `status`.
+    else. Steps follow the parameters; other automatic constants are measured, and gradients compared with
+    autograd's, every `compare_every` steps. A relaxation that diverges ends the training, which is told in `status`.
 
     Args:
         recipe: what to train; its rate and schedule are not used.
@@ -40,7 +40,7 @@ def trained(
         keep: given a relaxation of test images by the trained network, unless there is none or it has diverged.
     """
     model = recipe.model(data)
-    contender = Contender(rival.description, model, recipe.optimiser(model.parameters()), rival.gradient)
+    contender = Contender(rival.description, model, recipe.optimiser(model.parameters()), rival.in_training())
     test = _moved(recipe, data.test_images, data.test_labels)
     looks = _Looks()
     accuracy, losses, seconds = [], [], []
@@ -51,9 +51,10 @@ def trained(
                 step = epoch * ceil(len(data.train_labels) / recipe.batch_size) + number
                 with drawing(seed_of(recipe.seed, "step", step), torch.device(recipe.device)):
                     if recipe.compare_every and step % recipe.compare_every == 0:
-                        rival = rival.calibrated(contender.chain, images, labels)
-                        contender.gradient = rival.gradient
-                        looks.add(contender, rival, images, labels)
+                        measured = rival.calibrated(contender.chain, images, labels)
+                        if not rival.follows:
+                            contender.gradient = measured.gradient
+                        looks.add(contender, measured, images, labels)
                     contender.step(images, labels)
                 on_step()
         except RelaxationError as error:

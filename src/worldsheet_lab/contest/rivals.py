@@ -9,11 +9,12 @@ from torch import Tensor
 from worldsheet.core.errors import InputError
 from worldsheet.core.record import Record
 from worldsheet.diagnostics.autograd import autograd_backward
-from worldsheet.dynamics import AugmentedLagrangian, Dyadic, Dynamics, PredictiveCoding, Wave
+from worldsheet.dynamics import AugmentedLagrangian, Dyadic, Dynamics, ErrorBasedCoding, PredictiveCoding, Wave
 from worldsheet.engine import Stop
 from worldsheet.problem import Chain
 from worldsheet.schedules import Schedule
-from worldsheet.solve import Centred, Solution, backward, calibrate, centred, relax
+from worldsheet.solve import Calibration, Centred, Solution, backward, calibrate, centred, relax
+from worldsheet_lab.contenders import GradientFunction
 
 BACKPROP = "backprop"
 _UNTIL_SETTLED = Stop()
@@ -30,12 +31,29 @@ class LearningRule:
         twice: whether it is relaxed with a nudge of either sign and the mean gradient is taken, which is equilibrium
             propagation on the prediction energy.
         schedule: when; None for the dynamics' own.
+        follows: whether its step can be followed through training.
     """
 
     dynamics: Dynamics | None
     stop: Stop = _UNTIL_SETTLED
     twice: bool = False
     schedule: Schedule | None = None
+    follows: bool = False
+
+    def in_training(self) -> GradientFunction:
+        """The way to the gradients of one batch after the other, by a step that follows the parameters."""
+        if self.dynamics is None or not self.follows:
+            return self.gradient
+        calibration = Calibration(self.dynamics)
+
+        def gradient(chain: Chain, x: Tensor, target: Tensor) -> Tensor:
+            if not self.twice:
+                return backward(chain, x, target, calibration, schedule=self.schedule, stop=self.stop)
+            both = centred(chain, x, target, calibration, schedule=self.schedule, stop=self.stop)
+            both.accumulate()
+            return both.loss
+
+        return gradient
 
     def calibrated(self, chain: Chain, x: Tensor, target: Tensor) -> "LearningRule":
         """The same with its automatic constants measured on these layers."""
@@ -94,8 +112,9 @@ LEARNING_RULES: Mapping[str, Callable[[int], LearningRule]] = {
     BACKPROP: lambda depth: LearningRule(None),
     "dyadic": lambda depth: LearningRule(Dyadic()),
     "wave": lambda depth: LearningRule(Wave(), Stop(max_ticks=4 * depth)),
-    "pc": lambda depth: LearningRule(PredictiveCoding(), Stop(max_ticks=2 * depth)),
-    "ep": lambda depth: LearningRule(PredictiveCoding(nudge=0.5), Stop(max_ticks=2 * depth), twice=True),
-    "pc-alm": lambda depth: LearningRule(AugmentedLagrangian(), Stop(max_ticks=2 * depth)),
+    "pc": lambda depth: LearningRule(PredictiveCoding(), Stop(max_ticks=2 * depth), follows=True),
+    "epc": lambda depth: LearningRule(ErrorBasedCoding(), Stop(max_ticks=5), follows=True),
+    "ep": lambda depth: LearningRule(PredictiveCoding(nudge=0.5), Stop(max_ticks=2 * depth), twice=True, follows=True),
+    "pc-alm": lambda depth: LearningRule(AugmentedLagrangian(), Stop(max_ticks=2 * depth), follows=True),
 }
 """By name: given the number of sites, a dynamics with its default constants and budget."""

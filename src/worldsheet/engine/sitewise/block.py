@@ -59,6 +59,8 @@ class Block(Engine):
         self._cut: set[int] = set()  # sites that the cost does not depend on: their layers get no gradient at all
         self.part = part
         self._open = dynamics.character.open_output and not part.passes
+        self._whole = dynamics.character.whole_credit
+        self._arrived: dict[int, Costate] = {}  # by site, the derivative of the cost through all layers above
         self._efforts: dict[int, tuple[Tensor | None, ...]] = {}
 
     @property
@@ -90,16 +92,26 @@ class Block(Engine):
         return self._loss
 
     def fire(self, phase: Phase) -> None:
-        """Move the sites of a phase: all read before any writes."""
+        """Move the sites of a phase: all read before any writes, but for states that follow one another upward."""
         wanted = self.messages.wanted
-        moves = [(f, self._move(f)) for f in phase if f.field is Field.STATE or wanted[f.site]]
+        firings = [f for f in phase if f.field is Field.STATE or wanted[f.site]]
+        upward = sorted(filter(_moves_state, firings), key=_site_of) if self._whole else []
+        moves = [(f, self._move(f)) for f in firings if not (self._whole and _moves_state(f))]
+        for firing in upward:
+            self._write(firing, self._move(firing))
         for firing, value in moves:
-            fields = self.sheet.states if firing.field is Field.STATE else self.sheet.costates
-            fields[firing.site] = value
-            if self._efforts and not firing.last:
-                self._forget_efforts(firing.site)
-            if firing.last and not self._keep:
-                self._let_go(firing.site)
+            self._write(firing, value)
+
+    def _write(self, firing: Firing, value: Tensor) -> None:
+        if firing.field is Field.STATE:
+            self.sheet.states[firing.site] = value
+            self._arrived.clear()
+        else:
+            self.sheet.costates[firing.site] = value
+        if self._efforts and not firing.last:
+            self._forget_efforts(firing.site)
+        if firing.last and not self._keep:
+            self._let_go(firing.site)
 
     def close_tick(self) -> None:
         """Remember the tick if old messages may be asked for."""
@@ -128,12 +140,23 @@ class Block(Engine):
         return [held(states, layer - 1)]
 
     def pulled(self, site: int, delays: Delays, *, last: bool = False) -> Costate:
-        """The message from above: the credit of the layer that reads this site, pulled back."""
+        """The message from above: the credit of the layer that reads this site, or of all above it, pulled back."""
+        if self._whole and site:
+            return self._through(site)
         found = None if site + 1 in self._cut else self._pull(site + 1, delays, last=last).inputs[0]
         if found is not None:
             return found
         self._cut.add(site)
         return torch.zeros_like(held(self.sheet.states, site))
+
+    def _through(self, site: int) -> Costate:
+        """J_{l+1}ᵀ … J_Lᵀ ∇C, made once for all sites between two moves of states, from the cost down."""
+        above = min(self._arrived, default=self.caller.head)
+        for layer in range(above, site, -1):
+            credit = self._cost_credit() if layer == self.caller.head else self._arrived[layer]
+            found = self.messages.pull(layer, self.points(layer, 0), credit, last=False).inputs[0]
+            self._arrived[layer - 1] = torch.zeros_like(held(self.sheet.states, layer - 1)) if found is None else found
+        return self._arrived[site]
 
     def residual(self) -> Residual:
         """Measure every site with the messages of this moment."""
@@ -167,6 +190,7 @@ class Block(Engine):
         """Forget all messages: parameters have moved since they were made."""
         self.messages.renew()
         self._efforts.clear()
+        self._arrived.clear()
 
     @override
     def input_gradient(self) -> Tensor | None:
@@ -190,6 +214,9 @@ class Block(Engine):
         if layer != self.caller.head:
             credit = self.dynamics.credit(_SiteView(self, layer, Delays(age, age, age), age))
             return check_answer(self.dynamics, "credit", credit, self.sheet.states[layer])
+        return self._cost_credit()
+
+    def _cost_credit(self) -> Costate:
         if self._unit is None:
             self._unit = torch.ones_like(self.loss)
         return self._unit
@@ -229,6 +256,14 @@ class Block(Engine):
         for site in self.topology.sites:
             outputs.append(self.caller.function(site)(outputs[-1]))
         return outputs[1:]
+
+
+def _moves_state(firing: Firing) -> bool:
+    return firing.field is Field.STATE
+
+
+def _site_of(firing: Firing) -> int:
+    return firing.site
 
 
 @final

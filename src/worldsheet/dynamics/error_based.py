@@ -1,0 +1,159 @@
+"""Predictive coding in its errors: the credit that they follow has come through the whole network."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import final
+
+import torch
+
+from worldsheet.core.fields import Fields
+from worldsheet.core.types import AnyState, Costate, Field, State
+from worldsheet.dynamics.base import Character, Dynamics, zeros_like
+from worldsheet.dynamics.descent import (
+    CURE,
+    LONGEST_GROWTH,
+    estimated_rate,
+    mean_over,
+    number,
+    refuse_no_positions,
+    refuse_not_positive,
+)
+from worldsheet.dynamics.spectrum import Operator
+from worldsheet.problem import Linearised, Sites, View
+
+
+@final
+@dataclass(frozen=True)
+class ErrorBasedCoding(Dynamics):
+    """Error-based predictive coding, ePC: descent of C + ρ/2 Σ‖r_l‖² in the errors of the layers instead of the states.
+
+        λ_l ← λ_l + η (G_l − λ_l),     G_l = J_{l+1}ᵀ G_{l+1},  G_L = ∇C,     x_l ← f_l(x_{l−1}) − λ_l/ρ          (9c)
+
+    The energy is that of `PredictiveCoding`, and so is the rest: there G = λ ≡ ρ r. The way there is another. States
+    follow their errors through all layers above within the tick, and G is the whole derivative of the cost, which has
+    come down through all of them, so that credit reaches the first layer at the first tick, undiminished, whatever the
+    depth; descent in the states lets it diffuse. The price is locality in time: a tick is a forward and a backward pass
+    through the network, one layer after the other, and not one step of all sites at once. Space stays local, and what
+    parameters answer to is λ_l at their own layer. The output is open.
+
+    Rates are per sample, as in `PredictiveCoding`. By default a relaxation ends after 3/η ticks, at most 20; with
+    `Stop(tol=…)` it waits for rest. Cost per tick: one evaluation and one pull-back of every layer. Stable for
+    η < 2/λ_max of 1 + Mᵀ ∇²C M/ρ, M = (1 − N)⁻¹, N the shift through the layers. It moves all sites at once:
+    `Leapfrog(Field.COSTATE)`, the default, or `Synchronous`, where states follow the errors of the tick before.
+
+    Args:
+        rate: η; None for 1/λ_max, estimated by power iteration at the forward pass.
+        precision: ρ, the weight of an error.
+        averaged: whether the loss is a mean over the first dimension (else a sum).
+        positions: over how many predictions of a sample the loss averages too; None to count the targets of a
+            cross-entropy of shape (batch, ...), and 1 for any other loss.
+
+    Raises:
+        InputError: a rate or precision that is not positive.
+
+    Reference:
+        Goemaere, Oliviers, Bogacz & Demeester, Error Optimization: Overcoming Exponential Signal Decay in Deep
+        Predictive Coding Networks, arXiv 2505.20137.
+    """
+
+    rate: float | None = None
+    precision: float = 1.0
+    averaged: bool = True
+    positions: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot descend."""
+        refuse_not_positive("ErrorBasedCoding", rate=self.rate, precision=self.precision)
+        refuse_no_positions("ErrorBasedCoding", self.positions, self.averaged)
+
+    @property
+    def character(self) -> Character:
+        """Costates first, then the states that follow them; the messages from above have crossed the network."""
+        return Character(
+            leads=Field.COSTATE,
+            open_output=True,
+            whole_credit=True,
+            vanishing=(Field.COSTATE,),
+            descends=True,
+            growth=LONGEST_GROWTH,
+            cure=CURE,
+        )
+
+    def start(self, outputs: Sequence[AnyState]) -> Fields:
+        """The forward pass, free of errors."""
+        return Fields(tuple(outputs), zeros_like(outputs))
+
+    def state(self, view: View) -> State:
+        """The prediction and its error; the prediction alone at the output."""
+        if view.at_output:
+            return view.prediction
+        return view.prediction.sub(view.costate, alpha=self._count(view.samples) / self.precision)
+
+    def costate(self, view: View) -> Costate:
+        """One step of descent; ∇C at the output."""
+        return view.pulled if view.at_output else view.costate.lerp(view.pulled, number(self.rate))
+
+    def credit(self, view: View) -> Costate:
+        """λ_l, which parameters answer to; ∇C at the output."""
+        return view.pulled if view.at_output else view.costate
+
+    @property
+    def counts_positions(self) -> bool:
+        """Where the loss is a mean, unless the user has said them."""
+        return self.averaged and self.positions is None
+
+    def averaging_over(self, positions: float) -> Dynamics:
+        """With so many."""
+        return replace(self, positions=positions)
+
+    @property
+    def automatic(self) -> bool:
+        """Whether η is to be estimated."""
+        return self.rate is None
+
+    def calibrated(self, linearised: Linearised) -> Dynamics:
+        """With η = 1/λ_max of the energy's curvature in the errors, at the forward pass."""
+        stiffness = self.stiffness(linearised)
+        return self if stiffness is None else self.with_step(estimated_rate(stiffness, linearised, 1.0))
+
+    def stiffness(self, linearised: Linearised) -> Operator | None:
+        """The energy's curvature in the errors at the forward pass, over ρ."""
+        if not self.automatic:
+            return None
+        weight = self._count(linearised.samples) / self.precision
+        return lambda tangents: _curved(linearised, tangents, weight)
+
+    def with_step(self, rate: float) -> Dynamics:
+        """With this η."""
+        return replace(self, rate=rate) if self.automatic else self
+
+    def tolerance(self, precision: float) -> float:
+        """Rounding, amplified by small steps."""
+        return min(0.02, 256 * precision / number(self.rate))
+
+    def budget(self, depth: int) -> int:
+        """What the errors that nothing bends need, which decay by 1 − η a tick, at any depth."""
+        del depth
+        return ceil(50 / number(self.rate)) + 20
+
+    def default_budget(self, depth: int) -> int:
+        """Until an error that nothing bends is within 5 % of rest, at most 20 ticks."""
+        del depth
+        return min(20, ceil(3 / number(self.rate)))
+
+    def _count(self, samples: int) -> float:
+        return mean_over(samples, self.averaged, self.positions)
+
+
+def _curved(linearised: Linearised, tangents: Sites, weight: float) -> Sites:
+    """(1 + w Mᵀ ∇²C M) v over the sites that have errors; an output that only the cost reads has none."""
+    is_open = [site in linearised.topology.open_ends for site in linearised.topology.sites]
+    own = tuple(torch.zeros_like(v) if no_error else v for v, no_error in zip(tangents, is_open, strict=True))
+    moved = linearised.through(own)
+    bend = dict(zip(linearised.outputs, linearised.curved([moved[index] for index in linearised.outputs]), strict=True))
+    arriving = linearised.through_back([bend.get(index, torch.zeros_like(v)) for index, v in enumerate(own)])
+    return tuple(
+        torch.zeros_like(v) if no_error else v + weight * pulled
+        for v, pulled, no_error in zip(own, arriving, is_open, strict=True)
+    )
