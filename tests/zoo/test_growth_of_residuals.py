@@ -53,7 +53,7 @@ def test_a_right_step_is_quiet_and_three_times_that_is_told(make: Any) -> None:
     target = torch.randint(0, 5, (8,))
     right = ws.calibrate(chain, x, target, ws.PredictiveCoding())
     assert isinstance(right, ws.PredictiveCoding)
-    assert right.rate is not None
+    assert isinstance(right.rate, float)
     for factor in (1.0, 3.0):
         rule = ws.PredictiveCoding(rate=factor * right.rate)
         outcome = ws.relax(chain, x, target, rule, stop=ws.Stop(max_ticks=12)).outcome

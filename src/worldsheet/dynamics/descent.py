@@ -3,6 +3,7 @@
 from math import isfinite
 
 from worldsheet.core.errors import InputError
+from worldsheet.dynamics.per_site import PerSite, at, numbers
 from worldsheet.dynamics.spectrum import Operator, largest_eigenvalue
 from worldsheet.problem import Linearised, Sites
 
@@ -35,7 +36,7 @@ def mean_over(samples: int, averaged: bool, positions: float | None) -> float:
     return float(samples * (positions or 1)) if averaged else 1.0
 
 
-def number(rate: float | None) -> float:
+def chosen(rate: PerSite | None) -> PerSite:
     """A rate that has been chosen or estimated.
 
     Raises:
@@ -48,24 +49,33 @@ def number(rate: float | None) -> float:
     return rate
 
 
-def estimated_rate(stiffness: Operator, linearised: Linearised, penalty: float) -> float:
+def slowest(rate: PerSite | None) -> float:
+    """The smallest number of a rate that has been chosen or estimated.
+
+    Raises:
+        InputError: one that has not.
+    """
+    return min(numbers(chosen(rate)))
+
+
+def estimated_rate(stiffness: Operator, linearised: Linearised, penalty: PerSite) -> float:
     """1/λ_max of the curvature of the prediction energy in the states, at the forward pass.
 
     Raises:
         InputError: a layer whose derivative is not finite.
     """
     steepest = largest_eigenvalue(stiffness, linearised.states)
-    return 1 / (steepest or penalty)  # without hidden sites nothing is curved, and nothing moves
+    return 1 / (steepest or max(numbers(penalty)))  # without hidden sites nothing is curved, and nothing moves
 
 
-def curvature(linearised: Linearised, penalty: float, count: float, nudge: float | None = None) -> Operator:
+def curvature(linearised: Linearised, penalty: PerSite, count: float, nudge: float | None = None) -> Operator:
     """Of the prediction energy in the states, at the forward pass, per prediction.
 
         ρ (1 − N)ᵀ(1 − N) + Nᵀ ∇²C N over the hidden sites if the output is open, else with the output and β ∇²C on it.
 
     Args:
         linearised: the layers' Jacobians.
-        penalty: ρ.
+        penalty: ρ, of all sites or of each.
         count: how many predictions the cost is the mean of.
         nudge: β, None for an open output.
     """
@@ -74,7 +84,7 @@ def curvature(linearised: Linearised, penalty: float, count: float, nudge: float
     return lambda tangents: _curved(linearised, tangents, penalty, abs(nudge) * count)
 
 
-def _curved_open(linearised: Linearised, tangents: Sites, penalty: float, samples: float) -> Sites:
+def _curved_open(linearised: Linearised, tangents: Sites, penalty: PerSite, samples: float) -> Sites:
     """An output that only the cost reads is no variable: its slot holds zero, and its change under the others bends it.
 
     One that a layer reads too is a variable, and the cost bends it directly.
@@ -84,7 +94,7 @@ def _curved_open(linearised: Linearised, tangents: Sites, penalty: float, sample
     ahead = linearised.ahead(still)
     at_cost = [ahead[index] if is_open[index] else still[index] for index in linearised.outputs]
     bend = dict(zip(linearised.outputs, linearised.curved(at_cost), strict=True))
-    credits = [penalty * (v - n) for v, n in zip(still, ahead, strict=True)]
+    credits = [at(penalty, site) * (v - n) for site, (v, n) in enumerate(zip(still, ahead, strict=True), start=1)]
     for index, pull in bend.items():
         if is_open[index]:
             credits[index] = -samples * pull
@@ -94,9 +104,9 @@ def _curved_open(linearised: Linearised, tangents: Sites, penalty: float, sample
     return tuple(image)
 
 
-def _curved(linearised: Linearised, tangents: Sites, penalty: float, strength: float) -> Sites:
+def _curved(linearised: Linearised, tangents: Sites, penalty: PerSite, strength: float) -> Sites:
     ahead = linearised.ahead(tangents)
-    credits = tuple(penalty * (v - n) for v, n in zip(tangents, ahead, strict=True))
+    credits = [at(penalty, site) * (v - n) for site, (v, n) in enumerate(zip(tangents, ahead, strict=True), start=1)]
     image = [c - b for c, b in zip(credits, linearised.back(credits), strict=True)]
     for index, pull in zip(
         linearised.outputs, linearised.curved([tangents[i] for i in linearised.outputs]), strict=True
@@ -105,14 +115,14 @@ def _curved(linearised: Linearised, tangents: Sites, penalty: float, strength: f
     return tuple(image)
 
 
-def refuse_not_positive(name: str, **values: float | None) -> None:
+def refuse_not_positive(name: str, **values: PerSite | None) -> None:
     """Refuse constants that are given and not positive.
 
     Raises:
         InputError: the first of them.
     """
-    for argument, value in values.items():
-        if value is not None and not (isfinite(value) and value > 0):
+    for argument, value in ((argument, value) for argument, given in values.items() for value in numbers(given)):
+        if not (isfinite(value) and value > 0):
             raise InputError(
                 f"{name}: {argument} must be a positive finite number, got {value}",
                 "a number above 0",

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, sqrt
 from typing import final
 
 import torch
@@ -15,10 +15,11 @@ from worldsheet.dynamics.descent import (
     LONGEST_GROWTH,
     estimated_rate,
     mean_over,
-    number,
     refuse_no_positions,
     refuse_not_positive,
+    slowest,
 )
+from worldsheet.dynamics.per_site import PerSite, at, kept, moved, own, refuse_other_depth
 from worldsheet.dynamics.spectrum import Operator
 from worldsheet.problem import Linearised, Sites, View
 
@@ -44,7 +45,7 @@ class ErrorBasedCoding(Dynamics):
 
     Args:
         rate: η; None for 1/λ_max, estimated by power iteration at the forward pass.
-        precision: ρ, the weight of an error.
+        precision: ρ, the weight of an error, one number or one per site.
         averaged: whether the loss is a mean over the first dimension (else a sum).
         positions: over how many predictions of a sample the loss averages too; None to count the targets of a
             cross-entropy of shape (batch, ...), and 1 for any other loss.
@@ -58,12 +59,13 @@ class ErrorBasedCoding(Dynamics):
     """
 
     rate: float | None = None
-    precision: float = 1.0
+    precision: PerSite = 1.0
     averaged: bool = True
     positions: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot descend."""
+        object.__setattr__(self, "precision", kept(self.precision))
         refuse_not_positive("ErrorBasedCoding", rate=self.rate, precision=self.precision)
         refuse_no_positions("ErrorBasedCoding", self.positions, self.averaged)
 
@@ -88,11 +90,11 @@ class ErrorBasedCoding(Dynamics):
         """The prediction and its error; the prediction alone at the output."""
         if view.at_output:
             return view.prediction
-        return view.prediction.sub(view.costate, alpha=self._count(view.samples) / self.precision)
+        return moved(view.prediction, view.costate, -self._count(view.samples) / own(self.precision, view))
 
     def costate(self, view: View) -> Costate:
         """One step of descent; ∇C at the output."""
-        return view.pulled if view.at_output else view.costate.lerp(view.pulled, number(self.rate))
+        return view.pulled if view.at_output else view.costate.lerp(view.pulled, slowest(self.rate))
 
     def credit(self, view: View) -> Costate:
         """λ_l, which parameters answer to; ∇C at the output."""
@@ -121,8 +123,14 @@ class ErrorBasedCoding(Dynamics):
         """The energy's curvature in the errors at the forward pass, over ρ."""
         if not self.automatic:
             return None
-        weight = self._count(linearised.samples) / self.precision
-        return lambda tangents: _curved(linearised, tangents, weight)
+        self.fit(linearised.topology.size)
+        count = self._count(linearised.samples)
+        weights = [sqrt(count / at(self.precision, site)) for site in linearised.topology.sites]
+        return lambda tangents: _curved(linearised, tangents, weights)
+
+    def fit(self, depth: int) -> None:
+        """Refuse precisions of another number of sites."""
+        refuse_other_depth("ErrorBasedCoding", depth, precision=self.precision)
 
     def with_step(self, rate: float) -> Dynamics:
         """With this η."""
@@ -130,30 +138,31 @@ class ErrorBasedCoding(Dynamics):
 
     def tolerance(self, precision: float) -> float:
         """Rounding, amplified by small steps."""
-        return min(0.02, 256 * precision / number(self.rate))
+        return min(0.02, 256 * precision / slowest(self.rate))
 
     def budget(self, depth: int) -> int:
         """What the errors that nothing bends need, which decay by 1 − η a tick, at any depth."""
         del depth
-        return ceil(50 / number(self.rate)) + 20
+        return ceil(50 / slowest(self.rate)) + 20
 
     def default_budget(self, depth: int) -> int:
         """Until an error that nothing bends is within 5 % of rest, at most 20 ticks."""
         del depth
-        return min(20, ceil(3 / number(self.rate)))
+        return min(20, ceil(3 / slowest(self.rate)))
 
     def _count(self, samples: int) -> float:
         return mean_over(samples, self.averaged, self.positions)
 
 
-def _curved(linearised: Linearised, tangents: Sites, weight: float) -> Sites:
-    """(1 + w Mᵀ ∇²C M) v over the sites that have errors; an output that only the cost reads has none."""
+def _curved(linearised: Linearised, tangents: Sites, weights: Sequence[float]) -> Sites:
+    """(1 + W Mᵀ ∇²C M W) v over the sites that have errors, W² = B/ρ; an output that only the cost reads has none."""
     is_open = [site in linearised.topology.open_ends for site in linearised.topology.sites]
-    own = tuple(torch.zeros_like(v) if no_error else v for v, no_error in zip(tangents, is_open, strict=True))
-    moved = linearised.through(own)
-    bend = dict(zip(linearised.outputs, linearised.curved([moved[index] for index in linearised.outputs]), strict=True))
-    arriving = linearised.through_back([bend.get(index, torch.zeros_like(v)) for index, v in enumerate(own)])
+    errors = tuple(torch.zeros_like(v) if no_error else v for v, no_error in zip(tangents, is_open, strict=True))
+    carried = linearised.through([weight * v for weight, v in zip(weights, errors, strict=True)])
+    ends = linearised.outputs
+    bend = dict(zip(ends, linearised.curved([carried[index] for index in ends]), strict=True))
+    arriving = linearised.through_back([bend.get(index, torch.zeros_like(v)) for index, v in enumerate(errors)])
     return tuple(
         torch.zeros_like(v) if no_error else v + weight * pulled
-        for v, pulled, no_error in zip(own, arriving, is_open, strict=True)
+        for v, pulled, weight, no_error in zip(errors, arriving, weights, is_open, strict=True)
     )

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import pi, sin
+from operator import truediv
 from typing import final
 
 from worldsheet.core.errors import InputError
@@ -12,13 +13,14 @@ from worldsheet.dynamics.base import Character, Dynamics, zeros_like
 from worldsheet.dynamics.coefficients import Coefficients, Mix
 from worldsheet.dynamics.descent import (
     CURE,
+    chosen,
     curvature,
     estimated_rate,
     mean_over,
-    number,
     refuse_no_positions,
     refuse_not_positive,
 )
+from worldsheet.dynamics.per_site import PerSite, at, kept, moved, own, paired, refuse_other_depth, refuse_unequal
 from worldsheet.dynamics.spectrum import Operator
 from worldsheet.problem import Linearised, View
 
@@ -45,38 +47,38 @@ class AugmentedLagrangian(Dynamics):
     later than that is refused.
 
     Args:
-        rate: η; None for 1/λ_max, estimated by power iteration at the forward pass, about ¼.
-        dual_rate: α.
-        penalty: ρ.
+        rate: η, one number or one per site; None for 1/λ_max, estimated by power iteration at the forward pass, about
+            ¼.
+        dual_rate: α, one number or one per site.
+        penalty: ρ, one number or one per site.
         averaged: whether the loss is a mean over the first dimension (else a sum).
         positions: over how many predictions of a sample the loss averages too, the tokens of a sequence for example, so
             that a mean over batch and time is as strong per token as a mean over a batch is per sample; None to count
             the targets of a cross-entropy of shape (batch, ...), and 1 for any other loss.
 
     Raises:
-        InputError: a rate, dual rate or penalty that is not positive, a dual rate beyond 2ρ.
+        InputError: a rate, dual rate or penalty that is not positive, a dual rate beyond its site's 2ρ.
 
     Reference:
         Seely & Gould, Augmented Lagrangian Predictive Coding, arXiv 2605.31022.
     """
 
-    rate: float | None = None
-    dual_rate: float = 1.0
-    penalty: float = 1.0
+    rate: PerSite | None = None
+    dual_rate: PerSite = 1.0
+    penalty: PerSite = 1.0
     averaged: bool = True
     positions: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot descend, and a multiplier step that overshoots."""
+        object.__setattr__(self, "rate", None if self.rate is None else kept(self.rate))
+        object.__setattr__(self, "dual_rate", kept(self.dual_rate))
+        object.__setattr__(self, "penalty", kept(self.penalty))
         refuse_not_positive("AugmentedLagrangian", rate=self.rate, dual_rate=self.dual_rate, penalty=self.penalty)
+        refuse_unequal("AugmentedLagrangian", rate=self.rate, dual_rate=self.dual_rate, penalty=self.penalty)
         refuse_no_positions("AugmentedLagrangian", self.positions, self.averaged)
-        if self.dual_rate >= 2 * self.penalty:
-            raise InputError(
-                f"AugmentedLagrangian: dual_rate must be below twice the penalty, got dual_rate={self.dual_rate} and "
-                f"penalty={self.penalty}",
-                f"a dual rate below 2ρ = {2 * self.penalty:.4g}",
-                f"use dual_rate={self.penalty:.3g}",
-            )
+        if self._gain >= 2:
+            raise _overshoots(self.dual_rate, self.penalty)
 
     @property
     def character(self) -> Character:
@@ -84,7 +86,7 @@ class AugmentedLagrangian(Dynamics):
         return Character(
             leads=Field.COSTATE,
             open_output=True,
-            patience=_patience(self.dual_rate / self.penalty),
+            patience=_patience(self._gain),
             descends=True,
             growth=_GROWTH,
             cure=f"{CURE}; where it keeps swinging, raise the penalty",
@@ -98,7 +100,8 @@ class AugmentedLagrangian(Dynamics):
         """Descent in x_l; the output is no variable and follows its prediction."""
         if view.at_output:
             return view.prediction
-        return view.state.add(view.credit - view.pulled, alpha=number(self.rate) * self._count(view.samples))
+        step = own(chosen(self.rate), view) * self._count(view.samples)
+        return moved(view.state, view.credit - view.pulled, step)
 
     def costate(self, view: View) -> Costate:
         """Ascent in λ_l; ∇C at the output."""
@@ -108,10 +111,17 @@ class AugmentedLagrangian(Dynamics):
         """e_l, ∇C at the output."""
         return self._moved(view, self.penalty)
 
-    def coefficients(self, samples: int) -> Coefficients:
-        """As sums: x += η (e − p), λ += α r, e = λ + ρ r."""
+    def fit(self, depth: int) -> None:
+        """Refuse constants of another number of sites."""
+        refuse_other_depth("AugmentedLagrangian", depth, rate=self.rate, dual_rate=self.dual_rate, penalty=self.penalty)
+
+    def coefficients(self, samples: int) -> Coefficients | None:
+        """As sums: x += η (e − p), λ += α r, e = λ + ρ r; None for constants of each site."""
+        rate = chosen(self.rate)
+        if isinstance(rate, tuple) or isinstance(self.dual_rate, tuple) or isinstance(self.penalty, tuple):
+            return None
         count = self._count(samples)
-        step = number(self.rate) * count
+        step = rate * count
         credit = Mix(residual=self.penalty / count, costate=1.0)
         return Coefficients(Mix(credit=step, pulled=-step), Mix(residual=self.dual_rate / count), credit)
 
@@ -136,7 +146,10 @@ class AugmentedLagrangian(Dynamics):
 
     def stiffness(self, linearised: Linearised) -> Operator | None:
         """The augmented Lagrangian's curvature at the forward pass."""
-        return curvature(linearised, self.penalty, self._count(linearised.samples)) if self.automatic else None
+        if not self.automatic:
+            return None
+        self.fit(linearised.topology.size)
+        return curvature(linearised, self.penalty, self._count(linearised.samples))
 
     def with_step(self, rate: float) -> Dynamics:
         """With this η."""
@@ -157,10 +170,27 @@ class AugmentedLagrangian(Dynamics):
     def _count(self, samples: int) -> float:
         return mean_over(samples, self.averaged, self.positions)
 
-    def _moved(self, view: View, step: float) -> Costate:
+    def _moved(self, view: View, step: PerSite) -> Costate:
         if view.at_output:
             return view.pulled
-        return view.costate.add(view.state_residual, alpha=step / self._count(view.samples))
+        return moved(view.costate, view.state_residual, own(step, view) / self._count(view.samples))
+
+    @property
+    def _gain(self) -> float:
+        """The largest α/ρ of any site."""
+        return max(paired(truediv, self.dual_rate, self.penalty))
+
+
+def _overshoots(dual_rate: PerSite, penalty: PerSite) -> InputError:
+    """The error of a multiplier step that is too long at some site."""
+    gains = paired(truediv, dual_rate, penalty)
+    worst = gains.index(max(gains)) + 1
+    one, other = at(dual_rate, worst), at(penalty, worst)
+    return InputError(
+        f"AugmentedLagrangian: dual_rate must be below twice the penalty, got dual_rate={one} and penalty={other}",
+        f"a dual rate below 2ρ = {2 * other:.4g}",
+        f"use dual_rate={other:.3g}",
+    )
 
 
 def _patience(gain: float) -> int:

@@ -14,13 +14,15 @@ from worldsheet.dynamics.coefficients import Coefficients, Mix
 from worldsheet.dynamics.descent import (
     CURE,
     LONGEST_GROWTH,
+    chosen,
     curvature,
     estimated_rate,
     mean_over,
-    number,
     refuse_no_positions,
     refuse_not_positive,
+    slowest,
 )
+from worldsheet.dynamics.per_site import PerSite, kept, moved, numbers, own, refuse_other_depth, refuse_unequal
 from worldsheet.dynamics.spectrum import Operator
 from worldsheet.problem import Linearised, View
 
@@ -62,8 +64,9 @@ class PredictiveCoding(Dynamics):
     η < 2/λ_max of ρ(1 − N)ᵀ(1 − N), N the shift through the layers; about ½. Fixed prediction: 0 < η < 2.
 
     Args:
-        rate: η; None for 1/λ_max, estimated by power iteration at the forward pass, or 1 with fixed prediction.
-        precision: ρ, the weight of a prediction error.
+        rate: η, one number or one per site; None for 1/λ_max, estimated by power iteration at the forward pass, or 1
+            with fixed prediction.
+        precision: ρ, the weight of a prediction error, one number or one per site, for Σ ρ_l/2 ‖r_l‖².
         averaged: whether the loss is a mean over the first dimension (else a sum).
         nudge: β, None for an open output.
         prediction: at which states layers predict.
@@ -72,12 +75,12 @@ class PredictiveCoding(Dynamics):
             the targets of a cross-entropy of shape (batch, ...), and 1 for any other loss.
 
     Raises:
-        InputError: a rate or precision that is not positive, a nudge of zero, a nudge or a rate from 2 on with fixed
-            prediction.
+        InputError: a rate or precision that is not positive, a nudge of zero; a nudge, a rate from 2 on or one per site
+            with fixed prediction.
     """
 
-    rate: float | None = None
-    precision: float = 1.0
+    rate: PerSite | None = None
+    precision: PerSite = 1.0
     averaged: bool = True
     nudge: float | None = None
     prediction: Prediction = Prediction.MOVING
@@ -85,7 +88,10 @@ class PredictiveCoding(Dynamics):
 
     def __post_init__(self) -> None:
         """Refuse what cannot descend."""
+        object.__setattr__(self, "rate", None if self.rate is None else kept(self.rate))
+        object.__setattr__(self, "precision", kept(self.precision))
         refuse_not_positive("PredictiveCoding", rate=self.rate, precision=self.precision)
+        refuse_unequal("PredictiveCoding", rate=self.rate, precision=self.precision)
         refuse_no_positions("PredictiveCoding", self.positions, self.averaged)
         if self.nudge is not None and not (isfinite(self.nudge) and self.nudge != 0):
             raise InputError(
@@ -98,6 +104,12 @@ class PredictiveCoding(Dynamics):
                 f"PredictiveCoding: nudge has no effect with prediction={self.prediction}, got {self.nudge}",
                 "a nudge where predictions move: at fixed ones errors are proportional to it, and it changes nothing",
                 "leave nudge out",
+            )
+        if self._fixed and isinstance(self.rate, tuple):
+            raise InputError(
+                f"PredictiveCoding: rate must be one number with prediction={self.prediction}, got {len(self.rate)}",
+                "one number strictly between 0 and 2",
+                "use rate=1 for backprop's gradient in L ticks",
             )
         if self._fixed and self._rate >= 2:
             raise InputError(
@@ -128,8 +140,8 @@ class PredictiveCoding(Dynamics):
             return view.state
         if view.at_output and self.nudge is None:
             return view.prediction  # no variable
-        step = self._rate * self._strength * self._count(view.samples)
-        return view.state.add(view.credit - view.pulled, alpha=step)
+        step = own(chosen(self.rate), view) * self._strength * self._count(view.samples)
+        return moved(view.state, view.credit - view.pulled, step)
 
     def costate(self, view: View) -> Costate:
         """ρ r_l; one step of (9b) with fixed prediction."""
@@ -143,7 +155,7 @@ class PredictiveCoding(Dynamics):
             return view.pulled
         if self._fixed:
             return view.costate
-        return self.precision / (self._strength * self._count(view.samples)) * view.state_residual
+        return own(self.precision, view) / (self._strength * self._count(view.samples)) * view.state_residual
 
     @property
     def counts_positions(self) -> bool:
@@ -166,20 +178,25 @@ class PredictiveCoding(Dynamics):
 
     def stiffness(self, linearised: Linearised) -> Operator | None:
         """The energy's curvature at the forward pass."""
-        return (
-            curvature(linearised, self.precision, self._count(linearised.samples), self.nudge)
-            if self.automatic
-            else None
-        )
+        if not self.automatic:
+            return None
+        self.fit(linearised.topology.size)
+        return curvature(linearised, self.precision, self._count(linearised.samples), self.nudge)
 
     def with_step(self, rate: float) -> Dynamics:
         """With this η."""
         return replace(self, rate=rate) if self.automatic else self
 
-    def coefficients(self, samples: int) -> Coefficients:
-        """As sums: x += η (e − p), λ = e, e = ρ r; with fixed prediction λ += η (p − λ), e = λ."""
+    def fit(self, depth: int) -> None:
+        """Refuse rates or precisions of another number of sites."""
+        refuse_other_depth("PredictiveCoding", depth, rate=self.rate, precision=self.precision)
+
+    def coefficients(self, samples: int) -> Coefficients | None:
+        """As sums: x += η (e − p), λ = e, e = ρ r; with fixed prediction λ += η (p − λ), e = λ. None per site."""
         if self._fixed:
             return Coefficients(Mix(), Mix(costate=-self._rate, pulled=self._rate), Mix(costate=1.0))
+        if isinstance(self.rate, tuple) or isinstance(self.precision, tuple):
+            return None
         count = self._strength * self._count(samples)
         step, credit = self._rate * count, Mix(residual=self.precision / count)
         return Coefficients(Mix(credit=step, pulled=-step), Mix(costate=-1.0, credit=1.0), credit)
@@ -197,7 +214,7 @@ class PredictiveCoding(Dynamics):
         """Diffusion over the whole depth; advection with fixed prediction, L ticks at η = 1."""
         if self._fixed:
             return depth if self._rate == 1 else ceil(10 * (depth + 10) / min(self._rate, 2 - self._rate))
-        return ceil(4 * depth * depth / (self._rate * self.precision)) + 100
+        return ceil(4 * depth * depth / (self._rate * min(numbers(self.precision)))) + 100
 
     def default_budget(self, depth: int) -> int:
         """2L ticks or 20, if that is more: what training can afford. L ticks with fixed prediction."""
@@ -217,7 +234,7 @@ class PredictiveCoding(Dynamics):
 
     @property
     def _rate(self) -> float:
-        return 1.0 if self.rate is None and self._fixed else number(self.rate)
+        return 1.0 if self.rate is None and self._fixed else slowest(self.rate)
 
     @property
     def _strength(self) -> float:
