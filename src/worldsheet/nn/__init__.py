@@ -1,7 +1,8 @@
-"""Modules and losses a user may build with: residual layers for predictive coding, layers at rest, half squares."""
+"""Modules and losses a user may build with: residual layers, layers at rest, latent variables, half squares."""
 
 from worldsheet.layers import HalfSquares
 from worldsheet.nn.equilibrium import Equilibrium
+from worldsheet.nn.latent import Latent
 from worldsheet.nn.residual import Nonlinearity, ResidualLinear, ScaledLinear, residual_mlp
 
-__all__ = ["Equilibrium", "HalfSquares", "Nonlinearity", "ResidualLinear", "ScaledLinear", "residual_mlp"]
+__all__ = ["Equilibrium", "HalfSquares", "Latent", "Nonlinearity", "ResidualLinear", "ScaledLinear", "residual_mlp"]
