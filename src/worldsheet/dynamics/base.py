@@ -25,6 +25,7 @@ class Character:
         whole_credit: whether what comes from above is the derivative of the cost through all layers above instead of
             the credit of the next: it crosses the network within a tick, and states move on predictions that have moved
             already.
+        contrasted: whether gradients are the mean over two relaxations, nudged both ways: those of one mean nothing.
         vanishing: which residuals are zero at its fixed point.
         delay: by how many ticks all that it hears is late.
         patience: by how many ticks a site's own costate may be late for its state without diverging for certain; None
@@ -39,6 +40,7 @@ class Character:
     leads: Field | None = None
     open_output: bool = False
     whole_credit: bool = False
+    contrasted: bool = False
     vanishing: tuple[Field, ...] = (Field.STATE, Field.COSTATE)
     delay: int = 0
     patience: int | None = None

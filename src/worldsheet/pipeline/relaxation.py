@@ -22,7 +22,7 @@ from worldsheet.schedules import Schedule
 from worldsheet.solve.checks import check_finite, check_input, default_schedule
 from worldsheet.solve.gradients import accumulate, sum_uses
 from worldsheet.solve.positions import positions_of
-from worldsheet.solve.solution import Pairs, named, owned, refuse_diverged
+from worldsheet.solve.solution import Pairs, named, owned, refuse_diverged, refuse_half
 
 
 @final
@@ -139,6 +139,7 @@ def relax(  # noqa: PLR0913  the signature of `worldsheet.relax`, with the stage
 
 
 def _checked(dynamics: Dynamics, schedule: Schedule) -> Schedule:
+    refuse_half(dynamics.character.contrasted, "a relaxation in stages")
     if dynamics.character.whole_credit:
         raise InputError(
             f"{type(dynamics).__name__} needs the credit of the whole network in every tick, and a stage hears only "

@@ -28,9 +28,9 @@ from worldsheet.solve.checks import (
     reads_start,
 )
 from worldsheet.solve.gradients import accumulate, sum_uses
-from worldsheet.solve.solution import refuse_diverged, refuse_other_sites
+from worldsheet.solve.solution import refuse_diverged, refuse_half, refuse_other_sites
 
-_LARGE = 0.1
+LARGE = 0.1
 """A residual that says that some site has hardly heard of the cost."""
 
 
@@ -98,6 +98,7 @@ def backward(  # noqa: PLR0913  the public signature, in the order of decreasing
     check_options(followed.dynamics if followed else dynamics, schedule, stop)
     inputs = inputs_of(chain, x)
     dynamics = calibrate(chain, x, target, dynamics)
+    refuse_half(dynamics.character.contrasted, "backward")
     schedule = default_schedule(dynamics, schedule)
     if recompute and not schedule.once:
         raise InputError(
@@ -196,7 +197,7 @@ def _falls_short(outcome: Outcome, stop: Stop) -> bool:
         return False
     if stop.tol is not None:
         return True
-    return stop.max_ticks is None and outcome.residual is not None and outcome.residual > _LARGE
+    return stop.max_ticks is None and outcome.residual is not None and outcome.residual > LARGE
 
 
 def _refuse_unusable(chain: Chain, inputs: Sequence[Tensor], loss: Tensor, outcome: Outcome) -> None:

@@ -1,16 +1,19 @@
 """Two nudges of opposite sign, whose errors of first order cancel."""
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any, final
 
 from torch import Tensor
 
 from worldsheet.core.errors import InputError
+from worldsheet.core.outcome import Outcome
 from worldsheet.core.words import number_of
-from worldsheet.dynamics import PredictiveCoding
+from worldsheet.dynamics import Hopfield, PredictiveCoding
 from worldsheet.engine import Stop
 from worldsheet.problem import Chain
 from worldsheet.schedules import Schedule
+from worldsheet.solve.backward import LARGE, NotConvergedWarning
 from worldsheet.solve.calibrate import calibrate
 from worldsheet.solve.calibration import Calibration
 from worldsheet.solve.checks import check_chain, check_options
@@ -46,7 +49,7 @@ class Centred:
         Raises:
             RelaxationError: one of the two diverged.
         """
-        one, other = self.pulled.gradients(), self.pushed.gradients()
+        one, other = (replace(phase, half=False).gradients() for phase in (self.pulled, self.pushed))
         return {name: (gradient + other[name]) / 2 for name, gradient in one.items()}
 
     def accumulate(self) -> None:
@@ -63,7 +66,7 @@ def centred(
     chain: Chain,
     x: Any,
     target: Any,
-    dynamics: PredictiveCoding | Calibration,
+    dynamics: PredictiveCoding | Hopfield | Calibration,
     *,
     schedule: Schedule | None = None,
     stop: Stop = Stop(),
@@ -76,14 +79,18 @@ def centred(
         chain: the layers and the loss.
         x: input x_0.
         target: what the loss compares the output with.
-        dynamics: predictive coding with a nudge; its sign does not matter. Or a `Calibration` of it, whose step follows
-            the parameters from call to call, and which is told both outcomes.
+        dynamics: `PredictiveCoding` with a nudge, or `Hopfield`; its sign does not matter. Or a `Calibration` of the
+            former, whose step follows the parameters from call to call, and which is told both outcomes.
         schedule: see `relax`.
         stop: budget and tolerance of each of the two.
 
     Raises:
         InputError: no nudge, and what `relax` refuses.
         LayerError: a layer or loss that fails on what it receives.
+
+    Warns:
+        NotConvergedWarning: a `Hopfield` network was far from rest, so that the difference of its two states is no
+            gradient.
     """
     check_chain(chain, "centred")
     followed = dynamics if isinstance(dynamics, Calibration) else None
@@ -93,16 +100,27 @@ def centred(
     if nudge is None:
         raise InputError(
             f"centred needs a dynamics with a nudge, got {dynamics}",
-            "predictive coding with a nudge, which has an opposite",
+            "a dynamics with a nudge, which has an opposite: PredictiveCoding(nudge=...) or Hopfield()",
             "use PredictiveCoding(nudge=0.1)",
         )
     nudged = calibrate(chain, x, target, dynamics)
-    assert isinstance(nudged, PredictiveCoding)
+    assert isinstance(nudged, PredictiveCoding | Hopfield)
     pulled, pushed = (
         relax(chain, x, target, replace(nudged, nudge=sign * abs(nudge)), schedule=schedule, stop=stop)
         for sign in (1, -1)
     )
+    if nudged.character.contrasted:
+        _warn_of_unrest(pulled.outcome, pushed.outcome)
     if followed is not None:
         followed.tell(pulled.outcome)
         followed.tell(pushed.outcome)
     return Centred(pulled, pushed)
+
+
+def _warn_of_unrest(*outcomes: Outcome) -> None:
+    """Say that gradients may point anywhere where one of two states is far from the rest that they are to differ by."""
+    for outcome in outcomes:
+        if outcome.residual is not None and not outcome.residual <= LARGE:
+            told = f"gradients may point anywhere, since the network is not at rest: {outcome}"
+            warnings.warn(told, NotConvergedWarning, stacklevel=3)
+            return

@@ -102,6 +102,7 @@ def relax(  # noqa: PLR0913  the public signature, in the order of decreasing us
             pulls=engine.pulls,
             problem=engine.problem,
             pairs=tuple(pair for pair in pairs if id(pair[0]) not in own),
+            half=dynamics.character.contrasted,
             input_gradient=_like(x, given if to_input is None else {id(x): to_input.clone()}),
         )
 

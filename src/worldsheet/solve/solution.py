@@ -5,7 +5,7 @@ from typing import Any, TypeAlias, final
 
 from torch import Tensor
 
-from worldsheet.core.errors import RelaxationError, SitesChangedError
+from worldsheet.core.errors import InputError, RelaxationError, SitesChangedError
 from worldsheet.core.fields import Fields
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.problem import Problem
@@ -35,6 +35,7 @@ class Solution:
         pulls: pull-backs through layers.
         problem: the functions that were relaxed; calling them again draws the same random numbers.
         pairs: leaf tensors with their gradients; empty if the relaxation diverged.
+        half: whether it is one of two relaxations whose gradients mean something together only.
         input_gradient: ∂C/∂x_0, or None if the input did not require grad; in the form of the input if it is a pytree.
     """
 
@@ -48,6 +49,7 @@ class Solution:
     problem: Problem = field(repr=False)
     pairs: Pairs = field(repr=False)
     input_gradient: Any = field(repr=False)
+    half: bool = field(default=False, repr=False)
 
     def __repr__(self) -> str:
         work = f"{plural(self.evaluations, 'evaluation')} and {plural(self.pulls, 'pull-back')} of layers"
@@ -79,8 +81,10 @@ class Solution:
 
         Raises:
             RelaxationError: the relaxation diverged, so there is nothing to use.
+            InputError: it is one of two, nudged both ways, that have a gradient together.
         """
         refuse_diverged(self.outcome)
+        refuse_half(self.half, "a relaxation")
         return named(self.chain, self.pairs)
 
     def accumulate(self) -> None:
@@ -88,8 +92,10 @@ class Solution:
 
         Raises:
             RelaxationError: the relaxation diverged; `.grad` is untouched.
+            InputError: it is one of two, nudged both ways, that have a gradient together.
         """
         refuse_diverged(self.outcome)
+        refuse_half(self.half, "a relaxation")
         accumulate(owned(self.pairs))
 
 
@@ -102,6 +108,20 @@ def named(chain: Chain, pairs: Pairs) -> dict[str, Tensor]:
 def owned(pairs: Pairs) -> list[tuple[Tensor, Tensor]]:
     """The pairs with gradients in memory of their own."""
     return [(leaf, gradient.clone()) for leaf, gradient in pairs]
+
+
+def refuse_half(half: bool, what: str) -> None:
+    """Raise where gradients would be those of one of two nudges.
+
+    Raises:
+        InputError: they would.
+    """
+    if half:
+        raise InputError(
+            f"{what} with one nudge has no gradient under this dynamics: it is the difference of two",
+            "two relaxations, nudged both ways",
+            "use ws.centred(chain, x, target, dynamics).accumulate()",
+        )
 
 
 def refuse_other_sites(outcome: Outcome) -> None:

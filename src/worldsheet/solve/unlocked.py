@@ -23,6 +23,7 @@ from worldsheet.solve.calibrate import calibrate
 from worldsheet.solve.calibration import Calibration
 from worldsheet.solve.checks import check_chain, check_finite, check_options, inputs_of
 from worldsheet.solve.gradients import accumulate, sum_uses
+from worldsheet.solve.solution import refuse_half
 
 
 @final
@@ -104,6 +105,7 @@ def unlocked(  # noqa: PLR0913  the public signature, in the order of decreasing
     check_options(followed.dynamics if followed else dynamics, schedule, record=record)
     check_finite(chain, *inputs_of(chain, x))
     dynamics = calibrate(chain, x, target, dynamics)
+    refuse_half(dynamics.character.contrasted, "unlocked")
     schedule = _schedule_for(dynamics, schedule, initial)
     moved = _moved(chain, port, ticks)
     with torch.no_grad():  # layers record their own graphs
