@@ -13,6 +13,9 @@ from streams import DOUBLE, graphs, randomised
 from worldsheet.streaming import (
     Connectivity,
     ConstantFlip,
+    Dense,
+    EdgeMemory,
+    EdgeState,
     Exponential,
     ForwardEuler,
     Functional,
@@ -20,9 +23,12 @@ from worldsheet.streaming import (
     NeuronModel,
     PhasePoint,
     Quadratic,
+    RmsScaled,
+    SenderMemory,
     Sparse,
     equations,
 )
+from worldsheet.streaming.edge_port import EdgeMotion
 from worldsheet.streaming.equations import Activations
 
 SPREAD = 1.7
@@ -76,8 +82,9 @@ def after(network: HamiltonianNetwork, point: PhasePoint, sight: Activations) ->
     felt = equations.sensitivity(point.costate, conductance)
     costate = equations.costate(point, equations.pull(point, felt) + blame, pace)
     felt = equations.sensitivity(costate, conductance) if staggered else felt
-    own = point._replace(weights=point.weights.clone(), momentum=point.momentum.clone())
-    weights, momentum = equations.learn(own, felt, pace), own.momentum
+    none = torch.empty(0)
+    own = EdgeMotion(point.weights.clone(), point.momentum.clone(), none, none)
+    weights, momentum, *_ = equations.learn(own, equations.effort(point.state, felt, pace), pace)
     rows = {}
     for neuron in range(graph.neurons):
         edges = graph.on_edges((graph.targets == neuron).to(DOUBLE)) != 0
@@ -110,7 +117,7 @@ def test_nothing_travels_faster_than_one_edge_a_step(graph: Connectivity, seed: 
     assert set(differs) == {last, *graph.children(last)}
 
 
-ELEMENTWISE = {"lerp", "mul_", "addcmul_", "add", "add_", "to", "view", "value", "slope"}
+ELEMENTWISE = {"lerp", "mul_", "addcmul_", "add", "add_", "to", "view", "value", "slope", "sign", "move"}
 MEETINGS = {"drive", "pull", "add_effort"}
 
 
@@ -135,6 +142,7 @@ def test_the_equations_are_elementwise_but_for_the_sums_over_edges() -> None:
         "len",
         "advance",
         "StepFactors",
+        "EdgeStep",
         "float",
         "torch.tensor",
         "tensor",
@@ -155,6 +163,65 @@ def test_a_network_keeps_nothing_of_the_past() -> None:
     for _ in range(5):
         network.step(None, torch.zeros(1, 1, dtype=DOUBLE), 0.01)
     changing = {name for name, value in vars(network).items() if isinstance(value, (Tensor, tuple, list))}
-    assert changing == {"_point"}
+    assert changing == {"_point", "_edge_state"}
+    assert not any(kept.numel() for kept in network.edge_state)
     assert all(field.grad_fn is None for field in network.point)
     assert len(network._coefficients) == 1
+
+
+@law(15)
+@given(graph=graphs(), seed=st.integers(0, 2**20), senders=st.booleans(), bump=st.sampled_from(["state", "costate"]))
+def test_with_memory_a_step_carries_states_one_edge_forward_and_errors_one_edge_back(
+    graph: Connectivity, seed: int, senders: bool, bump: str
+) -> None:
+    """Whole steps: weights into a neuron read its children, its parents and, through errors of outputs, co-parents."""
+    output = graph.neurons - 1
+
+    def moved(size: float) -> tuple[PhasePoint, EdgeState]:
+        memory = SenderMemory() if senders else EdgeMemory()
+        network = HamiltonianNetwork(graph, [output], model=NeuronModel(bias=False), memory=memory, dtype=DOUBLE)
+        randomised(network, seed)
+        network.step(None, torch.zeros(1, 1, dtype=DOUBLE), 0.01)
+        point = network.point
+        getattr(point, bump)[:, 0] += size
+        network.point = point
+        network.step(None, torch.zeros(1, 1, dtype=DOUBLE), 0.01)
+        return network.point, network.edge_state
+
+    (before, kept), (after, changed) = moved(0.0), moved(SPREAD)
+    children, parents = set(graph.children(0)), set(graph.parents(0))
+    heard = {0, *children} if bump == "state" else set()
+    felt = {0, *parents}
+    if bump == "state":
+        felt |= {each for child in children for each in graph.parents(child)} | children
+        if output in heard:
+            felt |= {output, *graph.parents(output)}
+    assert set((before.state != after.state)[0].nonzero().flatten().tolist()) <= heard
+    assert set((before.costate != after.costate)[0].nonzero().flatten().tolist()) <= felt
+    edges = (graph.on_edges(torch.ones(graph.edges, dtype=DOUBLE)) != 0) & (before.weights != after.weights)
+    places = torch.zeros(graph.neurons, graph.neurons, dtype=torch.bool)
+    if edges.dim() == 1:
+        places[graph.targets[edges], graph.sources[edges]] = True
+    else:
+        places = edges
+    assert set(places.any(1).nonzero().flatten().tolist()) <= felt
+    if senders:
+        assert set((kept.traces != changed.traces)[:, 0].any(0).nonzero().flatten().tolist()) <= {0}
+
+
+def test_memory_is_as_large_after_many_steps_as_after_one() -> None:
+    memories = (SenderMemory(), EdgeMemory())
+    networks = [HamiltonianNetwork(Dense(6), [0], memory=memory, port=RmsScaled(1e-3)) for memory in memories]
+
+    def sizes() -> list[dict[str, int]]:
+        return [{name: value.numel() for name, value in network.state_dict().items()} for network in networks]
+
+    for network in networks:
+        network.step(None, torch.zeros(1, 1), 0.01)
+    early = sizes()
+    for network in networks:
+        network.run([(None, torch.full((1, 1), 0.3))] * 3000, 0.01)
+        assert len(network._coefficients) == 1
+        assert network.finite
+    assert sizes() == early
+    assert [each["traces"] for each in early] == [7, 49]  # one speed; Dense(6) and its source

@@ -56,6 +56,26 @@ REFUSED: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "matrix-loop": (lambda: streaming.from_matrix(torch.ones(2, 2)), ("neuron 0 has an edge to itself",)),
     "graph": (lambda: streaming.from_networkx([1, 2]), ("must be a networkx graph, got an object of type list",)),
     "nx-loop": (lambda: streaming.from_networkx(networkx.DiGraph([(0, 1), (1, 1)])), ("self-loop",)),
+    "memory-euler": (
+        lambda: HamiltonianNetwork(Dense(3), [0], memory=streaming.SenderMemory(), integrator=ForwardEuler()),
+        ("one field after the other", "got ForwardEuler", "integrator=Exponential()"),
+    ),
+    "scaled-euler": (
+        lambda: HamiltonianNetwork(Dense(3), [0], port=streaming.RmsScaled(0.1), integrator=ForwardEuler()),
+        ("with RmsScaled", "got ForwardEuler"),
+    ),
+    "scaled-sign": (
+        lambda: HamiltonianNetwork(Dense(3), [0], port=streaming.RmsScaled(0.1), sign=streaming.Plain()),
+        ("no sign of time to flip, got Plain", "ConstantFlip()"),
+    ),
+    "scaled-rate": (lambda: streaming.RmsScaled(-1.0), ("rate must be positive and finite, got -1.0",)),
+    "many-speeds": (
+        lambda: HamiltonianNetwork(
+            Dense(20), [0], model=NeuronModel(1 + torch.arange(20.0)), memory=streaming.SenderMemory()
+        ),
+        ("the neurons have 20 different ones", "SpeedClasses", "EdgeMemory()"),
+    ),
+    "classes": (lambda: streaming.SpeedClasses(3.0, 1.0), ("slow must be positive and below fast", "slow=3.0")),
     "no-output": (lambda: HamiltonianNetwork(Dense(3), []), ("at least one output",)),
     "output-twice": (lambda: HamiltonianNetwork(Dense(3), [0, 0]), ("no neuron named twice",)),
     "input-is-output": (lambda: HamiltonianNetwork(Dense(3), [0], [0]), ("no neuron named twice",)),

@@ -3,11 +3,13 @@
 from worldsheet.streaming.activation import Activation, Identity, Logistic, Rectifier, Tanh
 from worldsheet.streaming.config import MissingValues, Start, Streams
 from worldsheet.streaming.costate_network import CostateNetwork, LinearQuadratic
-from worldsheet.streaming.functional import Functional, NeuronModel, Quadratic, Regulariser
+from worldsheet.streaming.edge_port import EdgePort, Inertia, RmsScaled
+from worldsheet.streaming.functional import Functional, NeuronModel, Quadratic, Regulariser, SpeedClasses
 from worldsheet.streaming.graphs.builders import from_matrix, from_networkx, layered, random, small_world
 from worldsheet.streaming.graphs.connectivity import Connectivity, Dense
 from worldsheet.streaming.graphs.sparse import Sparse
 from worldsheet.streaming.integrator import Exponential, ForwardEuler, NeuronIntegrator
+from worldsheet.streaming.memory import EdgeMemory, Memory, SenderMemory
 from worldsheet.streaming.network import HamiltonianNetwork
 from worldsheet.streaming.potential import CrossEntropy, Custom, Potential, Squared
 from worldsheet.streaming.sign import (
@@ -19,7 +21,7 @@ from worldsheet.streaming.sign import (
     costate_within,
     hamiltonian_within,
 )
-from worldsheet.streaming.state import Energies, PhasePoint, Snapshot
+from worldsheet.streaming.state import EdgeState, Energies, PhasePoint, Snapshot
 from worldsheet.streaming.trace import StepResult, Trace
 
 __all__ = [
@@ -30,14 +32,19 @@ __all__ = [
     "CrossEntropy",
     "Custom",
     "Dense",
+    "EdgeMemory",
+    "EdgePort",
+    "EdgeState",
     "Energies",
     "Exponential",
     "ForwardEuler",
     "Functional",
     "HamiltonianNetwork",
     "Identity",
+    "Inertia",
     "LinearQuadratic",
     "Logistic",
+    "Memory",
     "MissingValues",
     "NeuronIntegrator",
     "NeuronModel",
@@ -48,9 +55,12 @@ __all__ = [
     "Quadratic",
     "Rectifier",
     "Regulariser",
+    "RmsScaled",
+    "SenderMemory",
     "SignPolicy",
     "Snapshot",
     "Sparse",
+    "SpeedClasses",
     "Squared",
     "Start",
     "StepResult",

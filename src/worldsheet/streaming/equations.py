@@ -10,9 +10,11 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
+from worldsheet.streaming.edge_port import AddEffort, EdgeMotion, EdgePort, EdgeStep
 from worldsheet.streaming.functional import Functional, NeuronModel
 from worldsheet.streaming.graphs.connectivity import Connectivity
 from worldsheet.streaming.integrator import NeuronIntegrator, StepFactors
+from worldsheet.streaming.memory import BoundTraces
 from worldsheet.streaming.shapes import Edges, Neurons
 from worldsheet.streaming.sign import Sign
 from worldsheet.streaming.state import PhasePoint
@@ -36,20 +38,14 @@ class StepCoefficients(NamedTuple):
     Attributes:
         reach: the part of the way to σ(a) that x goes.
         costate: of π.
-        momentum_keep: decay of π_w, the same for all edges.
-        momentum_gain: gain of π_w; 1 if signs differ, each system's gain being in `credit_gain` then.
+        edges: of π_w and w.
         credit_gain: what the credit of each system is multiplied by; None for 1.
-        momentum_gain_on_edges: the whole gain, in a shape that multiplies edges if signs differ.
-        flow: −dt/m.
     """
 
     reach: Tensor
     costate: StepFactors
-    momentum_keep: float
-    momentum_gain: float
+    edges: EdgeStep
     credit_gain: Tensor | None
-    momentum_gain_on_edges: float | Tensor
-    flow: float
 
 
 @final
@@ -69,6 +65,8 @@ class Equations:
     model: NeuronModel
     functional: Functional
     integrator: NeuronIntegrator
+    port: EdgePort
+    traces: BoundTraces | None
 
     def see(self, weights: Edges, state: Neurons) -> Activations:
         """Listen to the parents."""
@@ -100,17 +98,27 @@ class Equations:
         """δ_i = c_i σ′(a_i) π_i, which the edges of i feel."""
         return conductance * costate
 
-    def learn(self, point: PhasePoint, sensitivity: Neurons, coefficients: StepCoefficients) -> Edges:
-        """Move π_w, in its own memory, under the effort δ_i x_j; then the weights, which are returned."""
-        weights, momentum = point.weights, point.momentum
-        gain, staggered = coefficients.credit_gain, self.integrator.staggered
-        moved = weights if staggered else weights.add(momentum, alpha=coefficients.flow)
+    def effort(self, state: Neurons, sensitivity: Neurons, coefficients: StepCoefficients) -> AddEffort:
+        """The effort δ_i x_j of edges without memory."""
+        gain = coefficients.credit_gain
         credit = sensitivity if gain is None else sensitivity * gain
-        self.graph.add_effort(
-            momentum, credit, point.state, keep=coefficients.momentum_keep, gain=coefficients.momentum_gain
-        )
-        self.functional.regulariser.pull_weights(momentum, weights, coefficients.momentum_gain_on_edges)
-        return weights.add_(momentum, alpha=coefficients.flow) if staggered else moved
+
+        def add(edges: Edges, keep: float, scale: float) -> None:
+            self.graph.add_effort(edges, credit, state, keep=keep, gain=scale)
+
+        return add
+
+    def learn(self, edges: EdgeMotion, add_effort: AddEffort, coefficients: StepCoefficients) -> EdgeMotion:
+        """Move π_w and the weights under an effort, in their own memory where the integrator staggers."""
+        return self.port.move(edges, add_effort, self.functional.regulariser, coefficients.edges)
+
+    def slope(self, activations: Activations) -> Neurons:
+        """σ′(a_i), 0 for neurons that are held."""
+        return self.model.activation.slope(self.speed.sign(), activations.drive, activations.activity)
+
+    def pushed(self, costate: Neurons, force: Neurons, coefficients: StepCoefficients) -> Neurons:
+        """π after one more force, in its own memory."""
+        return costate.addcmul_(force, coefficients.costate.gain)
 
     def coefficients(self, sign: Sign, dt: float, shared: bool) -> StepCoefficients:
         """Decays and gains of a step under a sign, one for each system if it is a tensor."""
@@ -121,14 +129,19 @@ class Equations:
         per_neuron = sign.to(self.speed)[:, None] if isinstance(sign, Tensor) else sign
         costate = advance(functional.dissipation - per_neuron * self.speed, dt)
         gain = -per_neuron * float(momentum.gain)
+        edges = EdgeStep(
+            seconds=long,
+            keep=float(momentum.keep),
+            gain=1.0 if isinstance(gain, Tensor) else gain,
+            gain_on_edges=_beside_edges(gain, self.graph, shared) if isinstance(gain, Tensor) else gain,
+            flow=-long / functional.mass,
+            staggered=self.integrator.staggered,
+        )
         return StepCoefficients(
             reach=1 - advance(self.speed, dt).keep,
             costate=StepFactors(costate.keep, -per_neuron * costate.gain),
-            momentum_keep=float(momentum.keep),
-            momentum_gain=1.0 if isinstance(gain, Tensor) else gain,
+            edges=edges,
             credit_gain=gain if isinstance(gain, Tensor) else None,
-            momentum_gain_on_edges=_beside_edges(gain, self.graph, shared) if isinstance(gain, Tensor) else gain,
-            flow=-long / functional.mass,
         )
 
 

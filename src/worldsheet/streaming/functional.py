@@ -1,10 +1,12 @@
 """What the neurons are made of, and which integral over time they make stationary."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import isnan
+from math import inf, isnan
 from typing import final
 
+import torch
 from torch import Tensor
 
 from worldsheet.core.errors import InputError
@@ -81,11 +83,53 @@ class Quadratic(Regulariser):
 
 @final
 @dataclass(frozen=True)
+class SpeedClasses:
+    """Slow neurons that remember beside fast ones that answer: `count` speeds in equal ratios from slow to fast.
+
+    Neurons that are neither inputs nor outputs take them in turns, in the order of their numbers; outputs are fast.
+
+    Args:
+        slow: the lowest speed, in 1/seconds.
+        fast: the highest.
+        count: how many, at least 2.
+
+    Raises:
+        InputError: speeds that are not positive or not ascending, or fewer than two.
+    """
+
+    slow: float
+    fast: float
+    count: int = 4
+
+    def __post_init__(self) -> None:
+        """Refuse what is no range."""
+        if not (0 < self.slow < self.fast < inf and self.count > 1):
+            raise InputError(
+                f"SpeedClasses: slow must be positive and below fast, and count at least 2, got slow={self.slow}, "
+                f"fast={self.fast}, count={self.count}",
+                "two positive speeds in 1/seconds, and how many to spread between them",
+                "try SpeedClasses(0.05, 3.0)",
+            )
+
+    def of(self, neurons: int, inputs: Sequence[int], outputs: Sequence[int]) -> Tensor:
+        """One speed per neuron, in float64."""
+        ratio = (self.fast / self.slow) ** (1 / (self.count - 1))
+        found = torch.full((neurons,), self.fast, dtype=torch.float64)
+        between = torch.ones(neurons, dtype=torch.bool)
+        between[[*inputs, *outputs]] = False
+        classes = torch.arange(int(between.sum())) % self.count
+        speeds = [*(self.slow * ratio**k for k in range(self.count - 1)), self.fast]
+        found[between] = torch.tensor(speeds, dtype=torch.float64)[classes]
+        return found
+
+
+@final
+@dataclass(frozen=True)
 class NeuronModel:
     """What the neurons are made of: dx_i/dt = c_i (σ(a_i) − x_i).
 
     Args:
-        speed: c, in 1/seconds: one number, or one per neuron.
+        speed: c, in 1/seconds: one number, one per neuron, or a few that are spread over them.
         activation: σ.
         bias: whether every neuron also listens to a source that is always 1, over an edge with a weight like any other.
 
@@ -93,12 +137,14 @@ class NeuronModel:
         InputError: a speed that is not positive.
     """
 
-    speed: float | Tensor = 50.0
+    speed: float | Tensor | SpeedClasses = 50.0
     activation: Activation = field(default_factory=Tanh)
     bias: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what does not move."""
+        if isinstance(self.speed, SpeedClasses):
+            return
         slowest = float(self.speed.min()) if isinstance(self.speed, Tensor) else self.speed
         if not 0 < slowest < float("inf"):
             raise InputError(

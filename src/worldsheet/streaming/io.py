@@ -9,7 +9,7 @@ from torch import Tensor
 
 from worldsheet.core.errors import InputError
 from worldsheet.streaming.config import MissingValues, Streams
-from worldsheet.streaming.functional import NeuronModel
+from worldsheet.streaming.functional import NeuronModel, SpeedClasses
 from worldsheet.streaming.graphs.connectivity import Connectivity
 from worldsheet.streaming.potential import Potential
 from worldsheet.streaming.shapes import Neurons, PerStream, Signal, TargetValues
@@ -49,22 +49,25 @@ def check_places(graph: Connectivity, inputs: Sequence[int], outputs: Sequence[i
             )
 
 
-def speeds(model: NeuronModel, neurons: int, like: Tensor) -> Tensor:
-    """C for every neuron.
+def speeds(model: NeuronModel, neurons: int, inputs: Sequence[int], outputs: Sequence[int], like: Tensor) -> Tensor:
+    """C for every neuron, 0 for those that are held at the input.
 
     Raises:
         InputError: a tensor of another length.
     """
-    if isinstance(model.speed, Tensor):
-        if model.speed.shape != (neurons,):
-            raise InputError(
-                f"NeuronModel: speed must have one entry for each of {neurons} neurons, got shape "
-                f"{tuple(model.speed.shape)}",
-                f"shape ({neurons},)",
-                "or give one number for all",
-            )
-        return model.speed.to(like)
-    return torch.full((neurons,), model.speed, dtype=like.dtype, device=like.device)
+    if isinstance(model.speed, SpeedClasses):
+        found = model.speed.of(neurons, inputs, outputs)
+    else:
+        found = torch.as_tensor(model.speed, dtype=torch.float64).detach().clone()
+    if found.shape not in {(), (neurons,)}:
+        raise InputError(
+            f"NeuronModel: speed must have one entry for each of {neurons} neurons, got shape {tuple(found.shape)}",
+            f"shape ({neurons},)",
+            "or give one number for all",
+        )
+    found = found.expand(neurons).to(like, copy=True)
+    found[list(inputs)] = 0
+    return found
 
 
 def check_input(given: Tensor | None, streams: int, inputs: int) -> None:

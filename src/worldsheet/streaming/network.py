@@ -1,8 +1,9 @@
 """A network that learns from a stream while it happens."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
-from math import isfinite, nan
+from math import inf, isfinite, nan
 from typing import TypeAlias, final
 
 import torch
@@ -12,14 +13,16 @@ from worldsheet.core.errors import InputError
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.words import plural
 from worldsheet.streaming.config import MissingValues, Start, Streams
+from worldsheet.streaming.edge_port import AddEffort, EdgeMotion, EdgePort, Inertia
 from worldsheet.streaming.equations import Activations, Equations, StepCoefficients
 from worldsheet.streaming.functional import Functional, NeuronModel
 from worldsheet.streaming.graphs.connectivity import Connectivity
 from worldsheet.streaming.integrator import Exponential, NeuronIntegrator
 from worldsheet.streaming.io import Readout, StreamIO, Target, check_places, has_holes, speeds
+from worldsheet.streaming.memory import Accumulator, BoundTraces, Force, Memory, Response
 from worldsheet.streaming.shapes import Edges, Signal
 from worldsheet.streaming.sign import ConstantFlip, Plain, Sign, SignPolicy
-from worldsheet.streaming.state import PhasePoint, Snapshot, as_tensors, is_finite
+from worldsheet.streaming.state import EdgeState, PhasePoint, Snapshot, as_tensors, is_finite
 from worldsheet.streaming.trace import StepResult, Trace
 
 Stream: TypeAlias = Iterable[tuple[Tensor | None, Tensor | None]]
@@ -43,10 +46,12 @@ class HamiltonianNetwork:
         graph: who is connected to whom.
         outputs: neurons that are compared with the target.
         inputs: neurons that are held at the input.
-        medium: speeds, activation, bias.
+        model: speeds, activation, bias.
         functional: what is made stationary: potential, regulariser, mass, dissipation.
         sign: the sign of time for the costates.
         integrator: how a step is taken.
+        memory: what edges remember of their senders; None for nothing: an error of this instant meets its activity.
+        port: how weights answer their efforts.
         streams: how many streams run at once, and how.
         start: initial weights and states.
         dtype: of all fields; torch's default if left out.
@@ -69,6 +74,8 @@ class HamiltonianNetwork:
         functional: Functional | None = None,
         sign: SignPolicy | None = None,
         integrator: NeuronIntegrator | None = None,
+        memory: Memory | None = None,
+        port: EdgePort | None = None,
         streams: Streams | None = None,
         start: Start | None = None,
         dtype: torch.dtype | None = None,
@@ -77,19 +84,26 @@ class HamiltonianNetwork:
         check_places(graph, inputs, outputs)
         model = model or NeuronModel()
         like = torch.empty(0, dtype=dtype, device=device if device is not None else graph.sources.device)
-        speed = speeds(model, graph.neurons, like)
-        speed[list(inputs)] = 0  # held by the input
+        speed = speeds(model, graph.neurons, inputs, outputs, like)
         if model.bias:
             graph, speed = graph.with_source(), torch.cat([speed, speed.new_zeros(1)])
         self.sign = sign or ConstantFlip()
         self.streams = streams or Streams()
-        self._laws = Equations(
-            graph.to(like.device), speed, model, functional or Functional(), integrator or Exponential()
-        )
+        graph, integrator, port = graph.to(like.device), integrator or Exponential(), port or Inertia()
+        _check_edges(memory, port, integrator, self.sign)
+        places = torch.tensor(list(outputs), device=like.device)
+        traces = None if memory is None else memory.on(graph, speed, places)
+        functional = _of_what_moves(functional or Functional(), port)
+        self._laws = Equations(graph, speed, model, functional, integrator, port, traces)
         self._io = StreamIO(inputs, outputs, self.streams, self.functional.potential, like.device)
         self._coefficients: dict[float, StepCoefficients] = {}
         self._dt = nan
         self._point = self._drawn(start or Start(), like)
+        self._edge_state = EdgeState(
+            like if traces is None else traces.empty(self.streams.count),
+            port.squares(self._point.weights),
+            torch.zeros(0 if port.derived else 2, dtype=torch.float64),
+        )
         self.time = 0.0
         self.steps = 0
 
@@ -105,6 +119,11 @@ class HamiltonianNetwork:
     @point.setter
     def point(self, point: PhasePoint) -> None:
         self._point = PhasePoint(*(field.detach().clone() for field in point))
+
+    @property
+    def edge_state(self) -> EdgeState:
+        """A copy of what edges keep beside the point: traces of a memory, squares of a port."""
+        return EdgeState(*(field.clone() for field in self._edge_state))
 
     @property
     def graph(self) -> Connectivity:
@@ -124,7 +143,7 @@ class HamiltonianNetwork:
     @property
     def finite(self) -> bool:
         """Whether every state, costate, weight and momentum is a number."""
-        return is_finite(self._point)
+        return is_finite(self._point, self._edge_state)
 
     @property
     def effort(self) -> Edges:
@@ -157,7 +176,8 @@ class HamiltonianNetwork:
         energies = moment.energies() if record else None
         moment.close()
         coefficients = self._coefficients_of(sign, dt)
-        after, readout = self._moved(point, activations, wanted, coefficients)
+        move = self._moved if self._laws.traces is None else partial(self._recalled, self._laws.traces)
+        after, readout = move(point, activations, wanted, coefficients)
         result = StepResult(readout.output, readout.loss, sign, self.time, energies)
         self._advance(after, dt)
         return result
@@ -174,10 +194,54 @@ class HamiltonianNetwork:
         felt = laws.sensitivity(point.costate, conductance)
         costate = laws.costate(point, wanted.add_loss_gradient(laws.pull(point, felt), readout), coefficients)
         weights = point.weights
-        if (self.steps + 1) % laws.integrator.every == 0:
+        if self._edges_move:
             felt = laws.sensitivity(costate, conductance) if staggered else felt
-            weights = laws.learn(point, felt, coefficients)
+            weights = self._learn(point, laws.effort(point.state, felt, coefficients), coefficients)
         return PhasePoint(state, costate, weights, point.momentum), readout
+
+    def _recalled(
+        self,
+        traces: BoundTraces,
+        point: PhasePoint,
+        activations: Activations,
+        wanted: Target,
+        coefficients: StepCoefficients,
+    ) -> tuple[PhasePoint, Readout]:
+        """One step of edges with memory: errors push the outputs' costates, which pull, and edges feel both forces."""
+        laws = self._laws
+        state = laws.state(point.state, activations, coefficients)
+        readout = wanted.read(state)
+        error = wanted.add_loss_gradient(torch.zeros_like(state), readout)
+        costate = laws.costate(point, error.clone(), coefficients)
+        felt = laws.sensitivity(costate, laws.conductance(activations))
+        pulled = laws.pull(point, felt)
+        remembered = traces.own_pull(point.weights, felt)
+        pulled = pulled if remembered is None else pulled.sub_(remembered)
+        force = Force(pulled, None if readout.gradient is None else error)
+        response = Response(point.state, laws.slope(activations), coefficients.reach, point.weights)
+        step = partial(traces.step, self._edge_state.traces, force, response)
+        weights = point.weights
+        if self._edges_move:
+            gain = coefficients.credit_gain
+            weights = self._learn(
+                point, lambda edges, keep, scale: step(Accumulator(edges, keep, scale, gain)), coefficients
+            )
+        else:
+            step(None)
+        return PhasePoint(state, laws.pushed(costate, pulled, coefficients), weights, point.momentum), readout
+
+    @property
+    def _edges_move(self) -> bool:
+        return (self.steps + 1) % self._laws.integrator.every == 0
+
+    def _learn(self, point: PhasePoint, add_effort: AddEffort, coefficients: StepCoefficients) -> Edges:
+        """Move momenta and what a port keeps, and return the weights a step later."""
+        kept = self._edge_state
+        moved = self._laws.learn(
+            EdgeMotion(point.weights, point.momentum, kept.squares, kept.averaged), add_effort, coefficients
+        )
+        self._edge_state = kept._replace(squares=moved.squares, averaged=moved.averaged)
+        return moved.weights
 
     @torch.no_grad()
     def listen(self, input: Tensor | None, dt: float) -> Signal:
@@ -231,7 +295,7 @@ class HamiltonianNetwork:
     def state_dict(self) -> dict[str, Tensor]:
         """All that is needed to go on to the same bits: the point in phase space, the time and the number of steps."""
         clock = {"time": torch.tensor(self.time, dtype=torch.float64), "steps": torch.tensor(self.steps)}
-        return {name: values.clone() for name, values in {**as_tensors(self._point), **clock}.items()}
+        return {name: values.clone() for name, values in {**as_tensors(self._point, self._edge_state), **clock}.items()}
 
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
         """Take up where `state_dict` was called.
@@ -239,7 +303,7 @@ class HamiltonianNetwork:
         Raises:
             InputError: fields missing, or of other shapes.
         """
-        own = as_tensors(self._point)
+        own = as_tensors(self._point, self._edge_state)
         for name, values in own.items():
             found = saved.get(name)
             if found is None or found.shape != values.shape or "time" not in saved or "steps" not in saved:
@@ -249,7 +313,11 @@ class HamiltonianNetwork:
                     f"{name} of shape {tuple(values.shape)}, time and steps",
                     "build the same network",
                 )
-        self.point = PhasePoint(**{name: saved[name].to(values) for name, values in own.items()})
+        taken = {name: saved[name].to(values).clone() for name, values in own.items()}
+        self.point = PhasePoint(*(taken[name] for name in PhasePoint._fields))
+        self._edge_state = self._edge_state._replace(
+            **{name: taken[name] for name in EdgeState._fields if name in taken}
+        )
         self.time, self.steps = float(saved["time"]), int(saved["steps"])
 
     def _drawn(self, start: Start, like: Tensor) -> PhasePoint:
@@ -301,3 +369,30 @@ class HamiltonianNetwork:
                 "Flip the sign with sign=ConstantFlip()"
             )
         return "the weights moved too fast: raise mass or dissipation, weigh the potential less, or take shorter steps"
+
+
+def _of_what_moves(functional: Functional, port: EdgePort) -> Functional:
+    """The functional of the neurons alone, without kinetic energy, where weights move by no functional."""
+    return functional if port.derived else replace(functional, mass=inf)
+
+
+def _check_edges(memory: Memory | None, port: EdgePort, integrator: NeuronIntegrator, sign: SignPolicy) -> None:
+    """Edges with memory read states that have moved, and a port that is not derived knows no sign of time.
+
+    Raises:
+        InputError: an integrator or a sign policy that they cannot be combined with.
+    """
+    if not integrator.staggered and not (memory is None and port.derived):
+        raise InputError(
+            f"the integrator must move one field after the other for edges with a memory or with "
+            f"{type(port).__name__}, got {type(integrator).__name__}",
+            "an integrator that is staggered",
+            "use integrator=Exponential(), or leave memory and port out",
+        )
+    if not port.derived and not isinstance(sign, ConstantFlip):
+        raise InputError(
+            f"the port {type(port).__name__} does not follow from Hamilton's equations and has no sign of time to "
+            f"flip, got {type(sign).__name__}",
+            "sign=ConstantFlip()",
+            "leave the sign out, or the port",
+        )

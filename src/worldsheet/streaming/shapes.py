@@ -11,6 +11,9 @@ Neurons: TypeAlias = Float[Tensor, "stream neuron"]
 Edges: TypeAlias = Float[Tensor, "*edge"]
 """One number per edge, (E,) or (n, n), with the streams in front where each has weights of its own."""
 
+Eligibility: TypeAlias = Float[Tensor, "*traces"]
+"""What edges remember: (classes, streams, neurons) of senders, or the streams in front of `Edges`."""
+
 Index: TypeAlias = Int[Tensor, "edge"]
 """A neuron's number for each edge."""
 

@@ -10,7 +10,7 @@ from worldsheet.core.errors import InputError
 from worldsheet.core.words import number_of, shape_of
 from worldsheet.streaming.functional import Functional
 from worldsheet.streaming.io import Target
-from worldsheet.streaming.shapes import Edges, Neurons, PerStream, PerSystem
+from worldsheet.streaming.shapes import Edges, Eligibility, Neurons, PerStream, PerSystem
 
 
 class PhasePoint(NamedTuple):
@@ -32,6 +32,23 @@ class PhasePoint(NamedTuple):
 
     def __repr__(self) -> str:
         return f"PhasePoint: states {shape_of(self.state)}, weights {shape_of(self.weights)}, and as many costates"
+
+
+class EdgeState(NamedTuple):
+    """What edges keep beside the point in phase space, without entries where they keep nothing.
+
+    Attributes:
+        traces: of a `Memory`: (classes, streams, neurons) of senders, or the streams in front of the edges.
+        squares: running means of squared efforts, in the shape of the weights.
+        averaged: how much of the past the momenta and the squares of a port hold, from 0 to 1: (2,), on the CPU.
+    """
+
+    traces: Eligibility
+    squares: Edges
+    averaged: Tensor
+
+    def __repr__(self) -> str:
+        return f"EdgeState: traces {shape_of(self.traces)}, squares {shape_of(self.squares)}"
 
 
 class Energies(NamedTuple):
@@ -140,11 +157,11 @@ class Snapshot:
         return values.sum()[None] if self._shared else values
 
 
-def is_finite(point: PhasePoint) -> bool:
-    """Whether every number of a point is a number."""
-    return all(bool(torch.isfinite(values).all()) for values in point)
+def is_finite(point: PhasePoint, edges: EdgeState) -> bool:
+    """Whether every number of a point and of what edges keep is a number."""
+    return all(bool(torch.isfinite(values).all()) for values in (*point, *edges))
 
 
-def as_tensors(point: PhasePoint) -> dict[str, Tensor]:
-    """The fields by name."""
-    return dict(point._asdict())
+def as_tensors(point: PhasePoint, edges: EdgeState) -> dict[str, Tensor]:
+    """The fields by name; of what edges keep, those that have entries."""
+    return {**point._asdict(), **{name: values for name, values in edges._asdict().items() if values.numel()}}

@@ -74,6 +74,16 @@ class Connectivity(ABC):
         self.add_effort(found, sensitivity, state, keep=0.0, gain=1.0)
         return found
 
+    def at_targets(self, values: Neurons) -> Tensor:
+        """The values of every edge's target, in a shape that multiplies one number per stream and edge."""
+        return values.index_select(-1, self.targets)
+
+    def self_weights(self, weights: Edges) -> Tensor:
+        """The weight of every neuron's edge to itself, 0 where there is none, the streams in front as in `weights`."""
+        loops = self.sources == self.targets
+        found = weights.new_zeros(*weights.shape[:-1], self.neurons)
+        return found.index_copy_(-1, self.targets[loops], weights[..., loops])
+
     @property
     def edges(self) -> int:
         """How many edges."""
@@ -167,6 +177,14 @@ class Dense(Connectivity):
             edges.addmm_(sensitivity.T, state, beta=keep, alpha=gain)
         if not self._complete:
             edges.diagonal(dim1=-2, dim2=-1).zero_()
+
+    def at_targets(self, values: Neurons) -> Tensor:
+        """One column per stream."""
+        return values[..., None]
+
+    def self_weights(self, weights: Edges) -> Tensor:
+        """The diagonal."""
+        return weights.diagonal(dim1=-2, dim2=-1)
 
     def to(self, device: torch.device) -> "Dense":
         """The same graph on another device."""
