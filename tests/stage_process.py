@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -66,7 +67,19 @@ def pipeline_together(net: nn.Sequential, stages: int, schedule: PipelineSchedul
     return Pipeline(chain, stages, optimizer=make, scheduler=rates, clip=clip, schedule=schedule)
 
 
-ORDERS: dict[str, PipelineSchedule] = {"together": Unlocked(2), "together, locked": Locked(2)}
+def pipeline_tied(net: nn.Sequential, stages: int, schedule: PipelineSchedule) -> Pipeline:
+    """The second layer and the fourth share their matrix, and norms travel too."""
+    net[3][0].weight = net[1][0].weight
+    make, clip = partial(torch.optim.Adam, lr=1e-2), GlobalNorm(0.05)
+    return Pipeline(ws.Chain(net, nn.MSELoss()), stages, optimizer=make, schedule=schedule, clip=clip)
+
+
+ORDERS: dict[str, tuple[Callable[[nn.Sequential, int, PipelineSchedule], Pipeline], PipelineSchedule]] = {
+    "together": (pipeline_together, Unlocked(2)),
+    "together, locked": (pipeline_together, Locked(2)),
+    "tied": (pipeline_tied, Unlocked(1)),
+    "tied, locked": (pipeline_tied, Locked(2)),
+}
 
 
 def main(rank: int, stages: int, store: str, out: Path, fault: str) -> None:
@@ -75,7 +88,8 @@ def main(rank: int, stages: int, store: str, out: Path, fault: str) -> None:
     rounded = fault == "rounded" or (fault == "rounded on one side" and rank == 0)
     pipeline = pipeline_of(net, stages, torch.bfloat16 if rounded else None, FAR if fault == "far ahead" else 0)
     if fault in ORDERS:
-        pipeline = pipeline_together(net, stages, ORDERS[fault])
+        make, order = ORDERS[fault]
+        pipeline = make(net, stages, order)
     dist.init_process_group("gloo", f"file://{store}", timedelta(seconds=20), stages, rank)
     wires = P2PTransport(rank, stages, torch.device("cpu"), messages=pipeline.messages)
     data = packets()

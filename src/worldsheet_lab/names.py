@@ -6,6 +6,7 @@ from typing import Any
 DATA_SETS = ("digits", "mnist", "fashion-mnist", "cifar10")
 ARCHITECTURES = ("mlp", "cnn")
 ACTIVATIONS = ("tanh", "relu")
+MODELS = ("gpt",)
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 SCHEDULES = ("wavefront", "synchronous", "sweep")
 DTYPES = ("float32", "float64")

@@ -119,12 +119,18 @@ class Recipe:
         choose("optimizer", self.optimizer, OPTIMIZERS)
         choose("schedule", self.schedule, SCHEDULES)
         choose("dtype", self.dtype, DTYPES)
-        _check_device(self.device)
+        refuse_device(self.device)
 
     @property
     def dynamics(self) -> Dyadic:
         """How a site moves."""
         return Dyadic(self.rate)
+
+    @property
+    def about(self) -> str:
+        """In a line."""
+        size = f"{self.architecture} of {self.depth} sites, width {self.width}"
+        return f"{self.data}: {size}, {self.activation}, {self.optimizer} {self.lr:g}, seed {self.seed}"
 
     def when(self) -> Schedule:
         """When each site moves."""
@@ -174,7 +180,12 @@ def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _check_device(name: str) -> None:
+def refuse_device(name: str) -> None:
+    """Refuse a device that this torch cannot use.
+
+    Raises:
+        InputError: such a device.
+    """
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch built without CUDA asserts

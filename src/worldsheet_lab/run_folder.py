@@ -19,6 +19,7 @@ from worldsheet_lab.atomic import SUFFIX, replace_file
 from worldsheet_lab.errors import RunFolderError
 from worldsheet_lab.provenance import provenance
 from worldsheet_lab.recipes import Recipe
+from worldsheet_lab.text.recipe import TextRecipe
 
 Row: TypeAlias = dict[str, Any]
 """One line of metrics.jsonl."""
@@ -46,7 +47,7 @@ class RunFolder:
         self.path = path
 
     @staticmethod
-    def create(recipe: Recipe, path: Path | None = None) -> "RunFolder":
+    def create(recipe: Recipe | TextRecipe, path: Path | None = None) -> "RunFolder":
         """A new run, at `path` or in `runs/<data>-<date-time>`.
 
         Raises:

@@ -4,7 +4,7 @@ import json
 import shlex
 import time
 from collections.abc import Set
-from typing import Any
+from typing import Any, NamedTuple
 
 import typer
 from rich.console import Console
@@ -17,10 +17,13 @@ from worldsheet_lab.recipes import FIELDS, Recipe, recipe_for
 from worldsheet_lab.run_folder import Row, RunFolder
 from worldsheet_lab.running import CURVES, SHEET, begin, carry_out, pick_up
 from worldsheet_lab.staged.command import RunOptions, go_on, train_in_stages
-from worldsheet_lab.staged.engines import cuts_of, stages_of
+from worldsheet_lab.staged.elastic import Torchrun
+from worldsheet_lab.staged.engines import PIPELINE, cuts_of, stages_of
 from worldsheet_lab.staged.setup import Setup
 from worldsheet_lab.staged.worker import SETUP
 from worldsheet_lab.tables import result_tables
+from worldsheet_lab.text.asked import refuse_options_of_texts, text_recipe
+from worldsheet_lab.text.recipe import TextRecipe
 from worldsheet_lab.training import Training
 
 
@@ -35,11 +38,17 @@ def train(options: Train) -> None:
         else:
             _go_on(RunFolder.open(options.resume), run_options)
         return
+    if options.model is not None or options.text is not None:
+        count = stages_of(options.engine or PIPELINE, _stages_of_text(options))
+        assert count is not None  # of a pipeline
+        train_in_stages(_setup(options, text_recipe(options), count, _OF_TEXTS), options.run, run_options)
+        return
+    refuse_options_of_texts(options.named)
     given = _given(options)
     count = stages_of(options.engine, options.stages)
     recipe = recipe_for(given.pop("data", "digits"), given)
     if count is not None:
-        train_in_stages(_setup(options, recipe, count), options.run, run_options)
+        train_in_stages(_setup(options, recipe, count, _OF_IMAGES), options.run, run_options)
         return
     folder, training = begin(recipe, options.data_dir, options.run)
     with in_use(folder.path):
@@ -48,18 +57,38 @@ def train(options: Train) -> None:
     _show(folder, options.as_json)
 
 
-def _setup(options: Train, recipe: Recipe, stages: int) -> Setup:
+def _setup(options: Train, recipe: Recipe | TextRecipe, stages: int, usual: "_Usual") -> Setup:
     return Setup(
         recipe,
         stages,
         options.packets_per_update,
-        options.weights,
+        options.weights or usual.weights,
         options.locked,
-        options.checkpoint_every,
+        usual.segment if options.checkpoint_every is None else options.checkpoint_every,
         cuts_of(options.cuts, stages, recipe.depth),
         options.free_running,
         options.messages,
     )
+
+
+def _stages_of_text(options: Train) -> int | None:
+    """One, where neither the user nor torchrun says how many."""
+    return 1 if options.stages is None and Torchrun.around() is None else options.stages
+
+
+class _Usual(NamedTuple):
+    """What is meant where nothing is said.
+
+    Attributes:
+        weights: the rule for late credits.
+        segment: updates between checkpoints.
+    """
+
+    weights: str
+    segment: int
+
+
+_OF_IMAGES, _OF_TEXTS = _Usual("passive", 500), _Usual("bounded", 100)
 
 
 def _go_on(folder: RunFolder, run_options: RunOptions) -> None:

@@ -58,6 +58,7 @@ def test_the_options_are_frozen() -> None:
         *("--batch-size", "--epochs", "--optimizer", "--lr", "--rate", "--schedule", "--compare-every"),
         *("--engine", "--stages", "--cuts", "--packets-per-update", "--weights", "--locked", "--free-running"),
         *("--messages", "--checkpoint-every"),
+        *("--model", "--text", "--blocks", "--heads", "--context", "--updates", "--warm-up", "--prompt", "--sample"),
         *("--data-dir", "--run", "--run-dir", "--resume", "--tensorboard", "--json"),
     }
     assert set(FIELDS) <= {parameter.name for parameter in group.commands["train"].params}

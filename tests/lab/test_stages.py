@@ -18,11 +18,11 @@ from torch import nn
 from typer.testing import CliRunner
 
 import worldsheet
+import worldsheet as ws
 from worldsheet.pipeline import Locked, Pipeline, Plan
 from worldsheet_lab.cli import app
 from worldsheet_lab.data import load
 from worldsheet_lab.recipes import recipe_for
-from worldsheet_lab.staged.setup import Setup
 from worldsheet_lab.streams import order
 
 OPTIONS = ["--depth", "5", "--width", "24", "--dropout", "0", "--train-size", "640", "--test-size", "200"]
@@ -144,7 +144,7 @@ def test_locked_stages_are_one_process(tmp_path: Path) -> None:
     changes = {"depth": 5, "width": 24, "dropout": 0.0, "train_size": 640, "batch_size": 32}
     recipe = recipe_for("digits", changes)
     data = load("digits").subset(640, 200)
-    chain = Setup(recipe, 2).chain(data)
+    chain = ws.Chain(recipe.model(data), nn.CrossEntropyLoss())
     make = partial(torch.optim.Adam, lr=recipe.lr)
     pipeline = Pipeline(chain, Plan(tuple(result["cuts"])), optimizer=make, schedule=Locked(4))
     images = data.train_images.float()

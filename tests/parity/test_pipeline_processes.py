@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import worldsheet
-from stage_process import FAR, ORDERS, layers, packets, pipeline_of, pipeline_together
+from stage_process import FAR, ORDERS, layers, packets, pipeline_of
 
 SCRIPT = Path(__file__).resolve().parents[1] / "stage_process.py"
 SOURCE = Path(worldsheet.__file__).resolve().parents[1]
@@ -55,7 +55,8 @@ def test_processes_clip_together_and_hand_on_several_tensors_as_one_process_does
     ended = start(tmp_path, 3, fault)
     assert [code for code, _ in ended] == [0, 0, 0], ended
     net = layers()
-    pipeline = pipeline_together(net, 3, ORDERS[fault])
+    make, order = ORDERS[fault]
+    pipeline = make(net, 3, order)
     losses = pipeline.train(packets()).losses
     saved = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(3)]
     assert saved[-1]["losses"] == losses

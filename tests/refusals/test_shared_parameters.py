@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import worldsheet as ws
 from nets import assert_tells
-from worldsheet.pipeline import Locked, Pipeline
+from worldsheet.pipeline import Locked, Pipeline, relax
 
 
 def built(*layers: nn.Module, loss: nn.Module | None = None, stages: int = 2) -> Pipeline:
@@ -16,12 +16,20 @@ def built(*layers: nn.Module, loss: nn.Module | None = None, stages: int = 2) ->
     return Pipeline(chain, stages, optimizer=partial(torch.optim.SGD, lr=0.1), schedule=Locked(1))
 
 
-def test_a_parameter_of_two_stages_is_refused_with_both_names() -> None:
+def test_a_parameter_of_two_stages_of_a_relaxation_is_refused_with_both_stages() -> None:
     first, last = nn.Linear(4, 4), nn.Linear(4, 4)
     last.weight = first.weight
+    chain, x = ws.Chain([first, nn.Linear(4, 4), last], nn.MSELoss()), torch.randn(3, 4)
     with pytest.raises(ws.errors.InputError) as caught:
-        built(first, nn.Linear(4, 4), last, stages=3)
-    assert_tells(caught.value, "parameter '0.weight' of shape (4, 4) is in stage 2 and in stage 0", "untie", ".clone()")
+        relax(chain, 3, x, x, ws.Dyadic(rate=0.5), stop=ws.Stop(max_ticks=2))
+    assert_tells(caught.value, "parameter '0.weight' of shape (4, 4) is in stages 0, 2", "untie", ".clone()")
+
+
+def test_parameters_of_several_dtypes_are_not_tied_over_one_edge() -> None:
+    first, last = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4).double()]), nn.ModuleList()
+    last.extend(first)
+    with pytest.raises(ws.errors.InputError, match=r"of torch.float32 and .* of torch.float64 are both used"):
+        built(first, last)
 
 
 @pytest.mark.parametrize(
@@ -55,8 +63,7 @@ class Weighted(nn.Module):
 
 def test_a_parameter_of_the_loss_belongs_to_the_last_stage() -> None:
     first, last = nn.Linear(4, 4), nn.Linear(4, 4)
-    with pytest.raises(ws.errors.InputError, match="is in stage 1 and in stage 0"):
-        built(first, last, loss=Weighted(first.weight))
+    assert "0.weight: of stage 0, used in 1" in repr(built(first, last, loss=Weighted(first.weight)))
     assert len(built(first, last, loss=Weighted(last.weight)).stages) > 1
     assert len(built(first, last, loss=Weighted(nn.Parameter(torch.ones(4)))).stages) > 1
 

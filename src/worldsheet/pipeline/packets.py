@@ -106,6 +106,10 @@ class PacketStream(Supply):
         """Whether all packets of this one's update are known, so that what each weighs among them is known too."""
         return self.has((packet // self._many + 1) * self._many - 1) or not self._open
 
+    def closes_update(self, packet: int) -> bool:
+        """Whether a packet is the last of its update, all of which is known."""
+        return (packet + 1) % self._many == 0 or not self.has(packet + 1)
+
     def take(self, packet: int) -> tuple[Any, Any]:
         """A packet for one of its readers; after the last of them it is let go."""
         held = self._held[packet]

@@ -13,6 +13,7 @@ from torch.nn.parameter import Parameter
 from worldsheet.core.bundle import Parcel, bundled
 from worldsheet.core.errors import InputError
 from worldsheet.pipeline.carriage import Carriage
+from worldsheet.pipeline.ties import Tie
 from worldsheet.problem import Chain
 
 
@@ -143,7 +144,7 @@ def parts_of(chain: Chain, plan: Plan) -> list[Chain]:
     """The chain's layers cut by the plan, each with the loss, which only the last uses.
 
     Raises:
-        InputError: a plan for another chain, a chain that is no path, or a parameter that two stages share.
+        InputError: a plan for another chain, or a chain that is no path.
     """
     layers = chain.layers
     if plan.cuts[-1] != len(layers):
@@ -152,9 +153,50 @@ def parts_of(chain: Chain, plan: Plan) -> list[Chain]:
             f"a plan for {len(layers)} layers",
             "make a plan for this chain",
         )
-    parts = [Chain([layers[i].module for i in plan.layers(s)], chain.loss) for s in range(plan.stages)]
-    _refuse_shared(parts, {id(parameter): name for name, parameter in chain.named_parameters()})
+    return [Chain([layers[i].module for i in plan.layers(s)], chain.loss) for s in range(plan.stages)]
+
+
+def untied_parts_of(chain: Chain, plan: Plan) -> list[Chain]:
+    """The same, of a chain in which stages have no parameter in common.
+
+    Raises:
+        InputError: as `parts_of`, or a parameter that two stages share.
+    """
+    parts = parts_of(chain, plan)
+    if ties := ties_of(parts, chain):
+        raise InputError(
+            f"parameter {ties[0].name!r} of shape {tuple(ties[0].parameter.shape)} is in stages "
+            f"{', '.join(map(str, ties[0].stages))}",
+            "parameters that one stage owns",
+            f"cut so that its uses are in one stage, or {_UNTIE}",
+        )
     return parts
+
+
+def ties_of(parts: Sequence[Chain], whole: Chain) -> list[Tie]:
+    """The parameters that several stages use, but for frozen ones, which nobody moves.
+
+    Raises:
+        InputError: two different parameters over the same memory, in two stages.
+    """
+    names = {id(parameter): name for name, parameter in whole.named_parameters()}
+    known: dict[Hashable, list[_Owned]] = {}
+    for stage, part in enumerate(parts):
+        in_loss = {id(p) for p in part.loss.parameters()} if isinstance(part.loss, nn.Module) else set[int]()
+        of_layers = {id(p) for layer in part.layers for p in layer.module.parameters()}
+        for parameter in part.parameters():
+            if stage < len(parts) - 1 and id(parameter) in in_loss - of_layers:
+                continue  # the loss is the last stage's
+            mine = _Owned(names[id(parameter)], parameter, stage, _bytes_of(parameter))
+            others = known.setdefault(_memory_of(parameter), [])
+            for other in others:
+                if other.stage != stage and other.parameter is not parameter and _overlap(mine, other):
+                    raise _over_one_memory(mine, other)
+            others.append(mine)
+    uses: dict[int, list[_Owned]] = {}
+    for each in (owned for group in known.values() for owned in group if owned.parameter.requires_grad):
+        uses.setdefault(id(each.parameter), []).append(each)
+    return [Tie(m[0].name, m[0].parameter, tuple(each.stage for each in m)) for m in uses.values() if len(m) > 1]
 
 
 class _Owned(NamedTuple):
@@ -166,37 +208,22 @@ class _Owned(NamedTuple):
     bytes: range
 
 
-def _refuse_shared(parts: Sequence[Chain], names: Mapping[int, str]) -> None:
-    """Two stages would each move what they take for their own: one Parameter, or two of them over the same memory."""
-    known: dict[Hashable, list[_Owned]] = {}
-    for stage, part in enumerate(parts):
-        in_loss = {id(p) for p in part.loss.parameters()} if isinstance(part.loss, nn.Module) else set[int]()
-        of_layers = {id(p) for layer in part.layers for p in layer.module.parameters()}
-        for parameter in part.parameters():
-            if stage < len(parts) - 1 and id(parameter) in in_loss - of_layers:
-                continue  # the loss is the last stage's
-            mine = _Owned(names[id(parameter)], parameter, stage, _bytes_of(parameter))
-            others = known.setdefault(_memory_of(parameter), [])
-            for other in others:
-                if other.stage != stage and _overlap(mine, other):
-                    raise _shared(mine, other)
-            others.append(mine)
-
-
-def _shared(one: _Owned, other: _Owned) -> InputError:
-    same = "" if one.parameter is other.parameter else f", where {other.name!r} is the same memory"
+def _over_one_memory(one: _Owned, other: _Owned) -> InputError:
     return InputError(
         f"parameter {one.name!r} of shape {tuple(one.parameter.shape)} is in stage {one.stage} and in stage "
-        f"{other.stage}{same}",
-        "parameters that one stage owns",
-        "cut so that its uses are in one stage, or untie it with a copy: nn.Parameter(weight.detach().clone())",
+        f"{other.stage}, where {other.name!r} is the same memory",
+        "one Parameter that both stages hold, or parameters with memory of their own",
+        f"tie it by giving both layers the same Parameter; or {_UNTIE}",
     )
+
+
+_UNTIE = "untie it with a copy: nn.Parameter(weight.detach().clone())"
 
 
 def _overlap(one: _Owned, other: _Owned) -> bool:
     """Views of one storage, such as parts of a flat buffer, may lie apart."""
     begin, end = max(one.bytes.start, other.bytes.start), min(one.bytes.stop, other.bytes.stop)
-    return one.parameter is other.parameter or begin < end
+    return begin < end
 
 
 def _memory_of(parameter: Parameter) -> Hashable:

@@ -13,7 +13,7 @@ from worldsheet.pipeline.clipping import Clip
 from worldsheet.pipeline.ledger import Ledger
 from worldsheet.pipeline.packet_weights import Weigh, weights_of
 from worldsheet.pipeline.packets import Counted, Packets, PacketStream
-from worldsheet.pipeline.partition import Plan, balanced, parts_of
+from worldsheet.pipeline.partition import Plan, balanced, parts_of, ties_of
 from worldsheet.pipeline.passage import Passage, TrainingResult, Watch
 from worldsheet.pipeline.schedule import Action, Locked, PipelineSchedule, Unlocked, Waiting, of_packets
 from worldsheet.pipeline.stage import Stage, StageState, execute
@@ -41,6 +41,10 @@ class Pipeline:
     and taken to be samples of any other. A loss with `reduction="sum"`, torch's or your own, is summed over packets. An
     update whose packets weigh nothing has efforts of 0, by which only momentum and weight decay still move.
 
+    A parameter that layers of several stages use, as tied embeddings, belongs to the lowest of them, and is late there
+    like any other. The stages above are told what it is, beside the first state after each update, and tell what their
+    uses ask of it: once per update, or with every packet under `Locked`.
+
     Cost per packet and stage: one evaluation and one pull-back of its layers, one state up and one credit down.
 
     Args:
@@ -63,8 +67,9 @@ class Pipeline:
             moments at which messages come: across processes no two runs are the same.
 
     Raises:
-        InputError: more stages than layers, a parameter that two stages share, a chain that is no path, messages of a
-            dtype that is not floating, or a locked order that is to run freely.
+        InputError: more stages than layers, different parameters over the same memory in two stages, a chain that is
+            no path, messages of a dtype that is not floating, or a locked order or tied parameters that are to run
+            freely.
     """
 
     def __init__(  # noqa: PLR0913  what decides a training
@@ -93,6 +98,13 @@ class Pipeline:
             )
         self.plan = stages if isinstance(stages, Plan) else balanced([1.0] * len(chain), stages)
         self._parts = parts_of(chain, self.plan)
+        self._ties = ties_of(self._parts, chain)
+        if self._ties and free_running:
+            raise InputError(
+                f"free_running=True cannot go with {self._ties[0].name!r}, which several stages use",
+                "an order that all stages keep",
+                "leave out free_running, or cut so that its uses are in one stage",
+            )
         count = len(self._parts)
         rule = UpdateRule(optimizer, scheduler, clip)
         self.stages = [
@@ -106,6 +118,7 @@ class Pipeline:
                 stages=count,
                 layers=self.plan.layers(index),
                 flushes=self.schedule.flushes,
+                ties=self._ties,
             )
             for index, part in enumerate(self._parts)
         ]
@@ -119,7 +132,10 @@ class Pipeline:
         held = [
             f"  stage {index}: {plural(len(self.plan.layers(index)), 'layer')}" for index in range(len(self.stages))
         ]
-        return "\n".join([title, *held])
+        tied = [
+            f"  {tie.name}: of stage {tie.owner}, used in {', '.join(map(str, tie.stages[1:]))}" for tie in self._ties
+        ]
+        return "\n".join([title, *held, *tied])
 
     def train(self, packets: Packets = (), *, drain: bool = True) -> TrainingResult:
         """Let packets pass through all stages in this process, in turns.

@@ -13,7 +13,7 @@ from worldsheet.core.record import Record
 from worldsheet.core.words import number_of
 from worldsheet.dynamics import Dyadic, Dynamics
 from worldsheet.engine import Stop, run
-from worldsheet.pipeline.partition import Plan, balanced, parts_of
+from worldsheet.pipeline.partition import Plan, balanced, untied_parts_of
 from worldsheet.pipeline.row import StagedEngine
 from worldsheet.pipeline.segment import Endpoints, StageBlock
 from worldsheet.pipeline.transport.base import queues
@@ -175,7 +175,7 @@ def _refuse_uncounted(dynamics: Dynamics, chain: Chain, target: Any) -> None:
 
 def _places(chain: Chain, plan: Plan, place: Endpoints | None) -> list[tuple[Chain, Endpoints]]:
     """The parts that are here, with their edges."""
-    parts = parts_of(chain, plan)
+    parts = untied_parts_of(chain, plan)
     if place is not None:
         return [(parts[place.stage], place)]
     fields, tables = queues(plan.stages), queues(plan.stages)

@@ -21,6 +21,7 @@ from worldsheet.pipeline.norm_exchange import NormExchange
 from worldsheet.pipeline.packet_weights import Share
 from worldsheet.pipeline.packets import PacketStream
 from worldsheet.pipeline.schedule import Action, ActionType, Waiting
+from worldsheet.pipeline.ties import Tie, Ties
 from worldsheet.pipeline.transport.base import Transport
 from worldsheet.pipeline.update_rule import UpdateRule
 from worldsheet.pipeline.weights import Weights
@@ -33,13 +34,20 @@ StageState: TypeAlias = dict[str, dict[Any, Any]]
 _WHOLE = Share()
 
 
+class _Seen(NamedTuple):
+    """What a packet sees of parameters: of the stage's own, themselves where None, and of those that others move."""
+
+    own: list[Tensor] | None
+    others: list[Tensor]
+
+
 class _Flight(NamedTuple):
     """A packet on its way: what must be known when its credit comes back."""
 
     carriage: Carriage
     point: Parcel
     loss: Tensor | None
-    values: list[Tensor] | None
+    values: "_Seen"
     updates: int
 
 
@@ -47,7 +55,10 @@ class _Due(NamedTuple):
     """Efforts of a packet whose credit has been passed on, by layer, and the values that they are made with."""
 
     efforts: list[tuple[tuple[Tensor, ...], Efforts]]
-    values: list[Tensor] | None
+    values: _Seen
+
+
+_NOTHING_SEEN = _Seen(None, [])
 
 
 @final
@@ -63,6 +74,7 @@ class Stage:
         index: which stage it is, counted from 0.
         stages: how many there are.
         flushes: whether no packet is in flight when parameters move.
+        ties: parameters that several stages use.
         layers: which layers of the whole chain it has, counted from 0.
 
     Attributes:
@@ -88,6 +100,7 @@ class Stage:
         stages: int,
         layers: range,
         flushes: bool,
+        ties: Sequence[Tie] = (),
     ) -> None:
         self.chain = chain
         self.first, self.last = index == 0, index == stages - 1
@@ -95,9 +108,12 @@ class Stage:
         self.index = index
         self._layers = layers
         self._prefixes = [whole.layers[layer].name for layer in layers]
-        self._named = _moving(chain, whole, with_loss=self.last)
+        self.ties = Ties(ties, index, exact=flushes)
+        self._named = _moving(chain, whole, with_loss=self.last, others=self.ties.read)
         self.parameters = list(self._named.values())
         modules = [layer.module for layer in chain.layers]
+        if self.ties.own:  # ports ask which parameters several layers share
+            modules += [layer.module for layer in whole.layers if layer.module not in modules]
         self.updater = rule.updater(self._named, self.name, lambda port: weights.port(port, modules, delay))
         self._clips = rule.clip is not None
         is_global = rule.clip is not None and rule.clip.is_global and stages > 1
@@ -109,7 +125,7 @@ class Stage:
         self._weights = weights
         self._delay = delay
         self._flights: dict[int, _Flight] = {}
-        self._due = _Due([], None)
+        self._due = _Due([], _NOTHING_SEEN)
         self._sums: list[tuple[int, Tensor]] = []
         self._before: list[Tensor] = []
         self._values: list[Tensor] | None = None
@@ -122,13 +138,13 @@ class Stage:
         self._notice_changes()
         point = x if isinstance(x, Tensor | Bundle) else self._data(x)
         carriage = Carriage(self.chain, target, point, to_input=not self.first)
-        with _borrowed(self.parameters, self._values):
+        kept = _Seen(self._values if self._weights.keeps else None, self.ties.values)
+        with self._showing(kept._replace(own=self._values)):
             for layer in self.chain.topology.sites:
                 carriage.evaluate(layer)
             if self.last:
                 self.loss = carriage.price()
         self._marks = _marks_of(self.parameters)  # a layer may write into its own, as an embedding with max_norm does
-        kept = self._values if self._weights.keeps else None
         self._flights[packet] = _Flight(carriage, point, self.loss, kept, self.updates)
         return None if self.last else carriage.output
 
@@ -198,7 +214,8 @@ class Stage:
             own = {
                 key.removeprefix(f"{prefix}."): v for key, v in state["model"].items() if key.startswith(f"{prefix}.")
             }
-            _load(layer.module, own, self.name)
+            with unnoticed_writes(self.ties.read):  # their owner would take it for a change from outside
+                _load(layer.module, own, self.name)
         if self.last and isinstance(self.chain.loss, nn.Module):
             _load(self.chain.loss, state["loss"], self.name)
         if self.updater is not None:
@@ -209,7 +226,7 @@ class Stage:
         self._forget_course()
         for name, kept in zip(self._named, self._before, strict=False):
             kept.copy_(state["before"].get(name, kept))
-        self._values = self._weights.seen([p.detach() for p in self.parameters], self._before, self._delay)
+        self._show_from_now([p.detach() for p in self.parameters])
 
     @torch.no_grad()
     def pull(self, packet: int, credit: Parcel | None = None, share: Share = _WHOLE) -> Parcel | None:
@@ -233,7 +250,7 @@ class Stage:
             )
         self.staleness = self.updates - flight.updates
         self._due = _Due([], flight.values)
-        with _borrowed(self.parameters, flight.values):
+        with self._showing(flight.values):
             if self.last:
                 credit = self._credit_of_loss(flight, share)
             self.costate = credit if isinstance(credit, Tensor) else None
@@ -266,12 +283,18 @@ class Stage:
     @torch.no_grad()
     def answer(self) -> None:
         """Add the efforts of the packet that was pulled back last to `.grad`."""
-        due, self._due = self._due, _Due([], None)
+        due, self._due = self._due, _Due([], _NOTHING_SEEN)
         found: list[tuple[Tensor, Tensor | None]] = []
-        with _borrowed(self.parameters, due.values):
+        with self._showing(due.values):
             for parameters, efforts in due.efforts:
                 found += zip(parameters, efforts(), strict=False)
-        accumulate(sum_uses(found))
+        accumulate(sum_uses(self.ties.divided(found)))
+
+    @contextmanager
+    def _showing(self, seen: _Seen) -> Iterator[None]:
+        """The modules compute with what a packet sees."""
+        with _borrowed(self.parameters, seen.own), _borrowed(self.ties.read, seen.others or None):
+            yield
 
     def update(self) -> None:
         """Move the parameters by what has been added up since the last update."""
@@ -289,7 +312,7 @@ class Stage:
         with unnoticed_writes(self.parameters):
             self.updater.answer(self.exchange.norms)
         torch.clear_autocast_cache()  # where `autocast` surrounds the whole training, rounded weights are kept in it
-        self._values = self._weights.seen([p.detach() for p in self.parameters], self._before, self._delay)
+        self._show_from_now([p.detach() for p in self.parameters])
         self._marks = _marks_of(self.parameters)
 
     @torch.no_grad()
@@ -312,6 +335,7 @@ class Stage:
         of the parameters begins anew, without the host waiting to know whether it does.
         """
         self._notice_changes()
+        self.ties.moved(self.parameters, self._values)
         if not self._values:
             return
         now = [p.detach() for p in self.parameters]
@@ -320,7 +344,12 @@ class Stage:
         changed = torch.stack([each.to(differ[0].device) for each in differ]).any()
         for kept, value in zip(self._before, now, strict=True):
             kept.copy_(torch.where(changed.to(kept.device), value, kept))
+        self._show_from_now(now)
+
+    def _show_from_now(self, now: Sequence[Tensor]) -> None:
+        """What the packets that follow see of these parameters."""
         self._values = self._weights.seen(now, self._before, self._delay)
+        self.ties.moved(self.parameters, self._values)
 
     def _notice_changes(self) -> None:
         """Begin the course of the parameters anew where somebody else has written into them, or replaced them.
@@ -331,7 +360,7 @@ class Stage:
         marks = _marks_of(self.parameters)
         if marks == self._marks:
             return
-        kept_nowhere = any(flight.values is None for flight in self._flights.values())
+        kept_nowhere = any(flight.values.own is None for flight in self._flights.values())
         if kept_nowhere and (self._weights.keeps or not self._delay):
             raise InputError(
                 f"parameters of {self.name} were changed while packets were in flight that need them as they were",
@@ -346,7 +375,7 @@ class Stage:
         """Show packets the parameters as they are, as if they had always been so."""
         now = [p.detach() for p in self.parameters]
         self._before = [tensor.clone() for tensor in now] if self._delay else []
-        self._values = self._weights.seen(now, self._before, self._delay)
+        self._show_from_now(now)
         self._marks = _marks_of(self.parameters)
 
     def take_efforts(self) -> list[tuple[int, Tensor]]:
@@ -358,7 +387,8 @@ class Stage:
         """Forget packets in flight and efforts that have not moved anything."""
         self._flights.clear()
         self._sums.clear()
-        self._due, self.streaming = _Due([], None), False
+        self._due, self.streaming = _Due([], _NOTHING_SEEN), False
+        self.ties.forget()
         if self.optimizer is not None:
             self.optimizer.zero_grad()
 
@@ -371,13 +401,15 @@ class Stage:
             )
 
 
-def _moving(chain: Chain, whole: Chain, *, with_loss: bool) -> dict[str, Parameter]:
+def _moving(chain: Chain, whole: Chain, *, with_loss: bool, others: Sequence[Parameter]) -> dict[str, Parameter]:
     """What a stage moves, under the names of the whole chain; the loss is the last stage's."""
     names = {id(parameter): name for name, parameter in whole.named_parameters()}
     modules = [layer.module for layer in chain.layers]
     if with_loss and isinstance(chain.loss, nn.Module):
         modules.append(chain.loss)
-    return {names[id(p)]: p for module in modules for p in module.parameters() if p.requires_grad}
+    theirs = {id(p) for p in others}
+    found = [p for module in modules for p in module.parameters() if p.requires_grad and id(p) not in theirs]
+    return {names[id(p)]: p for p in found}
 
 
 def _place_in(state: Mapping[str, Mapping[Any, Any]], layers: range, name: str) -> Mapping[str, Any]:
@@ -465,6 +497,7 @@ def execute(
             yield from stage.agree(action.packet, transport)
         begin = _carry_out(stage, action, transport, packets)
         yield Completed(action, begin, perf_counter())
+    yield from stage.ties.settle(packets.count - 1, transport)
 
 
 def _waits_for(stage: Stage, action: Action, transport: Transport, packets: PacketStream) -> Waiting | None:
@@ -497,20 +530,26 @@ def _forward(stage: Stage, number: int, transport: Transport, packets: PacketStr
         packets.weight(number)  # while the packet is here
     x, target = packets.take(number) if stage.first or stage.last else (None, None)
     if not stage.first:
-        x, begin = stage.exchange.from_below(transport.take_state(number)), perf_counter()
+        x = stage.ties.from_below(stage.exchange.from_below(transport.take_state(number)))
+        begin = perf_counter()
     state = stage.forward(number, x, target if stage.last else None)
     if state is not None:
-        transport.send_state(number, stage.exchange.to_above(state))
+        transport.send_state(number, stage.exchange.to_above(stage.ties.to_above(state)))
     return begin
 
 
 def _pull(stage: Stage, number: int, transport: Transport, packets: PacketStream) -> float:
-    above = None if stage.last else stage.exchange.from_above(transport.take_credit(number))
-    begin = perf_counter()
+    above = None if stage.last else stage.ties.from_above(stage.exchange.from_above(transport.take_credit(number)))
+    begin, closes = perf_counter(), packets.closes_update(number)
     credit = stage.pull(number, above, packets.share(number)) if stage.last else stage.pull(number, above)
+    told = stage.ties.is_told(closes)
+    if told:
+        stage.answer()
     if not stage.first:
-        transport.send_credit(number, stage.exchange.to_below(_passed_on(stage, credit)))
-    stage.answer()  # while the credit travels
+        credit = stage.ties.to_below(_passed_on(stage, credit), closes)
+        transport.send_credit(number, stage.exchange.to_below(credit))
+    if not told:
+        stage.answer()  # while the credit travels
     return begin
 
 

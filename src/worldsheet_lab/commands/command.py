@@ -25,10 +25,10 @@ def command(options: type[Options], run: Callable[[Options], None]) -> Callable[
     known = [field for field in fields(options) if field.name != NAMED]  # type: ignore[arg-type]  # dataclasses are no type
     tells = NAMED in hints
 
-    def call(context: Any, **chosen: Any) -> None:
-        run(options(**chosen, **({NAMED: _on_the_line(context)} if tells else {})))
+    def call(of_typer: Any, **chosen: Any) -> None:
+        run(options(**chosen, **({NAMED: _on_the_line(of_typer)} if tells else {})))
 
-    hints = {**hints, "context": typer.Context}
+    hints = {**hints, "of_typer": typer.Context}
     call.__name__, call.__doc__, call.__annotations__ = options.__name__.lower(), options.__doc__, hints
     parameters = [
         Parameter(
@@ -39,7 +39,7 @@ def command(options: type[Options], run: Callable[[Options], None]) -> Callable[
         )
         for field in known
     ]
-    parameters.insert(0, Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context))
+    parameters.insert(0, Parameter("of_typer", Parameter.KEYWORD_ONLY, annotation=typer.Context))
     call.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     return call
 

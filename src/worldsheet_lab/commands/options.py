@@ -8,6 +8,7 @@ import typer
 from worldsheet_lab.names import ACTIVATIONS, ARCHITECTURES, DATA_SETS, DIGITS, DTYPES, OPTIMIZERS, SCHEDULES
 
 _RECIPE, _NETWORK, _OPTIMISATION, _STAGES = "The run", "The network", "Optimisation", "Training in stages"
+_TEXT = "A language model"
 
 
 def _help(text: str, name: str) -> str:
@@ -53,13 +54,16 @@ Dropout: TypeAlias = Annotated[
 ]
 
 BatchSize: TypeAlias = Annotated[
-    int | None, typer.Option(help=_help("images per step", "batch_size"), rich_help_panel=_OPTIMISATION)
+    int | None, typer.Option(help=_help("images or sequences per step", "batch_size"), rich_help_panel=_OPTIMISATION)
 ]
 Epochs: TypeAlias = Annotated[
     int | None, typer.Option(help=_help("passes over the training images", "epochs"), rich_help_panel=_OPTIMISATION)
 ]
 Optimizer: TypeAlias = Annotated[
-    str | None, typer.Option(help=_help(", ".join(OPTIMIZERS), "optimizer"), rich_help_panel=_OPTIMISATION)
+    str | None,
+    typer.Option(
+        help=_help(f"{', '.join(OPTIMIZERS)}; of a text muon, adamw", "optimizer"), rich_help_panel=_OPTIMISATION
+    ),
 ]
 LearningRate: TypeAlias = Annotated[
     float | None, typer.Option("--lr", help=_help("learning rate", "lr"), rich_help_panel=_OPTIMISATION)
@@ -107,9 +111,11 @@ PacketsPerUpdate: TypeAlias = Annotated[
     ),
 ]
 Weights: TypeAlias = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="what packets see of the parameters: passive, predicted, stashed, current", rich_help_panel=_STAGES
+        help="the rule for late credits: passive, predicted, stashed, current, bounded "
+        "[dim](passive; bounded for a text)[/dim]",
+        rich_help_panel=_STAGES,
     ),
 ]
 Messages: TypeAlias = Annotated[
@@ -127,7 +133,44 @@ FreeRunning: TypeAlias = Annotated[
     ),
 ]
 Segment: TypeAlias = Annotated[
-    int, typer.Option("--checkpoint-every", help="updates between checkpoints of all stages", rich_help_panel=_STAGES)
+    int | None,
+    typer.Option(
+        "--checkpoint-every",
+        help="updates between checkpoints of all stages, and, of a text, between looks at the held-out loss "
+        "[dim](500; 100 for a text)[/dim]",
+        rich_help_panel=_STAGES,
+    ),
+]
+
+Model: TypeAlias = Annotated[
+    str | None, typer.Option(help="gpt, a language model of the characters of --text", rich_help_panel=_TEXT)
+]
+Text: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="learn to continue this text; its last tenth is held out", rich_help_panel=_TEXT),
+]
+Blocks: TypeAlias = Annotated[
+    int | None, typer.Option(help="blocks of the transformer [dim](4)[/dim]", rich_help_panel=_TEXT)
+]
+Heads: TypeAlias = Annotated[int | None, typer.Option(help="heads of attention [dim](4)[/dim]", rich_help_panel=_TEXT)]
+Context: TypeAlias = Annotated[
+    int | None, typer.Option(help="characters of a sequence [dim](64)[/dim]", rich_help_panel=_TEXT)
+]
+Updates: TypeAlias = Annotated[
+    int | None, typer.Option(help="of every stage, in the whole run [dim](1000)[/dim]", rich_help_panel=_TEXT)
+]
+WarmUp: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        help="updates over which the rate grows, before it falls by a cosine [dim](a tenth)[/dim]",
+        rich_help_panel=_TEXT,
+    ),
+]
+Prompt: TypeAlias = Annotated[
+    str | None, typer.Option(help="what the sample at the end begins with", rich_help_panel=_TEXT)
+]
+Sample: TypeAlias = Annotated[
+    int | None, typer.Option(help="characters written at the end [dim](400)[/dim]", rich_help_panel=_TEXT)
 ]
 
 DataDir: TypeAlias = Annotated[Path | None, typer.Option(metavar="DIR", help="where the files of the data set are")]

@@ -17,6 +17,9 @@ class Train:
     than a minute. Recipe, weights, metrics and figures go to the run folder.
 
     Ctrl-C stops between two steps; --resume goes on to the same result.
+
+    With --model gpt --text FILE a language model learns to continue a text,
+    in stages that never wait: --stages 4. Samples are printed at the end.
     """
 
     data: options.Data = None
@@ -30,6 +33,15 @@ class Train:
     activation: options.Activation = None
     depth: options.Depth = None
     width: options.Width = None
+    model: options.Model = None
+    text: options.Text = None
+    blocks: options.Blocks = None
+    heads: options.Heads = None
+    context: options.Context = None
+    updates: options.Updates = None
+    warm_up: options.WarmUp = None
+    prompt: options.Prompt = None
+    sample: options.Sample = None
     dropout: options.Dropout = None
     batch_size: options.BatchSize = None
     epochs: options.Epochs = None
@@ -43,11 +55,11 @@ class Train:
     stages: options.Stages = None
     cuts: options.Cuts = None
     packets_per_update: options.PacketsPerUpdate = 8
-    weights: options.Weights = "passive"
+    weights: options.Weights = None
     messages: options.Messages = "exact"
     locked: options.Locked = False
     free_running: options.FreeRunning = False
-    checkpoint_every: options.Segment = 500
+    checkpoint_every: options.Segment = None
     data_dir: options.DataDir = None
     run: options.Run = None
     resume: options.Resume = None

@@ -82,11 +82,11 @@ def _learned(run: Run) -> Iterator[Learned]:
             if name == "autograd":  # which has no rate
                 plain = replace(plain, rate=1.0, schedule="wavefront")
             yield Learned((rule, plain, ""), recipe.seed, *columns)
-    if isinstance(run, StagedRun):
+    if isinstance(run, StagedRun) and isinstance(trained := run.setup.recipe, Recipe):
         setup, rows = run.setup, [row for row in run.rows if row["kind"] == "epoch"]
         how = f"{setup.stages} stages, {'locked' if setup.locked else setup.weights}, M = {setup.packets_per_update}"
-        key = ("pipeline", alike(setup.recipe), how)
-        yield Learned(key, setup.recipe.seed, _column(rows, "test_accuracy"), [], [])
+        key = ("pipeline", alike(trained), how)
+        yield Learned(key, trained.seed, _column(rows, "test_accuracy"), [], [])
     if isinstance(run, CompareRun) and (result := run.result):
         recipe = alike(run.contest.recipe)
         for name, row in result["dynamics"].items():

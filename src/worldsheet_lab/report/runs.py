@@ -49,7 +49,7 @@ class TrainRun(Run):
     @property
     def about(self) -> str:
         """What was run, in a line."""
-        return _network(self.recipe)
+        return self.recipe.about
 
     @property
     def found(self) -> Mapping[str, str]:
@@ -101,13 +101,16 @@ class StagedRun(Run):
         """What was run, in a line."""
         setup = self.setup
         order = "locked" if setup.locked else f"unlocked, {setup.weights} weights"
-        return f"{_network(setup.recipe)}; {setup.stages} stages, {setup.packets_per_update} packets, {order}"
+        return f"{setup.recipe.about}; {setup.stages} stages, {setup.packets_per_update} packets, {order}"
 
     @property
     def found(self) -> Mapping[str, str]:
         """Its main figures."""
         if (result := self.result) is None:
             return {}
+        if "validation_loss" in result:
+            loss, speed = result["validation_loss"][-1], result["tokens_per_s"]
+            return {"validation loss": f"{loss:.4f} nats per character", "throughput": f"{speed:,.0f} tokens/s"}
         return {
             "accuracy": f"{result['test_accuracy'][-1]:.2%}",
             "throughput": f"{result['samples_per_s']:.0f} samples/s",
@@ -129,7 +132,7 @@ class CompareRun(Run):
     def about(self) -> str:
         """What was run, in a line."""
         contest = self.contest
-        return f"{_network(contest.recipe)}; {', '.join(contest.names)}; {contest.seeds} seeds"
+        return f"{contest.recipe.about}; {', '.join(contest.names)}; {contest.seeds} seeds"
 
     @property
     def found(self) -> Mapping[str, str]:
@@ -276,8 +279,3 @@ def _run_at(path: Path, label: str) -> Run:
         f"a folder that {_COMMANDS} wrote",
         "name the folder that the run printed",
     )
-
-
-def _network(recipe: Recipe) -> str:
-    size = f"{recipe.architecture} of {recipe.depth} sites, width {recipe.width}"
-    return f"{recipe.data}: {size}, {recipe.activation}, {recipe.optimizer} {recipe.lr:g}, seed {recipe.seed}"

@@ -34,10 +34,18 @@ def panels(runs: Sequence[Run]) -> Iterator[Panel]:
             most = max(len(notes) for notes in timelines.values())
             words += " Between bars a stage waits for a neighbour." + _window(most)
         if rows:
-            drawings += [_by_segment(rows, "loss", "Training loss (nats per image)"), _throughput(rows)]
+            drawings += _curves(rows, [row for row in run.rows if row["kind"] == "validation"])
             words += left_out(len(rows), len(subsample(len(rows), POINTS)), "segments")
         if drawings:
             yield Panel(f"stages-{run.label}", f"Stages, {run.label}", words, tuple(drawings))
+
+
+def _curves(rows: Sequence[Row], judged: Sequence[Row]) -> Iterator[Drawing]:
+    """Losses and throughput by segment."""
+    yield _by_segment(rows, "loss", f"Training loss (nats per {'character' if judged else 'image'})")
+    if judged:
+        yield _by_segment(judged, "validation_loss", "Validation loss (nats per character)")
+    yield _throughput(rows)
 
 
 def _window(most: int) -> str:

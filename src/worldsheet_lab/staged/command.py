@@ -3,22 +3,25 @@
 import json
 import shlex
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import log
 from pathlib import Path
 from typing import Any, final
 
 import typer
 from rich.console import Console
 from rich.text import Text
+from torch import Tensor
 
 from worldsheet.core.errors import InputError
+from worldsheet.core.words import plural
 from worldsheet_lab import plots_stages
-from worldsheet_lab.data import load
 from worldsheet_lab.in_use import in_use
-from worldsheet_lab.run_folder import METRICS, RESULT, RunFolder
+from worldsheet_lab.recipes import Recipe
+from worldsheet_lab.run_folder import METRICS, RESULT, Row, RunFolder
 from worldsheet_lab.staged.checkpoints import Checkpoints
-from worldsheet_lab.staged.display import watching
+from worldsheet_lab.staged.display import length_of, watching
 from worldsheet_lab.staged.elastic import Torchrun
 from worldsheet_lab.staged.launch import (
     NEIGHBOUR_GONE,
@@ -32,11 +35,15 @@ from worldsheet_lab.staged.launch import (
 )
 from worldsheet_lab.staged.reports import Reports
 from worldsheet_lab.staged.setup import Setup
-from worldsheet_lab.staged.worker import CHECKPOINTS, SETUP, TIMELINE, plan_of
+from worldsheet_lab.staged.texts import Texts
+from worldsheet_lab.staged.worker import CHECKPOINTS, SETUP, TIMELINE
+from worldsheet_lab.text.recipe import TextRecipe
+from worldsheet_lab.text.samples import written
 
 TIMEOUT = 60.0
 WEIGHTS_FILE = "weights.safetensors"
 PICTURE = "timeline.png"
+SAMPLE = "sample.txt"
 
 
 @final
@@ -93,11 +100,14 @@ def begin(setup: Setup, data_dir: Path | None, place: Path | None) -> RunFolder:
         DataMissingError: no data.
         RunFolderError: a place that cannot be used.
     """
-    recipe = setup.recipe
-    plan = plan_of(setup, load(recipe.data, data_dir).subset(recipe.train_size, recipe.test_size))
+    recipe, job = setup.recipe, setup.job(data_dir)
+    plan = setup.plan(job)
     folder = RunFolder.create(recipe, place)
     folder.write(SETUP, replace(setup, cuts=plan.cuts).to_json().encode())
-    _say(f"training {recipe.data} in {plan.stages} stages, in {folder.path}\n{plan}")
+    _say(f"training {recipe.data} in {plural(plan.stages, 'stage')}, in {folder.path}\n{plan}")
+    if plan.costs and plan.stages > 1:
+        again = ",".join(map(str, plan.cuts[1:-1]))
+        _say(f"layers were timed; --cuts {again} begins a run of the same weights anywhere")
     return folder
 
 
@@ -118,9 +128,10 @@ def _begun(setup: Setup, place: Path | None, run_options: RunOptions) -> RunFold
 
 def _carry_out(folder: RunFolder, run_options: RunOptions) -> None:
     setup = _setup_of(folder)
+    setup.job(run_options.data_dir).check()
     where = _where(folder, setup, run_options)
     with in_use(folder.path):
-        with watching(folder, setup.recipe.epochs, Console(stderr=True)):
+        with watching(folder, length_of(setup.recipe), Console(stderr=True)):
             stages = start_here(where)
         if any(stage.status for stage in stages):
             raise typer.Exit(_tell_failures(stages, folder, run_options))
@@ -140,7 +151,7 @@ def _take_part(torchrun: Torchrun, make: Any, run_options: RunOptions) -> None:
         where = replace(_where(folder, setup, run_options), store=torchrun.meeting(TIMEOUT))
         if first:
             with in_use(folder.path):
-                with watching(folder, setup.recipe.epochs, Console(stderr=True, force_terminal=False)):
+                with watching(folder, length_of(setup.recipe), Console(stderr=True, force_terminal=False)):
                     be_stage(torchrun.rank, where)  # others write to this terminal too, so it gets lines
                 _finish(folder)
         else:
@@ -171,21 +182,35 @@ def _where(folder: RunFolder, setup: Setup, run_options: RunOptions) -> WorkerCo
 def _finish(folder: RunFolder) -> None:
     """Write the whole network's weights, the picture, and last the result, which makes the run a finished one."""
     rows, setup = folder.rows(), _setup_of(folder)
-    epochs = {row["epoch"]: row["test_accuracy"] for row in rows if row["kind"] == "epoch"}
-    speeds = [row["samples_per_s"] for row in rows if row["kind"] == "segment"]
-    result: dict[str, Any] = {
-        "status": "finished",
-        "stages": setup.stages,
-        "cuts": list(setup.cuts),
-        "test_accuracy": [epochs[epoch] for epoch in sorted(epochs)],
-        "samples_per_s": max(speeds, default=None),
-    }
-    folder.write_tensors(WEIGHTS_FILE, Checkpoints.weights(folder.path / CHECKPOINTS, setup.stages))
+    recipe, segments = setup.recipe, [row for row in rows if row["kind"] == "segment"]
+    result: dict[str, Any] = {"status": "finished", "stages": setup.stages, "cuts": list(setup.cuts)}
+    result["samples_per_s"] = max((row["samples_per_s"] for row in segments), default=None)
+    weights = Checkpoints.weights(folder.path / CHECKPOINTS, setup.stages)
+    folder.write_tensors(WEIGHTS_FILE, weights)
+    if isinstance(recipe, Recipe):
+        result["test_accuracy"] = _by(rows, "epoch", "test_accuracy")
+        title = f"{recipe.data}, {recipe.architecture}"
+    else:
+        result |= _of_text(recipe, rows, weights)
+        folder.write(SAMPLE, result["sample"].encode())
+        title = f"{recipe.data}, GPT"
     actions = [json.loads(folder.read(f"{TIMELINE}-{stage}.json")) for stage in range(setup.stages)]
-    title = f"{setup.recipe.data}, {setup.recipe.architecture} of {setup.cuts[-1]} layers in {setup.stages} stages"
+    title += f" of {setup.cuts[-1]} layers in {plural(setup.stages, 'stage')}"
     folder.write(PICTURE, plots_stages.timeline(actions, title))
     Reports(folder.path).clear()
     folder.write(RESULT, json.dumps(result, indent=2).encode() + b"\n")
+
+
+def _by(rows: Sequence[Row], kind: str, part: str) -> list[float]:
+    return [row[part] for row in rows if row["kind"] == kind]
+
+
+def _of_text(recipe: TextRecipe, rows: Sequence[Row], weights: Mapping[str, Tensor]) -> Row:
+    return {
+        "validation_loss": _by(rows, "validation", "validation_loss"),
+        "tokens_per_s": max(_by(rows, "segment", "tokens_per_s"), default=None),
+        "sample": written(recipe, Texts(recipe).corpus, weights),
+    }
 
 
 def _show(folder: RunFolder, run_options: RunOptions) -> None:
@@ -194,9 +219,15 @@ def _show(folder: RunFolder, run_options: RunOptions) -> None:
     if run_options.as_json:
         typer.echo(json.dumps({"run": str(folder.path), **result}))
         return
-    for epoch, accuracy in enumerate(result["test_accuracy"], start=1):
+    for epoch, accuracy in enumerate(result.get("test_accuracy", ()), start=1):
         typer.echo(f"epoch {epoch}: {accuracy:.2%} of the test images right")
-    typer.echo(f"{result['samples_per_s']:.0f} samples/s")
+    if "sample" in result:
+        loss = result["validation_loss"][-1]
+        typer.echo(f"validation loss {loss:.4f} nats per character, {loss / log(2):.3f} bits")
+        typer.echo(f"{result['tokens_per_s']:,.0f} tokens/s")
+        typer.echo(result["sample"])
+    else:
+        typer.echo(f"{result['samples_per_s']:.0f} samples/s")
     for name in (METRICS, PICTURE):
         _say(str(folder.path / name))
 

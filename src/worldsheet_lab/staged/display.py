@@ -12,18 +12,20 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from worldsheet_lab.recipes import Recipe
 from worldsheet_lab.run_folder import METRICS, Row, RunFolder
 from worldsheet_lab.staged.reports import Report, Reports
+from worldsheet_lab.text.recipe import TextRecipe
 
 _PERIOD = 0.25  # seconds
 
 
 @contextmanager
-def watching(folder: RunFolder, epochs: int, console: Console) -> Iterator[None]:
+def watching(folder: RunFolder, length: int, console: Console) -> Iterator[None]:
     """Show what the stages tell, in a thread of its own, until the context is left."""
     Reports(folder.path).clear()
-    live = _Table(folder, epochs) if console.is_terminal else None
-    lines = _Lines(folder, epochs, console)
+    live = _Table(folder, length) if console.is_terminal else None
+    lines = _Lines(folder, length, console)
     over = Event()
     thread = Thread(target=_look_again, args=(lines, over), daemon=True)
     shown = Live(get_renderable=live.picture, console=console, refresh_per_second=4, transient=True) if live else None
@@ -49,32 +51,42 @@ def _look_again(lines: "_Lines", over: Event) -> None:
 class _Lines:
     """A line for each new row of the run's metrics; rows that a resumed run has had before are not told again."""
 
-    def __init__(self, folder: RunFolder, epochs: int, console: Console) -> None:
-        self._folder, self._epochs, self._console = folder, epochs, console
+    def __init__(self, folder: RunFolder, length: int, console: Console) -> None:
+        self._folder, self._length, self._console = folder, length, console
         self._told = len(folder.rows())
 
     def look(self) -> None:
         """Print what is new."""
         lines = self._folder.read(METRICS).split(b"\n")[:-1]  # behind the last end of a line one may be being written
         for line in lines[self._told :]:
-            told = _line(json.loads(line), self._epochs)
+            told = _line(json.loads(line), self._length)
             self._console.print(told, highlight=False, markup=False, soft_wrap=True)
         self._told = len(lines)
 
 
-def _line(row: Row, epochs: int) -> str:
-    where = f"epoch {row['epoch']}/{epochs}"
+def length_of(recipe: Recipe | TextRecipe) -> int:
+    """How long a run is: epochs of images, updates of a text."""
+    return recipe.epochs if isinstance(recipe, Recipe) else recipe.updates
+
+
+def _line(row: Row, length: int) -> str:
+    unit = "epoch" if "epoch" in row else "update"
+    where = f"{unit} {row[unit]}/{length}"
     if row["kind"] == "epoch":
         return f"{where}   {row['test_accuracy']:.2%} of the test images right"
-    return f"{where}   segment {row['segment']}   loss {row['loss']:.4f}   {row['samples_per_s']:,.0f} samples/s"
+    if row["kind"] == "validation":
+        return f"{where}   validation loss {row['validation_loss']:.4f} nats per character"
+    part = "tokens" if "tokens_per_s" in row else "samples"
+    speed = f"{row[f'{part}_per_s']:,.0f} {part}/s"
+    return f"{where}   segment {row['segment']}   loss {row['loss']:.4f}   {speed}"
 
 
 @final
 class _Table:
     """A row for each stage."""
 
-    def __init__(self, folder: RunFolder, epochs: int) -> None:
-        self._folder, self._epochs = folder, epochs
+    def __init__(self, folder: RunFolder, length: int) -> None:
+        self._folder, self._length = folder, length
         self._reports = Reports(folder.path)
 
     def picture(self) -> RenderableType:

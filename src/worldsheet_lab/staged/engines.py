@@ -8,7 +8,9 @@ from worldsheet_lab.choices import choose
 from worldsheet_lab.staged.command import wrong_size
 from worldsheet_lab.staged.elastic import Torchrun
 
-ENGINES: Mapping[str, bool] = {"block": False, "pipeline": True}
+PIPELINE = "pipeline"
+
+ENGINES: Mapping[str, bool] = {"block": False, PIPELINE: True}
 """Whether an engine is spread over processes."""
 
 

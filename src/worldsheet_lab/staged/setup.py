@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
 from typing import final
 
 import torch
-from torch import Tensor, nn
 
 from worldsheet.core.errors import InputError
 from worldsheet.pipeline import (
     Current,
+    DelayBounded,
     DelayCompensated,
     Locked,
     Pipeline,
@@ -21,12 +21,14 @@ from worldsheet.pipeline import (
     Unlocked,
     Weights,
 )
-from worldsheet.pipeline.partition import balanced, measured_costs
-from worldsheet.problem import Chain
+from worldsheet.pipeline.partition import balanced
 from worldsheet_lab.choices import choose
-from worldsheet_lab.data import DataSet
 from worldsheet_lab.errors import RunFolderError
-from worldsheet_lab.recipes import OPTIMIZERS, Recipe
+from worldsheet_lab.recipes import Recipe
+from worldsheet_lab.staged.images import Images
+from worldsheet_lab.staged.job import Job
+from worldsheet_lab.staged.texts import Texts
+from worldsheet_lab.text.recipe import TextRecipe
 from worldsheet_lab.typed_json import from_json, to_json
 
 WEIGHTS: Mapping[str, Weights] = {
@@ -34,6 +36,7 @@ WEIGHTS: Mapping[str, Weights] = {
     "predicted": Predicted(),
     "stashed": Stashed(),
     "current": Current(),
+    "bounded": DelayBounded(),
 }
 MESSAGES: Mapping[str, torch.dtype | None] = {"exact": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -47,7 +50,7 @@ class Setup:
         recipe: the network, the data and the optimizer.
         stages: processes.
         packets_per_update: M; a batch is cut into that many packets.
-        weights: passive, predicted, stashed or current.
+        weights: passive, predicted, stashed, current or bounded.
         locked: flush before every update.
         segment: updates between checkpoints, at which the pipeline runs dry.
         cuts: the plan; found by measuring before the first segment.
@@ -58,7 +61,7 @@ class Setup:
         InputError: a number out of range or an unknown name.
     """
 
-    recipe: Recipe
+    recipe: Recipe | TextRecipe
     stages: int
     packets_per_update: int = 8
     weights: str = "passive"
@@ -73,10 +76,12 @@ class Setup:
         choose("choice of weights", self.weights, WEIGHTS)
         choose("kind of messages", self.messages, MESSAGES)
         if not 1 <= self.stages <= self.recipe.depth:
+            images = isinstance(self.recipe, Recipe)
+            most = f"--depth {self.recipe.depth}" if images else f"the {self.recipe.depth} layers of the network"
             raise InputError(
-                f"--stages must be between 1 and --depth {self.recipe.depth}, got {self.stages}",
+                f"--stages must be between 1 and {most}, got {self.stages}",
                 "1 or more stages, no more than there are layers",
-                "a stage owns a layer at least: raise --depth or lower --stages",
+                f"a stage owns a layer at least: raise {'--depth' if images else '--blocks'} or lower --stages",
             )
         if self.segment < 1 or not 1 <= self.packets_per_update <= self.recipe.batch_size:
             raise InputError(
@@ -98,21 +103,30 @@ class Setup:
         """What stages do when."""
         return Locked(self.packets_per_update) if self.locked else Unlocked(self.packets_per_update)
 
-    def chain(self, data: DataSet) -> Chain:
-        """The network with its start weights."""
-        return Chain(self.recipe.model(data), nn.CrossEntropyLoss())
+    def job(self, data_dir: Path | None = None) -> Job:
+        """What is trained.
 
-    def plan(self, chain: Chain, x: Tensor, target: Tensor) -> Plan:
-        """Where to cut so that stages take equally long, by measuring every layer on one packet."""
-        return balanced(measured_costs(chain, x, target), self.stages)
+        Raises:
+            DataMissingError: no data.
+            InputError: a text that has changed since the run began.
+        """
+        recipe = self.recipe
+        return Images(recipe, data_dir) if isinstance(recipe, Recipe) else Texts(recipe)
 
-    def pipeline(self, chain: Chain) -> Pipeline:
-        """The stages, cut as planned."""
-        make = partial(OPTIMIZERS[self.recipe.optimizer], lr=self.recipe.lr)
+    def plan(self, job: Job) -> Plan:
+        """The cuts asked for, else those by which stages take equally long, by measuring every layer on one packet."""
+        return Plan(self.cuts) if self.cuts else balanced(job.costs(self.packets_per_update), self.stages)
+
+    def pipeline(self, job: Job, stage: int) -> Pipeline:
+        """The stages, cut as planned, of which one has weights."""
+        plan = Plan(self.cuts)
+        chain = job.chain(plan.layers(stage))
+        rule = job.rule(chain)
         return Pipeline(
             chain,
-            Plan(self.cuts),
-            optimizer=make,
+            plan,
+            optimizer=rule.optimizer,
+            scheduler=rule.scheduler,
             weights=WEIGHTS[self.weights],
             schedule=self.order,
             messages=MESSAGES[self.messages],
