@@ -110,8 +110,8 @@ class MPC:
     of the controls, and says so. A batch of plants is controlled at once, each with its own plan.
 
     Args:
-        problem: horizon, costs and limits; its initial state only says how many plants there are. A step lasts as long as
-            the first stage.
+        problem: horizon, costs and limits; its initial state only says how many plants there are. A step lasts as long
+            as the first stage.
         method: of `ws.control.solve`.
         tol: of `ws.control.solve`.
         max_ticks: per step; a search that needs more has failed.
