@@ -15,19 +15,12 @@ from worldsheet_lab.control.problems import KNOWN
 
 C = ws.control
 
-FAILING = {"shuttle-feet": "converges to the cost of the other units, and arrives to 1e-5 of 80 000 feet, not to 1e-8"}
-"""Those that fail today, and how."""
-
-SLOW = {"chain-57", "shuttle", "planar-quadrotor", "acrobot", *FAILING}
+SLOW = {"chain-57", "shuttle", "shuttle-feet", "planar-quadrotor", "acrobot"}
 
 
 def cases() -> list[Any]:
-    def marks(name: str) -> list[Any]:
-        slow = [pytest.mark.slow] if name in SLOW else []
-        failing = [pytest.mark.xfail(strict=True, reason=FAILING[name])] if name in FAILING else []
-        return [*slow, *failing]
-
-    return [pytest.param(case, id=name, marks=marks(name)) for name, case in COLLECTION.items()]
+    slow = {name: [pytest.mark.slow] for name in SLOW}
+    return [pytest.param(case, id=name, marks=slow.get(name, [])) for name, case in COLLECTION.items()]
 
 
 @pytest.mark.parametrize("case", cases())

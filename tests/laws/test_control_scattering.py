@@ -30,6 +30,7 @@ def drawn(sizes: tuple[int, int, int, int, int]) -> tuple[Quadratic, Tensor]:
         end @ end.mT,
         draw(batch, n),
         torch.zeros(batch, n + m, dtype=DOUBLE),
+        torch.zeros(batch, 0, dtype=DOUBLE),
     )
     return local, draw(batch, n)
 

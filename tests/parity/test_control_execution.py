@@ -1,6 +1,7 @@
 """Machine code, places in a batch and second starts: each against what plain torch finds without them."""
 
 import shutil
+from dataclasses import replace
 from math import nan
 
 import pytest
@@ -45,6 +46,7 @@ def drawn(sizes: tuple[int, int, int, int, int], dent: float = 0.0) -> tuple[Qua
         end @ end.mT + 0.1 * eye[:n, :n],
         draw(batch, n),
         draw(batch, n + m).square() + 0.1,
+        draw(batch, n).square() + 0.1,
     )
     return local, draw(batch, n)
 
@@ -61,9 +63,7 @@ def test_the_recursion_in_c_is_the_recursion(recursion: Recursion, sizes: tuple[
     local, first = drawn(sizes)
     zero = first.new_zeros(len(first))
     everyone = torch.ones_like(zero, dtype=torch.bool)
-    step, shift, fine = recursion.direction(
-        local, RegularizationSchedule(first, zero, everyone, 1e-4, 8.0, 9), free=False
-    )
+    step, shift, fine = recursion.direction(local, RegularizationSchedule(first, zero, everyone, 1e-4, 8.0, 9), free=0)
     wanted = rollout_of(local, matched_by_recursion(local), torch.zeros_like(first))
     for name in ("states", "costates", "controls", "gains")[: 2 if sizes[1] == 0 else 4]:
         close(getattr(step, name), getattr(wanted, name), 1e-9)
@@ -80,7 +80,7 @@ def test_the_ladder_in_c_stops_at_the_lowest_rung_that_is_convex(
     local, first = drawn(sizes, dent)
     zero = first.new_zeros(len(first))
     asked = torch.arange(len(first)) % 2 == 0
-    _, shift, fine = recursion.direction(local, RegularizationSchedule(first, zero, asked, 1e-2, 8.0, 9), free=False)
+    _, shift, fine = recursion.direction(local, RegularizationSchedule(first, zero, asked, 1e-2, 8.0, 9), free=0)
     rungs = [0.0, *(1e-2 * 8.0**i for i in range(9))]
     for k in range(len(first)):
         one = local.select(torch.tensor([k]))
@@ -95,8 +95,8 @@ def test_the_ladder_in_c_stops_at_the_lowest_rung_that_is_convex(
 def test_a_recursion_for_known_sizes_is_that_for_any(recursion: Recursion, sizes: tuple[int, int]) -> None:
     local, first = drawn((*sizes, 6, 3, 1), 2.0)
     climb = RegularizationSchedule(first, first.new_zeros(3), torch.ones(3, dtype=torch.bool), 1e-2, 8.0, 9)
-    mine, shift, fine = Recursion(DOUBLE, sizes).direction(local, climb, free=False)
-    step, wanted, well = recursion.direction(local, climb, free=False)
+    mine, shift, fine = Recursion(DOUBLE, sizes).direction(local, climb, free=0)
+    step, wanted, well = recursion.direction(local, climb, free=0)
     close(mine.states, step.states, 1e-9)
     close(mine.costates, step.costates, 1e-9)
     assert torch.equal(shift, wanted)
@@ -104,15 +104,27 @@ def test_a_recursion_for_known_sizes_is_that_for_any(recursion: Recursion, sizes
 
 
 @needs_c
-def test_a_free_entry_of_the_start_moves_to_where_its_costate_vanishes(recursion: Recursion) -> None:
+@pytest.mark.parametrize("free", [1, 2, 3])
+@pytest.mark.parametrize("last", [0.0, 0.3])
+def test_free_entries_of_the_start_move_to_where_their_costates_vanish(
+    recursion: Recursion, free: int, last: float
+) -> None:
     local, first = drawn((3, 2, 5, 2, 7))
-    zero = first.new_zeros(2)
-    climb = RegularizationSchedule(first, zero, torch.ones(2, dtype=torch.bool), 1e-4, 8.0, 9)
-    step, _, fine = recursion.direction(local, climb, free=True)
+    climb = RegularizationSchedule(first, first.new_full((2,), last), torch.ones(2, dtype=torch.bool), 1e-4, 8.0, 9)
+    step, shift, fine = recursion.direction(local, climb, free=free)
     assert fine.all()
-    close(step.costates[0, :, -1], -first[:, -1], 1e-10)
-    assert float(step.states[0, :, -1].abs().min()) > 1e-3
-    close(step.states[0, :, :-1], torch.zeros(2, 2, dtype=DOUBLE), 0.0)
+    given = 3 - free
+    close(shift, torch.full_like(shift, last / 3), 1e-15)
+    close(step.costates[0, :, given:], -first[:, given:], 1e-10)
+    assert float(step.states[0, :, given:].abs().min()) > 1e-3
+    assert not bool(step.states[0, :, :given].any())
+    opening = local.opening
+    for opened in (opening, 0 * opening):  # what is added to the first Hessian counts where a shift is
+        lifted = replace(local, opening=opened).lifted(shift)
+        same = matched_by_recursion(lifted).impedance[0]
+        predicted = (same @ step.states[0, ..., None])[..., 0] + matched_by_recursion(lifted).source[0]
+        agrees_here = bool((predicted - step.costates[0]).abs().max() < 1e-10)
+        assert agrees_here == (last == 0.0 or opened is opening)
 
 
 @pytest.mark.slow
@@ -214,7 +226,7 @@ def test_records_come_apart_and_together() -> None:
     leaves: list[Tensor] = []
     kept: list[object] = []
     form = taken_apart((local, first, 0.5, None), leaves, kept)
-    assert len(leaves) == 8
+    assert len(leaves) == 9
     assert kept == [0.5, None]
     again, last, number, nothing = put_together(form, iter(leaves), iter(kept))
     assert again.slope is local.slope

@@ -7,18 +7,22 @@ from worldsheet.control.methods.forward_backward import ForwardBackwardSweep
 from worldsheet.control.methods.history import History
 from worldsheet.control.methods.initial_guess import Guess
 from worldsheet.control.methods.iterate import Residuals
+from worldsheet.control.mhe import MHE, Arrival, Estimate
 from worldsheet.control.mpc import MPC, Loop, Move, RealTimeIteration
 from worldsheet.control.multipliers import Multipliers
-from worldsheet.control.problem import FreeDuration, Problem
+from worldsheet.control.problem import FreeDuration, Problem, Unknowns
 from worldsheet.control.solution import Trajectory
 from worldsheet.control.solve import Solver, solve
 
 __all__ = [
+    "MHE",
     "MPC",
     "RK4",
+    "Arrival",
     "Compiled",
     "Discrete",
     "Eager",
+    "Estimate",
     "Execution",
     "ExplicitEuler",
     "ForwardBackwardSweep",
@@ -39,5 +43,6 @@ __all__ = [
     "Residuals",
     "Solver",
     "Trajectory",
+    "Unknowns",
     "solve",
 ]

@@ -21,8 +21,8 @@ class Called:
     shape: tuple[int | None, ...]
 
 
-def check_numbers(initial_state: Tensor, control_size: int, steps: int, dt: float) -> None:
-    """Refuse an empty horizon, a step that is no time, a state that is no vector of real numbers."""
+def check_numbers(initial_state: Tensor, control_size: int, steps: int) -> None:
+    """Refuse an empty horizon, and a state that is no vector of real numbers."""
     if not isinstance(initial_state, Tensor):
         raise InputError(
             f"initial_state must be a tensor, got {type(initial_state).__name__}",
@@ -58,10 +58,24 @@ def check_numbers(initial_state: Tensor, control_size: int, steps: int, dt: floa
             "the number of controls, 0 or more",
             "use the last size of u in dynamics(x, u, t)",
         )
-    if not (isfinite(dt) and dt > 0):
+
+
+def check_stage_lengths(dt: float | Tensor, steps: int) -> None:
+    """Refuse a step that is no time, and another number of them than there are stages."""
+    if not isinstance(dt, Tensor):
+        if not (isfinite(dt) and dt > 0):
+            raise InputError(
+                f"dt must be positive and finite, got {dt}", "the time of one step", "use dt = duration / steps"
+            )
+        return
+    if dt.shape != (steps,) or not dt.is_floating_point():
         raise InputError(
-            f"dt must be positive and finite, got {dt}", "the time of one step", "use dt = duration / steps"
+            f"dt must have one length for each of the {steps} stages, got shape {tuple(dt.shape)} and {dt.dtype}",
+            f"a number, or a floating-point tensor of shape ({steps},)",
+            "give all stages one length, or each its own",
         )
+    if not bool((dt.isfinite() & (dt > 0)).all()):
+        raise InputError("dt must be positive and finite at every stage", "times above 0", "leave out empty stages")
 
 
 def check_call(called: Called, arguments: tuple[Tensor, ...]) -> None:

@@ -61,7 +61,8 @@ def is_unstable(problem: Discretised) -> Tensor:
     if table is None:
         return torch.zeros(len(problem.start), dtype=torch.bool, device=problem.start.device)
     point = _beginning(problem)
-    slope = Local(lambda each: problem.rates(each, 0.0), point, size + 1).jacobian()[..., :size, :size]
+    here = problem.instant(0)
+    slope = Local(lambda each: here.rates(each, 0.0), point, size + 1).jacobian()[..., :size, :size]
     modes = torch.linalg.eigvals(slope.nan_to_num(0.0, 0.0, 0.0))
     rates: list[Tensor] = []
     for row in table.inner:
@@ -78,14 +79,14 @@ def is_unstable(problem: Discretised) -> Tensor:
 
 def is_unsolved(problem: Discretised) -> Tensor:
     """Whether an implicit method makes no number of the initial states where the rates are numbers, (B,)."""
-    point = _beginning(problem)
-    known = problem.rates(point, 0.0).isfinite().flatten(1).all(1)
-    return known & problem.carried(point).isnan().flatten(1).any(1) if problem.implicit else torch.zeros_like(known)
+    point, here = _beginning(problem), problem.instant(0)
+    known = here.rates(point, 0.0).isfinite().flatten(1).all(1)
+    return known & here.carried(point).isnan().flatten(1).any(1) if problem.implicit else torch.zeros_like(known)
 
 
 def _beginning(problem: Discretised) -> Tensor:
     """The first stage's point with controls in the middle of what is allowed, (B, 1, nz + m)."""
-    control = middle(*problem.bounds).expand(len(problem.start), -1)
+    control = middle(*problem.problem.first_limits()).expand(len(problem.start), -1)
     return torch.cat((problem.start, control), -1)[:, None]
 
 

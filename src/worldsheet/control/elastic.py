@@ -91,13 +91,14 @@ class Elastic:
                 prices += [limit.price] * count
             made.append(PathLimit(function, limit.first))
         low, high = given.limits()
-        extra = low.new_zeros(len(rows))
+        extra = low.new_zeros((*low.shape[:-1], len(rows)))
         problem = unchecked(
             given,
             control_size=controls + len(rows),
-            bounds=(torch.cat((low, extra)), torch.cat((high, extra + torch.inf))),
+            bounds=(torch.cat((low, extra), -1), torch.cat((high, extra + torch.inf), -1)),
             dynamics=_Applied(given.dynamics, controls),
             running_cost=_Priced(given.running_cost, controls, tuple(prices)),
+            stage_cost=None if given.stage_cost is None else _Applied(given.stage_cost, controls),
             path_constraint=joined(made),
         )
         return Elastic(given, problem, tuple(rows), tuple(prices))
@@ -121,10 +122,12 @@ class Elastic:
         """What a stage multiplies a rate of cost with."""
         if isinstance(self.given.integrator, Discrete):
             return 1.0
+        lengths = self.given.stage_lengths().detach()[:, None]
         if self.given.duration is None:
-            return self.given.dt
+            return lengths
         duration = self.given.initial_state.new_tensor(self.given.duration.guess)
-        return (duration if guess.duration is None else guess.duration.detach())[..., None, None] / self.given.steps
+        whole = duration if guess.duration is None else guess.duration.detach()
+        return whole[..., None, None] / self.given.steps * lengths
 
 
 def _starts(counts: list[int]) -> list[int]:

@@ -22,6 +22,8 @@ def expand_stages(problem: Discretised, points: Tensor, weights: Tensor) -> Expa
         found = _CoupledSubstages(problem, integrator.implicit, points).expand(weights[..., :carried])
     else:
         found = expand(problem.carried, points, weights[..., :carried])
+    if problem.priced:
+        found = _added(found, expand_one(problem.instant_cost, points), weights[..., :1])
     parts = [found]
     others = weights.shape[-1] - carried - problem.limits.count
     if others:
@@ -39,6 +41,17 @@ def expand_stages(problem: Discretised, points: Tensor, weights: Tensor) -> Expa
     )
 
 
+def _added(stage: Expansion, cost: Expansion, weight: Tensor) -> Expansion:
+    """With one more cost, (..., 1), whose weight is (..., 1)."""
+    count = stage.values.shape[-1] - 1
+    return Expansion(
+        stage.values + torch.nn.functional.pad(cost.values, (0, count)),
+        stage.jacobian + torch.nn.functional.pad(cost.jacobian, (0, 0, 0, count)),
+        stage.gradient + weight * cost.gradient,
+        stage.hessian + weight[..., None] * cost.hessian,
+    )
+
+
 def expand_end(problem: Discretised, states: Tensor, weights: Tensor) -> Expansion:
     """(φ, ψ) at the end (B, nz), with weights (B, 1 + k)."""
     if weights.shape[-1] > 1:
@@ -52,7 +65,8 @@ def _bounds(problem: Discretised, points: Tensor, weights: Tensor) -> Expansion:
     size = problem.size
     rows = problem.limits.slopes(size, points.shape[-1] - size)
     values = torch.cat(problem.limits.excess(points[..., size:]), -1)
-    return Expansion(values, rows.expand(*points.shape[:-1], -1, -1), weights @ rows, points.new_zeros(()))
+    pushed = weights @ rows if rows.dim() == 2 else (weights[..., None, :] @ rows)[..., 0, :]
+    return Expansion(values, rows.expand(*points.shape[:-1], -1, -1), pushed, points.new_zeros(()))
 
 
 @final

@@ -110,7 +110,8 @@ class MPC:
     of the controls, and says so. A batch of plants is controlled at once, each with its own plan.
 
     Args:
-        problem: horizon, costs and limits; its initial state only says how many plants there are.
+        problem: horizon, costs and limits; its initial state only says how many plants there are. A step lasts as long
+            as the first stage.
         method: of `ws.control.solve`.
         tol: of `ws.control.solve`.
         max_ticks: per step; a search that needs more has failed.
@@ -120,7 +121,7 @@ class MPC:
             part are asked as the problem says.
 
     Raises:
-        InputError: a free duration, which has no first stage of known length.
+        InputError: a free duration, which has no first stage of known length; a free initial state, or unknowns.
     """
 
     def __init__(
@@ -137,9 +138,16 @@ class MPC:
             raise InputError(
                 "MPC needs a fixed horizon, and this problem has a free duration", "a fixed dt", "leave duration out"
             )
+        if problem.free_initial_state or problem.unknowns is not None:
+            raise InputError(
+                "MPC starts from a measured state with known parameters, and this problem chooses its own",
+                "free_initial_state=False and unknowns=None",
+                "estimate them with MHE, and hand them over as the state and the parameters of a step",
+            )
         self._problem = problem if limits_at_start else _from_the_next_instant(problem)
         self._solver = Solver(self._problem, method, tol, max_ticks)
         self._ticking = None if real_time is None else Solver(self._problem, method, tol, real_time.ticks)
+        self._length = float(problem.stage_lengths()[0])
         self._parameters: Tensor | None = None
         self._before: Guess | None = None
         self.solution: Trajectory | None = None
@@ -165,7 +173,7 @@ class MPC:
         self._parameters = self._parameters if parameters is None else parameters
         plan = solver.solve(before, initial_state=state, initial_time=time, parameters=self._parameters)
         fine = plan.converged.to(state.device) if solver is self._solver else _usable(plan)
-        low, high = plan.problem.limits()
+        low, high = plan.problem.first_limits()
         control = plan.controls[..., 0, :]
         other = torch.where(control.isfinite(), control, middle(low, high)) if before is None else _first(before)
         control = torch.where(fine[..., None], control, other).clamp(low, high)
@@ -192,7 +200,7 @@ class MPC:
         """
         states, moves = [state], list[Move]()
         for k in range(steps):
-            time = self._problem.initial_time + k * self._problem.dt
+            time = self._problem.initial_time + k * self._length
             move = self.step(state, time, None if parameters is None else parameters(time))
             state = self.model(state, move.control, time) if plant is None else plant(state, move.control, time)
             states.append(state)
@@ -210,17 +218,21 @@ class MPC:
     def model(self, state: Tensor, control: Tensor, time: float = 0.0) -> Tensor:
         """The state a stage later, as the problem has it."""
         flat = Discretised.of(self._problem.at(state, time, self._parameters))
-        return flat.following(flat.start, control.reshape(len(flat.start), -1), flat.time.new_zeros(())).reshape(
-            state.shape
-        )
+        following = flat.instant(0).following(flat.start, control.reshape(len(flat.start), -1))
+        return following[:, : state.shape[-1]].reshape(state.shape)
 
     @torch.no_grad()
     def _shifted(self, plan: Guess, time: float) -> Guess:
-        """A stage later, the last stage done twice, to where the model says that it leads."""
+        """A stage later, the last stage done twice, to where the model says that it leads.
+
+        Where stages have lengths of their own, plans are of other instants and stay as they are.
+        """
+        if isinstance(self._problem.dt, Tensor):
+            return plan
         assert plan.states is not None
         assert plan.controls is not None
         last = plan.states[..., -1, :]
-        end = self.model(last, plan.controls[..., -1, :], time + self._problem.steps * self._problem.dt)
+        end = self.model(last, plan.controls[..., -1, :], time + self._problem.steps * self._length)
         end = torch.where(end.isfinite().all(-1, keepdim=True), end, last)
         known = plan.multipliers
         return replace(
@@ -303,7 +315,7 @@ def _later_limit(problem: Problem, limit: PathLimit) -> PathLimit:
     """Rows that do not feel controls, neither other ones nor NaN, are asked from stage 1 on."""
     state, control, time, *extra = problem.arguments()
     state = state + 0.37 + 0.11 * torch.arange(state.shape[-1]).to(state)
-    low, high = problem.limits()
+    low, high = problem.first_limits()
     steps = 0.29 * (1 + torch.arange(control.shape[-1]).to(control))
     others = [(control + side * steps).clamp(low, high) for side in (1.0, -1.7)]
     others.append(torch.full_like(control, torch.nan))  # felt wherever controls play a part, if not by a comparison

@@ -52,7 +52,7 @@ def live(flat: Discretised, rest: RawResult, cost: Tensor) -> Live | None:
     """
     if not torch.is_grad_enabled() or rest.inequality is None or rest.equality is None or rest.slacks is None:
         return None
-    flat = opened(flat)
+    flat = flat.opened()
     points, last, size = torch.cat((rest.states[:, :-1], rest.controls), -1), rest.states[:, -1], flat.size
     values, end = flat.stages(points), flat.end(last)
     if not (flat.start.requires_grad or values.requires_grad or end.requires_grad):
@@ -64,17 +64,6 @@ def live(flat: Discretised, rest: RawResult, cost: Tensor) -> Live | None:
     conditions = slope, end_slope, values[..., 1 : 1 + size], values[..., 1 + size :], end[..., 1:], flat.start
     factors = _factors(flat, rest, points, weights)
     return Live(*_apply(factors, rest.states, rest.controls, cost, lagrangian, *conditions))
-
-
-def opened(flat: Discretised) -> Discretised:
-    """The same with initial states and parameters that are not detached."""
-    problem = flat.problem
-    state = problem.initial_state.expand(*problem.batch, problem.state_size).reshape(len(flat.start), -1)
-    start = torch.nn.functional.pad(state, (0, flat.free))
-    if problem.parameters is None:
-        return replace(flat, start=start)
-    extra = problem.parameters.expand(*problem.batch, problem.parameters.shape[-1])
-    return replace(flat, start=start, parameters=extra.reshape(len(flat.start), 1, -1))
 
 
 def weights_of(costates: Tensor, inequality: Tensor, equality: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,6 +94,7 @@ def _factors(flat: Discretised, rest: RawResult, points: Tensor, weights: Tensor
         end.hessian + target.mT @ target / YIELD,
         torch.zeros_like(rest.states[:, -1]),
         torch.zeros_like(points[:, 0]),
+        points[:, 0, :0],
     )
     return _Factors(closed, local, jacobian, stiffness, target, rest.terminations == Termination.CONVERGED)
 

@@ -16,7 +16,7 @@ from worldsheet.control.methods.iterate import Residuals
 from worldsheet.control.methods.result import RawResult
 from worldsheet.control.multipliers import Multipliers
 from worldsheet.control.problem import Problem
-from worldsheet.control.sensitivity import live, opened, weights_of
+from worldsheet.control.sensitivity import live, weights_of
 from worldsheet.core.errors import InputError
 from worldsheet.core.outcome import Outcome, Status
 from worldsheet.core.words import number_of, plural, shape_of
@@ -32,13 +32,16 @@ def parameter_gradients(solved: "Trajectory", parameters: Mapping[str, Tensor]) 
     flat = Discretised.of(problem)
     count, steps = len(flat.start), problem.steps
     path = solved.states.detach().reshape(count, steps + 1, -1)
-    costates = torch.nn.functional.pad(solved.costates.detach().reshape(count, steps + 1, -1), (0, flat.free))
+    costates = torch.nn.functional.pad(solved.costates.detach().reshape(count, steps + 1, -1), (0, flat.extra))
+    if solved.unknowns is not None:
+        held = solved.unknowns.detach().reshape(count, 1, -1)
+        path = torch.cat((path, held.expand(count, steps + 1, -1)), -1)
     if problem.duration is not None:
         chosen = (solved.duration.detach().reshape(count, 1, 1) / problem.duration.guess).log()
         path = torch.cat((path, chosen.expand(count, steps + 1, 1)), -1)
     points = torch.cat((path[:, :-1], solved.controls.detach().reshape(count, steps, -1)), -1)
     with torch.enable_grad():
-        flat = opened(flat)
+        flat = flat.opened()
         values, end = flat.stages(points), flat.end(path[:, -1])
         multipliers = _multipliers(solved, values[..., 1 + flat.size :], end[..., 1:])
         stage_weights, end_weights = weights_of(costates, *multipliers)
@@ -91,6 +94,7 @@ class Trajectory:
         outcomes: how each problem of the flattened batch ended.
         history: the record that was asked for, or None.
         excess: by how much each row of a soft limit is exceeded, (..., N, e); None where no limit has a price.
+        unknowns: parameters that were chosen, (..., q); None where there are none.
     """
 
     problem: Problem
@@ -106,6 +110,7 @@ class Trajectory:
     outcomes: tuple[Outcome, ...]
     history: History | None
     excess: Tensor | None = None
+    unknowns: Tensor | None = None
 
     def __repr__(self) -> str:
         problems, steps = plural(self.cost.numel(), "problem"), plural(self.problem.steps, "step")
@@ -195,4 +200,5 @@ def solution_of(flat: Discretised, rest: RawResult, history: History | None, ela
         rest.outcomes(),
         history,
         shaped(controls[..., applied:]) if soft else None,
+        None if problem.unknowns is None else shaped(states[:, 0, size : size + problem.unknowns.count]),
     )

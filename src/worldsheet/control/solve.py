@@ -43,7 +43,8 @@ def solve(
     | `Wave(impedance=z)` | first order, matrix-free, nearest neighbours only | after O(N) ticks or more |
     | `ForwardBackwardSweep(ω)` | sequential, direct coupling | on short horizons only |
 
-    The scalar wave and the sweep take bounds; path and terminal constraints and a free duration need the matched wave.
+    The scalar wave and the sweep take bounds; path and terminal constraints and what else is free (the duration, the
+    initial state, unknowns) need the matched wave.
     Over a horizon the running cost absorbs, and direct coupling, the sweep's, is what diverges. So only `speed` and
     `impedance` of a wave play a part: all of its speed crosses, and a speed that is too high is an outcome.
     A problem that fails does not touch the others of its batch: look at `converged` and `outcomes`.
@@ -118,6 +119,7 @@ class Solver:
         initial_state: Tensor | None = None,
         initial_time: float | None = None,
         parameters: Tensor | None = None,
+        stage_data: Tensor | None = None,
     ) -> Trajectory:
         """Solve the problem, with what is given here in the place of its own.
 
@@ -127,12 +129,13 @@ class Solver:
             initial_state: another one, (..., n).
             initial_time: another one.
             parameters: others, (..., q).
+            stage_data: others, (..., N + 1, d).
 
         Raises:
             InputError: as `ws.control.solve` and `Problem.at`.
         """
         state = self.problem.initial_state if initial_state is None else initial_state
-        problem = self.problem.at(state, initial_time, parameters)
+        problem = self.problem.at(state, initial_time, parameters, stage_data)
         problem.execution.begin()
         elastic = Elastic.of(problem)
         flat = Discretised.of(elastic.problem)
@@ -176,15 +179,18 @@ def guess_of(given: Guess | Trajectory | Tensor | None) -> Guess:
             known = Multipliers(known.inequality.detach(), known.terminal.detach())
         excess = None if given.excess is None else given.excess.detach()
         fields = (given.controls.detach(), given.states.detach(), given.costates.detach(), given.duration.detach())
-        return Guess(*fields, known, excess)
+        unknowns = None if given.unknowns is None else given.unknowns.detach()
+        return Guess(*fields, known, excess, unknowns)
     return given
 
 
 def _refuse_constraints(problem: Problem, method: Wave | ForwardBackwardSweep) -> None:
-    for name in ("path_constraint", "terminal_constraint", "terminal_inequality", "duration"):
-        if getattr(problem, name) is not None:
-            raise InputError(
-                f"{method} cannot solve a problem with a {name}",
-                "bounds on the controls, and nothing else that is constrained or free",
-                "use Wave(impedance=Riccati()), or put the constraint into the cost",
-            )
+    constrained = ("path_constraint", "terminal_constraint", "terminal_inequality", "duration", "unknowns")
+    asked = [name for name in constrained if getattr(problem, name) is not None]
+    asked += ["free_initial_state"] if problem.free_initial_state else []
+    if asked:
+        raise InputError(
+            f"{method} cannot solve a problem with a {asked[0]}",
+            "bounds on the controls, and nothing else that is constrained or free",
+            "use Wave(impedance=Riccati()), or put the constraint into the cost",
+        )

@@ -15,7 +15,8 @@ from worldsheet.core.errors import InputError
 
 _TYPES = {torch.float64: "double", torch.float32: "float"}
 _COMPILERS = ("cc", "gcc", "clang")
-_GIVEN = ("hessian", "slope", "transition", "gap", "end_hessian", "end_slope", "regularizer", "costate", "wanted")
+_LOCAL = ("hessian", "slope", "transition", "gap", "end_hessian", "end_slope", "regularizer", "opening")
+_GIVEN = (*_LOCAL, "costate", "wanted")
 _MADE = ("shift", "states", "costates", "controls", "gains", "push", "fine")
 
 _SOURCE = Path(__file__).with_name("riccati.c")
@@ -27,7 +28,7 @@ class RegularizationSchedule:
     """Which shifts of the Hessians are tried: none or a third of the last, then, if wanted, smallest · ratio^i.
 
     Attributes:
-        first: λ_0, (B, n); its last entry is to vanish if the last of x_0 is free.
+        first: λ_0, (B, n); the entries of what is free of x_0 are to vanish.
         shift: the last ones, (B,).
         wanted: who climbs, (B,).
         smallest: the lowest rung; the last shift, where that is larger.
@@ -62,9 +63,9 @@ class Recursion:
         self._task = _task(self._real)
 
     def direction(
-        self, local: Quadratic, schedule: RegularizationSchedule, *, free: bool
+        self, local: Quadratic, schedule: RegularizationSchedule, *, free: int
     ) -> tuple[Step, Tensor, Tensor]:
-        """Solve (22): the step, its shift and whether it is fine; if `free`, the last entry of δx_0 is chosen too."""
+        """Solve (22): the step, its shift and whether it is fine; the last `free` entries of δx_0 are chosen too."""
         stages, batch, n = local.gap.shape
         m = local.slope.shape[-1] - n
         shift = schedule.shift
@@ -77,10 +78,10 @@ class Recursion:
             "push": shift.new_empty(stages, batch, m),
             "fine": torch.empty_like(schedule.wanted),
         }
-        given = (local.hessian, local.slope, local.transition, local.gap, local.end_hessian, local.end_slope)
-        held = [part.contiguous() for part in (*given, local.regularizer, schedule.first, schedule.wanted)]
-        pointers = (part.data_ptr() for part in (*held, *made.values()))
-        task = self._task(stages, batch, n, m, int(free), schedule.tried, schedule.smallest, schedule.ratio, *pointers)
+        given = (*(getattr(local, name) for name in _LOCAL), schedule.first, schedule.wanted)
+        held = [part.contiguous() for part in given]
+        pointers = (part.data_ptr() if part.numel() else None for part in (*held, *made.values()))
+        task = self._task(stages, batch, n, m, free, schedule.tried, schedule.smallest, schedule.ratio, *pointers)
         self._code.direction(ctypes.byref(task))
         step = Step(made["states"], made["costates"], made["controls"], made["gains"])
         return step, made["shift"], made["fine"]

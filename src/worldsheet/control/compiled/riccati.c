@@ -12,7 +12,7 @@
 typedef struct {
     int stages, batch, n, m, free, rungs;
     REAL first, ratio;
-    const REAL *hessian, *slope, *transition, *gap, *end_hessian, *end_slope, *regularizer, *costate;
+    const REAL *hessian, *slope, *transition, *gap, *end_hessian, *end_slope, *regularizer, *opening, *costate;
     const unsigned char *wanted;
     REAL *shift, *states, *costates, *controls, *gains, *push;
     unsigned char *fine;
@@ -72,6 +72,7 @@ static int backward(const Task *t, int b, REAL shift, REAL *V, REAL *H) {
             REAL *row = H + i * e;
             for (int j = 0; j < d; j++) row[j] = W[i * d + j];
             row[i] += shift * t->regularizer[(size_t)b * d + i];
+            if (k == 0 && i < n && t->opening) row[i] += shift * t->opening[(size_t)b * n + i];
             row[d] = w[i];
             for (int l = 0; l < n; l++) {
                 const REAL a = A[l * d + i];
@@ -100,16 +101,20 @@ static int backward(const Task *t, int b, REAL shift, REAL *V, REAL *H) {
             t->push[at * m + i] = X[i * c + n];
         }
     }
-    return !t->free || V[(n - 1) * c + n - 1] > 0;
+    const int f = t->free, g = n - f; /* the free block of P_0, kept in H for the wave up */
+    for (int i = 0; i < f; i++)
+        for (int j = 0; j < f; j++) H[i * f + j] = V[(g + i) * c + g + j];
+    return cholesky(H, f, f);
 }
 
-/* The wave up. */
-static int forward(const Task *t, int b, const REAL *V) {
+/* The wave up. H holds the factor of the free block of P_0. */
+static int forward(const Task *t, int b, const REAL *V, const REAL *H) {
     const int n = SIZE, m = CONTROLS, d = n + m, c = n + 1, B = t->batch;
     REAL *x = t->states + (size_t)b * n;
     REAL sum = 0;
     memset(x, 0, n * sizeof(REAL));
-    if (t->free) x[n - 1] = -(V[(n - 1) * c + n] + t->costate[(size_t)b * n + n - 1]) / V[(n - 1) * c + n - 1];
+    for (int i = n - t->free; i < n; i++) x[i] = V[i * c + n] + t->costate[(size_t)b * n + i];
+    solve(H, t->free, t->free, x + n - t->free, 1);
     for (int k = 0; k <= t->stages; k++) {
         const size_t at = (size_t)k * B + b;
         x = t->states + at * n;
@@ -143,11 +148,11 @@ void direction(const Task *t) {
     REAL *H = V + (size_t)(t->stages + 1) * n * (n + 1);
     for (int b = 0; b < t->batch; b++) {
         REAL last = t->shift[b], shift = last > 3 * t->first ? last / 3 : 0;
-        int fine = backward(t, b, shift, V, H) && forward(t, b, V);
+        int fine = backward(t, b, shift, V, H) && forward(t, b, V, H);
         if (last < t->first) last = t->first;
         for (int i = 0; i < t->rungs && !fine && t->wanted[b]; i++, last *= t->ratio) {
             shift = last;
-            fine = backward(t, b, shift, V, H) && forward(t, b, V);
+            fine = backward(t, b, shift, V, H) && forward(t, b, V, H);
         }
         for (int k = 0; k <= t->stages && !fine; k++) {
             const size_t at = (size_t)k * t->batch + b;

@@ -24,6 +24,7 @@ class Quadratic:
         end_hessian: P_N, (B, n, n).
         end_slope: g_N, (B, n).
         regularizer: what one unit of regularisation adds to the Hessians' diagonals, (B, n + m).
+        opening: what it adds to the first of them besides, at the states that are chosen, (B, n), or (B, 0).
     """
 
     hessian: Tensor
@@ -33,6 +34,7 @@ class Quadratic:
     end_hessian: Tensor
     end_slope: Tensor
     regularizer: Tensor
+    opening: Tensor
 
     @property
     def state_size(self) -> int:
@@ -40,18 +42,23 @@ class Quadratic:
         return self.gap.shape[-1]
 
     def lifted(self, shift: Tensor) -> "Quadratic":
-        """With shift (B,) times `regularizer` added to the diagonal of every Hessian."""
+        """With shift (B,) times `regularizer` added to the diagonal of every Hessian, and `opening` to the first."""
         size, added = self.state_size, torch.diag_embed(shift[:, None] * self.regularizer)
+        hessian = self.hessian + added
+        if self.opening.shape[-1]:
+            more = torch.nn.functional.pad(shift[:, None] * self.opening, (0, added.shape[-1] - size))
+            hessian = torch.cat((hessian[:1] + torch.diag_embed(more), hessian[1:]))
         return replace(
             self,
-            hessian=self.hessian + added,
+            hessian=hessian,
             end_hessian=self.end_hessian + added[:, :size, :size],
         )
 
     def select(self, index: Tensor) -> "Quadratic":
         """Some of the problems, or copies of them."""
         stages = (self.hessian[:, index], self.slope[:, index], self.transition[:, index], self.gap[:, index])
-        return Quadratic(*stages, self.end_hessian[index], self.end_slope[index], self.regularizer[index])
+        ends = (self.end_hessian[index], self.end_slope[index], self.regularizer[index], self.opening[index])
+        return Quadratic(*stages, *ends)
 
 
 @final

@@ -140,7 +140,7 @@ def _started(problem: Discretised, start: Start, barrier: float, *, held_back: b
     slacks = torch.maximum(-inequality, 0.1 * min(1.0, barrier**0.5) * _units(inequality)).nan_to_num(1.0)
     each = start.states.new_zeros(count)
     regularizer = each.new_ones((count, size + start.controls.shape[-1]))
-    regularizer[:, : size - problem.free] = float(held_back)
+    regularizer[:, : size - problem.timed] = float(held_back)
     return Iterate(
         states=start.states,
         costates=start.costates,
@@ -186,7 +186,7 @@ def _swaying(problem: Discretised) -> Start:
     stages, centre = problem.steps, middle(low, high)
     reach = torch.where((high - low).isfinite(), (high - low) / 4, 0.25)
     turns = torch.linspace(0, 2 * pi, stages, dtype=low.dtype, device=low.device)[:, None]
-    number = torch.arange(1, len(low) + 1, dtype=low.dtype, device=low.device)
+    number = torch.arange(1, low.shape[-1] + 1, dtype=low.dtype, device=low.device)
     swayed = (centre + reach * (number * turns + 0.5).cos()).clamp(low, high)
     swayed = swayed.expand(len(problem.start), stages, -1)
     states = tame(rollout(problem, problem.start, swayed), problem.start)

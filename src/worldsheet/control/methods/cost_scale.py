@@ -8,13 +8,14 @@ that the problem is tried as it is, since what an unbounded control is measured 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from worldsheet.control.compiled.execution import mapped
 from worldsheet.control.discretized import Discretised
+from worldsheet.control.given import END, STAGE, Given
 from worldsheet.control.limits import PathLimit, joined, limits_of
 from worldsheet.control.methods.history import History
 from worldsheet.control.methods.initial_guess import Known, Start
@@ -28,27 +29,15 @@ _FRACTION = 0.1  # of the size of a state or control, by which it is moved to se
 
 @final
 @dataclass(frozen=True)
-class _Given:
-    """A function of the parameters that the user knows, which are all but the last."""
-
-    function: Callable[..., Tensor]
-    count: int
-
-    def __call__(self, *arguments: Tensor) -> Tensor:
-        *front, known = arguments
-        return self.function(*front, known[..., : self.count]) if self.count else self.function(*front)
-
-
-@final
-@dataclass(frozen=True)
 class _Weighed:
     """A cost times the last parameter."""
 
     function: Callable[..., Tensor]
     count: int
+    place: int
 
     def __call__(self, *arguments: Tensor) -> Tensor:
-        return arguments[-1][..., -1] * _Given(self.function, self.count)(*arguments)
+        return arguments[self.place][..., -1] * Given(self.function, self.count, self.place)(*arguments)
 
 
 @torch.no_grad()
@@ -133,17 +122,22 @@ def _weighed(given: Problem, weight: Tensor) -> Problem:
     extra = weight.reshape(*batch, 1)
     if known is not None:
         extra = torch.cat((known.detach().expand(*batch, count), extra), -1)
-    limits = [PathLimit(_Given(limit.function, count), limit.first) for limit in limits_of(given.path_constraint)]
-    end, inequality, constraint = given.terminal_cost, given.terminal_inequality, given.terminal_constraint
+    limits = [PathLimit(Given(limit.function, count, STAGE), limit.first) for limit in limits_of(given.path_constraint)]
+
+    def put(made: type[Given | _Weighed], function: Callable[..., Tensor] | None, place: int) -> Any:
+        return None if function is None else made(function, count, place)
+
     return unchecked(
         given,
         parameters=extra,
-        dynamics=_Given(given.dynamics, count),
-        running_cost=_Weighed(given.running_cost, count),
-        terminal_cost=None if end is None else _Weighed(end, count),
+        dynamics=Given(given.dynamics, count, STAGE),
+        running_cost=_Weighed(given.running_cost, count, STAGE),
+        stage_cost=put(_Weighed, given.stage_cost, STAGE),
+        initial_cost=put(_Weighed, given.initial_cost, END),
+        terminal_cost=put(_Weighed, given.terminal_cost, END),
         path_constraint=joined(limits),
-        terminal_constraint=None if constraint is None else _Given(constraint, count),
-        terminal_inequality=None if inequality is None else _Given(inequality, count),
+        terminal_constraint=put(Given, given.terminal_constraint, END),
+        terminal_inequality=put(Given, given.terminal_inequality, END),
     )
 
 
@@ -154,11 +148,12 @@ def _change(problem: Discretised, states: Tensor, controls: Tensor) -> Tensor:
     """
     points = torch.cat((states[:, :-1], controls), -1)
     low, high = problem.bounds
-    span = torch.where((high - low).isfinite(), (high - low) / 4, controls.abs().mean(1).clamp(min=1.0))
+    span = torch.where((high - low).isfinite(), (high - low) / 4, controls.abs().mean(1, keepdim=True).clamp(min=1.0))
+    span = span.mean(1) if span.dim() > 2 else span
     sizes = torch.cat((states.abs().mean(1).clamp(min=1.0), span), -1)
     moves = torch.diag_embed(_FRACTION * sizes).movedim(-1, 0)[:, :, None]  # an entry each, (nz + m, B, 1, nz + m)
     moves = torch.cat((torch.zeros_like(moves[:1]), moves, -moves))
-    running = problem.carried(points + moves)[..., 0]
+    running = problem.stages(points + moves)[..., 0]
     final_ = problem.end(states[:, -1] + moves[:, :, 0, : problem.size])[..., 0]
     return (_differences(running).sum(-1) + _differences(final_)).amax(0)
 

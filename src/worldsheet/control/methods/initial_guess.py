@@ -25,6 +25,7 @@ class Guess:
         states: (..., N + 1, n); if left out, what the controls lead to, or x_0 throughout where that overflows.
         costates: (..., N + 1, n); zero if left out.
         duration: (...), for a free final time; the problem's guess if left out.
+        unknowns: (..., q), for parameters that are chosen; the problem's guess if left out.
         multipliers: of an earlier solution: with them the search begins with the limits that were active there, and
             takes a tick or two near it; without them it begins in the middle of what is allowed.
         excess: by how much soft limits are exceeded, (..., N, e); zero if left out.
@@ -36,6 +37,7 @@ class Guess:
     duration: Tensor | None = None
     multipliers: Multipliers | None = None
     excess: Tensor | None = None
+    unknowns: Tensor | None = None
 
 
 class Known(NamedTuple):
@@ -69,14 +71,20 @@ def start_of(problem: Discretised, guess: Guess) -> Start:
     first = problem.start.clone()
     if given.duration is not None and guess.duration is not None:
         first[:, -1] = (guess.duration.detach().reshape(-1) / given.duration.guess).log()
+    if given.unknowns is not None and guess.unknowns is not None:
+        flat = _flat(problem, "unknowns", guess.unknowns[..., None, :], (1, given.unknowns.count))
+        assert flat is not None
+        first[:, size : size + given.unknowns.count] = flat[:, 0]
     states = _flat(problem, "states", guess.states, (steps + 1, size))
+    if states is not None and given.free_initial_state:
+        first[:, :size] = states[:, 0]
     if states is None:
         states = tame(rollout(problem, first, controls), first)
     else:
         states = torch.cat((states, first[:, None, size:].expand(-1, steps + 1, -1)), -1)
         states[:, 0] = first
     costates = _flat(problem, "costates", guess.costates, (steps + 1, size))
-    costates = torch.zeros_like(states) if costates is None else torch.nn.functional.pad(costates, (0, problem.free))
+    costates = torch.zeros_like(states) if costates is None else torch.nn.functional.pad(costates, (0, problem.extra))
     return Start(states, costates, controls, _known(problem, guess.multipliers))
 
 
@@ -97,13 +105,13 @@ def rollout(problem: Discretised, first: Tensor, controls: Tensor) -> Tensor:
     """Where controls (B, N, m) lead from z_0 (B, nz), stage after stage: (B, N + 1, nz)."""
     states, run = [first], (Eager() if problem.implicit else problem.execution).run
     with torch.no_grad():
-        for stage, control in zip(torch.arange(controls.shape[1]).to(first), controls.unbind(1), strict=True):
-            states.append(run(_followed, problem, states[-1], control.contiguous(), stage.clone()))
+        for stage, control in enumerate(controls.unbind(1)):
+            states.append(run(_followed, problem.instant(stage), states[-1], control.contiguous()))
     return torch.stack(states, 1)
 
 
 def middle(low: Tensor, high: Tensor) -> Tensor:
-    """The middle of two finite bounds, elsewhere zero or what is allowed next to it, (m,)."""
+    """The middle of two finite bounds, elsewhere zero or what is allowed next to it, (m,) or (N, m)."""
     return torch.where((high - low).isfinite(), (low + high) / 2, torch.zeros_like(low).clamp(low, high))
 
 
@@ -113,8 +121,8 @@ def tame(states: Tensor, first: Tensor) -> Tensor:
     return torch.where(wild[:, None, None], first[:, None], states)
 
 
-def _followed(problem: Discretised, state: Tensor, control: Tensor, stage: Tensor) -> Tensor:
-    return problem.following(state, control, stage)
+def _followed(problem: Discretised, state: Tensor, control: Tensor) -> Tensor:
+    return problem.following(state, control)
 
 
 def _flat(problem: Discretised, name: str, field: Tensor | None, shape: tuple[int, int]) -> Tensor | None:

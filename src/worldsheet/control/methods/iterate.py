@@ -191,7 +191,8 @@ class Residuals:
     """The largest violation of each optimality condition, one number per problem, compared with what it is made of.
 
     Attributes:
-        dynamics: |F − x⁺| of each state over its mean size, or its largest value where that is below 1.
+        dynamics: |F − x⁺| of each state over its mean size, or its largest value where that is below 1; where an end is
+            to be reached, at least what it makes that miss.
         costate: |H_x − λ|, at the end |φ_x − λ_N|, of each state over a hundredth of its mean costate where that is
             above 1.
         control: |H_u| with the multipliers of bounds and path constraints, of each control over a hundredth of what
@@ -289,6 +290,19 @@ def residuals(problem: Discretised, at: Iterate, found: Conditions, units: Units
         complementarity(at, torch.zeros_like(at.barrier), units),
         torch.maximum(_largest(found.misfit / units.inequality[:, None]), _largest(found.target() / units.target)),
     )
+
+
+def arriving(now: Residuals, at: Iterate, found: Conditions, units: Units, tol: float) -> Residuals:
+    """With gaps that count at least as what they make the end miss, as far as rounding allows.
+
+    So an end is reached by whoever follows the controls, in feet as in thousands of miles.
+    """
+    if not units.target.shape[-1]:
+        return now
+    rounding = min(1.0, _ROUNDING * torch.finfo(at.states.dtype).eps / tol)
+    moved = (found.end.jacobian[..., 1:, :].abs() / units.target[..., None]).amax(-2)
+    finest = torch.maximum(moved.reciprocal(), rounding * units.states)
+    return replace(now, dynamics=_largest(found.gap / torch.minimum(units.states, finest)[:, None]))
 
 
 def complementarity(at: Iterate, barrier: Tensor, units: Units) -> Tensor:

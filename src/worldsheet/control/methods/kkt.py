@@ -11,7 +11,7 @@ from worldsheet.control.compiled.native import RegularizationSchedule
 from worldsheet.control.discretized import Discretised
 from worldsheet.control.lqr.parallel_scan import matched_by_scattering
 from worldsheet.control.lqr.riccati import FEW_PROBLEMS, matched_by_recursion, rollout_of
-from worldsheet.control.lqr.subproblem import Matched, Quadratic, Step
+from worldsheet.control.lqr.subproblem import Matched, Quadratic, Step, control_gain
 from worldsheet.control.methods.active_set import response
 from worldsheet.control.methods.iterate import ORDINARY, Conditions, Iterate
 
@@ -61,7 +61,7 @@ def direction(problem: Discretised, at: Iterate, local: Quadratic, wanted: Tenso
     native = problem.execution.recursion(at.shift, (at.states.shape[-1], at.controls.shape[-1]))
     if native is not None:
         schedule = RegularizationSchedule(first, at.shift, wanted, _FIRST, _RATIO, _RUNGS)
-        return native.direction(local, schedule, free=bool(problem.free))
+        return native.direction(local, schedule, free=problem.free)
     shift = torch.where(at.shift > 3 * _FIRST, at.shift / 3, 0.0)
     step, fine = _solved(problem, local, first, shift, wanted)
     bad = (wanted & ~fine).nonzero().flatten()
@@ -112,14 +112,15 @@ def _by_products(problem: Discretised, local: Quadratic, first: Tensor, shift: T
 
 
 def rolled_out(problem: Discretised, local: Quadratic, matched: Matched, first: Tensor) -> tuple[Step, Tensor]:
-    """The wave up; a free entry of z_0 moves to where its costate, `first` (B, nz) before, vanishes."""
+    """The wave up; free entries of z_0 move to where their costates, `first` (B, nz) before, vanish."""
     start = torch.zeros_like(problem.start)
     fine = matched.convex
     if problem.free:
-        curve = matched.impedance[0, :, -1, -1]
-        fine = fine & (curve > 0)
-        moved = -(matched.source[0, :, -1] + first[:, -1]) / curve
-        start = torch.cat((start[:, :-1], moved[:, None]), -1)
+        given = problem.size - problem.free
+        push = (matched.source[0] + first)[:, given:]
+        moved, convex = control_gain(matched.impedance[0, :, given:, given:], push[..., None])
+        fine = fine & convex
+        start = torch.cat((start[:, :given], moved[..., 0]), -1)
     step = rollout_of(local, matched, start)
     finite = step.states.isfinite().all(-1).all(0) & step.costates.isfinite().all(-1).all(0)
     return step, fine & finite
@@ -148,7 +149,23 @@ def condensed(problem: Discretised, at: Iterate, found: Conditions) -> Quadratic
         end_hessian,
         end_slope,
         at.regularizer,
+        _opening(problem, at),
     )
+
+
+def _opening(problem: Discretised, at: Iterate) -> Tensor:
+    """What regularises the free entries of z_0, (B, nz): their sizes are its units; (B, 0) where there are none.
+
+    θ, which has no unit, is regularised at every stage.
+    """
+    size, known = problem.size - problem.timed, problem.problem.state_size
+    if problem.free == problem.timed:
+        return at.sizes[:, :0]
+    guess = problem.start[:, known:size].abs()
+    sizes = torch.cat((at.sizes[:, :known], torch.where(guess > 0, guess, 1.0)), -1)
+    units = torch.nn.functional.pad(sizes.square().reciprocal(), (0, problem.timed))
+    given = problem.size - problem.free
+    return torch.cat((torch.zeros_like(units[:, :given]), units[:, given:]), -1)
 
 
 def _stiffness(at: Iterate) -> Tensor:

@@ -19,6 +19,7 @@ from worldsheet.control.methods.iterate import (
     Iterate,
     Residuals,
     Units,
+    arriving,
     complementarity,
     conditions,
     grown,
@@ -160,8 +161,9 @@ def _look(problem: Discretised, at: Iterate, stage: Expansion, spent: Tensor, to
     at = eased(grown(at, found), found)
     units = Units.of(at, found, tol)
     now = residuals(problem, at, found, units)
-    terminations = _endings(problem, at, now, tol, spent)
     calm = _calmer(at, now, units, tol)
+    now = arriving(now, at, found, units, tol)
+    terminations = _endings(problem, at, now, tol, spent)
     now = replace(now, costate=torch.where(at.restoring, torch.inf, now.costate))  # not known while no cost counts
     return _Seen(calm, found, now, terminations, condensed(problem, calm, found), tol / 10 * units.cost)
 

@@ -141,7 +141,7 @@ def _tried(problem: Discretised, at: Iterate, gap: Tensor, step: Step, along: Te
         feedback = (step.gains[stage] @ (states[-1] - at.states[:, stage])[..., None])[..., 0]
         control = at.controls[:, stage] + along[:, None] * push[stage] + feedback
         controls.append(torch.minimum(torch.maximum(control, low[:, stage]), high[:, stage]))
-        following = problem.following(states[-1], controls[-1], torch.full_like(along[0], stage))
+        following = problem.instant(stage).following(states[-1], controls[-1])
         states.append(following - left[:, stage])
     path, held = torch.stack(states, 1), torch.stack(controls, 1)
     values = problem.stages(torch.cat((path[:, :-1], held), -1))[..., 1 + problem.size :]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from worldsheet.control.derivatives import Expansion
-from worldsheet.control.discretized import Discretised
+from worldsheet.control.discretized import Discretised, Grid
 from worldsheet.control.expansion import expand_stages
 
 
@@ -31,11 +31,14 @@ def valued(problem: Discretised, points: Tensor) -> Tensor | None:
     if problem.implicit:
         with torch.no_grad():
             return problem.stages(points)
-    if problem.parameters is not None:
-        many = problem.parameters.expand(*points.shape[:-2], 1, -1)
-        problem = replace(problem, parameters=many.reshape(-1, *many.shape[-2:]))
+    problem = replace(problem, parameters=_many(problem.parameters, points), ending=_many(problem.ending, points))
     found = _straight(problem, _values, points.reshape(-1, *points.shape[-2:]))
     return None if found is None else found[0].reshape(*points.shape[:-1], -1)
+
+
+def _many(given: Tensor | None, points: Tensor) -> Tensor | None:
+    """What is given (B, ·, ·), for points (..., B, N, nz + m) in one row."""
+    return None if given is None else given.expand(*points.shape[:-2], -1, -1).reshape(-1, *given.shape[-2:])
 
 
 def _values(problem: Discretised, points: Tensor) -> tuple[Tensor, ...]:
@@ -56,35 +59,46 @@ def _straight(
     """
     if not problem.execution.makes_code:
         return None
-    whole, lead, limits = problem.problem, fields[0].shape[:2], problem.limits
-    count = torch.arange(lead[1], dtype=problem.time.dtype, device=problem.time.device)
-    clock = count if problem.free else problem.time + whole.dt * count
-    given = [
-        *fields,
-        problem.time.expand(*lead, 1),
-        clock[:, None].expand(*lead, 1),
-        limits.top.expand(*lead, -1),
-        limits.bottom.expand(*lead, -1),
-    ]
-    if problem.asked is not None:
-        given.append(problem.asked.expand(*lead, -1))
-    if problem.parameters is not None:
-        given.append(problem.parameters.expand(*lead, -1))
+    whole, lead = problem.problem, fields[0].shape[:2]
+    given = [*fields, problem.time.expand(*lead, 1), *(part.expand(*lead, -1) for part in _by_stage(problem))]
 
     def of_one(*parts: Tensor) -> tuple[Tensor, ...]:
-        own, (start, clock, top, bottom, *extra) = parts[: len(fields)], parts[len(fields) :]
-        asked = None if problem.asked is None else extra.pop(0)[0, 0]
-        here = Discretised(
-            whole,
-            own[0][:, 0, : problem.size],
-            extra[0] if extra else None,
-            replace(limits, top=top[0, 0], bottom=bottom[0, 0]),
-            start[0, 0, 0] if problem.free else clock[0, 0, 0],
-            asked,
-            clock[0, 0, 0] if problem.free else None,
-        )
-        return function(here, *own)
+        own, time, rest = parts[: len(fields)], parts[len(fields)], list(parts[len(fields) + 1 :])
+        return function(_of_one(problem, own[0], time[0, 0, 0], rest), *own)
 
-    key = (function, whole.signature(), limits.high, limits.low)
+    key = (function, whole.signature(), problem.limits.high, problem.limits.low)
     code = whole.execution.straight(key, of_one, given)
     return None if code is None else code(*given)
+
+
+def _by_stage(problem: Discretised) -> list[Tensor]:
+    """What a stage has of its own, in the order in which `_of_one` takes it."""
+    grid, limits, parts = problem.grid, problem.limits, [problem.parameters, problem.ending]
+    found = [grid.elapsed[:, None], grid.length[:, None], limits.top, limits.bottom]
+    found += [part for part in (limits.held, problem.asked) if part is not None]
+    found += [] if problem.first is None else [problem.first[:, None]]
+    return found + [part for part in parts if part is not None]
+
+
+def _of_one(problem: Discretised, point: Tensor, time: Tensor, parts: list[Tensor]) -> Discretised:
+    """One stage (1, 1, ·) by itself."""
+
+    def taken(there: Tensor | None) -> Tensor | None:
+        return None if there is None else parts.pop(0)[0]
+
+    elapsed, length, top, bottom = (parts.pop(0)[0, 0] for _ in range(4))
+    limits = replace(problem.limits, top=top, bottom=bottom, held=taken(problem.limits.held))
+    asked, first = taken(problem.asked), taken(problem.first)
+    given, ending = (None if part is None else parts.pop(0) for part in (problem.parameters, problem.ending))
+    first = first if first is None else first[:, 0]
+    return replace(
+        problem,
+        start=point[:, 0, : problem.size],
+        parameters=given,
+        ending=ending,
+        limits=limits,
+        time=time,
+        asked=asked,
+        grid=Grid(elapsed, length),
+        first=first,
+    )
