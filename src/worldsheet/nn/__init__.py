@@ -1,7 +1,21 @@
-"""Modules and losses a user may build with: residual layers for predictive coding, layers at rest, half squares."""
+"""Modules and losses a user may build with: recurrent and residual layers, layers at rest, half squares."""
 
 from worldsheet.layers import HalfSquares
 from worldsheet.nn.equilibrium import Equilibrium
+from worldsheet.nn.recurrent import Recurrent, RecurrentOutcome
 from worldsheet.nn.residual import Nonlinearity, ResidualLinear, ScaledLinear, residual_mlp
+from worldsheet.recurrence import Costs, LinearCell, Method
 
-__all__ = ["Equilibrium", "HalfSquares", "Nonlinearity", "ResidualLinear", "ScaledLinear", "residual_mlp"]
+__all__ = [
+    "Costs",
+    "Equilibrium",
+    "HalfSquares",
+    "LinearCell",
+    "Method",
+    "Nonlinearity",
+    "Recurrent",
+    "RecurrentOutcome",
+    "ResidualLinear",
+    "ScaledLinear",
+    "residual_mlp",
+]
