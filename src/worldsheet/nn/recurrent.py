@@ -105,6 +105,7 @@ class Recurrent(nn.Module):
         super().__init__()
         _check_module(module, window)
         self.module = module
+        self._is_layered = isinstance(module, Layered)
         self.size = size
         self.method = method
         self.window = window
@@ -126,7 +127,7 @@ class Recurrent(nn.Module):
         """
         refuse_transforms("Recurrent")
         _check_input(x)
-        if isinstance(self.module, Layered):
+        if self._is_layered:
             return self._layered(x, state)
         return self._single(x, state)
 
@@ -206,8 +207,7 @@ class Recurrent(nn.Module):
             return Method.LOOP, "the wrapped module has hooks, which only its own call reaches"
         if self.method is not None:
             return self.method, ""
-        backward = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters()))
-        key = len(x), x.shape[1], size, backward, x.dtype, x.device.type
+        key = len(x), x.shape[1], size, torch.is_grad_enabled(), x.dtype, x.device.type
         chosen = self._choices.get(key)
         if chosen is None:
             chosen = self._choices[key] = self._cheapest(*key)

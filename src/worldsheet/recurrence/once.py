@@ -28,7 +28,7 @@ def refuse_second_derivative() -> None:
     """
     if torch.is_grad_enabled():
         raise InputError(
-            "Recurrent cannot be differentiated twice: its costates come of one reverse scan, which autograd does not see",
+            "Recurrent cannot be differentiated twice: its costates come of a reverse scan that autograd does not see",
             "first derivatives: backward() without create_graph=True",
             "call the wrapped module itself where second derivatives are needed: recurrent.module",
         )
