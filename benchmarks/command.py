@@ -16,6 +16,7 @@ from benchmarks.dynamics_command import dynamics
 from benchmarks.measure import Settings, measure
 from benchmarks.models import CASES, Case
 from benchmarks.pipeline_command import pipeline
+from benchmarks.recurrent import recurrent
 from benchmarks.results import Result, plain
 from benchmarks.stream import stream
 from benchmarks.tables import tables
@@ -39,6 +40,7 @@ bench.command(epilog="Example: python -m benchmarks stream --quick")(stream)
 bench.command(epilog="Example: python -m benchmarks control --quick")(control)
 bench.command(epilog="Example: python -m benchmarks collection --case bryson-denham")(collection)
 bench.command(epilog="Example: python -m benchmarks pipeline --quick")(pipeline)
+bench.command(epilog="Example: python -m benchmarks recurrent --quick")(recurrent)
 
 
 @bench.command(epilog="Example: python -m benchmarks gradient --threads 1")

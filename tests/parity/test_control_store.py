@@ -14,7 +14,7 @@ import worldsheet as ws
 from nets import assert_tells
 from plants import DOUBLE, pendulum
 from worldsheet.control.compiled.native import compiler
-from worldsheet.control.compiled.store import FOLDER, library
+from worldsheet.core.machine_code import FOLDER, library
 
 C = ws.control
 pytestmark = pytest.mark.skipif(

@@ -1,7 +1,6 @@
 """The Riccati recursion in C, for `Compiled()` on a processor: one problem after the other, a stage in the cache."""
 
 import ctypes
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -9,12 +8,10 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from worldsheet.control.compiled.store import library
 from worldsheet.control.lqr.subproblem import Quadratic, Step
 from worldsheet.core.errors import InputError
+from worldsheet.core.machine_code import C_TYPES, COMPILERS, found_compiler, native_library
 
-_TYPES = {torch.float64: "double", torch.float32: "float"}
-_COMPILERS = ("cc", "gcc", "clang")
 _LOCAL = ("hessian", "slope", "transition", "gap", "end_hessian", "end_slope", "regularizer", "opening")
 _GIVEN = (*_LOCAL, "costate", "wanted")
 _MADE = ("shift", "states", "costates", "controls", "gains", "push", "fine")
@@ -101,11 +98,11 @@ def compiler(dtype: torch.dtype) -> str:
     Raises:
         InputError: none, or a dtype that C has not.
     """
-    found = next((found for name in _COMPILERS if (found := shutil.which(name))), None)
-    if dtype not in _TYPES or found is None:
+    found = found_compiler()
+    if dtype not in C_TYPES or found is None:
         raise InputError(
             f"Compiled() does not support {dtype}" if found else "Compiled() needs a C compiler, and none was found",
-            "float64 or float32, and one of the compilers " + ", ".join(_COMPILERS),
+            "float64 or float32, and one of the compilers " + ", ".join(COMPILERS),
             "convert the initial state, or leave Compiled() out" if found else "install gcc, or leave Compiled() out",
         )
     return found
@@ -113,5 +110,4 @@ def compiler(dtype: torch.dtype) -> str:
 
 def loaded(source: str, dtype: torch.dtype, effort: str = "-O3") -> Any:
     """C source, compiled for this machine, now or at an earlier time."""
-    flags = (effort, "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-w", "-fPIC", "-shared")
-    return library(source, (compiler(dtype), *flags, f"-DREAL={_TYPES[dtype]}"))
+    return native_library(source, compiler(dtype), dtype, effort)

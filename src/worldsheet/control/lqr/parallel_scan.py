@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from worldsheet.control.lqr.subproblem import Matched, Quadratic, control_gain
+from worldsheet.recurrence import solve_bidiagonal
 
 
 @final
@@ -125,19 +126,9 @@ def matched_by_scattering(local: Quadratic) -> Matched:
 
 
 def rollout_by_scattering(closed: Tensor, drift: Tensor, start: Tensor) -> Tensor:
-    """x_{k+1} = C_k x_k + c_k for all k, (N + 1, B, n), in log N products: maps composed from the left."""
-    stages, stride = closed.shape[:2]
-    size = closed.shape[-1]
-    maps = torch.cat((closed, drift[..., None]), -1).flatten(0, 1)
-    while stride < len(maps):
-        later, earlier = maps[stride:, :, :size], maps[:-stride]
-        whole = torch.bmm(later, earlier)
-        whole[..., size] += maps[stride:, :, size]
-        maps = torch.cat((maps[:stride], whole))
-        stride *= 2
-    maps = maps.view(stages, -1, size, size + 1)
-    states = (maps[..., :size] @ start[..., None])[..., 0] + maps[..., size]
-    return torch.cat((start[None], states))
+    """x_{k+1} = C_k x_k + c_k for all k, (N + 1, B, n), in log N rounds: nothing comes from the right."""
+    first = drift[:1] + torch.matmul(closed[:1], start[None, ..., None])[..., 0]
+    return torch.cat((start[None], solve_bidiagonal(closed, torch.cat((first, drift[1:])))))
 
 
 def _elements(local: Quadratic) -> ScanElement:

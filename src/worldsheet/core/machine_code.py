@@ -4,6 +4,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,14 +13,33 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+
 from worldsheet.core.errors import InputError
 from worldsheet.version import __version__
 
 FOLDER = "WORLDSHEET_CACHE"
 """The environment variable that names another folder for machine code; empty, and none is kept."""
 
+COMPILERS = ("cc", "gcc", "clang")
+"""The C compilers that are looked for, in this order."""
+
+C_TYPES = {torch.float64: "double", torch.float32: "float"}
+"""The dtypes that C has."""
+
 _KEY = "worldsheet_key"
 _PROCESSOR = Path("/proc/cpuinfo")
+
+
+def found_compiler() -> str | None:
+    """The C compiler of this machine, if there is one."""
+    return next((found for name in COMPILERS if (found := shutil.which(name))), None)
+
+
+def native_library(source: str, compiler: str, dtype: torch.dtype, effort: str = "-O3") -> Any:
+    """C source whose numbers are called REAL, compiled for the processor of this machine, now or at an earlier time."""
+    flags = (effort, "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-w", "-fPIC", "-shared")
+    return library(source, (compiler, *flags, f"-DREAL={C_TYPES[dtype]}"))
 
 
 def library(source: str, command: tuple[str, ...]) -> Any:
