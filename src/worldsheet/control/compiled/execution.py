@@ -136,7 +136,12 @@ class Execution(ABC):
 
     @abstractmethod
     def straight(
-        self, key: Hashable, function: Callable[..., tuple[Tensor, ...]], fields: list[Tensor]
+        self,
+        key: Hashable,
+        function: Callable[..., tuple[Tensor, ...]],
+        fields: list[Tensor],
+        *,
+        in_turn: bool = False,
     ) -> Straight | None:
         """Straight-line code for a function of one stage (1, 1, ·), the same for the same key, where there is any.
 
@@ -144,6 +149,7 @@ class Execution(ABC):
             key: of the function.
             function: of tensors.
             fields: of the right dtype and sizes, for any number of stages (B, N, ·).
+            in_turn: whether a stage begins with what the one before it has made.
         """
 
 
@@ -178,7 +184,14 @@ class Eager(Execution):
     def recursion(self, like: Tensor, sizes: tuple[int, int]) -> None:
         """None: torch does it."""
 
-    def straight(self, key: Hashable, function: Callable[..., tuple[Tensor, ...]], fields: list[Tensor]) -> None:
+    def straight(
+        self,
+        key: Hashable,
+        function: Callable[..., tuple[Tensor, ...]],
+        fields: list[Tensor],
+        *,
+        in_turn: bool = False,
+    ) -> None:
         """None: torch does it."""
 
 
@@ -267,7 +280,12 @@ class Compiled(Execution):
         return self._recursions[key]
 
     def straight(
-        self, key: Hashable, function: Callable[..., tuple[Tensor, ...]], fields: list[Tensor]
+        self,
+        key: Hashable,
+        function: Callable[..., tuple[Tensor, ...]],
+        fields: list[Tensor],
+        *,
+        in_turn: bool = False,
     ) -> Straight | None:
         """C on a processor; None elsewhere and for what has no scalar form or is too large.
 
@@ -278,11 +296,11 @@ class Compiled(Execution):
         like = fields[0]
         if like.device.type != "cpu":
             return None
-        key = (key, like.dtype, *[field.shape[-1] for field in fields])
+        key = (key, in_turn, like.dtype, *[field.shape[-1] for field in fields])
         if key not in self._straight:
             begun = time.perf_counter()
             one = [field[:1, :1] for field in fields]
-            code = straight(function, one)
+            code = straight(function, one, in_turn=in_turn)
             self._straight[key] = code if code is not None and agrees(code(*one), function(*one), one) else None
             self.seconds += time.perf_counter() - begun
         code = self._straight[key]

@@ -1,10 +1,12 @@
-"""What is found at every stage by itself: by straight-line code where the execution has it.
+"""What is found at every stage by itself, or stage after stage: by straight-line code where the execution has it.
 
 An implicit integrator's stages are never compiled: how often their equations are iterated depends on values.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
+from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,12 +15,18 @@ from worldsheet.control.derivatives import Expansion
 from worldsheet.control.discretized import Discretised
 from worldsheet.control.expansion import expand_stages
 
+Follow: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""From a state and a control to the state that follows."""
+
+Move: TypeAlias = Callable[..., tuple[Tensor, Tensor]]
+"""From `Follow`, a state (..., nz) and fields of its stage (..., ·) to the next state and the control used."""
+
 
 def expanded(problem: Discretised, points: Tensor, weights: Tensor) -> Expansion:
     """(L, F, G) at points (B, N, nz + m) to second order, by weights (B, N, 1 + nz + p)."""
     if problem.implicit:
         return expand_stages(problem, points, weights)
-    found = _straight(problem, _expansion, points, weights)
+    found = _straight(problem, _expansion, _expansion, [points, weights])
     if found is not None:
         return Expansion(*found)
     return problem.execution.run(expand_stages, problem, points, weights)
@@ -34,8 +42,31 @@ def valued(problem: Discretised, points: Tensor) -> Tensor | None:
     if problem.parameters is not None:
         many = problem.parameters.expand(*points.shape[:-2], 1, -1)
         problem = replace(problem, parameters=many.reshape(-1, *many.shape[-2:]))
-    found = _straight(problem, _values, points.reshape(-1, *points.shape[-2:]))
+    found = _straight(problem, _values, _values, [points.reshape(-1, *points.shape[-2:])])
     return None if found is None else found[0].reshape(*points.shape[:-1], -1)
+
+
+def marched(problem: Discretised, move: Move, first: Tensor, *fields: Tensor) -> tuple[Tensor, Tensor]:
+    """Move from stage to stage, from z_0 (B, nz) by fields (B, N, ·): states (B, N + 1, nz) and controls (B, N, m)."""
+
+    def moved(here: Discretised, state: Tensor, *own: Tensor) -> tuple[Tensor, ...]:
+        def follow(state: Tensor, control: Tensor) -> Tensor:
+            return here.carried(torch.cat((state, control), -1))[..., 1:]
+
+        return move(follow, state, *own)
+
+    if not problem.implicit:
+        found = _straight(problem, (marched, move), moved, [first[:, None], *fields], in_turn=True)
+        if found is not None:
+            return torch.cat((first[:, None], found[0]), 1), found[1]
+    states, controls = [first], list[Tensor]()
+    for stage, parts in enumerate(zip(*(field.unbind(1) for field in fields), strict=True)):
+        following, control = move(
+            partial(problem.following, stage=torch.full_like(problem.time, stage)), states[-1], *parts
+        )
+        states.append(following)
+        controls.append(control)
+    return torch.stack(states, 1), torch.stack(controls, 1)
 
 
 def _values(problem: Discretised, points: Tensor) -> tuple[Tensor, ...]:
@@ -48,15 +79,20 @@ def _expansion(problem: Discretised, points: Tensor, weights: Tensor) -> tuple[T
 
 
 def _straight(
-    problem: Discretised, function: Callable[..., tuple[Tensor, ...]], *fields: Tensor
+    problem: Discretised,
+    name: Hashable,
+    function: Callable[..., tuple[Tensor, ...]],
+    fields: list[Tensor],
+    *,
+    in_turn: bool = False,
 ) -> list[Tensor] | None:
     """A function of a problem and fields (B, N, ·), one stage at a time; all that is a tensor goes in as a field.
 
-    None where there is no such code.
+    Functions of the same name do the same. None where there is no such code.
     """
     if not problem.execution.makes_code:
         return None
-    whole, lead, limits = problem.problem, fields[0].shape[:2], problem.limits
+    whole, lead, limits = problem.problem, fields[-1].shape[:2], problem.limits
     count = torch.arange(lead[1], dtype=problem.time.dtype, device=problem.time.device)
     clock = count if problem.free else problem.time + whole.dt * count
     given = [
@@ -85,6 +121,6 @@ def _straight(
         )
         return function(here, *own)
 
-    key = (function, whole.signature(), limits.high, limits.low)
-    code = whole.execution.straight(key, of_one, given)
+    key = (name, whole.signature(), limits.high, limits.low)
+    code = whole.execution.straight(key, of_one, given, in_turn=in_turn)
     return None if code is None else code(*given)
