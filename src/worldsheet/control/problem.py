@@ -149,6 +149,10 @@ class Problem(Static):
         )
         return (*functions, self.integrator, self.steps, self.dt, self.duration, self.control_size)
 
+    def executed_by(self, execution: Execution) -> "Problem":
+        """The same problem, run in another way."""
+        return unchecked(self, execution=execution)
+
     def _limit(self, bound: Bound) -> Tensor:
         like = self.initial_state
         return torch.as_tensor(bound, dtype=like.dtype, device=like.device).expand(self.control_size)

@@ -4,12 +4,16 @@ Stages are gone through at once, or one after the other where a stage begins wit
 """
 
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, final
 
 from torch import Tensor
+from typing_extensions import override
 
+from worldsheet.control.compiled.calls import Argument, Callee
+from worldsheet.control.compiled.constants import Constants
+from worldsheet.control.compiled.entries import Shape
 from worldsheet.control.compiled.native import loaded
 from worldsheet.control.compiled.recording import UnknownError
 from worldsheet.control.compiled.scalar_ir import Scalars, scalars
@@ -20,7 +24,7 @@ _LARGEST = 12_000  # operations; a C compiler takes minutes for more
 
 
 @final
-class Straight:
+class Straight(Callee):
     """A function of fields at one stage, (1, 1, ·) each, for fields (B, N, ·) of one dtype.
 
     In turn, the first field is (B, 1, ·), what the first stage begins with; the first that the function returns is what
@@ -34,9 +38,6 @@ class Straight:
         fields: one stage of each.
         in_turn: whether stages follow each other.
 
-    Attributes:
-        constants: what the function closes over.
-
     Raises:
         UnknownError: an operation without a scalar form, or too many of them.
         InputError: no C compiler, or a dtype that C has not.
@@ -46,7 +47,7 @@ class Straight:
         self, function: Callable[..., tuple[Tensor, ...]], fields: list[Tensor], *, in_turn: bool = False
     ) -> None:
         like = fields[0]
-        found, outputs, self.constants = scalars(function, fields)
+        found, outputs, self._constants = scalars(function, fields)
         self._shapes = [part.shape[2:] for part in outputs]
         lines = list(_in_turn(found, outputs) if in_turn else _at_once(found, outputs))
         if len(lines) > _LARGEST:
@@ -55,8 +56,32 @@ class Straight:
         self._code = loaded("\n".join([_SOURCE.read_text(), *lines]), like.dtype, effort)
         self._field: Any = type("Field", (ctypes.Structure,), {"_fields_": _FIELD})
 
+    @property
+    @override
+    def constants(self) -> Constants:
+        return self._constants
+
+    @property
+    @override
+    def address(self) -> int:
+        return ctypes.cast(self._code.straight, ctypes.c_void_p).value or 0
+
+    @override
+    def reads(self, shape: Shape, strides: Shape) -> bool:
+        return shape[-1] == 1 or strides[-1] == 1
+
+    @override
+    def text(self, address: str, given: Sequence[Argument], made: Sequence[str]) -> str:
+        batch, stages = given[-1].shape[:2]
+        fields = ", ".join(f"{{{one.pointer}, {one.strides[0]}, {one.strides[1]}}}" for one in given)
+        return (
+            f"{{ const struct {{ const REAL *at; ptrdiff_t problem, stage; }} given[] = {{{fields}}}; "
+            f"REAL *const made[] = {{{', '.join(made)}}}; "
+            f"((void (*)(long, long, const void *, REAL *const *)) {address})({batch}, {stages}, given, made); }}"
+        )
+
+    @override
     def __call__(self, *fields: Tensor) -> list[Tensor]:
-        """The function at every stage; fields may be expanded views with entries one after the other."""
         batch, stages = fields[-1].shape[:2]
         held = [field if field.stride(-1) == 1 else field.contiguous() for field in fields]
         found = [held[0].new_empty((batch, stages, *shape)) for shape in self._shapes]

@@ -2,23 +2,38 @@
 
 import ctypes
 import shutil
+from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
+from worldsheet.control.compiled.calls import Argument, Callee, follows
+from worldsheet.control.compiled.constants import Constants
+from worldsheet.control.compiled.entries import Shape
 from worldsheet.control.compiled.store import library
 from worldsheet.control.lqr.subproblem import Quadratic, Step
 from worldsheet.core.errors import InputError
 
 _TYPES = {torch.float64: "double", torch.float32: "float"}
 _COMPILERS = ("cc", "gcc", "clang")
-_GIVEN = ("hessian", "slope", "transition", "gap", "end_hessian", "end_slope", "regularizer", "costate", "wanted")
+_GIVEN = (
+    "hessian", "slope", "transition", "gap", "end_hessian", "end_slope", "regularizer", "costate", "wanted", "last",
+)  # fmt: skip
 _MADE = ("shift", "states", "costates", "controls", "gains", "push", "fine")
 
 _SOURCE = Path(__file__).with_name("riccati.c")
+
+Call: TypeAlias = Callable[[Callee, Sequence[Tensor]], list[Tensor]]
+"""How code is called with tensors."""
+
+
+def _directly(code: Callee, given: Sequence[Tensor]) -> list[Tensor]:
+    return code(*given)
 
 
 @final
@@ -60,30 +75,80 @@ class Recursion:
         known = "" if sizes is None else f"#define SIZE {sizes[0]}\n#define CONTROLS {sizes[1]}\n"
         self._code = loaded(known + _SOURCE.read_text(), dtype)
         self._task = _task(self._real)
+        self._call: Call = _directly
 
     def direction(
         self, local: Quadratic, schedule: RegularizationSchedule, *, free: bool
     ) -> tuple[Step, Tensor, Tensor]:
         """Solve (22): the step, its shift and whether it is fine; if `free`, the last entry of δx_0 is chosen too."""
-        stages, batch, n = local.gap.shape
-        m = local.slope.shape[-1] - n
-        shift = schedule.shift
-        made = {
-            "shift": shift.clone(),
-            "states": shift.new_empty(stages + 1, batch, n),
-            "costates": shift.new_empty(stages + 1, batch, n),
-            "controls": shift.new_empty(stages, batch, m),
-            "gains": shift.new_zeros(stages, batch, m, n),
-            "push": shift.new_empty(stages, batch, m),
-            "fine": torch.empty_like(schedule.wanted),
-        }
         given = (local.hessian, local.slope, local.transition, local.gap, local.end_hessian, local.end_slope)
-        held = [part.contiguous() for part in (*given, local.regularizer, schedule.first, schedule.wanted)]
-        pointers = (part.data_ptr() for part in (*held, *made.values()))
-        task = self._task(stages, batch, n, m, int(free), schedule.tried, schedule.smallest, schedule.ratio, *pointers)
+        more = (local.regularizer, schedule.first, schedule.wanted, schedule.shift)
+        ladder = (schedule.tried, schedule.smallest, schedule.ratio)
+        made = self._call(_Pass(self._code, self._task, free, ladder), (*given, *more))
+        shift, states, costates, controls, gains, _, fine = made
+        return Step(states, costates, controls, gains), shift, fine
+
+    def called_by(self, call: Call) -> "Recursion":
+        """The same code, called in another way."""
+        other = copy(self)
+        other._call = call
+        return other
+
+
+@final
+class _Pass(Callee):
+    """Down the horizon and up again, from Newton's equations and a last shift to a shift, a step and if it is fine.
+
+    Args:
+        code: the library.
+        task: its structure.
+        free: whether the last entry of δx_0 is chosen.
+        ladder: rungs, the lowest and the ratio.
+    """
+
+    def __init__(self, code: Any, task: Any, free: bool, ladder: tuple[int, float, float]) -> None:
+        self._code, self._task, self._free, self._ladder = code, task, free, ladder
+        self._constants = Constants(())
+
+    @property
+    @override
+    def constants(self) -> Constants:
+        return self._constants
+
+    @property
+    @override
+    def address(self) -> int:
+        return ctypes.cast(self._code.direction, ctypes.c_void_p).value or 0
+
+    @override
+    def reads(self, shape: Shape, strides: Shape) -> bool:
+        return follows(shape, strides)
+
+    @override
+    def text(self, address: str, given: Sequence[Argument], made: Sequence[str]) -> str:
+        stages, batch, n = given[3].shape
+        tried, smallest, ratio = self._ladder
+        numbers = (stages, batch, n, given[1].shape[-1] - n, int(self._free), tried)
+        pointers = ", ".join([*(f"(void *) ({one.pointer})" for one in given), *made])
+        return (
+            f"{{ struct {{ int numbers[6]; REAL first, ratio; void *pointers[{len(given) + len(made)}]; }} task = "
+            f"{{{{{', '.join(map(str, numbers))}}}, {smallest!r}, {ratio!r}, {{{pointers}}}}}; "
+            f"((void (*)(const void *)) {address})(&task); }}"
+        )
+
+    @override
+    def __call__(self, *given: Tensor) -> list[Tensor]:
+        stages, batch, n = given[3].shape
+        m = given[1].shape[-1] - n
+        shift, (tried, smallest, ratio) = given[-1], self._ladder
+        shapes = ((stages + 1, batch, n), (stages + 1, batch, n), (stages, batch, m), (stages, batch, m, n))
+        made = [torch.empty_like(shift), *map(shift.new_empty, shapes), shift.new_empty((stages, batch, m))]
+        made.append(torch.empty_like(given[-2]))
+        held = [part.contiguous() for part in given]
+        pointers = (part.data_ptr() for part in (*held, *made))
+        task = self._task(stages, batch, n, m, int(self._free), tried, smallest, ratio, *pointers)
         self._code.direction(ctypes.byref(task))
-        step = Step(made["states"], made["costates"], made["controls"], made["gains"])
-        return step, made["shift"], made["fine"]
+        return made
 
 
 def _task(real: Any) -> Any:
