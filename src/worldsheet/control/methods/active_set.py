@@ -67,7 +67,7 @@ def reactivated(at: Iterate, found: Conditions, step: Step) -> Tensor:
     ratio, push = response(at, found)
     even = max(_EVEN, 10 * torch.finfo(at.forces.dtype).eps)
     score = (found.inequality() + change + at.exchange * (at.forces + push + ratio * change)) / at.exchange.sqrt()
-    return torch.where(at.kept, score > torch.where(at.active, -even, even), at.active)
+    return torch.where(at.kept, torch.where(at.active, score > -even, score > even), at.active)
 
 
 def interior(at: Iterate, product: Tensor) -> Iterate:

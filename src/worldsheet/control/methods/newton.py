@@ -90,7 +90,7 @@ def relax_matched(problem: Discretised, start: Start, settings: Matched, history
     places = ActiveBatch(problem, start, settings.barrier)
     results = _ResultBuffer(problem, start)
     while places.busy:
-        if history is None and not places.at.warm:
+        if history is None and not (places.at.warm and bool(places.at.kept.all())):
             _go_ahead(places, settings)
         part, at, ticks = places.problem, places.at, places.ticks
         spent = ticks >= settings.max_ticks
@@ -139,12 +139,16 @@ def _go_ahead(places: ActiveBatch, settings: Matched) -> None:
 
 
 def _ordinary(now: _Progress, problem: Discretised, tol: float) -> tuple[_Progress, Tensor]:
-    """A tick of a problem that searches, and whether it was one: that of one that ends or starts anew is not."""
+    """A tick of a problem that searches, and whether it was one.
+
+    That of one that ends, starts anew, is restored or keeps an active set is not.
+    """
     at = now.at
     stage = expanded(problem, at.points(), at.weights())
     seen = _look(problem, at, stage, now.left <= 0, tol)
     running = (seen.terminations == Termination.RUNNING) & ~seen.at.restoring
     running = running & ~((now.attempt == RESTORATION) & _crawling(seen.at, seen.now))
+    running = running & ~at.kept[:, 0, 0] if at.warm else running
     moved = direction(problem, seen.at, seen.local, running)
     return _Progress(search(problem, seen.at, seen.found, moved, running), now.left - 1, now.attempt), running
 
