@@ -287,11 +287,14 @@ class Compiled(Execution):
             InputError: tensors that the function closes over and that have changed, no C compiler, or a dtype that C
                 has not.
         """
-        record, leaves, kept, one = (state, *given), list[Tensor](), list[Any](), list[Tensor]()
+        record, leaves, kept = (state, *given), list[Tensor](), list[Any]()
         form = taken_apart(record, leaves, kept)
         if leaves[0].device.type != "cpu":
             return state
-        taken_apart(tuple(_first(part) for part in record), one, [])
+        one = leaves
+        if len(leaves[0]) > 1:
+            one = list[Tensor]()
+            taken_apart(tuple(_first(part) for part in record), one, [])
         own = [mine is not theirs for mine, theirs in zip(one, leaves, strict=True)]
         key = (function, form, leaves[0].dtype, *[leaf.shape for leaf in one])
         if key not in self._repeated:
@@ -301,9 +304,11 @@ class Compiled(Execution):
         if code is None:
             return state
         self._check(code.constants)
-        moved = [leaf.clone(memory_format=torch.contiguous_format) for leaf in leaves[: code.moving]]
-        code([*moved, *[leaf.contiguous() for leaf in leaves[code.moving :]]], own)
-        found: S = put_together(_form_of_first(form), iter(moved), iter(()))
+        leaves = [leaf.contiguous() for leaf in leaves]
+        for place, written in enumerate(code.written):
+            leaves[place] = leaves[place].clone() if written else leaves[place]
+        code(leaves, own)
+        found: S = put_together(_form_of_first(form), iter(leaves), iter(()))
         return found
 
     def begin(self) -> None:

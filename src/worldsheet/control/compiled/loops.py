@@ -125,6 +125,7 @@ class Repeated:
     Attributes:
         constants: what the function closes over.
         moving: how many tensors are the state.
+        written: which of them are written into.
 
     Raises:
         UnknownError: an operation that has no loop, or a state whose parts change places.
@@ -143,6 +144,7 @@ class Repeated:
         self._held = writer.held
         self._made = list(dict.fromkeys(output for output in writer.outputs if output[0] < 0))
         self.moving = moving
+        self.written = [place < 0 for place, _, _ in writer.outputs[:moving]]
         count = len(given) + len(self._made) + len(self._held)
         moves = [
             f"memcpy(q[{own}], q[{len(given) - place - 1}], {_bytes(shape, dtype)});"

@@ -98,12 +98,14 @@ def relax_matched(problem: Discretised, start: Start, settings: Matched, history
         seen = problem.execution.run(_look, part, at, stage, spent, settings.tol)
         if history is not None:
             _tell(history, ticks, places.moving, seen)
-        running = places.taken & (seen.terminations == Termination.RUNNING)
-        wanted = running | places.taken & (seen.terminations == Termination.CONVERGED)
-        seen, moved = _directed(part, seen, wanted)
-        lost = _lost(seen.terminations) | running & (places.attempt == RESTORATION) & _crawling(seen.at, seen.now)
-        again = places.taken & ~spent & (places.attempt < RESTARTS) & lost
-        ended = places.taken & ~running & ~again
+        taken = places.taken
+        running = taken & (seen.terminations == Termination.RUNNING)
+        seen, moved = _directed(part, seen, running | taken & (seen.terminations == Termination.CONVERGED))
+        lost = _lost(seen.terminations)
+        if bool(running.any()):
+            lost = lost | running & (places.attempt == RESTORATION) & _crawling(seen.at, seen.now)
+        again = taken & ~spent & (places.attempt < RESTARTS) & lost
+        ended = taken & ~running & ~again
         running = running & ~again
         results.put(places.moving, ended, seen, moved[0].gains, ticks)
         places.go_on(_moved_on(part, seen, moved, running, settings.barrier), ended, again)
@@ -174,6 +176,8 @@ def _moved_on(
     problem: Discretised, seen: _Seen, moved: tuple[Step, Tensor, Tensor], running: Tensor, barrier: float
 ) -> Iterate:
     """The next iterate, of those that search and of those that are restored."""
+    if not bool(running.any()):
+        return seen.at
     searching, restoring = running & ~seen.at.restoring, (running & seen.at.restoring).nonzero().flatten()
     after = search(problem, seen.at, seen.found, moved, searching) if bool(searching.any()) else seen.at
     if not len(restoring):

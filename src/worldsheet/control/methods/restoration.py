@@ -16,7 +16,7 @@ from torch import Tensor
 from worldsheet.control.discretized import Discretised
 from worldsheet.control.lqr.subproblem import Step
 from worldsheet.control.methods.iterate import Conditions, Iterate
-from worldsheet.control.methods.stagewise import Follow, marched, valued
+from worldsheet.control.methods.stagewise import Follow, evaluated, marched
 
 _ENOUGH, _FRACTION = 1e-2, 0.1  # the largest violation with which restoration ends, and at most that part of the first
 _NOTHING = 1e-6  # violations below this are none
@@ -141,9 +141,7 @@ def _tried(problem: Discretised, at: Iterate, gap: Tensor, step: Step, along: Te
     first = at.states[:, 0] + along[:, None] * states[:, 0]
     fields = (aimed, at.states[:, :-1], gains.flatten(2), left, torch.cat((low, high), -1))
     path, held = marched(problem, _fed_back, first, *fields)
-    points = torch.cat((path[:, :-1], held), -1)
-    found = valued(problem, points)
-    values = (problem.stages(points) if found is None else found)[..., 1 + problem.size :]
+    values = evaluated(problem, torch.cat((path[:, :-1], held), -1))[..., 1 + problem.size :]
     slacks = torch.maximum(-values, _KEEP * at.slacks)
     return _Trial(path, held, slacks, problem.end(path[:, -1])[..., 1:], left, values + slacks)
 

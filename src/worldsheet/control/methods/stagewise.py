@@ -46,6 +46,19 @@ def valued(problem: Discretised, points: Tensor) -> Tensor | None:
     return None if found is None else found[0].reshape(*points.shape[:-1], -1)
 
 
+@torch.no_grad()
+def evaluated(problem: Discretised, points: Tensor) -> Tensor:
+    """(L, F, G) at points (..., B, N, nz + m), by code or by torch."""
+    found = valued(problem, points)
+    return problem.stages(points) if found is None else found
+
+
+def cost_of(problem: Discretised, states: Tensor, controls: Tensor) -> Tensor:
+    """φ(z_N) + Σ_k L_k, (B,), infinite where a function is not finite."""
+    stages = evaluated(problem, torch.cat((states[:, :-1], controls), -1))[..., 0]
+    return (stages.sum(-1) + problem.end(states[:, -1])[..., 0]).nan_to_num(torch.inf, torch.inf, torch.inf)
+
+
 def marched(problem: Discretised, move: Move, first: Tensor, *fields: Tensor) -> tuple[Tensor, Tensor]:
     """Move from stage to stage, from z_0 (B, nz) by fields (B, N, ·): states (B, N + 1, nz) and controls (B, N, m)."""
 
