@@ -14,6 +14,7 @@ import worldsheet as ws
 from nets import assert_tells, law
 from plants import DOUBLE, bounded, close, double_integrator, pendulum
 from worldsheet.control.compiled.execution import put_together, taken_apart
+from worldsheet.control.compiled.loops import Repeated
 from worldsheet.control.compiled.native import Recursion, RegularizationSchedule
 from worldsheet.control.lqr.riccati import matched_by_recursion, rollout_of
 from worldsheet.control.lqr.subproblem import Quadratic
@@ -219,6 +220,47 @@ def test_a_rocket_that_gets_lost_starts_a_second_time() -> None:
     sol = C.solve(problem, initial_guess=C.Guess(controls=burnt, duration=torch.tensor(1.0, dtype=DOUBLE)), tol=1e-6)
     assert sol.outcome.converged
     assert float(sol.states[-1, 0]) == pytest.approx(1.01283, abs=1e-5)
+
+
+@needs_c
+@pytest.mark.parametrize("name", ["pendulum", "obstacle", "rocket"])
+def test_ticks_that_are_done_ahead_are_those_that_can_be_watched(name: str) -> None:
+    """A history asks for one tick after the other. Lengths are shortened, limits met, starts made anew."""
+    known = KNOWN[name]
+    compiled = C.Compiled()
+    problem = replace(known.batch(4, torch.Generator().manual_seed(3)), execution=compiled)
+    guess = known.guess(problem)
+    ahead, history = C.solve(problem, initial_guess=guess, tol=1e-7), C.History()
+    watched = C.solve(problem, initial_guess=guess, tol=1e-7, history=history)
+    assert [code is not None for code in compiled._repeated.values()] == [True]
+    assert ahead.ticks.tolist() == watched.ticks.tolist()
+    assert [outcome.status for outcome in ahead.outcomes] == [outcome.status for outcome in watched.outcomes]
+    close(ahead.states, watched.states, 1e-9)
+    close(ahead.costates, watched.costates, 1e-7)
+    alone = C.solve(problem.at(problem.initial_state[1]), tol=1e-7)
+    assert alone.outcome.converged
+    assert len(compiled._repeated) == 1  # code for one problem is that for any number
+
+
+@needs_c
+@pytest.mark.parametrize("budget", [0, 1, 3])
+def test_a_budget_holds_for_ticks_that_are_done_ahead(budget: int) -> None:
+    plain = pendulum(STARTS, 8, bounds=(-3.0, 2.0))
+    mine = C.solve(replace(plain, execution=C.Compiled()), max_ticks=budget)
+    theirs = C.solve(plain, max_ticks=budget)
+    assert mine.ticks.tolist() == theirs.ticks.tolist() == [budget] * len(STARTS)
+    close(mine.states, theirs.states, 1e-9)
+
+
+@needs_c
+def test_ticks_ahead_that_do_something_else_are_not_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A defect in what repeats code costs time, and no wrong number."""
+    once = Repeated.once
+    monkeypatch.setattr(Repeated, "once", lambda self, leaves: [part + 1 for part in once(self, leaves)])
+    plain, compiled = pendulum(STARTS, 8), C.Compiled()
+    found = C.solve(replace(plain, execution=compiled))
+    assert list(compiled._repeated.values()) == [None]
+    close(found.states, C.solve(plain).states, 1e-7)
 
 
 def test_records_come_apart_and_together() -> None:

@@ -17,8 +17,9 @@ import worldsheet as ws
 from nets import assert_tells, law
 from plants import DOUBLE, close, pendulum
 from worldsheet.control.compiled import execution
-from worldsheet.control.compiled.loops import Loops
-from worldsheet.control.compiled.recording import UnknownError, ValueAskedError, record
+from worldsheet.control.compiled.codegen import Straight
+from worldsheet.control.compiled.loops import BASIC, Loops, Repeated
+from worldsheet.control.compiled.recording import Recorder, UnknownError, ValueAskedError, record
 
 C = ws.control
 pytestmark = pytest.mark.skipif(
@@ -175,6 +176,89 @@ def test_single_precision_stays_single() -> None:
     (found,) = Loops(lambda x: [x.sin() * 0.1 + x.mean(1, keepdim=True)], [x])([x])
     assert found.dtype is torch.float32
     assert float((found - (x.sin() * 0.1 + x.mean(1, keepdim=True))).abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("needed", [True, False])
+def test_a_branch_is_taken_where_it_is_needed(needed: bool) -> None:
+    """What is first asked for within is known behind, whichever way was taken."""
+    recorder = Recorder(BASIC)
+
+    def within(longer: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        return longer.mT @ x, (longer * 2).amax(0)
+
+    def function(x: Tensor, flag: Tensor) -> list[Tensor]:
+        longer = (x.sin() + 1) * x  # no more than an expression, before it is asked for
+        product, largest = recorder.branch(flag, within, (longer, x), (x.mT @ x, x[0]))
+        return [product + 1, largest, longer.sum(0), longer]
+
+    x, flag = drawn(4, 3), torch.tensor([needed])
+    code = Loops(function, [x + 1, ~flag], recorder)
+    longer = (x.sin() + 1) * x
+    product, largest = within(longer, x) if needed else (x.mT @ x, x[0])
+    for mine, theirs in zip(code([x, flag]), (product + 1, largest, longer.sum(0), longer), strict=True):
+        close(mine, theirs, 1e-14)
+
+
+def test_a_branch_writes_into_nothing_from_outside() -> None:
+    recorder = Recorder(BASIC)
+
+    def function(x: Tensor, flag: Tensor) -> list[Tensor]:
+        whole = x.clone()
+        return list(recorder.branch(flag, lambda part: (part.add_(1),), (whole,), (x,)))
+
+    with pytest.raises(UnknownError, match="outside of a branch"):
+        Loops(function, [drawn(3), torch.tensor([True])], recorder)
+
+
+def test_code_calls_other_code() -> None:
+    """Fields go in as they lie, where their last entries follow each other, and else in order."""
+    factor, recorder = torch.tensor([2.0, 3.0], dtype=DOUBLE), Recorder(BASIC)
+    stage = Straight(lambda x, y: (x.sin() * y, factor * y), [drawn(1, 1, 2), drawn(1, 1, 2)])
+
+    def function(x: Tensor, y: Tensor) -> list[Tensor]:
+        first, second = recorder.call(stage, (x[:, 1:].transpose(0, 1), y.mT.expand(4, 3, 2)))
+        return [first + 1, second.sum(1), x * 2]
+
+    x, y = drawn(3, 5, 2, seed=1), drawn(2, 3, seed=2)
+    code = Loops(function, [drawn(3, 5, 2), drawn(2, 3)], recorder)
+    wide = y.mT.expand(4, 3, 2)
+    wanted = (x[:, 1:].transpose(0, 1).sin() * wide + 1, (factor * wide).sum(1), x * 2)
+    for mine, theirs in zip(code([x, y]), wanted, strict=True):
+        close(mine, theirs, 1e-14)
+    factor[1] = 0.0
+    with pytest.raises(ws.errors.InputError, match="changed since they were compiled"):
+        code.constants.check()
+
+
+def test_each_of_a_batch_goes_on_as_long_as_it_has_to() -> None:
+    """Newton's method for a root, in step with nobody; a field is shared, another one is not moved."""
+    recorder = Recorder(BASIC)
+
+    def function(x: Tensor, count: Tensor, power: Tensor, wanted: Tensor) -> list[Tensor]:
+        after = x - (x**power - wanted) / (power * x ** (power - 1))
+        return [after, count + 1, power, ((after - x).abs() > 1e-12).any(-1)]
+
+    wanted, power = drawn(6, 2, seed=3).exp(), torch.tensor([[2.0], [3.0], [5.0], [2.0], [7.0], [1.0]], dtype=DOUBLE)
+    x, count = torch.ones(6, 2, dtype=DOUBLE), torch.zeros(6, dtype=torch.long)
+    code = Repeated(function, [x[:1], count[:1], power[:1] + 1, wanted[:1]], 3, recorder)
+    state = [x.clone(), count.clone(), power.clone()]
+    code([*state, wanted], [True] * 4)
+    close(state[0] ** power, wanted, 1e-12)
+    assert torch.equal(state[2], power)
+    for k in range(6):
+        one, ticks, moved = x[k : k + 1], count[k : k + 1], True
+        while moved:
+            after, more, _, flag = function(one, ticks, power[k : k + 1], wanted[k : k + 1])
+            moved = bool(flag)
+            one, ticks = (after, more) if moved else (one, ticks)
+        close(state[0][k : k + 1], one, 1e-13)
+        assert int(state[1][k]) == int(ticks)
+    assert len(set(state[1].tolist())) > 2
+
+
+def test_a_state_whose_parts_change_places_has_no_such_code() -> None:
+    with pytest.raises(UnknownError, match="change places"):
+        Repeated(lambda x, y: [y, x, x.sum(-1) > 0], [drawn(1, 2), drawn(1, 2)], 2, Recorder(BASIC))
 
 
 def test_a_solve_by_loops_is_that_of_torch() -> None:

@@ -15,6 +15,7 @@ from worldsheet.control.compiled.scalar_ir import scalars
 from worldsheet.control.discretized import Discretised
 from worldsheet.control.elastic import Elastic
 from worldsheet.control.expansion import expand_stages
+from worldsheet.control.methods.initial_guess import rollout
 from worldsheet.control.methods.stagewise import expanded, valued
 
 C = ws.control
@@ -51,6 +52,49 @@ def test_fields_may_be_views() -> None:
     points, by = drawn(3, 8, 2, seed=1)[:, ::2], drawn(4, 1, seed=2).expand(3, 4, 1)
     code = Straight(lambda x, y: (x * y,), [points[:1, :1], by[:1, :1]])
     close(code(points, by)[0], points * by, 0.0)
+
+
+def _turned(state: Tensor, by: Tensor, push: Tensor) -> tuple[Tensor, Tensor]:
+    """The next state, and what the stage tells."""
+    return 0.5 * state.sin() * by + push.flip(-1), state.sum(-1, keepdim=True) * by
+
+
+def test_stages_in_turn_begin_with_what_the_one_before_has_made() -> None:
+    first, by, push = drawn(5, 1, 2), drawn(6, 1, seed=1).expand(5, 6, 1), drawn(5, 6, 4, seed=2)[..., :2]
+    code = Straight(_turned, [first[:1], by[:1, :1], push[:1, :1]], in_turn=True)
+    state, told = first[:, 0], list[Tensor]()
+    found = code(first, by, push)
+    for k in range(6):
+        state, tells = _turned(state, by[:, k], push[:, k])
+        told.append(tells)
+        close(found[0][:, k], state, 1e-14)
+    close(found[1], torch.stack(told, 1), 1e-14)
+
+
+@pytest.mark.parametrize("free", [False, True])
+def test_controls_lead_where_torch_says(free: bool) -> None:
+    def build(execution: ws.control.Execution) -> Discretised:
+        return Discretised.of(
+            C.Problem(
+                dynamics=_swing,
+                running_cost=lambda x, u, t, p: x.square().sum(-1),
+                initial_state=drawn(3, 2),
+                control_size=1,
+                steps=9,
+                dt=0.1,
+                duration=C.FreeDuration(1.3) if free else None,
+                initial_time=0.4,
+                parameters=drawn(3, 1, seed=4),
+                execution=execution,
+            )
+        )
+
+    problem, controls = build(C.Eager()), drawn(3, 9, 1, seed=5)
+    first = torch.nn.functional.pad(drawn(3, 2, seed=6), (0, problem.free), value=0.2)
+    found = rollout(build(C.Compiled()), first, controls)
+    close(found, rollout(problem, first, controls), 1e-13)
+    points = torch.cat((found[:, :-1], controls), -1)
+    close(problem.stages(points)[..., 1 : 1 + problem.size], found[:, 1:], 1e-13)
 
 
 def test_code_of_single_precision() -> None:

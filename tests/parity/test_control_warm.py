@@ -1,6 +1,7 @@
 """A start from an earlier solution, multipliers and all: the solution of a start from nothing, in fewer ticks."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,8 +10,10 @@ from torch import Tensor
 import worldsheet as ws
 from nets import assert_tells
 from plants import DOUBLE, bounded, close, double_integrator, pendulum
+from worldsheet.control.compiled import execution
 
 C = ws.control
+needs_c = pytest.mark.skipif(all(shutil.which(name) is None for name in ("cc", "gcc", "clang")), reason="no C compiler")
 STARTS = torch.tensor([[0.8, 0.0], [-1.0, 0.5], [2.0, -1.0], [0.1, 0.2], [-2.2, 0.0], [3.0, 0.0]], dtype=DOUBLE)
 
 
@@ -111,15 +114,20 @@ def test_single_precision_starts_as_warm() -> None:
     close(warm.cost, double.cost.float(), 1e-3)
 
 
-def test_multipliers_that_mislead_do_not_mislead_for_long() -> None:
-    problem = pendulum(STARTS, bounds=(-3.0, 2.0))
+@pytest.mark.parametrize("by", [C.Eager(), pytest.param(C.Compiled(), marks=needs_c)], ids=["eager", "compiled"])
+def test_multipliers_that_mislead_do_not_mislead_for_long(by: C.Execution) -> None:
+    problem = replace(pendulum(STARTS, bounds=(-3.0, 2.0)), execution=by)
     cold = C.solve(problem)
     generator = torch.Generator().manual_seed(0)
     wrong = C.Multipliers(30 * torch.rand(6, 20, 2, dtype=DOUBLE, generator=generator), torch.zeros(6, 0))
     controls = 3 * torch.randn(6, 20, 1, dtype=DOUBLE, generator=generator)
-    found = C.solve(problem, initial_guess=C.Guess(controls=controls, multipliers=wrong))
+    guess = C.Guess(controls=controls, multipliers=wrong)
+    found = C.solve(problem, initial_guess=guess)
     assert found.converged.all()
     close(found.cost, cold.cost, 1e-6)
+    watched = C.solve(problem, initial_guess=guess, history=C.History())  # one tick after the other
+    assert found.ticks.tolist() == watched.ticks.tolist()
+    close(found.states, watched.states, 1e-9)
 
 
 @pytest.mark.parametrize("name", ["states", "controls", "cost"])
@@ -141,9 +149,10 @@ def test_gradients_through_a_warm_start_are_those_through_a_cold_one(name: str) 
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch's code generator, of torch
-@pytest.mark.skipif(all(shutil.which(name) is None for name in ("cc", "gcc", "clang")), reason="no C compiler")
-def test_machine_code_starts_as_warm() -> None:
+@needs_c
+def test_machine_code_starts_as_warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing in it needs the slow generator, which would double the time of the first step of a controller."""
+    monkeypatch.delattr(execution, "_generated")
     problem = pendulum(STARTS, bounds=(-3.0, 2.0))
     compiled = C.Problem(**{**vars(problem), "execution": C.Compiled()})
     before = C.solve(problem)

@@ -9,6 +9,7 @@ from worldsheet.control.derivatives import Local
 from worldsheet.control.discretized import Discretised
 from worldsheet.control.methods.initial_guess import middle
 from worldsheet.control.methods.result import RawResult, Termination
+from worldsheet.control.methods.stagewise import cost_of
 
 _ENOUGH = 30  # ticks that have to be spent before it is worth a few more to know why
 _WITHOUT_LIMIT = -1e8  # a cost below it falls for ever
@@ -45,7 +46,7 @@ def diagnosed(problem: Discretised, found: RawResult) -> RawResult:
         (looked & near & has_kinks(part, points), Termination.NOT_SMOOTH),
         (is_unstable(part), Termination.UNSTABLE),
         (is_unsolved(part), Termination.UNSOLVED),
-        (part.cost(states, controls) < _WITHOUT_LIMIT, Termination.UNBOUNDED),
+        (cost_of(part, states, controls) < _WITHOUT_LIMIT, Termination.UNBOUNDED),
     ):
         reason = torch.where(holds, name.value, reason)
     return replace(found, terminations=ended.index_copy(0, some, reason))

@@ -307,11 +307,6 @@ class Discretised:
             pieces.append(problem.terminal_constraint(path, *more))
         return torch.cat(pieces, -1) if len(pieces) > 1 else pieces[0]
 
-    def cost(self, states: Tensor, controls: Tensor) -> Tensor:
-        """φ(z_N) + Σ_k L_k, (B,), infinite where a function is not finite."""
-        stages = self.stages(torch.cat((states[:, :-1], controls), -1))[..., 0]
-        return (stages.sum(-1) + self.end(states[:, -1])[..., 0]).nan_to_num(torch.inf, torch.inf, torch.inf)
-
     def following(self, state: Tensor, control: Tensor) -> Tensor:
         """z_{k+1} (B, nz) from (B, nz) and (B, m), of one stage by itself (`instant`)."""
         problem, point = self.problem, state[:, None]

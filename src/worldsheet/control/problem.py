@@ -266,6 +266,10 @@ class Problem(Static):
         chosen = (self.free_initial_state, unknown, self.duration)
         return (*functions, self.integrator, self.steps, self.control_size, *given, *chosen)
 
+    def executed_by(self, execution: Execution) -> "Problem":
+        """The same problem, run in another way."""
+        return unchecked(self, execution=execution)
+
     def _limit(self, bound: Bound) -> Tensor:
         like = self.initial_state
         limit = torch.as_tensor(bound, dtype=like.dtype, device=like.device)

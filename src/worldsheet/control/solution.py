@@ -14,6 +14,7 @@ from worldsheet.control.elastic import Elastic
 from worldsheet.control.methods.history import History
 from worldsheet.control.methods.iterate import Residuals
 from worldsheet.control.methods.result import RawResult
+from worldsheet.control.methods.stagewise import cost_of
 from worldsheet.control.multipliers import Multipliers
 from worldsheet.control.problem import Problem
 from worldsheet.control.sensitivity import live, weights_of
@@ -177,7 +178,7 @@ def solution_of(flat: Discretised, rest: RawResult, history: History | None, ela
     problem, batch, soft = elastic.given, flat.problem.batch, len(elastic.rows)
     size, applied = problem.state_size, problem.control_size
     with torch.no_grad():
-        cost = flat.cost(rest.states, rest.controls)
+        cost = cost_of(flat, rest.states, rest.controls)
     states, controls, cost = live(flat, rest, cost) or (rest.states, rest.controls, cost)
     times = flat.times(states)
 

@@ -17,9 +17,11 @@ class Constants:
 
     Args:
         tensors: what it closes over.
+        others: what functions close over whose code is called.
     """
 
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
+    def __init__(self, tensors: Sequence[Tensor], others: "Sequence[Constants]" = ()) -> None:
+        self._others = tuple(others)
         self._tensors = list(tensors)
         self._values = [tensor.detach().clone() for tensor in self._tensors]
 
@@ -36,6 +38,8 @@ class Constants:
         Raises:
             InputError: a tensor that has changed.
         """
+        for other in self._others:
+            other.check()
         for tensor, value in zip(self._tensors, self._values, strict=True):
             if not torch.equal(tensor, value) and not torch.allclose(tensor, value, 0.0, 0.0, equal_nan=True):
                 shape = tuple(tensor.shape)

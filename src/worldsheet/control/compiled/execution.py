@@ -3,28 +3,30 @@
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from operator import attrgetter
-from typing import Any, TypeAlias, TypeVar, final
+from typing import Any, Protocol, TypeAlias, TypeVar, final
 
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
+from typing_extensions import Self
 
 from worldsheet.control.compiled.codegen import Straight, straight
 from worldsheet.control.compiled.constants import Constants
-from worldsheet.control.compiled.loops import Loops
+from worldsheet.control.compiled.loops import BASIC, Loops, Repeated
 from worldsheet.control.compiled.native import Recursion
-from worldsheet.control.compiled.recording import UnknownError
+from worldsheet.control.compiled.recording import Recorder, UnknownError, ValueAskedError
 from worldsheet.core.errors import InputError
 from worldsheet.core.private_torch import compiled_graph
 
 R = TypeVar("R")
+S = TypeVar("S", bound="Selectable")
 
 _POINTS = 8192  # stages that move at once where code wants their number
 _ROUNDINGS = 1e3  # of the largest number that is given, by which code may differ from its function
-_AT_ONCE = 8  # problems for which that is run which only some need
 
 
 def mapped(change: Callable[..., Tensor], first: R, *others: R) -> R:
@@ -34,12 +36,23 @@ def mapped(change: Callable[..., Tensor], first: R, *others: R) -> R:
     return made(*(change(*(getattr(record, name) for record in (first, *others))) for name in names))  # type: ignore[no-any-return]
 
 
+class Selectable(Protocol):
+    """A record of tensors of several problems."""
+
+    def select(self, index: Tensor) -> Self:
+        """Some of the problems."""
+
+
 class Static(ABC):
     """A part of a record that is not taken apart; two with the same signature can stand for each other."""
 
     @abstractmethod
     def signature(self) -> Hashable:
         """All that matters of it."""
+
+    @abstractmethod
+    def executed_by(self, execution: "Execution") -> "Static":
+        """The same, where it asks for an execution that one."""
 
 
 @final
@@ -50,6 +63,7 @@ class _Kept:
     key: Hashable
 
 
+_Bare: TypeAlias = "tuple[Callable[..., list[Tensor]], list[Form]]"
 Form: TypeAlias = _Kept | tuple[Any, ...] | None
 """What a record is without its tensors: None for a tensor, its type and forms for a record."""
 
@@ -116,10 +130,23 @@ class Execution(ABC):
         """Which places are gone on with when not all are taken any more, of (W,) whether they are."""
 
     @abstractmethod
-    def portions(self, some: Tensor, most: int) -> list[Tensor]:
-        """Positions in a list of problems that are to be run one portion after the other, each of `most` at most.
+    def for_some(
+        self,
+        chosen: Tensor,
+        function: Callable[..., tuple[Tensor, ...]],
+        given: tuple[Selectable, ...],
+        otherwise: tuple[Tensor, ...],
+    ) -> tuple[Tensor, ...]:
+        """What is there otherwise, but for the chosen problems (B,) what the function finds for them alone."""
 
-        All are in order; behind them the last portion may name some again.
+    @abstractmethod
+    def ahead(self, function: Callable[..., tuple[S, Tensor]], state: S, *given: Any) -> S:
+        """A state after as many calls of a function as each problem can do by itself; none where that gains nothing.
+
+        Args:
+            function: of a state and what is given, for one problem: the next state, and whether it has gone on, (1,).
+            state: of all problems.
+            given: what else it reads; what its `select` leaves as it is, all problems share.
         """
 
     @abstractmethod
@@ -136,14 +163,20 @@ class Execution(ABC):
 
     @abstractmethod
     def straight(
-        self, key: Hashable, function: Callable[..., tuple[Tensor, ...]], fields: list[Tensor]
-    ) -> Straight | None:
+        self,
+        key: Hashable,
+        function: Callable[..., tuple[Tensor, ...]],
+        fields: list[Tensor],
+        *,
+        in_turn: bool = False,
+    ) -> Callable[..., list[Tensor]] | None:
         """Straight-line code for a function of one stage (1, 1, ·), the same for the same key, where there is any.
 
         Args:
             key: of the function.
             function: of tensors.
             fields: of the right dtype and sizes, for any number of stages (B, N, ·).
+            in_turn: whether a stage begins with what the one before it has made.
         """
 
 
@@ -164,9 +197,19 @@ class Eager(Execution):
         """Those that are taken."""
         return taken.nonzero().flatten()
 
-    def portions(self, some: Tensor, most: int) -> list[Tensor]:
-        """All at once."""
-        return [torch.arange(len(some), device=some.device)]
+    def for_some(
+        self,
+        chosen: Tensor,
+        function: Callable[..., tuple[Tensor, ...]],
+        given: tuple[Selectable, ...],
+        otherwise: tuple[Tensor, ...],
+    ) -> tuple[Tensor, ...]:
+        """All of them at once."""
+        return _for_some(chosen, function, given, otherwise)
+
+    def ahead(self, function: Callable[..., tuple[S, Tensor]], state: S, *given: Any) -> S:
+        """The state itself: problems move side by side."""
+        return state
 
     def begin(self) -> None:
         """Nothing is kept from one solve to the next."""
@@ -178,7 +221,14 @@ class Eager(Execution):
     def recursion(self, like: Tensor, sizes: tuple[int, int]) -> None:
         """None: torch does it."""
 
-    def straight(self, key: Hashable, function: Callable[..., tuple[Tensor, ...]], fields: list[Tensor]) -> None:
+    def straight(
+        self,
+        key: Hashable,
+        function: Callable[..., tuple[Tensor, ...]],
+        fields: list[Tensor],
+        *,
+        in_turn: bool = False,
+    ) -> None:
         """None: torch does it."""
 
 
@@ -205,6 +255,7 @@ class Compiled(Execution):
         self._made: dict[Any, tuple[Callable[[list[Tensor]], list[Tensor]], Form, Constants]] = {}
         self._recursions: dict[tuple[torch.dtype, tuple[int, int]], Recursion] = {}
         self._straight: dict[Hashable, Straight | None] = {}
+        self._repeated: dict[Hashable, Repeated | None] = {}
 
     @property
     def makes_code(self) -> bool:
@@ -219,12 +270,46 @@ class Compiled(Execution):
         """All: an empty place costs less than new code."""
         return torch.arange(len(taken), device=taken.device)
 
-    def portions(self, some: Tensor, most: int) -> list[Tensor]:
-        """Portions of equal size; the last is filled up with its first problem."""
-        width, positions = min(_AT_ONCE, most), torch.arange(len(some), device=some.device)
-        parts = [positions[first : first + width] for first in range(0, len(some), width)]
-        parts[-1] = torch.cat((parts[-1], parts[-1][:1].expand(width - len(parts[-1]))))
-        return parts
+    def for_some(
+        self,
+        chosen: Tensor,
+        function: Callable[..., tuple[Tensor, ...]],
+        given: tuple[Selectable, ...],
+        otherwise: tuple[Tensor, ...],
+    ) -> tuple[Tensor, ...]:
+        """All of them at once; how many they are is another number each time, for which there is no code."""
+        return _for_some(chosen, function, given, otherwise)
+
+    def ahead(self, function: Callable[..., tuple[S, Tensor]], state: S, *given: Any) -> S:
+        """On a processor, code for one problem that calls the function until it says to stop, problem after problem.
+
+        Raises:
+            InputError: tensors that the function closes over and that have changed, no C compiler, or a dtype that C
+                has not.
+        """
+        record, leaves, kept = (state, *given), list[Tensor](), list[Any]()
+        form = taken_apart(record, leaves, kept)
+        if leaves[0].device.type != "cpu":
+            return state
+        one = leaves
+        if len(leaves[0]) > 1:
+            one = list[Tensor]()
+            taken_apart(tuple(_first(part) for part in record), one, [])
+        own = [mine is not theirs for mine, theirs in zip(one, leaves, strict=True)]
+        key = (function, form, leaves[0].dtype, *[leaf.shape for leaf in one])
+        if key not in self._repeated:
+            with self._counted():
+                self._repeated[key] = _repeated(self, function, form, [leaf.contiguous() for leaf in one], kept)
+        code = self._repeated[key]
+        if code is None:
+            return state
+        self._check(code.constants)
+        leaves = [leaf.contiguous() for leaf in leaves]
+        for place, written in enumerate(code.written):
+            leaves[place] = leaves[place].clone() if written else leaves[place]
+        code(leaves, own)
+        found: S = put_together(_form_of_first(form), iter(leaves), iter(()))
+        return found
 
     def begin(self) -> None:
         """The constants of code are compared once more when it is next used."""
@@ -243,9 +328,8 @@ class Compiled(Execution):
         leaves = [leaf.contiguous() for leaf in leaves]
         key = (function, form, leaves[0].dtype, leaves[0].device, *[leaf.shape for leaf in leaves])
         if key not in self._made:
-            begun = time.perf_counter()
-            self._made[key] = _code(function, form, leaves, kept)
-            self.seconds += time.perf_counter() - begun
+            with self._counted():
+                self._made[key] = _code(self, function, form, leaves, kept)
         code, out, constants = self._made[key]
         self._check(constants)
         found: R = put_together(out, iter(code(leaves)), iter(()))
@@ -261,13 +345,17 @@ class Compiled(Execution):
             return None
         key = (like.dtype, sizes)
         if key not in self._recursions:
-            begun = time.perf_counter()
-            self._recursions[key] = Recursion(like.dtype, sizes)
-            self.seconds += time.perf_counter() - begun
+            with self._counted():
+                self._recursions[key] = Recursion(like.dtype, sizes)
         return self._recursions[key]
 
     def straight(
-        self, key: Hashable, function: Callable[..., tuple[Tensor, ...]], fields: list[Tensor]
+        self,
+        key: Hashable,
+        function: Callable[..., tuple[Tensor, ...]],
+        fields: list[Tensor],
+        *,
+        in_turn: bool = False,
     ) -> Straight | None:
         """C on a processor; None elsewhere and for what has no scalar form or is too large.
 
@@ -278,17 +366,23 @@ class Compiled(Execution):
         like = fields[0]
         if like.device.type != "cpu":
             return None
-        key = (key, like.dtype, *[field.shape[-1] for field in fields])
+        key = (key, in_turn, like.dtype, *[field.shape[-1] for field in fields])
         if key not in self._straight:
-            begun = time.perf_counter()
-            one = [field[:1, :1] for field in fields]
-            code = straight(function, one)
-            self._straight[key] = code if code is not None and agrees(code(*one), function(*one), one) else None
-            self.seconds += time.perf_counter() - begun
+            with self._counted():
+                one = [field[:1, :1] for field in fields]
+                code = straight(function, one, in_turn=in_turn)
+                self._straight[key] = code if code is not None and agrees(code(*one), function(*one), one) else None
         code = self._straight[key]
         if code is not None:
             self._check(code.constants)
         return code
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """The time that making code takes, once where code is made for code."""
+        before, begun = self.seconds, time.perf_counter()
+        yield
+        self.seconds = before + time.perf_counter() - begun
 
     def _check(self, constants: Constants) -> None:
         if constants not in self._current:
@@ -296,40 +390,181 @@ class Compiled(Execution):
             self._current.add(constants)
 
 
-def _code(
-    function: Callable[..., Any], form: Form, leaves: list[Tensor], kept: list[Any]
-) -> tuple[Callable[[list[Tensor]], list[Tensor]], Form, Constants]:
-    """The function on bare tensors, the form of what it returns, and what it closes over."""
+def _for_some(
+    chosen: Tensor,
+    function: Callable[..., tuple[Tensor, ...]],
+    given: tuple[Selectable, ...],
+    otherwise: tuple[Tensor, ...],
+) -> tuple[Tensor, ...]:
+    some = chosen.nonzero().flatten()
+    if not len(some):
+        return otherwise
+    found = function(*(part.select(some) for part in given))
+    return tuple(old.index_copy(0, some, new) for old, new in zip(otherwise, found, strict=True))
+
+
+@final
+class _Within(Execution):
+    """Of a function that is part of code, or will be: what is code already is called, all else is done or recorded.
+
+    Args:
+        owner: who makes code.
+        recorder: what writes down; None, and operations are done.
+    """
+
+    def __init__(self, owner: Compiled, recorder: Recorder | None) -> None:
+        self._owner, self._recorder = owner, recorder
+
+    @property
+    def makes_code(self) -> bool:
+        """As its owner."""
+        return True
+
+    def places(self, most: int, stages: int) -> int:
+        """As its owner."""
+        return self._owner.places(most, stages)
+
+    def left(self, taken: Tensor) -> Tensor:
+        """As its owner."""
+        return self._owner.left(taken)
+
+    def begin(self) -> None:
+        """Its owner has begun."""
+
+    def for_some(
+        self,
+        chosen: Tensor,
+        function: Callable[..., tuple[Tensor, ...]],
+        given: tuple[Selectable, ...],
+        otherwise: tuple[Tensor, ...],
+    ) -> tuple[Tensor, ...]:
+        """A branch for one problem; more of them need not all go the same way.
+
+        Raises:
+            UnknownError: several problems in a recording.
+        """
+        if self._recorder is None:
+            return _for_some(chosen, function, given, otherwise)
+        if len(chosen) != 1:
+            raise UnknownError("a branch of several problems")
+        return self._recorder.branch(chosen, function, given, otherwise)
+
+    def ahead(self, function: Callable[..., tuple[S, Tensor]], state: S, *given: Any) -> S:
+        """The state itself."""
+        return state
+
+    def run(self, function: Callable[..., R], *given: Any) -> R:
+        """As part of the whole."""
+        return function(*given)
+
+    def recursion(self, like: Tensor, sizes: tuple[int, int]) -> Recursion | None:
+        """That of its owner, called from within."""
+        with self._aside():
+            found = self._owner.recursion(like, sizes)
+        return found if found is None or self._recorder is None else found.called_by(self._recorder.call)
+
+    def straight(
+        self,
+        key: Hashable,
+        function: Callable[..., tuple[Tensor, ...]],
+        fields: list[Tensor],
+        *,
+        in_turn: bool = False,
+    ) -> Callable[..., list[Tensor]] | None:
+        """That of its owner, called from within.
+
+        Raises:
+            UnknownError: there is none, in a recording: what is as large as that is not made a second time.
+        """
+        with self._aside():
+            code = self._owner.straight(key, function, [field.detach() for field in fields], in_turn=in_turn)
+        recorder = self._recorder
+        if recorder is None:
+            return code
+        if code is None:
+            raise UnknownError("stages without straight-line code")
+        return lambda *given: recorder.call(code, given)
+
+    def _aside(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._recorder is None else self._recorder.aside()
+
+
+def _first(part: Any) -> Any:
+    """One problem of a record; anything else is shared by all."""
+    if isinstance(part, Tensor) or not hasattr(part, "select"):
+        return part
+    return part.select(torch.zeros(1, dtype=torch.long))
+
+
+def _form_of_first(form: Form) -> Form:
+    """Of the first of a tuple."""
+    assert isinstance(form, tuple)
+    found: Form = form[1]
+    return found
+
+
+def _bare(function: Callable[..., Any], form: Form, kept: list[Any], execution: Execution) -> _Bare:
+    """A function of records as one of tensors, and the forms of what it has returned."""
     forms: list[Form] = []
+    held = [part.executed_by(execution) if isinstance(part, Static) else part for part in kept]
 
     def bare(*tensors: Tensor) -> list[Tensor]:
         found: list[Tensor] = []
-        forms.append(taken_apart(function(*put_together(form, iter(tensors), iter(kept))), found, []))
+        forms.append(taken_apart(function(*put_together(form, iter(tensors), iter(held))), found, []))
         return found
 
+    return bare, forms
+
+
+def _repeated(
+    owner: Compiled, function: Callable[..., Any], form: Form, leaves: list[Tensor], kept: list[Any]
+) -> Repeated | None:
+    """Code that repeats a function of one problem; None where it has no such code."""
+    recorder, state = Recorder(BASIC), list[Tensor]()
+    bare, _ = _bare(function, form, kept, _Within(owner, recorder))
+    plain, _ = _bare(function, form, kept, _Within(owner, None))
+    taken_apart(put_together(form, iter(leaves), iter(kept))[0], state, [])
     try:
-        code = _loops(bare, leaves) or _generated(bare, leaves)
+        made = Repeated(bare, leaves, len(state), recorder)
+    except (UnknownError, ValueAskedError):
+        return None
+    return made if agrees(made.once(leaves), plain(*leaves), leaves) else None
+
+
+def _code(
+    owner: Compiled, function: Callable[..., Any], form: Form, leaves: list[Tensor], kept: list[Any]
+) -> tuple[Callable[[list[Tensor]], list[Tensor]], Form, Constants]:
+    """The function on bare tensors, the form of what it returns, and what it closes over."""
+    plain, forms = _bare(function, form, kept, _Within(owner, None))
+    try:
+        code = _loops(owner, function, form, kept, leaves)
+        if code is None or not agrees(code(leaves), plain(*leaves), leaves):
+            made, constants = _generated(_bare(function, form, kept, Eager())[0], leaves)
+            plain(*leaves)
+            return made, forms[-1], constants
     except Exception as error:
         raise InputError(
             f"the problem's functions cannot be compiled: {type(error).__name__}: {str(error).splitlines()[0]}",
             "functions of tensors without branches on their values, and a C++ compiler",
             "use torch.where instead of if, install g++, or leave Compiled() out",
         ) from error
-    return code[0], forms[-1], code[1]
+    return code, forms[-1], code.constants
 
 
 _Code: TypeAlias = tuple[Callable[[list[Tensor]], list[Tensor]], Constants]
 
 
-def _loops(function: Callable[..., list[Tensor]], leaves: list[Tensor]) -> _Code | None:
+def _loops(
+    owner: Compiled, function: Callable[..., Any], form: Form, kept: list[Any], leaves: list[Tensor]
+) -> Loops | None:
     """Loops in C, on a processor and where all operations have them."""
     if leaves[0].device.type != "cpu":
         return None
+    recorder = Recorder(BASIC)
     try:
-        made = Loops(function, leaves)
+        return Loops(_bare(function, form, kept, _Within(owner, recorder))[0], leaves, recorder)
     except UnknownError:
         return None
-    return (made, made.constants) if agrees(made(leaves), function(*leaves), leaves) else None
 
 
 def agrees(made: Sequence[Tensor], wanted: Sequence[Tensor], given: Sequence[Tensor]) -> bool:

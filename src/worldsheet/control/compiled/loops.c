@@ -1,6 +1,8 @@
 /* What loops over arrays ask for; REAL is double or float. */
 #include <math.h>
+#include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 static inline REAL r_max(REAL a, REAL b) { return a > b || a != a ? a : b; }
 static inline REAL r_min(REAL a, REAL b) { return a < b || a != a ? a : b; }
 static inline REAL r_square(REAL a) { return a * a; }

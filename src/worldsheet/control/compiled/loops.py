@@ -11,9 +11,10 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from worldsheet.control.compiled.calls import Argument, Callee
 from worldsheet.control.compiled.entries import Apply, Number, Read, Shape, Tree, Value, contiguous, inside, nested
 from worldsheet.control.compiled.native import loaded
-from worldsheet.control.compiled.recording import Call, Recording, Ref, UnknownError, flat, record
+from worldsheet.control.compiled.recording import Branch, Call, Recorder, Recording, Ref, UnknownError, flat
 
 aten = torch.ops.aten
 
@@ -73,6 +74,7 @@ class Loops:
     Args:
         function: of tensors.
         given: some of the right shapes.
+        recorder: what the function tells of more than operations.
 
     Attributes:
         constants: what the function closes over.
@@ -83,15 +85,14 @@ class Loops:
         InputError: no C compiler, or one that fails.
     """
 
-    def __init__(self, function: Callable[..., list[Tensor]], given: list[Tensor]) -> None:
-        recording = record(function, given, _BASIC)
+    def __init__(
+        self, function: Callable[..., list[Tensor]], given: list[Tensor], recorder: Recorder | None = None
+    ) -> None:
+        recording = (Recorder(BASIC) if recorder is None else recorder).record(function, given)
         self.constants = recording.constants
-        reals = {like.dtype for like in recording.likes if like.is_floating_point()}
-        if len(reals) > 1:
-            raise UnknownError(f"numbers of several kinds: {sorted(map(str, reals))}")
         writer = _Writer(recording)
         self._held, self._outputs = writer.held, writer.outputs
-        self._code = loaded(writer.source(), next(iter(reals), torch.float64), "-O2")
+        self._code = loaded("\n".join([_SOURCE.read_text(), *writer.source(), _RUN]), _real(recording), "-O2")
         self._pointers = ctypes.c_void_p * (
             len(given) + len(self._held) + len({n for n, _, _ in self._outputs if n < 0})
         )
@@ -108,6 +109,105 @@ class Loops:
         if self._code.run(pointers):
             raise MemoryError("no memory for compiled code")
         return found
+
+
+@final
+class Repeated:
+    """Code that does a function again and again to each problem of a batch, until it says that nothing is left.
+
+    Args:
+        function: of tensors of one problem: a state and what else it reads, to the next state and one truth value,
+            whether that is to be gone on from; else the state is left as it is.
+        given: some of the right shapes, the state first.
+        moving: how many tensors are the state.
+        recorder: what the function tells of more than operations.
+
+    Attributes:
+        constants: what the function closes over.
+        moving: how many tensors are the state.
+        written: which of them are written into.
+
+    Raises:
+        UnknownError: an operation that has no loop, or a state whose parts change places.
+        ValueAskedError: a function that asks for values.
+        InputError: no C compiler, or one that fails.
+    """
+
+    def __init__(
+        self, function: Callable[..., list[Tensor]], given: list[Tensor], moving: int, recorder: Recorder
+    ) -> None:
+        recording = recorder.record(function, given)
+        self.constants = recording.constants
+        writer = _Writer(recording)
+        if any(place >= 0 and place != own for own, (place, _, _) in enumerate(writer.outputs[: moving + 1])):
+            raise UnknownError("a state whose parts change places")
+        self._held = writer.held
+        self._made = list(dict.fromkeys(output for output in writer.outputs if output[0] < 0))
+        self.moving = moving
+        self.written = [place < 0 for place, _, _ in writer.outputs[:moving]]
+        count = len(given) + len(self._made) + len(self._held)
+        moves = [
+            f"memcpy(q[{own}], q[{len(given) - place - 1}], {_bytes(shape, dtype)});"
+            for own, (place, shape, dtype) in enumerate(writer.outputs[:moving])
+            if place < 0
+        ]
+        last = f"#define COUNT {count}\n#define GOES_ON {len(given) - writer.outputs[moving][0] - 1}"
+        ends = ["static void go_on(char **q) {", *moves, "}", last, _REPEAT]
+        lines = [_SOURCE.read_text(), *writer.source(), _RUN, *ends]
+        self._code = loaded("\n".join(lines), _real(recording), "-O2")
+        self._outputs = writer.outputs
+        self._pointers, self._steps = ctypes.c_void_p * count, ctypes.c_long * count
+
+    def once(self, leaves: list[Tensor]) -> list[Tensor]:
+        """The function, of contiguous tensors of one problem."""
+        made = {place: torch.empty(shape, dtype=dtype) for place, shape, dtype in self._made}
+        pointers = self._pointers(*[part.data_ptr() for part in (*leaves, *made.values(), *self._held)])
+        if self._code.run(pointers):
+            raise MemoryError("no memory for compiled code")
+        return [made[place] if place < 0 else leaves[place] for place, _, _ in self._outputs]
+
+    def __call__(self, leaves: list[Tensor], own: list[bool]) -> None:
+        """Move the states of a batch, given contiguous tensors; `own` says of which of them each problem has a part."""
+        made = [torch.empty(shape, dtype=dtype) for _, shape, dtype in self._made]
+        pointers = self._pointers(*[part.data_ptr() for part in (*leaves, *made, *self._held)])
+        batch = len(leaves[0])
+        parts = zip(leaves, own, strict=True)
+        steps = [leaf.numel() // batch * leaf.element_size() if each else 0 for leaf, each in parts]
+        rest = [0] * (len(made) + len(self._held))
+        if self._code.repeat(pointers, ctypes.c_long(batch), self._steps(*steps, *rest)):
+            raise MemoryError("no memory for compiled code")
+
+
+_RUN = """
+int run(char **p) {
+    char *scratch = malloc(SCRATCH);
+    if (!scratch) return 1;
+    once(p, scratch);
+    free(scratch);
+    return 0;
+}"""
+_REPEAT = """
+int repeat(char **p, long batch, const long *by) {
+    char *scratch = malloc(SCRATCH), *q[COUNT];
+    if (!scratch) return 1;
+    for (long b = 0; b < batch; b++) {
+        for (int i = 0; i < COUNT; i++) q[i] = p[i] + b * by[i];
+        for (once(q, scratch); *(unsigned char *) q[GOES_ON]; once(q, scratch)) go_on(q);
+    }
+    free(scratch);
+    return 0;
+}"""
+
+
+def _real(recording: Recording) -> torch.dtype:
+    reals = {like.dtype for like in recording.likes if like.is_floating_point()}
+    if len(reals) > 1:
+        raise UnknownError(f"numbers of several kinds: {sorted(map(str, reals))}")
+    return next(iter(reals), torch.float64)
+
+
+def _bytes(shape: Shape, dtype: torch.dtype) -> int:
+    return prod(shape) * torch.empty((), dtype=dtype).element_size()
 
 
 @final
@@ -128,6 +228,7 @@ class _Writer:
             )
         self.held: list[Tensor] = []
         self.outputs: list[tuple[int, Shape, torch.dtype]] = []
+        self._open: list[tuple[dict[int, Value], list[Read]]] = []
         for place, number in enumerate(recording.inputs):
             like = recording.likes[number]
             self._values[number] = self._whole(self._buffer(like, place), like)
@@ -135,17 +236,14 @@ class _Writer:
             self._call(call)
         self._finish(len(recording.inputs))
 
-    def source(self) -> str:
-        """The whole of the code."""
-        lines = [_SOURCE.read_text(), "int run(char **p) {"]
-        size = self._arranged()
-        if size:
-            lines += [f"char *scratch = malloc({size});", "if (!scratch) return 1;"]
+    def source(self) -> list[str]:
+        """The function, and how much memory it needs besides."""
+        lines = [f"#define SCRATCH {max(1, self._arranged())}", "static void once(char **p, char *scratch) {"]
         for number, buffer in enumerate(self._buffers):
             at = f"p[{buffer.pointer}]" if buffer.pointer is not None else f"(scratch + {buffer.offset})"
             if buffer.pointer is not None or buffer.last >= 0:
                 lines.append(f"{buffer.ctype} *const a{number} = ({buffer.ctype} *){at};")
-        return "\n".join([*lines, *self._lines, "free(scratch);" if size else "", "return 0;", "}"])
+        return [*lines, *self._lines, "}"]
 
     # --- memory ---
 
@@ -281,7 +379,11 @@ class _Writer:
 
     def _call(self, call: Call) -> None:
         packet, args, kwargs, made = call.packet, call.args, call.kwargs, call.made
-        if packet in _VIEWS:
+        if isinstance(packet, Callee):
+            self._called(packet, args, made)
+        elif isinstance(packet, Branch):
+            self._branched(call)
+        elif packet in _VIEWS:
             self._viewed(call)
         elif packet in _ALIASES:
             self._set(made[0], self._of(args[0], self._like(made[0])))
@@ -297,6 +399,45 @@ class _Writer:
             _RULES[packet](self, *args, made=made, **kwargs)
         else:
             raise UnknownError(str(packet))
+
+    def _called(self, code: Callee, args: tuple[Ref, ...], made: tuple[int, ...]) -> None:
+        """Code that there is already."""
+        reads, arguments = list[Read](), list[Argument]()
+        for part in args:
+            read, shape = self._read(part)
+            if not code.reads(shape, read.strides):
+                read = self._stored(Value(read, shape), self._like(part.number)).tree  # type: ignore[assignment]
+            reads.append(read)
+            arguments.append(Argument(f"a{read.buffer} + {read.offset}", shape, read.strides))
+        self.held.append(torch.tensor([code.address]))
+        at = self._buffer(self.held[-1], -len(self.held))
+        buffers = [self._buffer(self._like(number)) for number in made]
+        text = code.text(f"a{at}[0]", arguments, [f"a{buffer}" for buffer in buffers])
+        self._write(text, at, *(read.buffer for read in reads), *buffers)
+        for number, buffer in zip(made, buffers, strict=True):
+            self._values[number] = self._whole(buffer, self._like(number))
+
+    def _branched(self, call: Call) -> None:
+        """A result that is there anyway is written over within; what is computed within is not known behind."""
+        if call.target is Branch.BEGIN:
+            needed, *others = call.args
+            flag, _ = self._read(needed)
+            results = []
+            for other in others:
+                stored = self._stored(self._of(other, self._like(other.number)), self._like(other.number))
+                assert isinstance(stored.tree, Read)
+                results.append(stored.tree)
+            self._open.append((dict(self._values), results))
+            self._write(f"if (a{flag.buffer}[{flag.offset}]) {{", flag.buffer)
+            return
+        before, results = self._open.pop()
+        for part, target in zip(call.args, results, strict=True):
+            value = self._of(part, self._like(part.number))
+            self._assign(target, value.tree, value.shape)
+        self._write("}")
+        self._values = before
+        for number, target in zip(call.made, results, strict=True):
+            self._values[number] = Value(target, tuple(self._like(number).shape))
 
     def _entrywise(self, form: str, args: tuple[Any, ...], made: int) -> None:
         like = self._like(made)
@@ -336,6 +477,8 @@ class _Writer:
     def _overwritten(self, packet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """What has been read of the buffer before is computed before."""
         number = args[0].number
+        if any(number in before for before, _ in self._open):
+            raise UnknownError("writing into what comes from outside of a branch")
         target, shape = self._read(args[0])
         if self._buffers[target.buffer].pointer is not None:
             raise UnknownError("writing into what comes from outside")
@@ -613,4 +756,4 @@ _RULES: dict[Any, Callable[..., None]] = {
     aten.slice_backward: _Writer._slice_backward, aten.index: _Writer._index, aten.mm: _Writer._product,
     aten.bmm: _Writer._product, aten.sort: _Writer._sort, aten.argmax: _Writer._argmax,
 }  # fmt: skip
-_BASIC = frozenset(_ALIASES | _VIEWS | set(_FORMS) | set(_IN_PLACE) | set(_TOTALS) | set(_RULES))
+BASIC = frozenset(_ALIASES | _VIEWS | set(_FORMS) | set(_IN_PLACE) | set(_TOTALS) | set(_RULES))

@@ -1,13 +1,16 @@
 """What a function does to tensors, as a list of torch's operations on them: what machine code is made of."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from functools import cache
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
+from worldsheet.control.compiled.calls import Callee
 from worldsheet.control.compiled.constants import Constants
 from worldsheet.core.private_torch import DispatchMode, core_decompositions
 
@@ -34,13 +37,23 @@ class Ref:
     number: int
 
 
+class Branch(Enum):
+    """What stands around operations that are only done where a truth value holds.
+
+    `BEGIN` is called with that and what is the result if it does not hold, `END` with the result if it does.
+    """
+
+    BEGIN = 0
+    END = 1
+
+
 @final
 @dataclass(frozen=True)
 class Call:
     """One operation.
 
     Attributes:
-        target: torch's.
+        target: torch's, other machine code, or one side of a branch.
         args: with `Ref` in the place of tensors, at any depth of lists.
         kwargs: likewise.
         made: the numbers of the tensors that it returns, in their order.
@@ -54,12 +67,12 @@ class Call:
     @property
     def packet(self) -> Any:
         """The operation without its overload."""
-        return self.target.overloadpacket
+        return getattr(self.target, "overloadpacket", self.target)
 
     @property
     def in_place(self) -> bool:
         """Whether it writes into its first argument."""
-        return bool(self.target._schema.is_mutable)
+        return isinstance(self.target, torch._ops.OpOverload) and bool(self.target._schema.is_mutable)
 
 
 @final
@@ -93,22 +106,18 @@ def record(
         ValueAskedError: a function that asks for the value of a tensor that depends on what it is given.
         UnknownError: a function that writes into what it is given.
     """
-    recorder = _Recorder(basic)
-    arguments = [tensor.detach() for tensor in given]  # another object than any that the function may close over
-    inputs = tuple(recorder.enter(tensor) for tensor in arguments)
-    with recorder:
-        found = function(*arguments)
-    outputs = tuple(recorder.reference(tensor).number for tensor in found)
-    outside = Constants(recorder.outside)
-    return Recording(inputs, tuple(recorder.calls), recorder.values, tuple(recorder.likes), outputs, outside)
+    return Recorder(basic).record(function, given)
 
 
 @final
-class _Recorder(DispatchMode):  # type: ignore[no-untyped-call]  # as torch leaves it
+class Recorder(DispatchMode):  # type: ignore[no-untyped-call]  # as torch leaves it
     """Stands between a function and torch's operations.
 
     A tensor that depends on no argument is a constant with the value that it has when it is used; nothing is recorded
-    of how it came about.
+    of how it came about. What is more than an operation is told to it: code that there is already, and branches.
+
+    Args:
+        basic: operations that are not taken to pieces.
     """
 
     def __init__(self, basic: frozenset[Any]) -> None:
@@ -123,6 +132,59 @@ class _Recorder(DispatchMode):  # type: ignore[no-untyped-call]  # as torch leav
         self._used: dict[tuple[int, int], int] = {}
         self._held: list[Tensor] = []
         self._given: set[int] = set()
+        self._callees: list[Callee] = []
+
+    def record(self, function: Callable[..., list[Tensor] | tuple[Tensor, ...]], given: Sequence[Tensor]) -> Recording:
+        """Run a function on tensors and write down what it does to them, once.
+
+        Raises:
+            ValueAskedError: a function that asks for the value of a tensor that depends on what it is given.
+            UnknownError: a function that writes into what it is given.
+        """
+        arguments = [tensor.detach() for tensor in given]  # another object than any that the function may close over
+        inputs = tuple(self.enter(tensor) for tensor in arguments)
+        with self:
+            found = function(*arguments)
+        outputs = tuple(self.reference(tensor).number for tensor in found)
+        outside = Constants(self.outside, [code.constants for code in self._callees])
+        return Recording(inputs, tuple(self.calls), self.values, tuple(self.likes), outputs, outside)
+
+    def call(self, code: Callee, given: Sequence[Tensor]) -> list[Tensor]:
+        """Call other code from within the function."""
+        with self.aside():
+            made = code(*(tensor.detach() for tensor in given))
+            self._callees.append(code)
+            self._put(code, given, made)
+        return made
+
+    def branch(
+        self,
+        needed: Tensor,
+        function: Callable[..., tuple[Tensor, ...]],
+        given: Sequence[Any],
+        otherwise: tuple[Tensor, ...],
+    ) -> tuple[Tensor, ...]:
+        """function(*given) where a truth value of one entry holds, else something of the same shapes."""
+        with self.aside():
+            self._put(Branch.BEGIN, (needed, *otherwise), ())
+        found = function(*given)
+        with self.aside():
+            made = tuple(torch.empty_like(tensor) for tensor in found)
+            self._put(Branch.END, found, made)
+        return made
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Nothing is written down."""
+        self.__exit__(None, None, None)  # type: ignore[no-untyped-call]  # as torch leaves it
+        try:
+            yield
+        finally:
+            self.__enter__()  # type: ignore[no-untyped-call]
+
+    def _put(self, target: Any, given: Sequence[Tensor], made: Sequence[Tensor]) -> None:
+        references = tuple(self.reference(tensor) for tensor in given)
+        self.calls.append(Call(target, references, {}, tuple(self._number(tensor) for tensor in made)))
 
     def enter(self, tensor: Tensor) -> int:
         """Give an argument its number."""

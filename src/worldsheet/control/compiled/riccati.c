@@ -14,6 +14,7 @@ typedef struct {
     REAL first, ratio;
     const REAL *hessian, *slope, *transition, *gap, *end_hessian, *end_slope, *regularizer, *opening, *costate;
     const unsigned char *wanted;
+    const REAL *last;
     REAL *shift, *states, *costates, *controls, *gains, *push;
     unsigned char *fine;
 } Task;
@@ -147,7 +148,7 @@ void direction(const Task *t) {
     REAL *V = malloc(sizeof(REAL) * ((size_t)(t->stages + 1) * n * (n + 1) + (size_t)(2 * d + n) * (d + 2)));
     REAL *H = V + (size_t)(t->stages + 1) * n * (n + 1);
     for (int b = 0; b < t->batch; b++) {
-        REAL last = t->shift[b], shift = last > 3 * t->first ? last / 3 : 0;
+        REAL last = t->last[b], shift = last > 3 * t->first ? last / 3 : 0;
         int fine = backward(t, b, shift, V, H) && forward(t, b, V, H);
         if (last < t->first) last = t->first;
         for (int i = 0; i < t->rungs && !fine && t->wanted[b]; i++, last *= t->ratio) {
@@ -158,7 +159,9 @@ void direction(const Task *t) {
             const size_t at = (size_t)k * t->batch + b;
             memset(t->states + at * n, 0, n * sizeof(REAL));
             memset(t->costates + at * n, 0, n * sizeof(REAL));
-            if (k < t->stages) memset(t->controls + at * t->m, 0, t->m * sizeof(REAL));
+            if (k == t->stages) break;
+            memset(t->controls + at * t->m, 0, t->m * sizeof(REAL));
+            memset(t->gains + at * t->m * n, 0, t->m * n * sizeof(REAL));
         }
         t->shift[b] = shift;
         t->fine[b] = fine;

@@ -13,6 +13,7 @@ from worldsheet.control.discretized import Discretised
 from worldsheet.control.lqr.subproblem import Step
 from worldsheet.control.methods.initial_guess import Known
 from worldsheet.control.methods.iterate import Conditions, Iterate
+from worldsheet.control.methods.stagewise import evaluated
 
 _LEAST = 1e-6  # cost and size of a constraint are at least that where they are compared
 _YIELD = 10.0  # √ε: by how much an active row yields, of what a unit of force counts as slack
@@ -28,7 +29,7 @@ def kept(problem: Discretised, at: Iterate, known: Known) -> Iterate:
     """
     if not at.slacks.shape[-1]:
         return replace(at, pulls=known.equality)
-    values = problem.stages(at.points())
+    values = evaluated(problem, at.points())
     cost = values[..., 0].abs().sum(-1).clamp(_LEAST, 1.0)
     extent = values[..., 1 + problem.size :].abs().mean(1, keepdim=True)
     extent = torch.maximum(extent, (cost[:, None, None] / known.inequality.mean(1, keepdim=True)).clamp(_LEAST, 1.0))
@@ -67,7 +68,7 @@ def reactivated(at: Iterate, found: Conditions, step: Step) -> Tensor:
     ratio, push = response(at, found)
     even = max(_EVEN, 10 * torch.finfo(at.forces.dtype).eps)
     score = (found.inequality() + change + at.exchange * (at.forces + push + ratio * change)) / at.exchange.sqrt()
-    return torch.where(at.kept, score > torch.where(at.active, -even, even), at.active)
+    return torch.where(at.kept, torch.where(at.active, score > -even, score > even), at.active)
 
 
 def interior(at: Iterate, product: Tensor) -> Iterate:

@@ -13,6 +13,7 @@ from worldsheet.control.methods.initial_guess import Start, middle, rollout, tam
 from worldsheet.control.methods.iterate import ORDINARY, Iterate
 from worldsheet.control.methods.line_search import MEMORY
 from worldsheet.control.methods.restoration import begun
+from worldsheet.control.methods.stagewise import evaluated
 
 RESTARTS = 3  # how often a problem that gets lost starts anew
 RESTORATION = 0  # the attempt after which violations are made smaller first; skipped where nothing is asked of the end
@@ -135,7 +136,7 @@ def _started(problem: Discretised, start: Start, barrier: float, *, held_back: b
     """
     count, size = len(start.states), problem.size
     with torch.no_grad():
-        inequality = problem.stages(torch.cat((start.states[:, :-1], start.controls), -1))[..., 1 + size :]
+        inequality = evaluated(problem, torch.cat((start.states[:, :-1], start.controls), -1))[..., 1 + size :]
         targets = problem.end(start.states[:, -1])[..., 1:]
     slacks = torch.maximum(-inequality, 0.1 * min(1.0, barrier**0.5) * _units(inequality)).nan_to_num(1.0)
     each = start.states.new_zeros(count)

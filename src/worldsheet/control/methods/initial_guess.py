@@ -6,8 +6,8 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
-from worldsheet.control.compiled.execution import Eager
 from worldsheet.control.discretized import Discretised
+from worldsheet.control.methods.stagewise import Follow, marched
 from worldsheet.control.multipliers import Multipliers
 from worldsheet.core.errors import InputError
 
@@ -101,13 +101,10 @@ def _known(problem: Discretised, given: Multipliers | None) -> Known | None:
     return Known(inequality.clamp(min=0), flat[:, 0])
 
 
+@torch.no_grad()
 def rollout(problem: Discretised, first: Tensor, controls: Tensor) -> Tensor:
     """Where controls (B, N, m) lead from z_0 (B, nz), stage after stage: (B, N + 1, nz)."""
-    states, run = [first], (Eager() if problem.implicit else problem.execution).run
-    with torch.no_grad():
-        for stage, control in enumerate(controls.unbind(1)):
-            states.append(run(_followed, problem.instant(stage), states[-1], control.contiguous()))
-    return torch.stack(states, 1)
+    return marched(problem, _followed, first, controls)[0]
 
 
 def middle(low: Tensor, high: Tensor) -> Tensor:
@@ -121,8 +118,8 @@ def tame(states: Tensor, first: Tensor) -> Tensor:
     return torch.where(wild[:, None, None], first[:, None], states)
 
 
-def _followed(problem: Discretised, state: Tensor, control: Tensor) -> Tensor:
-    return problem.following(state, control)
+def _followed(follow: Follow, state: Tensor, control: Tensor) -> tuple[Tensor, Tensor]:
+    return follow(state, control), control
 
 
 def _flat(problem: Discretised, name: str, field: Tensor | None, shape: tuple[int, int]) -> Tensor | None:

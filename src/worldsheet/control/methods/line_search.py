@@ -44,21 +44,26 @@ class Aim:
     filter: Tensor
     limit: Tensor
 
-    def accepts(self, trial: Tensor, lengths: Tensor, chosen: Tensor | slice) -> Tensor:
-        """Whether pairs (..., B, 2) at lengths (..., B) are good enough, for the chosen problems."""
-        here, limit, slope = self.here[chosen], self.limit[chosen], self.slope[chosen]
-        beaten = torch.cat((self.filter[chosen], here[:, None]), 1)
+    def select(self, index: Tensor) -> "Aim":
+        """Of some of the problems."""
+        rest = (self.full, self.slope, self.here, self.filter, self.limit)
+        return Aim(self.step.select(index), *(part[index] for part in rest))
+
+    def accepts(self, trial: Tensor, lengths: Tensor) -> Tensor:
+        """Whether pairs (..., B, 2) at lengths (..., B) are good enough."""
+        here = self.here
+        beaten = torch.cat((self.filter, here[:, None]), 1)
         noise = 1e-13 * (1 + here[:, 0].abs())
         less = trial[..., None, 1] <= (1 - _BETTER) * beaten[..., 1]
         cheaper = trial[..., None, 0] <= beaten[..., 0] - _BETTER * beaten[..., 1] + noise[:, None]
-        fallen = trial[..., 0] <= here[:, 0] + _FALL * lengths * slope + noise
-        fallen = fallen | ~self.is_for_the_cost(lengths, chosen) | (here[:, 1] > _SMALL)
-        return (less | cheaper).all(-1) & fallen & (trial[..., 1] <= limit) & trial[..., 1].isfinite()
+        fallen = trial[..., 0] <= here[:, 0] + _FALL * lengths * self.slope + noise
+        fallen = fallen | ~self.is_for_the_cost(lengths) | (here[:, 1] > _SMALL)
+        return (less | cheaper).all(-1) & fallen & (trial[..., 1] <= self.limit) & trial[..., 1].isfinite()
 
-    def is_for_the_cost(self, lengths: Tensor, chosen: Tensor | slice) -> Tensor:
+    def is_for_the_cost(self, lengths: Tensor) -> Tensor:
         """Whether the decrease that a length promises outweighs the violation: such a step adds nothing to a filter."""
-        promised = (-self.slope[chosen]).clamp(min=0)
-        return lengths * promised**_COST_POWER > self.here[chosen][:, 1] ** _VIOLATION_POWER
+        promised = (-self.slope).clamp(min=0)
+        return lengths * promised**_COST_POWER > self.here[:, 1] ** _VIOLATION_POWER
 
 
 def search(
@@ -76,33 +81,10 @@ def search(
     """
     run = problem.execution.run
     aim, points = run(_aimed, at, found, *moved)
-    values = valued(problem, points)
-    good, after = run(_judged, problem, at, aim, values)
-    length = aim.full
-    bad = (wanted & aim.step.fine & ~good).nonzero().flatten()
-    if not len(bad):
-        return after
-    halvings = 0.5 ** torch.arange(1, _HALVINGS + 1, dtype=length.dtype, device=length.device)
-    shorter = halvings[:, None] * length[bad]
-    trial = _tried_by_some(problem, at, aim.step, bad, shorter)
-    fine = aim.accepts(trial, shorter, bad)
-    first = fine.to(torch.int8).argmax(0)
-    length = length.index_copy(0, bad, shorter.gather(0, first[None])[0])
-    return run(_settled, at, aim, length, good.index_copy(0, bad, fine.any(0)))
-
-
-def _tried_by_some(problem: Discretised, at: Iterate, step: Direction, some: Tensor, lengths: Tensor) -> Tensor:
-    """Cost and violation of some problems at lengths (J, some), (J, some, 2)."""
-    chosen = (problem.select(some), at.select(some), step.select(some), lengths)
-    values = valued(chosen[0], _points(*chosen[1:]))
-    if values is not None:
-        return _tried(*chosen, values)
-    execution, found = problem.execution, list[Tensor]()
-    for portion in execution.portions(some, len(at.barrier)):
-        part = some[portion]
-        chosen = (problem.select(part), at.select(part), step.select(part), lengths[:, portion])
-        found.append(execution.run(_tried, *chosen))
-    return torch.cat(found, 1)[:, : len(some)]
+    good = run(_judged, problem, at, aim, valued(problem, points))
+    bad = wanted & aim.step.fine & ~good
+    length, good = problem.execution.for_some(bad, _shortened, (problem, at, aim), (aim.full, good))
+    return run(_settled, at, aim, length, good)
 
 
 def _aimed(at: Iterate, found: Conditions, step: Step, shift: Tensor, fine: Tensor) -> tuple[Aim, Tensor]:
@@ -116,11 +98,18 @@ def _aimed(at: Iterate, found: Conditions, step: Step, shift: Tensor, fine: Tens
     return Aim(whole, full, _promised(at, found, whole), here, at.filter, limit), _points(at, whole, full)
 
 
-def _judged(problem: Discretised, at: Iterate, aim: Aim, values: Tensor | None) -> tuple[Tensor, Iterate]:
-    """Whether a step is fine and its full length low enough, (B,), and where it leads then; by (L, F, G) if known."""
-    trial = _tried(problem, at, aim.step, aim.full, values)
-    good = aim.step.fine & aim.accepts(trial, aim.full, slice(None))
-    return good, _settled(at, aim, aim.full, good)
+def _judged(problem: Discretised, at: Iterate, aim: Aim, values: Tensor | None) -> Tensor:
+    """Whether a step is fine and its full length low enough, (B,), by (L, F, G) there if they are known."""
+    return aim.step.fine & aim.accepts(_tried(problem, at, aim.step, aim.full, values), aim.full)
+
+
+def _shortened(problem: Discretised, at: Iterate, aim: Aim) -> tuple[Tensor, Tensor]:
+    """The longest of all halvings that is low enough, and whether there is one, (B,)."""
+    halvings = 0.5 ** torch.arange(1, _HALVINGS + 1, dtype=aim.full.dtype, device=aim.full.device)
+    lengths = halvings[:, None] * aim.full
+    values = valued(problem, _points(at, aim.step, lengths))
+    fine = aim.accepts(_tried(problem, at, aim.step, lengths, values), lengths)
+    return torch.where(fine, lengths, 0.0).amax(0), fine.any(0)
 
 
 def _settled(at: Iterate, aim: Aim, length: Tensor, good: Tensor) -> Iterate:
@@ -131,7 +120,7 @@ def _settled(at: Iterate, aim: Aim, length: Tensor, good: Tensor) -> Iterate:
     failures = torch.where(good, 0.0, at.failures + 1)
     short = torch.where(good & (length >= _SHORT), 0.0, at.short + 1)
     longer = torch.cat((aim.filter[:, 1:], aim.here[:, None]), 1)
-    same = ~good | aim.is_for_the_cost(length, slice(None))
+    same = ~good | aim.is_for_the_cost(length)
     kept = torch.where(same[:, None, None], aim.filter, longer)
     return replace(moved, filter=kept, limit=aim.limit, shift=lifted, failures=failures, short=short)
 

@@ -91,22 +91,69 @@ def relax_matched(problem: Discretised, start: Start, settings: Matched, history
     places = ActiveBatch(problem, start, settings.barrier)
     results = _ResultBuffer(problem, start)
     while places.busy:
+        if history is None and not (places.at.warm and bool(places.at.kept.all())):
+            _go_ahead(places, settings)
         part, at, ticks = places.problem, places.at, places.ticks
         spent = ticks >= settings.max_ticks
         stage = expanded(part, at.points(), at.weights())
         seen = problem.execution.run(_look, part, at, stage, spent, settings.tol)
         if history is not None:
             _tell(history, ticks, places.moving, seen)
-        running = places.taken & (seen.terminations == Termination.RUNNING)
-        wanted = running | places.taken & (seen.terminations == Termination.CONVERGED)
-        seen, moved = _directed(part, seen, wanted)
-        lost = _lost(seen.terminations) | running & (places.attempt == RESTORATION) & _crawling(seen.at, seen.now)
-        again = places.taken & ~spent & (places.attempt < RESTARTS) & lost
-        ended = places.taken & ~running & ~again
+        taken = places.taken
+        running = taken & (seen.terminations == Termination.RUNNING)
+        seen, moved = _directed(part, seen, running | taken & (seen.terminations == Termination.CONVERGED))
+        lost = _lost(seen.terminations)
+        if bool(running.any()):
+            lost = lost | running & (places.attempt == RESTORATION) & _crawling(seen.at, seen.now)
+        again = taken & ~spent & (places.attempt < RESTARTS) & lost
+        ended = taken & ~running & ~again
         running = running & ~again
         results.put(places.moving, ended, seen, moved[0].gains, ticks)
         places.go_on(_moved_on(part, seen, moved, running, settings.barrier), ended, again)
     return results.rest()
+
+
+@final
+@dataclass(frozen=True)
+class _Progress:
+    """Where problems stand.
+
+    Attributes:
+        at: the iterate.
+        left: how many ticks they may still do, (B,).
+        attempt: how often they have started anew, (B,).
+    """
+
+    at: Iterate
+    left: Tensor
+    attempt: Tensor
+
+    def select(self, index: Tensor) -> "_Progress":
+        """Some of the problems."""
+        return _Progress(self.at.select(index), self.left[index], self.attempt[index])
+
+
+def _go_ahead(places: ActiveBatch, settings: Matched) -> None:
+    """Ordinary ticks of each problem by itself, as far as the execution has code that does them."""
+    left = torch.where(places.taken, settings.max_ticks - places.ticks, 0)
+    before = _Progress(places.at, left, places.attempt)
+    after = places.problem.execution.ahead(_ordinary, before, places.problem, settings.tol)
+    places.at, places.ticks = after.at, places.ticks + left - after.left
+
+
+def _ordinary(now: _Progress, problem: Discretised, tol: float) -> tuple[_Progress, Tensor]:
+    """A tick of a problem that searches, and whether it was one.
+
+    That of one that ends, starts anew, is restored or keeps an active set is not.
+    """
+    at = now.at
+    stage = expanded(problem, at.points(), at.weights())
+    seen = _look(problem, at, stage, now.left <= 0, tol)
+    running = (seen.terminations == Termination.RUNNING) & ~seen.at.restoring
+    running = running & ~((now.attempt == RESTORATION) & _crawling(seen.at, seen.now))
+    running = running & ~at.kept[:, 0, 0] if at.warm else running
+    moved = direction(problem, seen.at, seen.local, running)
+    return _Progress(search(problem, seen.at, seen.found, moved, running), now.left - 1, now.attempt), running
 
 
 def _directed(problem: Discretised, seen: _Seen, wanted: Tensor) -> tuple[_Seen, tuple[Step, Tensor, Tensor]]:
@@ -130,6 +177,8 @@ def _moved_on(
     problem: Discretised, seen: _Seen, moved: tuple[Step, Tensor, Tensor], running: Tensor, barrier: float
 ) -> Iterate:
     """The next iterate, of those that search and of those that are restored."""
+    if not bool(running.any()):
+        return seen.at
     searching, restoring = running & ~seen.at.restoring, (running & seen.at.restoring).nonzero().flatten()
     after = search(problem, seen.at, seen.found, moved, searching) if bool(searching.any()) else seen.at
     if not len(restoring):

@@ -16,6 +16,7 @@ from torch import Tensor
 from worldsheet.control.discretized import Discretised
 from worldsheet.control.lqr.subproblem import Step
 from worldsheet.control.methods.iterate import Conditions, Iterate
+from worldsheet.control.methods.stagewise import Follow, evaluated, marched
 
 _ENOUGH, _FRACTION = 1e-2, 0.1  # the largest violation with which restoration ends, and at most that part of the first
 _NOTHING = 1e-6  # violations below this are none
@@ -134,19 +135,26 @@ def _searching(problem: Discretised, at: Iterate, ready: Tensor, barrier: float)
 def _tried(problem: Discretised, at: Iterate, gap: Tensor, step: Step, along: Tensor) -> _Trial:
     """Follow a step (N, JB, ...) at lengths (JB,) from stage to stage; what gaps a length does not close stay."""
     low, high = (side + _KEEP * (at.controls - side).nan_to_num(0.0, 0.0, 0.0) for side in problem.bounds)
-    left = (1 - along)[:, None, None] * gap
-    push = step.controls - (step.gains @ step.states[:-1, ..., None])[..., 0]
-    states, controls = [at.states[:, 0] + along[:, None] * step.states[0]], list[Tensor]()
-    for stage in range(problem.steps):
-        feedback = (step.gains[stage] @ (states[-1] - at.states[:, stage])[..., None])[..., 0]
-        control = at.controls[:, stage] + along[:, None] * push[stage] + feedback
-        controls.append(torch.minimum(torch.maximum(control, low[:, stage]), high[:, stage]))
-        following = problem.instant(stage).following(states[-1], controls[-1])
-        states.append(following - left[:, stage])
-    path, held = torch.stack(states, 1), torch.stack(controls, 1)
-    values = problem.stages(torch.cat((path[:, :-1], held), -1))[..., 1 + problem.size :]
+    states, controls, gains = (part.transpose(0, 1) for part in (step.states, step.controls, step.gains))
+    left, by = (1 - along)[:, None, None] * gap, along[:, None, None]
+    aimed = at.controls + by * (controls - (gains @ states[:, :-1, :, None])[..., 0])
+    first = at.states[:, 0] + along[:, None] * states[:, 0]
+    fields = (aimed, at.states[:, :-1], gains.flatten(2), left, torch.cat((low, high), -1))
+    path, held = marched(problem, _fed_back, first, *fields)
+    values = evaluated(problem, torch.cat((path[:, :-1], held), -1))[..., 1 + problem.size :]
     slacks = torch.maximum(-values, _KEEP * at.slacks)
     return _Trial(path, held, slacks, problem.end(path[:, -1])[..., 1:], left, values + slacks)
+
+
+def _fed_back(
+    follow: Follow, state: Tensor, aimed: Tensor, around: Tensor, gains: Tensor, left: Tensor, limits: Tensor
+) -> tuple[Tensor, Tensor]:
+    """A control by its gains around a state, within bounds; what is left of the gap stays."""
+    rows = gains.reshape(*aimed.shape, state.shape[-1])
+    low, high = limits.chunk(2, -1)
+    control = aimed + (rows * (state - around)[..., None, :]).sum(-1)
+    control = torch.minimum(torch.maximum(control, low), high)
+    return follow(state, control) - left, control
 
 
 def _merit(at: Iterate, slacks: Tensor, target: Tensor, gap: Tensor, misfit: Tensor) -> Tensor:
