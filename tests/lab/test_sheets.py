@@ -62,7 +62,7 @@ def test_the_sample_is_the_one_with_the_largest_credit(problem: Problem) -> None
             assert row[size:].isnan().all()
 
 
-@pytest.mark.parametrize("name", ["wave", "pc", "ep", "pc-alm"])
+@pytest.mark.parametrize("name", ["wave", "pc", "epc", "ep", "pc-alm"])
 def test_fidelity_by_tick_is_that_of_relaxations_that_end_there(name: str, problem: Problem) -> None:
     chain, x, target = problem
     rival = LEARNING_RULES[name](DEPTH).calibrated(chain, x, target)

@@ -104,6 +104,41 @@ def test_synchronous_states_follow_the_errors_of_the_tick_before(opened: bool) -
     assert not torch.allclose(once.states[0], late.states[0], rtol=1e-6)
 
 
+def test_unlocked_weights_move_by_the_same_energy_in_both_engines() -> None:
+    """At each tick, from the moment that errors are made at: the literal loop of errors and weights together."""
+    one, two, literal = tanh_net(4), tanh_net(4), tanh_net(4)
+    ticks, rate = 6, 0.3
+    for net, chain in ((one, one.chain), (two, as_a_module(two))):
+        port = torch.optim.SGD(net.module.parameters(), 0.1)
+        x = net.x.clone().requires_grad_()
+        ws.unlocked(chain, x, net.target, port, ErrorBasedCoding(rate), ticks=ticks)
+    layers = list(literal.module)
+    port = torch.optim.SGD(literal.module.parameters(), 0.1)
+    samples, credits = len(literal.x), [torch.zeros_like(state) for state in forward(literal, [])[:-1]]
+    states = [state.detach() for state in forward(literal, [])]
+    for _ in range(ticks):
+        read = zip(layers, [literal.x, *states], states[:-1], strict=False)
+        errors = [(state - layer(x)).detach().requires_grad_() for layer, x, state in read]
+        slopes = torch.autograd.grad(literal.loss(forward(literal, errors)[-1], literal.target), errors)
+        port.zero_grad()
+        energy = literal.loss(layers[-1](states[-2]), literal.target)
+        for layer, x, credit in zip(layers[:-1], [literal.x, *states], credits, strict=False):
+            energy = energy + (credit * layer(x)).sum()
+        energy.backward()
+        credits = [credit + rate * (slope - credit) for credit, slope in zip(credits, slopes, strict=True)]
+        with torch.no_grad():
+            states = []
+            for layer, credit in zip(layers, [*credits, None], strict=True):
+                made = layer([literal.x, *states][-1])
+                states.append(made if credit is None else made - samples * credit)
+        port.step()
+    for mine, other, wanted in zip(
+        one.module.parameters(), two.module.parameters(), literal.module.parameters(), strict=True
+    ):
+        torch.testing.assert_close(mine, wanted, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(other, wanted, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("depth", [2, 6])
 @pytest.mark.parametrize("precision", [1.0, 0.2])
 @pytest.mark.parametrize("opened", [False, True])
