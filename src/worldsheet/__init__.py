@@ -22,7 +22,7 @@ from worldsheet.dynamics import AugmentedLagrangian, Dyadic, PredictiveCoding, W
 from worldsheet.engine import Stop
 from worldsheet.pipeline import Pipeline
 from worldsheet.problem import Chain
-from worldsheet.schedules import Asynchronous, CreditFront, Leapfrog, Sweep, Synchronous, Wavefront
+from worldsheet.schedules import Asynchronous, CreditFront, Leapfrog, Scan, Sweep, Synchronous, Wavefront
 from worldsheet.solve import Calibration, Solution, backward, calibrate, centred, relax, unlocked
 from worldsheet.version import __version__
 
@@ -39,6 +39,7 @@ __all__ = [
     "Pipeline",
     "PredictiveCoding",
     "Record",
+    "Scan",
     "Solution",
     "Status",
     "Stop",

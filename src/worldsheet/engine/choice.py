@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from worldsheet.dynamics import Dynamics
+from worldsheet.core.errors import InputError
+from worldsheet.dynamics import Dyadic, Dynamics
 from worldsheet.engine.base import Engine
 from worldsheet.engine.batched.engine import StackedBlock
 from worldsheet.engine.batched.runs import nothing_to_compile
@@ -32,6 +33,9 @@ def engine_for(  # noqa: PLR0913  what a verb was given
     Raises:
         InputError: compilation asked for where sites move one by one.
     """
+    if schedule.carries:
+        _check_carried(chain, dynamics, schedule, compiled=compiled)
+        return StackedBlock(chain, x, target, dynamics, carried=True)
     if not chain.is_path:
         if compiled:
             raise nothing_to_compile()
@@ -42,3 +46,15 @@ def engine_for(  # noqa: PLR0913  what a verb was given
     if compiled:
         raise nothing_to_compile()
     return Block(chain, x, target, dynamics, schedule, keep=keep, recompute=recompute)
+
+
+def _check_carried(chain: Chain, dynamics: Dynamics, schedule: Schedule, *, compiled: bool) -> None:
+    if compiled:
+        raise nothing_to_compile()
+    if not chain.is_path or not isinstance(dynamics, Dyadic) or dynamics.rate != 1:
+        raise InputError(
+            f"{schedule} must have a path of layers that relaxes by Dyadic(rate=1), got "
+            f"{'a path' if chain.is_path else 'a module of another kind'} and {dynamics}",
+            "an nn.Sequential or a list of layers, and Dyadic(rate=1)",
+            "leave schedule out, so that one is chosen for the dynamics",
+        )

@@ -153,6 +153,12 @@ def _checked(dynamics: Dynamics, schedule: Schedule) -> Schedule:
             "numbers for all constants",
             "dynamics = ws.calibrate(chain, x, target, dynamics), once and for all stages",
         )
+    if schedule.carries:
+        raise InputError(
+            f"stages cannot relax by {schedule}, whose moves are carried along the whole path at once",
+            "a schedule in which a site reads its neighbours alone",
+            "use Synchronous() or leave schedule out",
+        )
     if schedule.memory:
         raise InputError(
             f"messages of {schedule} may be {schedule.memory} ticks old, and stages keep none",

@@ -7,6 +7,7 @@ from worldsheet.schedules.front import CreditFront
 from worldsheet.schedules.late import Late
 from worldsheet.schedules.leapfrog import Leapfrog
 from worldsheet.schedules.onset import Onset
+from worldsheet.schedules.scan import Scan
 from worldsheet.schedules.simulate import Settling, simulate
 from worldsheet.schedules.slow import Slow
 from worldsheet.schedules.sweep import Sweep
@@ -23,6 +24,7 @@ __all__ = [
     "Leapfrog",
     "Onset",
     "Phase",
+    "Scan",
     "Schedule",
     "Settling",
     "Slow",

@@ -60,6 +60,11 @@ class Schedule(ABC):
         return False
 
     @property
+    def carries(self) -> bool:
+        """Whether the moves of a phase are carried along the path within it, each by the Jacobians of the layers."""
+        return False
+
+    @property
     def memory(self) -> int:
         """How many past ticks must be remembered for the oldest message."""
         return 0

@@ -164,6 +164,12 @@ def _schedule_for(dynamics: Dynamics, schedule: Schedule | None, initial: Fields
             "a schedule that moves each site many times",
             "use Synchronous(), Sweep(count=None) or Asynchronous(generator)",
         )
+    if schedule.carries:
+        raise InputError(
+            f"unlocked training cannot use {schedule}, whose moves are carried by Jacobians of layers that stand still",
+            "a schedule in which a site reads its neighbours alone",
+            "use Synchronous() or leave schedule out",
+        )
     return schedule
 
 

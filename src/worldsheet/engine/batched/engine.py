@@ -12,6 +12,7 @@ from worldsheet.core.reading import read
 from worldsheet.core.types import Field, Residuals
 from worldsheet.dynamics import Dynamics
 from worldsheet.engine.base import Engine, Residual, check_answer, total
+from worldsheet.engine.batched.carried import carried_down, carried_up, check_carried
 from worldsheet.engine.batched.messages import SlabMessages
 from worldsheet.engine.batched.moments import Ahead, Known, Measured, Moment, Started, Unstarted
 from worldsheet.engine.batched.plan import programs_for
@@ -36,9 +37,20 @@ class StackedBlock(Engine):
         target: what the loss compares the output with.
         dynamics: how a site moves; it sees many sites at once and must treat them alike.
         compiled: whether equal layers without a closed form are compiled.
+        carried: whether what moves is carried along by the layers' Jacobians, so that a tick is one of Newton's.
     """
 
-    def __init__(self, chain: Chain, x: Tensor, target: Any, dynamics: Dynamics, *, compiled: bool = False) -> None:
+    def __init__(
+        self,
+        chain: Chain,
+        x: Tensor,
+        target: Any,
+        dynamics: Dynamics,
+        *,
+        compiled: bool = False,
+        carried: bool = False,
+    ) -> None:
+        self._carried = carried
         self._compiled = compiled
         self.chain = chain
         self.topology = chain.topology
@@ -68,6 +80,8 @@ class StackedBlock(Engine):
             outputs.append(self._messages.forward(site, outputs[-1]))
         fields = start_fields(self.dynamics, outputs[1:], initial)
         made = slabs(self._x, fields, runs(self.caller.traits[:-1], outputs, compiled=self._compiled))
+        if self._carried:
+            check_carried(made, self.caller)
         messages = SlabMessages(self._messages, self.dynamics, made, self._x)
         self._moment = Known(Started(made, messages, programs_for(self.dynamics, self._messages, made, outputs)))
 
@@ -183,6 +197,12 @@ class StackedBlock(Engine):
     def _ready(self, move: Move) -> Tensor | Shift:
         """The new values of a move; or what is to be added to the old ones, if the dynamics has coefficients."""
         field, slab, span = move
+        if self._carried and span.first < span.last:
+            if field is Field.STATE:
+                residual = self._between.state_residual(slab, span)
+                return Shift(1.0, [(1.0, carried_up(slab, span, residual, self.caller))])
+            missing = self._between.pulled(slab, span) - slab.rows(Field.COSTATE, span)
+            return Shift(1.0, [(1.0, carried_down(slab, span, missing, self.caller))])
         if slab.table is None:
             view = self._between.view(slab, span)
             if field is Field.STATE:
