@@ -8,32 +8,64 @@ from tasks import GAIN, Task
 from torch import Tensor
 
 
+class Descent(ABC):
+    """From gradients to steps, for S systems with one learning rate each."""
+
+    @abstractmethod
+    def step(self, gradient: Tensor) -> Tensor:
+        """What is taken off the weights."""
+
+
+@final
+class Momentum(Descent):
+    """Gradient descent with momentum, as our networks descend without memory."""
+
+    def __init__(self, rates: Tensor, decay: float) -> None:
+        self._rates, self._decay = rates[:, None, None], decay
+        self._mean = torch.zeros(())
+
+    def step(self, gradient: Tensor) -> Tensor:
+        self._mean = self._decay * self._mean + (1 - self._decay) * gradient
+        return self._rates * self._mean
+
+
+@final
+class Adam(Descent):
+    """Adam with its usual averages over 10 and 1000 gradients; it waits where nothing is told."""
+
+    def __init__(self, rates: Tensor) -> None:
+        self._rates = rates[:, None, None]
+        self._mean, self._square, self._count = torch.zeros(()), torch.zeros(()), 0
+
+    def step(self, gradient: Tensor) -> Tensor:
+        if not bool(gradient.any()):
+            return torch.zeros(())
+        self._count += 1
+        self._mean = torch.lerp(self._mean.expand_as(gradient), gradient, 0.1)
+        self._square = torch.lerp(self._square.expand_as(gradient), gradient.square(), 0.001)
+        root = (self._square / (1 - 0.999**self._count)).sqrt() + 1e-8
+        return self._rates * self._mean / (1 - 0.9**self._count) / root
+
+
 class Learner(ABC):
     """S systems of n neurons, each with weights W of its own on inputs, neurons and a source; B streams each.
 
-    x ← (1 − α) x + α tanh(W [u, x, 1]); the last neurons are the outputs. Gradients are summed over streams, and W
-    descends with the same momentum as ours.
+    x ← (1 − α) x + α tanh(W [u, x, 1]); the last neurons are the outputs. Gradients are summed over streams.
 
     Args:
         task: what is learned.
-        hidden: neurons that are not outputs.
         reach: α, one number per neuron.
-        momentum: of the descent.
-        rates: one learning rate per system.
+        descent: how W answers gradients.
         seeds: one seed per system.
     """
 
-    def __init__(
-        self, task: Task, hidden: int, reach: Tensor, momentum: float, rates: Tensor, seeds: list[int]
-    ) -> None:
-        self.task, self.reach, self.decay = task, reach, momentum
+    def __init__(self, task: Task, reach: Tensor, descent: Descent, seeds: list[int]) -> None:
+        self.task, self.reach, self._descent = task, reach, descent
         self.outputs = task.targets.shape[-1]
-        self.neurons = hidden + self.outputs
+        self.neurons = len(reach)
         size = task.inputs.shape[-1] + self.neurons + 1
         drawn = [torch.randn(self.neurons, size, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         self.weights = torch.stack(drawn) / size**0.5
-        self.momentum = torch.zeros_like(self.weights)
-        self.rates = rates[:, None, None]
         self.state = torch.zeros(len(seeds), task.inputs.shape[1], self.neurons)
 
     def heard(self, u: Tensor) -> Tensor:
@@ -51,9 +83,8 @@ class Learner(ABC):
         return torch.where(target.isnan(), 0.0, error)
 
     def descend(self, gradient: Tensor) -> None:
-        """One step of momentum."""
-        self.momentum = self.decay * self.momentum + (1 - self.decay) * gradient
-        self.weights = (self.weights - self.rates * self.momentum).detach()
+        """One step of the descent."""
+        self.weights = (self.weights - self._descent.step(gradient)).detach()
 
     @abstractmethod
     def step(self, u: Tensor, target: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from worldsheet.core.errors import InputError
-from worldsheet.core.outcome import Outcome
+from worldsheet.core.outcome import Outcome, Status
 from worldsheet.streaming import (
     ConstantFlip,
     Dense,
@@ -35,11 +36,15 @@ from worldsheet_lab import plots
 from worldsheet_lab.atomic import replace_file
 from worldsheet_lab.choices import choose
 from worldsheet_lab.commands.stream import Stream
+from worldsheet_lab.forecast import Progress, forecaster, moments
+from worldsheet_lab.series import series, until
 from worldsheet_lab.signals import SIGNALS, Signal, column
 from worldsheet_lab.stream_folder import save
 
 _ROWS, _COLUMNS = 15, 72
 _CURVE_POINTS = 3000
+_LONGEST = 20_000  # steps that the picture goes across
+_TRACKERS, _FORECASTERS = 5, 24  # neurons
 
 
 SIGNS: Mapping[str, SignPolicy] = {
@@ -52,14 +57,18 @@ SIGNS: Mapping[str, SignPolicy] = {
 
 def stream(options: Stream) -> None:
     """Carry the command out."""
+    if options.forecast is not None:
+        forecast(options, options.forecast)
+        return
     wanted, longest = (
         (choose("signal", options.signal, SIGNALS), math.inf)
         if options.csv is None
         else column(options.csv, options.spacing)
     )
     steps = _steps(min(options.seconds, longest), options.dt)
+    neurons = options.neurons or _TRACKERS
     network = HamiltonianNetwork(
-        Dense(options.neurons, self_loops=True),
+        Dense(neurons, self_loops=True),
         [0],
         model=NeuronModel(options.speed),
         functional=Functional(Squared(options.weight), mass=options.mass, dissipation=options.dissipation),
@@ -77,13 +86,51 @@ def stream(options: Stream) -> None:
     heard = [wanted(at + options.dt) for at in trace.times]
     replace_file(
         options.figure,
-        plots.tracking(trace, heard, f"{options.neurons} neurons, speed {options.speed:g}/s: {outcome.status.value}"),
+        plots.tracking(trace, heard, f"{neurons} neurons, speed {options.speed:g}/s: {outcome.status.value}"),
     )
     result = _result(outcome, trace, heard, took) | {"figure": str(options.figure)}
     if options.run is not None:
         tracked = options.signal if options.csv is None else options.csv
-        title = f"{options.neurons} neurons track {tracked}, speed {options.speed:g}/s, sign policy {options.sign}"
+        title = f"{neurons} neurons track {tracked}, speed {options.speed:g}/s, sign policy {options.sign}"
         save(options.run, trace, heard, {"title": title, "device": options.device, **result})
+    if options.as_json:
+        typer.echo(json.dumps(result, allow_nan=False))
+    else:
+        _tell(result, outcome)
+
+
+def forecast(options: Stream, path: Path) -> None:
+    """Say each next value of a series before it is heard."""
+    if options.csv is not None:
+        raise InputError(
+            "--forecast and --csv each name a file", "one of them", "leave --csv out to forecast, --forecast to track"
+        )
+    heard = until(series(path, options.column, options.times), options.seconds)
+    hidden = options.neurons or _FORECASTERS
+    network = forecaster(hidden, heard.gap, options.seed, options.device)
+    steps = len(heard.values) - 1
+    trace, progress = Trace(max(1, steps // _CURVE_POINTS)), Progress(heard)
+    console = Console(stderr=True)
+    begun = time.perf_counter()
+    with _drawing(console, heard.gap, float(heard.times[-1] - heard.times[0])) as scope:
+        for now, after, gap in moments(heard):
+            step = network.step(now, after, gap, record=trace.due)
+            trace.add(step)
+            progress.look(step)
+            if scope is not None:
+                scope.note(float(after), float(step.output[0, 0]), network.time)
+    outcome = (
+        Outcome(Status.ENDED, steps, None, "")
+        if network.finite
+        else Outcome(Status.DIVERGED, steps, None, "weights moved too fast: try fewer --neurons or another --seed")
+    )
+    took = time.perf_counter() - begun
+    wanted = heard.values[1:][:: trace.every].tolist()
+    title = f"{hidden} neurons forecast {path}"
+    replace_file(options.figure, plots.tracking(trace, wanted, title))
+    result = _result(outcome, trace, wanted, took) | progress.errors() | {"figure": str(options.figure)}
+    if options.run is not None:
+        save(options.run, trace, wanted, {"title": title, "device": options.device, **result})
     if options.as_json:
         typer.echo(json.dumps(result, allow_nan=False))
     else:
@@ -128,7 +175,8 @@ def _result(outcome: Outcome, trace: Trace, wanted: list[float], took: float) ->
 def _tell(result: Mapping[str, Any], outcome: Outcome) -> None:
     console = Console()
     console.print(Text(str(outcome)))
-    for name in ("error_first_half", "error_second_half", "hamiltonian", "lagrangian", "flips", "steps_per_second"):
+    told = ("forecast_error", "repeating_error") if "forecast_error" in result else ("flips",)
+    for name in ("error_first_half", "error_second_half", *told, "hamiltonian", "lagrangian", "steps_per_second"):
         value = result[name]
         console.print(Text(f"  {name.replace('_', ' '):<20}{'infinite' if value is None else f'{value:.4g}':>10}"))
     console.print(Text(str(result["figure"])), soft_wrap=True)
@@ -137,39 +185,47 @@ def _tell(result: Mapping[str, Any], outcome: Outcome) -> None:
 @contextmanager
 def _watching(console: Console, steps: int, dt: float, wanted: Signal) -> Iterator[Callable[[StepResult], None] | None]:
     """A picture that scrolls on a terminal; nothing elsewhere."""
+    with _drawing(console, dt, steps * dt) as scope:
+        if scope is None:
+            yield None
+        else:
+            yield lambda step: scope.note(wanted(step.time + dt), float(step.output[0, 0]), step.time + dt)
+
+
+@contextmanager
+def _drawing(console: Console, dt: float, seconds: float) -> Iterator["_Scope | None"]:
     if not console.is_terminal:
         yield None
         return
-    scope = _Scope(steps, dt, wanted)
+    across = min(12.0, _LONGEST * dt)
+    scope = _Scope(max(1, round(across / dt / _COLUMNS)), seconds)
     with Live(get_renderable=scope.picture, console=console, refresh_per_second=12, transient=True):
-        yield scope.look
+        yield scope
 
 
 class _Scope:
     """The last stretch of the signal, drawn in letters: the reference in dots, the output in circles."""
 
-    def __init__(self, steps: int, dt: float, wanted: Signal) -> None:
-        self._steps, self._dt, self._wanted = steps, dt, wanted
-        self._seen = 0
-        self._every = max(1, round(12.0 / dt / _COLUMNS))  # twelve seconds across
+    def __init__(self, every: int, seconds: float) -> None:
+        self._every, self._seconds = every, seconds
+        self._seen, self._at = 0, 0.0
         self._points: list[tuple[float, float]] = []
 
-    def look(self, step: StepResult) -> None:
-        """Note a step."""
-        self._seen += 1
+    def note(self, target: float, output: float, at: float) -> None:
+        """Note a step that ends at a time."""
+        self._seen, self._at = self._seen + 1, at
         if self._seen % self._every == 0:
-            point = (self._wanted(step.time + self._dt), float(step.output[0, 0]))
-            self._points = [*self._points[-_COLUMNS + 1 :], point]
+            self._points = [*self._points[-_COLUMNS + 1 :], (target, output)]
 
     def picture(self) -> RenderableType:
         """The picture of what has been noted."""
         rows = [[" "] * _COLUMNS for _ in range(_ROWS)]
         for place, (target, output) in enumerate(self._points):
-            rows[_row(target)][place] = "·"
+            if not math.isnan(target):
+                rows[_row(target)][place] = "·"
             rows[_row(output)][place] = "o"
         lines = "\n".join("".join(row) for row in rows)
-        at = self._seen * self._dt
-        caption = f"{at:6.1f} s of {self._steps * self._dt:g}   · signal   o output neuron"
+        caption = f"{self._at:6.1f} s of {self._seconds:g}   · signal   o output neuron"
         return Group(Text(lines, style="cyan"), Text(caption))
 
 

@@ -25,10 +25,25 @@ class Stream:
         Path | None, typer.Option(help="track the first column of this file instead, scaled; - is standard input")
     ] = None
     spacing: Annotated[float, typer.Option(help="seconds from row to row of --csv")] = 0.1
+    forecast: Annotated[
+        Path | None,
+        typer.Option(
+            help="say each next value of this WAV or CSV file before it is heard, with a network that remembers"
+        ),
+    ] = None
+    column: Annotated[
+        str | None, typer.Option(help="column of --forecast by its name in the first row; the last if left out")
+    ] = None
+    times: Annotated[
+        str | None, typer.Option(help="column of --forecast that says when, in seconds; rows may be apart as they like")
+    ] = None
     seconds: Annotated[float, typer.Option(help="how long the stream lasts, in its own time; at most all of --csv")] = (
         30.0
     )
-    neurons: Annotated[int, typer.Option(help="fully connected; the first is the output")] = 5
+    neurons: Annotated[
+        int | None,
+        typer.Option(help="fully connected; 5 if left out, of which the first is the output, 24 to forecast"),
+    ] = None
     speed: Annotated[float, typer.Option(help="speed c of the neurons, in 1/seconds")] = 50.0
     dissipation: Annotated[float, typer.Option(help="dissipation θ, in 1/seconds: how fast the past loses weight")] = (
         20.0
