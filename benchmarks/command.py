@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.arguments import device_of, rounds_of, threads_of
+from benchmarks.at_scale import scale
 from benchmarks.collection import collection
 from benchmarks.control import control
 from benchmarks.dynamics_command import dynamics
@@ -41,6 +42,7 @@ bench.command(epilog="Example: python -m benchmarks control --quick")(control)
 bench.command(epilog="Example: python -m benchmarks collection --case bryson-denham")(collection)
 bench.command(epilog="Example: python -m benchmarks pipeline --quick")(pipeline)
 bench.command(epilog="Example: python -m benchmarks recurrent --quick")(recurrent)
+bench.command(epilog="Example: python -m benchmarks scale --figure scale.png")(scale)
 
 
 @bench.command(epilog="Example: python -m benchmarks gradient --threads 1")

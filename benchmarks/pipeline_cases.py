@@ -13,6 +13,7 @@ from worldsheet.pipeline import Plan, balanced, measured_costs
 from worldsheet.problem import Chain
 from worldsheet_lab.networks import Blueprint, mlp
 from worldsheet_lab.streams import drawing, seed_of
+from worldsheet_lab.text.gpt import Shape, started, token_loss
 
 MICRO_BATCHES = (1, 2, 4, 8)
 """Into how many pieces a batch is cut."""
@@ -43,6 +44,7 @@ class Case:
         loss: makes the loss.
         batch: samples per update.
         batches: per turn of a contender.
+        tokens: of a sample; 1 where samples are not sequences.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Case:
     loss: Callable[[], nn.Module]
     batch: int
     batches: int
+    tokens: int = 1
 
 
 class Instance(NamedTuple):
@@ -97,6 +100,27 @@ def _deep_mlp() -> nn.Sequential:
     return mlp(Blueprint((1, 28, 28), 10, 20, 256, "relu", 0.0))
 
 
+_GPT = Shape(symbols=65, context=64, width=128, blocks=6)
+
+
+def _gpt() -> nn.Sequential:
+    return nn.Sequential(*(started(_GPT, index, 0) for index in range(_GPT.layers)))
+
+
+def _tokens(batch: int) -> Batch:
+    drawn = torch.randint(_GPT.symbols, (batch, _GPT.context + 1))
+    return drawn[:, :-1].contiguous(), drawn[:, 1:].contiguous()
+
+
+@final
+class TokenLoss(nn.Module):
+    """Mean cross-entropy of the next symbols."""
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """In nats."""
+        return token_loss(logits, target)
+
+
 _ALL = (
     Case("tanh-512", "16 x (512-512 tanh)", _tanh512, _regression, nn.MSELoss, 256, 12),
     Case(
@@ -116,6 +140,16 @@ _ALL = (
         nn.CrossEntropyLoss,
         16,
         5,
+    ),
+    Case(
+        "gpt-128",
+        "GPT of 6 blocks, width 128, 64 tokens, 65 symbols",
+        _gpt,
+        _tokens,
+        TokenLoss,
+        16,
+        6,
+        tokens=_GPT.context,
     ),
 )
 

@@ -38,10 +38,12 @@ def _rates(case: Row) -> Table:
     title = f"{case['case']}: {case['text']}, batch {case['batch']}, layers {plan} of the time\n"
     title += f"goals for ours: {GOAL_ONE:g} x one process with one thread, {GOAL_TORCH:g} x torch's best schedule\n"
     title += "unlocked stages from update to update, without filling and emptying; all others whole turns"
-    columns = ("pieces", "samples/s", "x one process", "x torch's best", "CPU ms/update")
+    per, tokens = ("tokens/s", case["tokens"]) if case["tokens"] > 1 else ("samples/s", 1)
+    columns = ("pieces", per, "x one process", "x torch's best", "CPU ms/update")
     table = _table(title, 1, "contender: its best number of pieces, median (quartiles)", *columns)
     for row in sorted(case["rated"], key=lambda row: -row["rate"][1]):
         rate, one, torchs = (Spread(*row[name]) for name in ("rate", "over_one", "over_torch"))
+        rate = Spread(*(tokens * value for value in rate))
         spreads = (_spread(rate, 0), _spread(one, 2), _spread(torchs, 2))
         table.add_row(row["name"], str(row["pieces"] or "–"), *spreads, f"{1e3 * row['work']:.1f}")
     return table

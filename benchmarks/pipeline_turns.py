@@ -105,6 +105,7 @@ class Outcome:
         case: its name.
         text: what it is.
         batch: samples per update.
+        tokens: of a sample.
         parameters: numbers.
         cuts: of the two stages.
         shares: of the time, by measurement.
@@ -116,6 +117,7 @@ class Outcome:
     case: str
     text: str
     batch: int
+    tokens: int
     parameters: int
     cuts: tuple[int, ...]
     shares: tuple[float, ...]
@@ -172,6 +174,7 @@ def _outcome(case: Case, length: Length, seed: int, rank: int) -> Outcome:
         case=case.name,
         text=case.text,
         batch=case.batch,
+        tokens=case.tokens,
         parameters=sum(parameter.numel() for parameter in built.chain.parameters()),
         cuts=plan.cuts,
         shares=tuple(sum(bench.costs[i] for i in plan.layers(s)) / sum(bench.costs) for s in range(RANKS)),

@@ -67,16 +67,24 @@ def pipeline_together(net: nn.Sequential, stages: int, schedule: PipelineSchedul
     return Pipeline(chain, stages, optimizer=make, scheduler=rates, clip=clip, schedule=schedule)
 
 
-def pipeline_tied(net: nn.Sequential, stages: int, schedule: PipelineSchedule) -> Pipeline:
-    """The second layer and the fourth share their matrix, and norms travel too."""
-    net[3][0].weight = net[1][0].weight
+def pipeline_clipped(net: nn.Sequential, stages: int, schedule: PipelineSchedule) -> Pipeline:
+    """States are plain tensors; only norms are more than that."""
     make, clip = partial(torch.optim.Adam, lr=1e-2), GlobalNorm(0.05)
     return Pipeline(ws.Chain(net, nn.MSELoss()), stages, optimizer=make, schedule=schedule, clip=clip)
+
+
+def pipeline_tied(net: nn.Sequential, stages: int, schedule: PipelineSchedule) -> Pipeline:
+    """The second layer and the fourth share their matrix, and norms travel too."""
+    first, second = (net.get_submodule(name) for name in ("1.0", "3.0"))
+    second.weight = first.weight
+    return pipeline_clipped(net, stages, schedule)
 
 
 ORDERS: dict[str, tuple[Callable[[nn.Sequential, int, PipelineSchedule], Pipeline], PipelineSchedule]] = {
     "together": (pipeline_together, Unlocked(2)),
     "together, locked": (pipeline_together, Locked(2)),
+    "clipped": (pipeline_clipped, Unlocked(2)),
+    "clipped, locked": (pipeline_clipped, Locked(2)),
     "tied": (pipeline_tied, Unlocked(1)),
     "tied, locked": (pipeline_tied, Locked(2)),
 }

@@ -133,7 +133,7 @@ class Ties:
 
     def divided(self, efforts: Iterable[Effort]) -> list[Effort]:
         """A packet's efforts of the stage's own parameters; those of others' are kept until they are told."""
-        own = [(p, self._asked.pop(id(p))) for p in self.own if id(p) in self._asked]
+        own: list[Effort] = [(p, self._asked.pop(id(p))) for p in self.own if id(p) in self._asked]
         read = {id(parameter) for parameter in self.read}
         others: list[Effort] = []
         for parameter, effort in efforts:
@@ -187,7 +187,7 @@ def _apart(parameters: Sequence[Parameter], note: Tensor) -> list[tuple[Paramete
     """What stands in a note of each parameter; nothing in an empty one."""
     if not note.numel():
         return []
-    parts = note.split([parameter.numel() for parameter in parameters])
+    parts = torch.split(note, [parameter.numel() for parameter in parameters])
     return [(p, part.view(p.shape)) for p, part in zip(parameters, parts, strict=True)]
 
 

@@ -225,7 +225,9 @@ class Agreement:
                 f"packet {packet}, in the order in which both stages do their actions",
                 "start all stages with the same order, packets and code",
             )
-        if not header.is_bundle and header.dtype != (self.messages or header.kept):
+        if header.is_bundle:  # says itself what is in it, and may be of stages that agree on something
+            return header
+        if header.dtype != (self.messages or header.kept):
             raise NeighbourError(
                 f"{self.name} sent packet {packet} as {header.dtype}",
                 f"messages of {self.messages}" if self.messages else f"exact messages, of {header.kept}",
