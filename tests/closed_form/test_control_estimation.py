@@ -378,7 +378,7 @@ def test_what_makes_no_estimator_is_refused() -> None:
         (lambda: C.MHE(window, torch.eye(2, dtype=DOUBLE)), "covariance must be that of the 3 states"),
         (lambda: C.MHE(window, -spread), "positive definite"),
         (lambda: C.MHE(window, spread).step(torch.zeros(2, dtype=DOUBLE)), "a row has shape (2,)"),
-        (lambda: C.MPC(window), "measured state"),
+        (lambda: C.MPC(window), "cannot choose what is measured"),
         (lambda: plant.problem(free_initial_state=False), "initial_cost is the same"),
         (lambda: plant.problem(stage_data=plant.rows[:-1]), "one row for each of the 5 instants"),
         (lambda: plant.problem(stage_data=plant.rows.float()), "torch.float32"),

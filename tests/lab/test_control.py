@@ -59,7 +59,6 @@ def test_the_list_names_every_problem_with_its_title_and_a_listed_one_is_solved(
         (["pendulums"], "did you mean 'pendulum'"),
         (["pendulum", "--method", "newton"], "no method is called 'newton'"),
         (["bangbang", "--method", "wave"], "cannot solve a problem with a terminal_constraint"),
-        (["bangbang", "--mpc", "2"], "--mpc needs a fixed horizon"),
         (["pendulum", "--device", "abacus"], "--device abacus cannot be used"),
     ],
 )
@@ -80,6 +79,17 @@ def test_a_closed_loop_is_told_and_its_plant_is_seen_to_move(tmp_path: Path) -> 
         first = film.copy()
         film.seek(5)
         assert first.convert("RGB").tobytes() != film.convert("RGB").tobytes()
+
+
+def test_a_lap_is_driven_in_a_closed_loop_and_filmed(tmp_path: Path) -> None:
+    """The duration is free: each step leaves a stage less, and lasts as long as the plan says."""
+    done = CliRunner().invoke(app, ["control", "race-car", "--mpc", "4", "--json", "--run", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    loop = json.loads(done.stdout)["closed_loop"]
+    assert loop["steps"] == loop["converged"] == 4
+    assert loop["last_state"][0] > 0.0
+    with Image.open(tmp_path / "plant.gif") as film:
+        assert film.n_frames == 5
 
 
 def test_a_plant_is_drawn_where_its_state_says() -> None:

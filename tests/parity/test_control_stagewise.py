@@ -1,4 +1,4 @@
-"""Bounds, lengths and data of every stage: against the same problem written with constraints or dynamics that change."""
+"""Bounds, lengths and data of every stage: against the same problem written with what changes in time."""
 
 import shutil
 from collections.abc import Callable
@@ -202,3 +202,25 @@ def test_stages_that_cannot_be_meant_are_refused() -> None:
         with pytest.raises(ws.WorldsheetError) as caught:
             posed(**change)
         assert_tells(caught.value, words)
+
+
+def test_a_controller_follows_a_reference_that_moves_on_with_its_horizon() -> None:
+    """Rows of the reference by instant, handed over at each step, or the reference as a function of time."""
+
+    def of(t: float) -> Tensor:
+        return (t + 0.1 * torch.arange(16, dtype=DOUBLE)).sin()[:, None]
+
+    start = torch.zeros(2, dtype=DOUBLE)
+    shared: dict[str, Any] = {"integrator": C.ExplicitEuler(), "initial_state": start, "steps": 15, "dt": 0.1}
+    shared |= {"bounds": (-2.0, 2.0), "terminal_cost": None}
+
+    def missed(x: Tensor, where: Tensor, u: Tensor) -> Tensor:
+        return 10 * (x[..., 0] - where) ** 2 + 0.01 * u.square().sum(-1)
+
+    by_rows = C.MPC(posed(running_cost=lambda x, u, t, row: missed(x, row[..., 0], u), stage_data=of(0.0), **shared))
+    by_time = C.MPC(posed(running_cost=lambda x, u, t: missed(x, t.sin(), u), **shared))
+    one = by_rows.run(start, 30, stage_data=of)
+    other = by_time.run(start, 30)
+    assert one.converged.all()
+    close(one.states, other.states, 1e-5)
+    assert float((one.states[10:, 0] - one.times[10:].sin()).abs().max()) < 0.1

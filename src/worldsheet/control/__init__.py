@@ -11,6 +11,7 @@ from worldsheet.control.mhe import MHE, Arrival, Estimate
 from worldsheet.control.mpc import MPC, Loop, Move, RealTimeIteration
 from worldsheet.control.multipliers import Multipliers
 from worldsheet.control.problem import FreeDuration, Problem, Unknowns
+from worldsheet.control.shrinking import Leg, ShrinkingHorizon
 from worldsheet.control.solution import Trajectory
 from worldsheet.control.solve import Solver, solve
 
@@ -31,6 +32,7 @@ __all__ = [
     "History",
     "ImplicitMidpoint",
     "Integrator",
+    "Leg",
     "Loop",
     "Move",
     "Multipliers",
@@ -41,6 +43,7 @@ __all__ = [
     "RadauIIA",
     "RealTimeIteration",
     "Residuals",
+    "ShrinkingHorizon",
     "Solver",
     "Trajectory",
     "Unknowns",

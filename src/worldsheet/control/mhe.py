@@ -77,7 +77,7 @@ class MHE:
     `terminal_cost` compare a state with the measurement of its instant, which is its row of `stage_data`. What is known
     besides, such as what the plant was told, may stand in the same row.
 
-        minimise ½ |z_0 − z̄|²_Π + Σ_k c_k(x_k, u_k, y_k) + φ(x_N, y_N)       z = (x, unknowns)                    (28)
+        minimise ½ |z_0 − z̄|²_Π + Σ_k c_k(x_k, u_k, y_k) + φ(x_N, y_N)       z = (x, unknowns)
 
     Until N + 1 measurements are there the window grows; then it moves on with each. The stage that is left behind goes
     into the arrival cost, to second order at the solution: its covariance is C H⁻¹ Cᵀ, and its mean lies C H⁻¹ g before

@@ -76,6 +76,7 @@ class Loop:
         fallback: where a search failed and the plan before was followed, (..., K).
         residuals: the largest at every step, (..., K).
         outcomes: how the search of each plant of the flattened batch ended, step by step.
+        times: of the states, (K + 1,).
     """
 
     states: Tensor
@@ -85,6 +86,7 @@ class Loop:
     fallback: Tensor
     residuals: Tensor
     outcomes: tuple[tuple[Outcome, ...], ...]
+    times: Tensor
 
     @property
     def report(self) -> str:
@@ -136,42 +138,59 @@ class MPC:
     ) -> None:
         if problem.duration is not None:
             raise InputError(
-                "MPC needs a fixed horizon, and this problem has a free duration", "a fixed dt", "leave duration out"
+                "MPC needs a fixed horizon, and this problem has a free duration",
+                "a fixed dt",
+                "use ShrinkingHorizon, or leave duration out",
             )
         if problem.free_initial_state or problem.unknowns is not None:
             raise InputError(
-                "MPC starts from a measured state with known parameters, and this problem chooses its own",
+                "MPC cannot choose what is measured, and this problem has a free initial state or unknowns",
                 "free_initial_state=False and unknowns=None",
                 "estimate them with MHE, and hand them over as the state and the parameters of a step",
             )
-        self._problem = problem if limits_at_start else _from_the_next_instant(problem)
+        self._problem = problem if limits_at_start else from_the_next_instant(problem)
         self._solver = Solver(self._problem, method, tol, max_ticks)
         self._ticking = None if real_time is None else Solver(self._problem, method, tol, real_time.ticks)
         self._length = float(problem.stage_lengths()[0])
         self._parameters: Tensor | None = None
+        self._stage_data: Tensor | None = None
         self._before: Guess | None = None
         self.solution: Trajectory | None = None
 
-    def control(self, state: Tensor, time: float = 0.0, parameters: Tensor | None = None) -> Tensor:
+    def control(
+        self, state: Tensor, time: float = 0.0, parameters: Tensor | None = None, stage_data: Tensor | None = None
+    ) -> Tensor:
         """The control (..., m) for the stage that begins now, at a state (..., n)."""
-        return self.step(state, time, parameters).control
+        return self.step(state, time, parameters, stage_data).control
 
-    def plan(self, state: Tensor, time: float = 0.0, parameters: Tensor | None = None) -> Trajectory:
+    def plan(
+        self, state: Tensor, time: float = 0.0, parameters: Tensor | None = None, stage_data: Tensor | None = None
+    ) -> Trajectory:
         """The whole horizon from a state (..., n), started from the last plan; it is kept as `solution`."""
-        return self.step(state, time, parameters).plan
+        return self.step(state, time, parameters, stage_data).plan
 
-    def step(self, state: Tensor, time: float = 0.0, parameters: Tensor | None = None) -> Move:
+    def step(
+        self, state: Tensor, time: float = 0.0, parameters: Tensor | None = None, stage_data: Tensor | None = None
+    ) -> Move:
         """Plan from a state (..., n) and say what to apply for a stage.
 
         Args:
             state: where the plant is.
             time: when.
             parameters: of the problem from now on, (..., q); those of the step before if left out.
+            stage_data: of the horizon that begins now, (..., N + 1, d); those of the step before if left out.
         """
         before = self._before
         solver = self._solver if before is None or self._ticking is None else self._ticking
         self._parameters = self._parameters if parameters is None else parameters
-        plan = solver.solve(before, initial_state=state, initial_time=time, parameters=self._parameters)
+        self._stage_data = self._stage_data if stage_data is None else stage_data
+        plan = solver.solve(
+            before,
+            initial_state=state,
+            initial_time=time,
+            parameters=self._parameters,
+            stage_data=self._stage_data,
+        )
         fine = plan.converged.to(state.device) if solver is self._solver else _usable(plan)
         low, high = plan.problem.first_limits()
         control = plan.controls[..., 0, :]
@@ -189,6 +208,7 @@ class MPC:
         steps: int,
         plant: Callable[[Tensor, Tensor, float], Tensor] | None = None,
         parameters: Callable[[float], Tensor] | None = None,
+        stage_data: Callable[[float], Tensor] | None = None,
     ) -> Loop:
         """Drive a plant for `steps` stages from a state; nothing carries gradients (`control` does).
 
@@ -197,11 +217,13 @@ class MPC:
             steps: how often it is controlled.
             plant: (x, u, t) → the state a stage later, with whatever disturbs it; the model itself by default.
             parameters: t → those of the problem from then on, (..., q); the problem's own by default.
+            stage_data: t → those of the horizon that begins then, (..., N + 1, d); the problem's own by default.
         """
         states, moves = [state], list[Move]()
         for k in range(steps):
             time = self._problem.initial_time + k * self._length
-            move = self.step(state, time, None if parameters is None else parameters(time))
+            given, data = (None if of is None else of(time) for of in (parameters, stage_data))
+            move = self.step(state, time, given, data)
             state = self.model(state, move.control, time) if plant is None else plant(state, move.control, time)
             states.append(state)
             moves.append(move)
@@ -213,11 +235,12 @@ class MPC:
             torch.stack([move.fallback for move in moves], -1),
             torch.stack([move.plan.residuals.worst() for move in moves], -1),
             tuple(move.plan.outcomes for move in moves),
+            self._problem.initial_time + self._length * torch.arange(steps + 1, dtype=state.dtype),
         )
 
     def model(self, state: Tensor, control: Tensor, time: float = 0.0) -> Tensor:
         """The state a stage later, as the problem has it."""
-        flat = Discretised.of(self._problem.at(state, time, self._parameters))
+        flat = Discretised.of(self._problem.at(state, time, self._parameters, self._stage_data))
         following = flat.instant(0).following(flat.start, control.reshape(len(flat.start), -1))
         return following[:, : state.shape[-1]].reshape(state.shape)
 
@@ -303,7 +326,7 @@ def _repeated(field: Tensor) -> Tensor:
     return torch.cat((field[..., 1:, :], field[..., -1:, :]), -2)
 
 
-def _from_the_next_instant(problem: Problem) -> Problem:
+def from_the_next_instant(problem: Problem) -> Problem:
     """With limits in which controls play no part asked from stage 1 on."""
     limits = limits_of(problem.path_constraint)
     made = [_later_limit(problem, limit) for limit in limits]

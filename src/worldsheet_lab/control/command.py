@@ -13,7 +13,16 @@ from rich.live import Live
 from rich.table import Table
 from torch import Tensor
 
-from worldsheet.control import MPC, ForwardBackwardSweep, History, Loop, Problem, Trajectory, solve
+from worldsheet.control import (
+    MPC,
+    ForwardBackwardSweep,
+    History,
+    Loop,
+    Problem,
+    ShrinkingHorizon,
+    Trajectory,
+    solve,
+)
 from worldsheet.core.errors import InputError
 from worldsheet.core.outcome import Status
 from worldsheet.dynamics import Riccati, Wave
@@ -26,6 +35,7 @@ from worldsheet_lab.run_folder import RESULT, RunFolder
 from worldsheet_lab.subsample import subsample
 
 _KICK, _KICK_TICKS, _IMPEDANCE, _SPEED = 0.05, 400, 0.3, 0.5
+_NOISE, _LITTLE_NOISE = 0.01, 1e-3  # of each state in a closed loop, and of one that has to arrive
 _COLUMNS = 12  # states that a figure has room for; of more, some evenly chosen ones are drawn
 
 
@@ -58,7 +68,7 @@ def control(options: Control) -> None:
     path = (solution.times.cpu(), solution.states.cpu())
     if options.mpc:
         loop, result["closed_loop"] = _closed_loop(known, posed, options, console)
-        path = (posed.dt * torch.arange(len(loop.states)), loop.states.cpu())
+        path = (loop.times.cpu(), loop.states.cpu())
     if options.problem in plots_plants.PLANTS:
         draw = plots_plants.PLANTS[options.problem]
         folder.write("plant.gif", plots_plants.plant_film(draw, *path, known.title))
@@ -136,30 +146,34 @@ def _number(value: Tensor) -> float | None:
 
 def _closed_loop(known: Known, problem: Problem, options: Control, console: Console) -> tuple[Loop, dict[str, Any]]:
     """The plant is the model, pushed by noise at every step; where it is, is shown as it moves."""
-    if problem.duration is not None:
-        raise InputError(
-            "--mpc needs a fixed horizon, and this problem has a free duration",
-            "a problem of fixed length",
-            "leave --mpc out",
-        )
     generator = torch.Generator().manual_seed(options.seed)
-    controller = MPC(problem)
-    model = MPC(problem)
     begun = time.perf_counter()
     with Live(console=console, transient=True) as shown:
 
-        def plant(state: Tensor, control: Tensor, now: float) -> Tensor:
+        def disturbed(state: Tensor, control: Tensor, now: float, following: Tensor, size: float) -> Tensor:
             noise = torch.randn(state.shape, dtype=state.dtype, generator=generator).to(state.device)
-            following = model.model(state, control, now) + 0.01 * noise
             shown.update(_instant(known, now, state, control))
-            return following
+            return following + size * noise
 
-        loop = controller.run(problem.initial_state, options.mpc, plant)
+        if problem.duration is None:
+            controller, model = MPC(problem), MPC(problem)
+            loop = controller.run(
+                problem.initial_state,
+                options.mpc,
+                lambda x, u, t: disturbed(x, u, t, model.model(x, u, t), _NOISE),
+            )
+        else:
+            shrinking = ShrinkingHorizon(problem)
+            loop = shrinking.run(
+                problem.initial_state,
+                lambda x, u, t, length: disturbed(x, u, t, shrinking.model(x, u, t, length), _LITTLE_NOISE),
+                options.mpc,
+            )
     return loop, {
-        "steps": options.mpc,
+        "steps": loop.ticks.shape[-1],
         "ticks": loop.ticks.tolist(),
         "converged": int(loop.converged.sum()),
-        "seconds_per_step": (time.perf_counter() - begun) / options.mpc,
+        "seconds_per_step": (time.perf_counter() - begun) / loop.ticks.shape[-1],
         "last_state": loop.states[-1].tolist(),
     }
 
