@@ -170,8 +170,8 @@ class Compiled(Execution):
         """C on a processor; None elsewhere and for what has no scalar form or is too large.
 
         Raises:
-            InputError: tensors that the function closes over and that have changed, no C compiler, or a dtype that C
-                has not.
+            InputError: a function that asks for values, tensors that it closes over and that have changed, no C
+                compiler, or a dtype that C has not.
         """
         like = fields[0]
         if like.device.type != "cpu":
@@ -180,7 +180,10 @@ class Compiled(Execution):
         if key not in self._straight:
             with self._counted():
                 one = [field[:1, :1] for field in fields]
-                code = straight(function, one, in_turn=in_turn)
+                try:
+                    code = straight(function, one, in_turn=in_turn)
+                except ValueAskedError as error:
+                    raise _refusal(error) from error
                 self._straight[key] = code if code is not None and agrees(code(*one), function(*one), one) else None
         code = self._straight[key]
         if code is not None:
@@ -340,12 +343,16 @@ def _code(
             plain(*leaves)
             return made, forms[-1], constants
     except Exception as error:
-        raise InputError(
-            f"the problem's functions cannot be compiled: {type(error).__name__}: {str(error).splitlines()[0]}",
-            "functions of tensors without branches on their values, and a C++ compiler",
-            "use torch.where instead of if, install g++, or leave Compiled() out",
-        ) from error
+        raise _refusal(error) from error
     return code, forms[-1], code.constants
+
+
+def _refusal(error: Exception) -> InputError:
+    return InputError(
+        f"the problem's functions cannot be compiled: {type(error).__name__}: {str(error).splitlines()[0]}",
+        "functions of tensors without branches on their values, and a C++ compiler",
+        "use torch.where instead of if, install g++, or leave Compiled() out",
+    )
 
 
 _Code: TypeAlias = tuple[Callable[[list[Tensor]], list[Tensor]], Constants]
