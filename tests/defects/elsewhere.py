@@ -94,6 +94,27 @@ DEFECTS = {
         "parity/test_control_loops.py",
         "operations and written",
     ),
+    "a-branch-is-always-taken": Defect(
+        "control/compiled/loops.py",
+        'self._write(f"if (a{flag.buffer}[{flag.offset}]) {{", flag.buffer)',
+        'self._write(f"if (a{flag.buffer}[{flag.offset}] || 1) {{", flag.buffer)',
+        "parity/test_control_loops.py",
+        "branch_is_taken",
+    ),
+    "a-tick-that-is-done-ahead-costs-nothing": Defect(
+        "control/methods/newton.py",
+        "running), now.left - 1, now.attempt), running",
+        "running), now.left + 0, now.attempt), running",
+        "parity/test_control_execution.py",
+        "budget_holds",
+    ),
+    "every-stage-begins-where-the-first-one-did": Defect(
+        "control/compiled/codegen.py",
+        'yield from (f"carried[{entry}] = t{number};" for',
+        'yield from (f"(void) t{number};" for',
+        "parity/test_control_straight.py",
+        "in_turn",
+    ),
     "a-constant-is-what-it-was-last": Defect(
         "control/compiled/recording.py",
         "key = (id(tensor), 0 if tensor.is_inference() else tensor._version)",

@@ -127,10 +127,10 @@ def test_unlocked_weights_move_by_the_same_energy_in_both_engines() -> None:
         energy.backward()
         credits = [credit + rate * (slope - credit) for credit, slope in zip(credits, slopes, strict=True)]
         with torch.no_grad():
-            states = []
-            for layer, credit in zip(layers, [*credits, None], strict=True):
-                made = layer([literal.x, *states][-1])
-                states.append(made if credit is None else made - samples * credit)
+            states = [literal.x]
+            for layer, moved in zip(layers, credits, strict=False):
+                states.append(layer(states[-1]) - samples * moved)
+            states = [*states[1:], layers[-1](states[-1])]
         port.step()
     for mine, other, wanted in zip(
         one.module.parameters(), two.module.parameters(), literal.module.parameters(), strict=True

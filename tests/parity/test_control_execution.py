@@ -14,8 +14,8 @@ import worldsheet as ws
 from nets import assert_tells, law
 from plants import DOUBLE, bounded, close, double_integrator, pendulum
 from worldsheet.control.compiled.execution import put_together, taken_apart
-from worldsheet.control.compiled.loops import Repeated
 from worldsheet.control.compiled.native import Recursion, RegularizationSchedule
+from worldsheet.control.compiled.repeated import Repeated
 from worldsheet.control.lqr.riccati import matched_by_recursion, rollout_of
 from worldsheet.control.lqr.subproblem import Quadratic
 from worldsheet.control.methods import batch

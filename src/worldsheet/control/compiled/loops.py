@@ -90,9 +90,9 @@ class Loops:
     ) -> None:
         recording = (Recorder(BASIC) if recorder is None else recorder).record(function, given)
         self.constants = recording.constants
-        writer = _Writer(recording)
+        writer = Writer(recording)
         self._held, self._outputs = writer.held, writer.outputs
-        self._code = loaded("\n".join([_SOURCE.read_text(), *writer.source(), _RUN]), _real(recording), "-O2")
+        self._code = loaded("\n".join([*writer.source(), RUN]), real_of(recording), "-O2")
         self._pointers = ctypes.c_void_p * (
             len(given) + len(self._held) + len({n for n, _, _ in self._outputs if n < 0})
         )
@@ -111,74 +111,7 @@ class Loops:
         return found
 
 
-@final
-class Repeated:
-    """Code that does a function again and again to each problem of a batch, until it says that nothing is left.
-
-    Args:
-        function: of tensors of one problem: a state and what else it reads, to the next state and one truth value,
-            whether that is to be gone on from; else the state is left as it is.
-        given: some of the right shapes, the state first.
-        moving: how many tensors are the state.
-        recorder: what the function tells of more than operations.
-
-    Attributes:
-        constants: what the function closes over.
-        moving: how many tensors are the state.
-        written: which of them are written into.
-
-    Raises:
-        UnknownError: an operation that has no loop, or a state whose parts change places.
-        ValueAskedError: a function that asks for values.
-        InputError: no C compiler, or one that fails.
-    """
-
-    def __init__(
-        self, function: Callable[..., list[Tensor]], given: list[Tensor], moving: int, recorder: Recorder
-    ) -> None:
-        recording = recorder.record(function, given)
-        self.constants = recording.constants
-        writer = _Writer(recording)
-        if any(place >= 0 and place != own for own, (place, _, _) in enumerate(writer.outputs[: moving + 1])):
-            raise UnknownError("a state whose parts change places")
-        self._held = writer.held
-        self._made = list(dict.fromkeys(output for output in writer.outputs if output[0] < 0))
-        self.moving = moving
-        self.written = [place < 0 for place, _, _ in writer.outputs[:moving]]
-        count = len(given) + len(self._made) + len(self._held)
-        moves = [
-            f"memcpy(q[{own}], q[{len(given) - place - 1}], {_bytes(shape, dtype)});"
-            for own, (place, shape, dtype) in enumerate(writer.outputs[:moving])
-            if place < 0
-        ]
-        last = f"#define COUNT {count}\n#define GOES_ON {len(given) - writer.outputs[moving][0] - 1}"
-        ends = ["static void go_on(char **q) {", *moves, "}", last, _REPEAT]
-        lines = [_SOURCE.read_text(), *writer.source(), _RUN, *ends]
-        self._code = loaded("\n".join(lines), _real(recording), "-O2")
-        self._outputs = writer.outputs
-        self._pointers, self._steps = ctypes.c_void_p * count, ctypes.c_long * count
-
-    def once(self, leaves: list[Tensor]) -> list[Tensor]:
-        """The function, of contiguous tensors of one problem."""
-        made = {place: torch.empty(shape, dtype=dtype) for place, shape, dtype in self._made}
-        pointers = self._pointers(*[part.data_ptr() for part in (*leaves, *made.values(), *self._held)])
-        if self._code.run(pointers):
-            raise MemoryError("no memory for compiled code")
-        return [made[place] if place < 0 else leaves[place] for place, _, _ in self._outputs]
-
-    def __call__(self, leaves: list[Tensor], own: list[bool]) -> None:
-        """Move the states of a batch, given contiguous tensors; `own` says of which of them each problem has a part."""
-        made = [torch.empty(shape, dtype=dtype) for _, shape, dtype in self._made]
-        pointers = self._pointers(*[part.data_ptr() for part in (*leaves, *made, *self._held)])
-        batch = len(leaves[0])
-        parts = zip(leaves, own, strict=True)
-        steps = [leaf.numel() // batch * leaf.element_size() if each else 0 for leaf, each in parts]
-        rest = [0] * (len(made) + len(self._held))
-        if self._code.repeat(pointers, ctypes.c_long(batch), self._steps(*steps, *rest)):
-            raise MemoryError("no memory for compiled code")
-
-
-_RUN = """
+RUN = """
 int run(char **p) {
     char *scratch = malloc(SCRATCH);
     if (!scratch) return 1;
@@ -186,32 +119,22 @@ int run(char **p) {
     free(scratch);
     return 0;
 }"""
-_REPEAT = """
-int repeat(char **p, long batch, const long *by) {
-    char *scratch = malloc(SCRATCH), *q[COUNT];
-    if (!scratch) return 1;
-    for (long b = 0; b < batch; b++) {
-        for (int i = 0; i < COUNT; i++) q[i] = p[i] + b * by[i];
-        for (once(q, scratch); *(unsigned char *) q[GOES_ON]; once(q, scratch)) go_on(q);
-    }
-    free(scratch);
-    return 0;
-}"""
 
 
-def _real(recording: Recording) -> torch.dtype:
+def real_of(recording: Recording) -> torch.dtype:
+    """What REAL is.
+
+    Raises:
+        UnknownError: several kinds.
+    """
     reals = {like.dtype for like in recording.likes if like.is_floating_point()}
     if len(reals) > 1:
         raise UnknownError(f"numbers of several kinds: {sorted(map(str, reals))}")
     return next(iter(reals), torch.float64)
 
 
-def _bytes(shape: Shape, dtype: torch.dtype) -> int:
-    return prod(shape) * torch.empty((), dtype=dtype).element_size()
-
-
 @final
-class _Writer:
+class Writer:
     """Goes through a recording and writes loops."""
 
     def __init__(self, recording: Recording) -> None:
@@ -237,8 +160,12 @@ class _Writer:
         self._finish(len(recording.inputs))
 
     def source(self) -> list[str]:
-        """The function, and how much memory it needs besides."""
-        lines = [f"#define SCRATCH {max(1, self._arranged())}", "static void once(char **p, char *scratch) {"]
+        """The function `once`, and how much memory it needs besides."""
+        lines = [
+            _SOURCE.read_text(),
+            f"#define SCRATCH {max(1, self._arranged())}",
+            "static void once(char **p, char *scratch) {",
+        ]
         for number, buffer in enumerate(self._buffers):
             at = f"p[{buffer.pointer}]" if buffer.pointer is not None else f"(scratch + {buffer.offset})"
             if buffer.pointer is not None or buffer.last >= 0:
@@ -748,12 +675,12 @@ def _memory(tensor: Tensor) -> int:
 
 
 _RULES: dict[Any, Callable[..., None]] = {
-    aten.add: _Writer._add, aten.sub: _Writer._sub, aten.rsub: _Writer._rsub, aten.div: _Writer._div,
-    aten.pow: _Writer._pow, aten.clamp: _Writer._clamp, aten.clamp_min: _Writer._clamp_min,
-    aten.clamp_max: _Writer._clamp_max, aten.nan_to_num: _Writer._nan_to_num, aten.bitwise_not: _Writer._bitwise_not,
-    aten._to_copy: _Writer._to_copy, aten.clone: _Writer._clone, aten.cat: _Writer._cat, aten.stack: _Writer._stack,
-    aten.constant_pad_nd: _Writer._constant_pad_nd, aten.select_backward: _Writer._select_backward,
-    aten.slice_backward: _Writer._slice_backward, aten.index: _Writer._index, aten.mm: _Writer._product,
-    aten.bmm: _Writer._product, aten.sort: _Writer._sort, aten.argmax: _Writer._argmax,
+    aten.add: Writer._add, aten.sub: Writer._sub, aten.rsub: Writer._rsub, aten.div: Writer._div,
+    aten.pow: Writer._pow, aten.clamp: Writer._clamp, aten.clamp_min: Writer._clamp_min,
+    aten.clamp_max: Writer._clamp_max, aten.nan_to_num: Writer._nan_to_num, aten.bitwise_not: Writer._bitwise_not,
+    aten._to_copy: Writer._to_copy, aten.clone: Writer._clone, aten.cat: Writer._cat, aten.stack: Writer._stack,
+    aten.constant_pad_nd: Writer._constant_pad_nd, aten.select_backward: Writer._select_backward,
+    aten.slice_backward: Writer._slice_backward, aten.index: Writer._index, aten.mm: Writer._product,
+    aten.bmm: Writer._product, aten.sort: Writer._sort, aten.argmax: Writer._argmax,
 }  # fmt: skip
 BASIC = frozenset(_ALIASES | _VIEWS | set(_FORMS) | set(_IN_PLACE) | set(_TOTALS) | set(_RULES))

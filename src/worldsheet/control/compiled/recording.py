@@ -72,7 +72,8 @@ class Call:
     @property
     def in_place(self) -> bool:
         """Whether it writes into its first argument."""
-        return isinstance(self.target, torch._ops.OpOverload) and bool(self.target._schema.is_mutable)
+        schema = getattr(self.target, "_schema", None)
+        return schema is not None and bool(schema.is_mutable)
 
 
 @final
