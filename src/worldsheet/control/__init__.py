@@ -1,7 +1,7 @@
 """Optimal control: states and costates over time instead of depth, relaxed by counter-propagating waves."""
 
+from worldsheet.control.compiled.compiling import Compiled
 from worldsheet.control.compiled.execution import Eager, Execution
-from worldsheet.control.compiled.machine_code import Compiled
 from worldsheet.control.integrator import RK4, Discrete, ExplicitEuler, ImplicitMidpoint, Integrator, RadauIIA
 from worldsheet.control.limits import PathLimit, PathLimits, Price
 from worldsheet.control.methods.forward_backward import ForwardBackwardSweep
