@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 import worldsheet as ws
 from nets import assert_tells, law
 from plants import DOUBLE, close, pendulum
-from worldsheet.control.compiled import compilation
+from worldsheet.control.compiled import compiling
 from worldsheet.control.compiled.codegen import Straight
 from worldsheet.control.compiled.loops import BASIC, Loops
 from worldsheet.control.compiled.recording import Recorder, UnknownError, ValueAskedError, record
@@ -292,7 +292,7 @@ def test_code_that_returns_something_else_is_not_used(monkeypatch: pytest.Monkey
         return (lambda given: function(*given)), record(function, leaves, frozenset()).constants
 
     monkeypatch.setattr(Loops, "__call__", lambda self, leaves: [part + 1e-3 for part in made(self, leaves)])
-    monkeypatch.setattr(compilation, "_generated", by_torch)
+    monkeypatch.setattr(compiling, "_generated", by_torch)
     x = drawn(4, 3)
     assert torch.equal(C.Compiled().run(torch.sin, x), x.sin())
     assert generated == [1]
@@ -300,9 +300,9 @@ def test_code_that_returns_something_else_is_not_used(monkeypatch: pytest.Monkey
 
 def test_code_may_differ_from_its_function_by_rounding_alone() -> None:
     given, nothing = torch.full((3,), 5.0, dtype=DOUBLE), torch.zeros(3, dtype=DOUBLE)
-    assert compilation.agrees([nothing + 4e-16], [nothing], [given])  # what is left of large numbers that cancel
-    assert not compilation.agrees([nothing + 1e-9], [nothing], [given])
-    assert compilation.agrees([given + 1e-9], [given], [])
-    assert not compilation.agrees([given + 1e-6], [given], [])
-    assert not compilation.agrees([given * torch.nan], [given], [given])
-    assert not compilation.agrees([given > 4], [given > 5], [given])
+    assert compiling.agrees([nothing + 4e-16], [nothing], [given])  # what is left of large numbers that cancel
+    assert not compiling.agrees([nothing + 1e-9], [nothing], [given])
+    assert compiling.agrees([given + 1e-9], [given], [])
+    assert not compiling.agrees([given + 1e-6], [given], [])
+    assert not compiling.agrees([given * torch.nan], [given], [given])
+    assert not compiling.agrees([given > 4], [given > 5], [given])

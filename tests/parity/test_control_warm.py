@@ -10,7 +10,7 @@ from torch import Tensor
 import worldsheet as ws
 from nets import assert_tells
 from plants import DOUBLE, bounded, close, double_integrator, pendulum
-from worldsheet.control.compiled import compilation
+from worldsheet.control.compiled import compiling
 
 C = ws.control
 needs_c = pytest.mark.skipif(all(shutil.which(name) is None for name in ("cc", "gcc", "clang")), reason="no C compiler")
@@ -152,7 +152,7 @@ def test_gradients_through_a_warm_start_are_those_through_a_cold_one(name: str) 
 @needs_c
 def test_machine_code_starts_as_warm(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing in it needs the slow generator, which would double the time of the first step of a controller."""
-    monkeypatch.delattr(compilation, "_generated")
+    monkeypatch.delattr(compiling, "_generated")
     problem = pendulum(STARTS, bounds=(-3.0, 2.0))
     compiled = C.Problem(**{**vars(problem), "execution": C.Compiled()})
     before = C.solve(problem)

@@ -1,6 +1,6 @@
 """Optimal control: states and costates over time instead of depth, relaxed by counter-propagating waves."""
 
-from worldsheet.control.compiled.compilation import Compiled
+from worldsheet.control.compiled.compiling import Compiled
 from worldsheet.control.compiled.execution import Eager, Execution
 from worldsheet.control.integrator import RK4, Discrete, ExplicitEuler, ImplicitMidpoint, Integrator, RadauIIA
 from worldsheet.control.limits import PathLimit, PathLimits, Price

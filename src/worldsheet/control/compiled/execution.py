@@ -1,4 +1,4 @@
-"""How the functions of a tick are executed: as they are written, or as machine code (`machine_code.py`)."""
+"""How the functions of a tick are executed: as they are written, or as machine code (`compiling.py`)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator
