@@ -15,9 +15,8 @@ from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
 from time import perf_counter, thread_time
-from typing import Annotated, Any, NamedTuple, final
+from typing import Annotated, NamedTuple, final
 
-import matplotlib.pyplot as plt
 import torch
 import typer
 from rich.console import Console
@@ -32,6 +31,7 @@ from worldsheet.pipeline.transport.distributed import P2PTransport, joined
 from worldsheet.problem import Chain
 from worldsheet_lab.atomic import replace_file
 from worldsheet_lab.machine import this_machine
+from worldsheet_lab.plots_stages import over_links
 from worldsheet_lab.text.gpt import Shape, bare
 
 DELAY = 1.75
@@ -233,24 +233,10 @@ def _table(times: Times, found: Sequence[Point]) -> Table:
 
 def _draw(times: Times, found: Sequence[Point], path: Path) -> None:
     """Times the tokens a second of flushed orders, by the rate of the links: a panel a latency."""
-    made, panels = plt.subplots(1, len(LATENCIES), figsize=(11, 3.6), sharey=True, layout="constrained")
-    styles: dict[str, Any] = {"over_1f1b": {"marker": "o"}, "over_no_bubble": {"marker": "s", "linestyle": "--"}}
-    for axes, latency in zip(panels, LATENCIES, strict=True):
-        for stages, colour in zip(STAGES, ("tab:blue", "tab:orange", "tab:green"), strict=True):
-            own = [each for each in found if each.stages == stages and each.latency == latency]
-            for part, style in styles.items():
-                name = f"{stages:,} stages, over {'1F1B' if part == 'over_1f1b' else 'no bubble'}"
-                values = [asdict(each)[part] for each in own]
-                axes.plot([each.gbit for each in own], values, color=colour, markersize=4, label=name, **style)
-        axes.axhline(1, color="0.6", linewidth=0.8)
-        axes.set_xscale("log")
-        axes.set_title(f"{1e3 * latency:g} ms", fontsize=10)
-        axes.set_xlabel("link (Gbit/s)")
-    panels[0].set_ylabel("tokens a second, unlocked / flushed")
-    handles, names = panels[0].get_legend_handles_labels()
-    made.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    made.suptitle(
-        f"A stage takes {1e3 * times.work:.0f} ms for {times.tokens:,} tokens; delay {DELAY:g} updates", fontsize=11
-    )
-    made.savefig(path, dpi=120)
-    plt.close(made)
+    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for each in found:
+        curves = panels.setdefault(f"{1e3 * each.latency:g} ms", {})
+        for order, over in (("1F1B", each.over_1f1b), ("no bubble", each.over_no_bubble)):
+            curves.setdefault(f"{each.stages:,} stages, over {order}", []).append((each.gbit, over))
+    title = f"A stage takes {1e3 * times.work:.0f} ms for {times.tokens:,} tokens; delay {DELAY:g} updates"
+    replace_file(path, over_links(panels, title, "tokens a second, unlocked / flushed"))

@@ -1,7 +1,7 @@
 """Who computed what when, drawn from what the stages have noted."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from matplotlib.axes import Axes
@@ -50,6 +50,32 @@ def timeline(stages: Sequence[Sequence[Note]], title: str) -> bytes:
         ncols=4,
         frameon=False,
     )
+    return _png(figure)
+
+
+def over_links(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], title: str, told: str) -> bytes:
+    """Curves over the rate of links, a panel for each kind of them, as PNG.
+
+    Args:
+        panels: by their names, the points of each curve.
+        title: what was measured.
+        told: what the curves show.
+    """
+    figure = Figure(figsize=(11, 4), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=11)
+    row = figure.subplots(1, len(panels), sharey=True)
+    for axes, (name, curves) in zip(row, panels.items(), strict=True):
+        for number, (label, points) in enumerate(curves.items()):
+            style = {"marker": "o^svDx"[number % 6], "linestyle": ("-", "--")[number % 2], "markersize": 4}
+            axes.plot(*zip(*points, strict=True), color=f"C{number // 2}", label=label, **style)
+        axes.axhline(1, color="0.6", linewidth=0.8)
+        axes.set_xscale("log")
+        axes.set_title(name, fontsize=10)
+        axes.set_xlabel("link (Gbit/s)")
+    row[0].set_ylabel(told)
+    handles, names = row[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return _png(figure)
 
 

@@ -90,6 +90,7 @@ def test_a_run_whose_stage_was_killed_and_whose_checkpoint_was_torn_ends_with_th
     part.write_bytes(part.read_bytes()[: part.stat().st_size // 2])
     code, output = finish(command("--resume", str(broken)))
     assert code == 0, output
+    assert f"checkpoint {newest} is not whole at every stage: trying the one before" in output
     assert same(weights_of(broken), weights_of(whole))
 
 

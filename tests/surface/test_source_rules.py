@@ -147,6 +147,7 @@ def test_processes_are_known_in_one_file_only() -> None:
     }
     assert users == {
         "pipeline/transport/distributed.py",
+        "benchmarks/at_scale.py",
         "benchmarks/gpu/parity.py",
         "benchmarks/gpu/stages.py",
         "benchmarks/pipeline_asleep.py",

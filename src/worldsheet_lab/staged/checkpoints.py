@@ -3,6 +3,7 @@
 import hashlib
 import io
 import shutil
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -67,7 +68,17 @@ class Checkpoints:
             state = self._read(place)
             if all_agree(state is not None) and state is not None:
                 return int(place.name), state
+            older = found[found.index(place) + 1 :]
+            self._say(
+                f"checkpoint {place} is not whole at every stage: "
+                + (f"trying the one before, {older[0].name}" if older else "there is none before, the run begins anew")
+            )
         return None
+
+    def _say(self, text: str) -> None:
+        """Once, by the first stage."""
+        if self._stage == 0:
+            print(text, file=sys.stderr, flush=True)
 
     @staticmethod
     def weights(folder: Path, stages: int) -> dict[str, Tensor]:
