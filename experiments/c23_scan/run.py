@@ -1,4 +1,4 @@
-"""Relaxation in time against the sequential loop: which way is fastest where, and a task learned in less time."""
+"""Relaxation in time against the sequential loop: which way is fastest where, and updates of a task in less time."""
 
 import time
 from functools import partial
@@ -23,11 +23,11 @@ FULL = (
     *cases((100_000,), (8,), (1,)),
 )
 ROUNDS = 2
-STEPS, PERIODS, LEARNED = 4096, (6.0, 9.0, 13.5, 20.0), {Size.SMALL: 6, Size.FULL: 150}
+STEPS, PERIODS, LEARNED = 4096, (6.0, 9.0, 13.5, 20.0), {Size.SMALL: 6, Size.FULL: 20}
 
 
 def measure(size: Size, cells: Cells) -> Findings:
-    """Times and errors of all ways on a grid, and a task learned by torch's module and by `Recurrent`."""
+    """Times and errors of all ways on a grid, and some updates of a task by torch's module and by `Recurrent`."""
     updates = LEARNED[size]
     learned = {
         name: cells.get(f"tones by {name}, {updates} updates", partial(learn, name, updates))
