@@ -70,7 +70,7 @@ def until(heard: Series, seconds: float) -> Series:
     count = int((heard.times - heard.times[0] <= seconds).sum())
     if count < _FEWEST:
         raise InputError(
-            f"the first {seconds:g} seconds of the series hold {count} rows",
+            f"the first {seconds:g} seconds of the series must hold {_FEWEST} rows, and they have {count}",
             f"at least {_FEWEST} rows",
             f"try --seconds {_FEWEST * 10 * heard.gap:g}",
         )
@@ -89,8 +89,8 @@ def _sound(path: Path) -> Series:
         ) from error
     if width not in _WIDTHS:
         raise InputError(
-            f"the samples of {path} have {8 * width} bits",
-            "8, 16 or 32 bits",
+            f"the samples of {path} must have 8, 16 or 32 bits, got {8 * width}",
+            "samples of 8, 16 or 32 bits",
             _CONVERT,
         )
     whole = len(frames) // (width * channels) * channels

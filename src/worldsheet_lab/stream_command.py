@@ -103,7 +103,9 @@ def forecast(options: Stream, path: Path) -> None:
     """Say each next value of a series before it is heard."""
     if options.csv is not None:
         raise InputError(
-            "--forecast and --csv each name a file", "one of them", "leave --csv out to forecast, --forecast to track"
+            "--forecast and --csv must not be given together: each is a file to hear",
+            "one of them",
+            "leave --csv out to forecast, --forecast to track",
         )
     heard = until(series(path, options.column, options.times), options.seconds)
     hidden = options.neurons or _FORECASTERS

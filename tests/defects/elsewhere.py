@@ -451,4 +451,25 @@ DEFECTS = {
         "parity/test_recurrent.py",
         "step_of_training and COMPILED",
     ),
+    "a-trace-forgets-at-the-speed-of-another-class": Defect(
+        "streaming/memory.py",
+        "response.reach[self._representatives, None, None]",
+        "response.reach[self._representatives.flip(0), None, None]",
+        "closed_form/test_streaming_memory.py",
+        "weighted_mean",
+    ),
+    "a-self-loop-counts-in-the-trace-and-in-the-pull": Defect(
+        "streaming/network.py",
+        "pulled = pulled if remembered is None else pulled.sub_(remembered)",
+        "pulled = pulled if remembered is None else pulled",
+        "closed_form/test_streaming_memory.py",
+        "elementwise_layer",
+    ),
+    "squares-of-efforts-are-not-those-of-what-was-heard": Defect(
+        "streaming/edge_port.py",
+        ".div_(of_squares)",
+        "",
+        "closed_form/test_streaming_memory.py",
+        "torchs_adam",
+    ),
 }

@@ -90,8 +90,12 @@ REFUSED: dict[str, tuple[str, tuple[object, ...], tuple[str, ...]]] = {
     "no-time": ("t,b\n1,2\n,3\n2,4\n", ("--times", "t"), ("do not ascend: row 3 has nan after 1",)),
     "constant": ("b\n" + "1\n" * 20, (), ("at least 10 numbers that differ", "--column")),
     "few": ("b\n1\n2\n", (), ("has 2",)),
-    "short": ("b\n" + "\n".join(map(str, range(99))), ("--seconds", 3), ("hold 4 rows", "try --seconds 100")),
-    "two": ("b\n1\n2\n", ("--csv", "x.csv"), ("--forecast and --csv each name a file",)),
+    "short": (
+        "b\n" + "\n".join(map(str, range(99))),
+        ("--seconds", 3),
+        ("must hold 10 rows, and they have 4", "try --seconds 100"),
+    ),
+    "two": ("b\n1\n2\n", ("--csv", "x.csv"), ("--forecast and --csv must not be given together",)),
 }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -83,7 +84,7 @@ def test_a_run_whose_stage_was_killed_and_whose_checkpoint_was_torn_ends_with_th
     code, output = finish(process)
     assert code == 3, output
     assert "was ended by signal 9 (SIGKILL)" in output
-    assert "is gone or silent at packet" in output
+    assert re.search("is gone or silent (at packet|where all write a checkpoint)", output), output
 
     newest = max(broken.glob("checkpoints/[0-9]*[0-9]"))
     part = max(newest.glob("*.distcp"), key=lambda path: path.stat().st_size)

@@ -147,7 +147,7 @@ class HamiltonianNetwork:
 
     @property
     def effort(self) -> Edges:
-        """c_i σ′(a_i) π_i x_j on every edge at this instant: what a backward pass would call the gradient."""
+        """c_i σ′(a_i) π_i x_j on every edge at this instant, whether or not edges remember more: (6)."""
         laws, point = self._laws, self._point
         conductance = laws.conductance(laws.see(point.weights, point.state))
         return self.graph.effort(laws.sensitivity(point.costate, conductance), point.state, shared=self.streams.shared)
