@@ -369,6 +369,19 @@ def test_what_cannot_be_known_is_not_called_solved() -> None:
     assert not sol.outcome.converged
 
 
+def test_an_estimator_whose_searches_fail_follows_the_model_and_says_so() -> None:
+    window = fit(torch.zeros(41, 1, dtype=DOUBLE), initial_state=torch.tensor([1.0, 0.0], dtype=DOUBLE))
+    estimator = C.MHE(window, torch.eye(4, dtype=DOUBLE), max_ticks=0)
+    x, guess = torch.tensor([1.0, 0.0], dtype=DOUBLE), torch.tensor([1.0, 1.0], dtype=DOUBLE)
+    for row in measured()[:5]:
+        found = estimator.step(row + 0.3)
+        assert found.fallback.all()
+        close(found.state, x, 1e-12)
+        assert found.unknowns is not None
+        close(found.unknowns, guess, 0.0)
+        x = stepped(x, guess)
+
+
 def test_what_makes_no_estimator_is_refused() -> None:
     plant = Plant(3, 4)
     window, spread = plant.window(4), plant.spread

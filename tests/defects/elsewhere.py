@@ -87,6 +87,20 @@ DEFECTS = {
         "closed_form/test_control_loop.py",
         "shifted_step",
     ),
+    "the-end-reads-the-measurement-before": Defect(
+        "control/discretized.py",
+        "given[:, :-1], given[:, -1:]",
+        "given[:, :-1], given[:, -2:-1]",
+        "closed_form/test_control_estimation.py",
+        "smoothers and eager",
+    ),
+    "what-is-left-behind-is-known-where-it-was-found": Defect(
+        "control/mhe.py",
+        "mean = values[:, 0, 1 : 1 + size] - moved[..., size]",
+        "mean = values[:, 0, 1 : 1 + size]",
+        "closed_form/test_control_estimation.py",
+        "kalman_filter and eager",
+    ),
     "what-was-read-before-a-write-is-read-after-it": Defect(
         "control/compiled/loops.py",
         "            if isinstance(value.tree, Apply) and any(read.buffer == target.buffer",
