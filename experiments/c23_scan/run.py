@@ -23,7 +23,8 @@ FULL = (
     *cases((100_000,), (8,), (1,)),
 )
 ROUNDS = 2
-STEPS, PERIODS, LEARNED = 4096, (6.0, 9.0, 13.5, 20.0), {Size.SMALL: 6, Size.FULL: 20}
+STEPS, PERIODS, NOISE = 4096, (4.0, 8.0, 16.0, 32.0), 0.3
+COURSE, LEARNED = 200, {Size.SMALL: 6, Size.FULL: 200}
 
 
 def measure(size: Size, cells: Cells) -> Findings:
@@ -68,7 +69,7 @@ def tones(count: int, seed: int) -> tuple[Tensor, Tensor]:
     now = torch.arange(STEPS)[:, None]
     tone = torch.sin(6.2832 * now / torch.tensor(PERIODS)[label] + phase)
     loud = 0.5 + 0.5 * torch.sin(6.2832 * now * 3 / STEPS + swell)
-    return (tone * loud + 0.7 * torch.randn(STEPS, count, generator=generator))[..., None], label
+    return (tone * loud + NOISE * torch.randn(STEPS, count, generator=generator))[..., None], label
 
 
 def learn(name: str, updates: int) -> dict[str, Any]:
@@ -76,14 +77,18 @@ def learn(name: str, updates: int) -> dict[str, Any]:
     torch.manual_seed(0)
     gru, head = nn.GRU(1, 16), nn.Linear(16, len(PERIODS))
     layer: nn.Module = Recurrent(gru) if name == CHOSEN else gru
-    optimizer = torch.optim.Adam([*gru.parameters(), *head.parameters()], lr=0.03)
+    trained = [*gru.parameters(), *head.parameters()]
+    optimizer = torch.optim.Adam(trained, lr=0.01)
+    course = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=COURSE)
     losses, begun = [], time.process_time()
     for update in range(updates):
-        x, label = tones(8, update)
+        x, label = tones(32, update)
         optimizer.zero_grad()
         loss = nn.functional.cross_entropy(head(layer(x)[0].mean(0)), label)
         loss.backward()
+        nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
+        course.step()
         losses.append(float(loss.detach()))
     seconds = time.process_time() - begun
     x, label = tones(256, 10**6)
@@ -94,7 +99,7 @@ def learn(name: str, updates: int) -> dict[str, Any]:
 
 def draw(record: Record, path: Path) -> None:
     """How many times faster than torch's module, over steps, at batch 1; and the task's loss over time."""
-    figure = Figure(figsize=(11, 3.6), dpi=100, layout="constrained")
+    figure = Figure(figsize=(11, 3.9), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 4)
     for axes, layer in zip(panels[:3], ("tanh", "gru", "lstm"), strict=True):
@@ -108,12 +113,13 @@ def draw(record: Record, path: Path) -> None:
         axes.axhline(1, color="grey", lw=0.8)
         axes.set(xscale="log", yscale="log", xlabel="steps", title=layer)
     panels[0].set_ylabel("times faster than torch's module")
-    panels[0].legend(fontsize=6)
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower left", ncols=6, frameon=False, fontsize=8)
     for row in record.tables["tones"]:
         times = [row["seconds"] * (k + 1) / len(row["losses"]) for k in range(len(row["losses"]))]
         panels[3].plot(times, row["losses"], label=row["name"])
     panels[3].set(xscale="log", xlabel="seconds", ylabel="loss", title="tones of 4096 steps")
-    panels[3].legend(fontsize=6)
+    panels[3].legend(frameon=False, fontsize=8)
     figure.savefig(path)
 
 
