@@ -174,3 +174,30 @@ def test_compiled_has_no_code_for_half_precision() -> None:
     with pytest.raises(ws.errors.InputError) as refusal:
         ws.control.Compiled().recursion(START.half(), (2, 1))
     assert_tells(refusal.value, "does not support torch.float16", "float64 or float32")
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        torch.func.grad,
+        torch.func.jacrev,
+        lambda f: lambda p: torch.func.jvp(f, (p,), (p,)),
+        lambda f: lambda p: torch.func.vmap(f)(p[None]),
+    ],
+    ids=["grad", "jacrev", "jvp", "vmap"],
+)
+def test_transforms_are_refused_with_what_to_do_instead(transform: Any) -> None:
+    def cost(price: torch.Tensor) -> torch.Tensor:
+        problem = ws.control.Problem(
+            dynamics=lambda x, u, t: torch.stack([x[..., 1], u[..., 0]], -1),
+            running_cost=lambda x, u, t: price * x.square().sum(-1) + u[..., 0] ** 2,
+            initial_state=torch.tensor([1.0, 0.0], dtype=torch.float64),
+            control_size=1,
+            steps=5,
+            dt=0.1,
+        )
+        return ws.control.solve(problem).cost
+
+    with pytest.raises(ws.errors.InputError) as caught:
+        transform(cost)(torch.tensor(1.0, dtype=torch.float64))
+    assert_tells(caught.value, "transforms of torch.func", "torch.autograd.grad", "vmap")
