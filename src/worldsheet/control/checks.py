@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from worldsheet.core.errors import InputError
+from worldsheet.core.private_torch import is_transformed
 
 
 @final
@@ -19,6 +20,22 @@ class Called:
     name: str
     function: Callable[..., Tensor]
     shape: tuple[int | None, ...]
+
+
+def refuse_transforms() -> None:
+    """Refuse to be called inside of torch.func.
+
+    Raises:
+        InputError: a transform is at work.
+    """
+    if is_transformed():
+        raise InputError(
+            "optimal control does not support transforms of torch.func: a solution is found by iteration, and its "
+            "derivatives come of one more linear solve",
+            "calls outside of torch.func.grad, vmap and their kin",
+            "use torch.autograd.grad on the solution's cost, states or controls, and a batch of initial states or of "
+            "parameters in the place of vmap",
+        )
 
 
 def check_numbers(initial_state: Tensor, control_size: int, steps: int) -> None:

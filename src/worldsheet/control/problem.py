@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, final
 import torch
 from torch import Tensor
 
-from worldsheet.control.checks import Called, check_call, check_numbers, check_stage_lengths
+from worldsheet.control.checks import Called, check_call, check_numbers, check_stage_lengths, refuse_transforms
 from worldsheet.control.compiled.execution import Eager, Execution, Static
 from worldsheet.control.integrator import RK4, Discrete, Integrator
 from worldsheet.control.limits import limits_of
@@ -194,6 +194,7 @@ class Problem(Static):
 
     def __post_init__(self) -> None:
         """Refuse what cannot be solved, before anything is."""
+        refuse_transforms()
         check_numbers(self.initial_state, self.control_size, self.steps)
         check_stage_lengths(self.dt, self.steps)
         if self.duration is not None and isinstance(self.integrator, Discrete):

@@ -6,6 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from worldsheet.control.checks import refuse_transforms
 from worldsheet.control.diagnosis import diagnosed
 from worldsheet.control.discretized import Discretised
 from worldsheet.control.elastic import Elastic
@@ -20,7 +21,6 @@ from worldsheet.control.multipliers import Multipliers
 from worldsheet.control.problem import Problem
 from worldsheet.control.solution import Trajectory, solution_of
 from worldsheet.core.errors import InputError
-from worldsheet.core.private_torch import is_transformed
 from worldsheet.dynamics import Riccati, Wave
 
 _MATCHED = Wave(impedance=Riccati())
@@ -136,7 +136,7 @@ class Solver:
         Raises:
             InputError: as `ws.control.solve` and `Problem.at`.
         """
-        _refuse_transforms()
+        refuse_transforms()
         state = self.problem.initial_state if initial_state is None else initial_state
         problem = self.problem.at(state, initial_time, parameters, stage_data)
         problem.execution.begin()
@@ -196,15 +196,4 @@ def _refuse_constraints(problem: Problem, method: Wave | ForwardBackwardSweep) -
             f"{method} cannot solve a problem with a {asked[0]}",
             "bounds on the controls, and nothing else that is constrained or free",
             "use Wave(impedance=Riccati()), or put the constraint into the cost",
-        )
-
-
-def _refuse_transforms() -> None:
-    if is_transformed():
-        raise InputError(
-            "control.solve does not support transforms of torch.func: a solution is found by iteration, and its "
-            "derivatives come of one more linear solve",
-            "calls outside of torch.func.grad, vmap and their kin",
-            "use torch.autograd.grad on the solution's cost, states or controls, and a batch of initial states or of "
-            "parameters in the place of vmap",
         )
