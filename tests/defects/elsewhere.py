@@ -243,10 +243,24 @@ DEFECTS = {
     ),
     "a-phase-reads-what-it-writes": Defect(
         "engine/sitewise/block.py",
-        "moves = [(f, self._move(f)) for f in phase if f.field is Field.STATE or wanted[f.site]]",
-        "moves = ((f, self._move(f)) for f in phase if f.field is Field.STATE or wanted[f.site])",
+        "moves = [(f, self._move(f)) for f in firings if not (self._whole and _moves_state(f))]",
+        "moves = ((f, self._move(f)) for f in firings if not (self._whole and _moves_state(f)))",
         "laws/test_exactness.py",
         "states_settle_after_one_tick and 3",
+    ),
+    "errors-push-the-wrong-way": Defect(
+        "dynamics/error_based.py",
+        "view.costate, -self._count(view.samples)",
+        "view.costate, self._count(view.samples)",
+        "laws/test_error_based.py",
+        "descent_in_the_errors",
+    ),
+    "the-credit-of-a-hopfield-net-has-another-sign": Defect(
+        "dynamics/hopfield.py",
+        "return view.state / -self._scale(view)",
+        "return view.state / self._scale(view)",
+        "laws/test_hopfield.py",
+        "energy_is_least and path",
     ),
     "the-rate-is-turned-around": Defect(
         "dynamics/dyadic.py",
