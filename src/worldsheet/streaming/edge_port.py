@@ -29,7 +29,7 @@ class EdgeMotion(NamedTuple):
 
     weights: Edges
     momentum: Edges
-    squares: Edges
+    squares: Tensor
     averaged: Tensor
 
 
@@ -57,7 +57,7 @@ class EdgePort(ABC):
     """The law of motion of a weight, from the efforts on its edge alone."""
 
     @abstractmethod
-    def squares(self, weights: Edges) -> Edges:
+    def squares(self, weights: Edges) -> Tensor:
         """What is kept beside the momentum, of a network that has felt nothing."""
 
     @abstractmethod
@@ -75,7 +75,7 @@ class EdgePort(ABC):
 class Inertia(EdgePort):
     """The last line of (6): π̇_w = −θ π_w + effort, ẇ = −π_w/m, with the mass and the dissipation of the functional."""
 
-    def squares(self, weights: Edges) -> Edges:
+    def squares(self, weights: Edges) -> Tensor:
         """None."""
         return weights.new_empty(0)
 
@@ -129,7 +129,7 @@ class RmsScaled(EdgePort):
                     "try RmsScaled(rate=0.001)",
                 )
 
-    def squares(self, weights: Edges) -> Edges:
+    def squares(self, weights: Edges) -> Tensor:
         """Zeros."""
         return torch.zeros_like(weights)
 

@@ -5,10 +5,9 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from operator import attrgetter
-from typing import Any, Protocol, TypeAlias, TypeVar, final
+from typing import Any, Protocol, TypeAlias, TypeVar, final, runtime_checkable
 
 from torch import Tensor
-from typing_extensions import Self
 
 from worldsheet.control.compiled.native import Recursion
 
@@ -23,10 +22,11 @@ def mapped(change: Callable[..., Tensor], first: R, *others: R) -> R:
     return made(*(change(*(getattr(record, name) for record in (first, *others))) for name in names))  # type: ignore[no-any-return]
 
 
+@runtime_checkable
 class Selectable(Protocol):
     """A record of tensors of several problems."""
 
-    def select(self, index: Tensor) -> Self:
+    def select(self: S, index: Tensor) -> S:
         """Some of the problems."""
 
 
