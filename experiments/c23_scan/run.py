@@ -117,9 +117,11 @@ def draw(record: Record, path: Path) -> None:
     figure.legend(handles, names, loc="outside lower left", ncols=6, frameon=False, fontsize=8)
     for row in record.tables["tones"]:
         times = [row["seconds"] * (k + 1) / len(row["losses"]) for k in range(len(row["losses"]))]
-        panels[3].plot(times, row["losses"], label=row["name"])
+        panels[3].plot(times, row["losses"])
+        start = times[0], row["losses"][0]
+        panels[3].annotate(row["name"], start, (0, -12), textcoords="offset points", ha="center", fontsize=8)
     panels[3].set(xscale="log", xlabel="seconds", ylabel="loss", title="tones of 4096 steps")
-    panels[3].legend(frameon=False, fontsize=8)
+    panels[3].margins(x=0.2, y=0.15)
     figure.savefig(path)
 
 

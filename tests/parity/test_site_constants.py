@@ -1,7 +1,6 @@
 """Rates, precisions and penalties of each site: every engine does what is written out, and the rest is the energy's."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 import worldsheet as ws
 from nets import assert_tells, stack, tanh_net
 from worldsheet.dynamics import ErrorBasedCoding
+from worldsheet.dynamics.per_site import kept
 
 States = list[Tensor]
 Numbers = tuple[float, ...]
@@ -136,9 +136,8 @@ def test_the_step_is_that_of_the_weighted_energy(dynamics: Callable[..., ws.dyna
 
 
 def test_equal_numbers_are_one_number() -> None:
-    """Also in a list or a tensor."""
-    listed: Any = [0.1] * 5
-    tensor: Any = torch.full((5,), 2.0)
+    """Also where they were in a list or a tensor."""
+    listed, tensor = kept([0.1] * 5), kept(torch.full((5,), 2.0))
     net, stop = tanh_net(5), ws.Stop(max_ticks=7)
     for one, many in (
         (ws.PredictiveCoding(0.1, precision=2.0), ws.PredictiveCoding(listed, precision=tensor)),
