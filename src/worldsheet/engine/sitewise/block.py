@@ -51,7 +51,8 @@ class Block(Engine):
         self.topology = chain.topology
         self.dynamics = dynamics
         self.caller = BoundLayers(chain, target)
-        self.messages = Messages(self.caller, everywhere=keep, to_input=x.requires_grad, recompute=recompute)
+        everywhere = keep or not dynamics.settles_at_once  # a descent moves all sites, whether they are trained or not
+        self.messages = Messages(self.caller, everywhere=everywhere, to_input=x.requires_grad, recompute=recompute)
         self.sheet = FieldHistory(x, self.topology.size, schedule.memory)
         self._keep = keep
         self._unit: Tensor | None = None
