@@ -1,6 +1,7 @@
 """Rates, precisions and penalties of each site: every engine does what is written out, and the rest is the energy's."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 import worldsheet as ws
 from nets import assert_tells, stack, tanh_net
-from worldsheet.dynamics import ErrorBasedCoding
+from worldsheet.dynamics import ErrorBasedCoding, Hopfield
 from worldsheet.dynamics.per_site import kept
 
 States = list[Tensor]
@@ -149,6 +150,20 @@ def test_equal_numbers_are_one_number() -> None:
             torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("make", [ErrorBasedCoding, lambda rate: Hopfield(rate=rate)])
+@pytest.mark.parametrize("stacked", [True, False])
+def test_at_the_first_tick_each_site_goes_as_far_as_its_own_rate(
+    make: Callable[[Any], ws.dynamics.Dynamics], stacked: bool
+) -> None:
+    """As far as with that rate everywhere, since all read the forward pass."""
+    net, rates, once = tanh_net(4), (0.1, 0.4, 0.2, 0.3), ws.Stop(max_ticks=1)
+    field = "costates" if make is ErrorBasedCoding else "states"
+    found = getattr(ws.relax(net.chain, net.x, net.target, make(rates), stop=once, stack=stacked), field)
+    for site, rate in enumerate(rates):
+        alone = getattr(ws.relax(net.chain, net.x, net.target, make(rate), stop=once, stack=stacked), field)
+        torch.testing.assert_close(found[site], alone[site], rtol=1e-12, atol=1e-15)
+
+
 @pytest.mark.parametrize(
     ("make", "fragments"),
     [
@@ -174,6 +189,8 @@ def test_constants_that_cannot_be_are_refused(make: Callable[[], object], fragme
         ws.PredictiveCoding(precision=(0.1, 0.2)),
         ws.AugmentedLagrangian(0.1, penalty=(1.0, 2.0)),
         ErrorBasedCoding(precision=(0.1, 0.2)),
+        ErrorBasedCoding((0.1, 0.2)),
+        Hopfield(rate=(0.1, 0.2)),
     ],
 )
 @pytest.mark.parametrize("stacked", [True, False])

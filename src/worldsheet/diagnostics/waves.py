@@ -14,7 +14,7 @@ from worldsheet.core.fields import Fields
 from worldsheet.core.record import Record
 from worldsheet.core.types import AnyState, Worldsheet
 from worldsheet.dynamics import Wave
-from worldsheet.dynamics.descent import mean_over
+from worldsheet.dynamics.per_prediction import mean_over
 from worldsheet.problem import Chain, Linearised, linearise
 from worldsheet.solve.calibrate import calibrate
 

@@ -1,8 +1,14 @@
 """What descents of prediction energies share: the size of their steps."""
 
-from math import isfinite
+from abc import abstractmethod
+from dataclasses import replace
+from typing import Any, cast
+
+from typing_extensions import override
 
 from worldsheet.core.errors import InputError
+from worldsheet.dynamics.base import Dynamics
+from worldsheet.dynamics.per_prediction import PerPrediction
 from worldsheet.dynamics.per_site import PerSite, at, numbers
 from worldsheet.dynamics.spectrum import Operator, largest_eigenvalue
 from worldsheet.problem import Linearised, Sites
@@ -14,26 +20,6 @@ LONGEST_GROWTH = (
     1.06  # measured over three ticks: at most 1.05 at 1.6/λ_max, where layers are curved, 1.1 and more at 2.2/λ_max
 )
 """The factor a tick by which the slope of a convex energy may grow at a stable step, as layers are curved."""
-
-
-def refuse_no_positions(name: str, positions: float | None, averaged: bool) -> None:
-    """Refuse a number of positions that is not positive, or that a sum does not average over.
-
-    Raises:
-        InputError: such a number.
-    """
-    refuse_not_positive(name, positions=positions)
-    if positions is not None and not averaged:
-        raise InputError(
-            f"{name}: positions has no effect with averaged=False, got {positions}",
-            "positions where the loss is a mean",
-            "leave positions out",
-        )
-
-
-def mean_over(samples: int, averaged: bool, positions: float | None) -> float:
-    """The factor between ∇C and its value for one prediction: how many predictions the loss is the mean of."""
-    return float(samples * (positions or 1)) if averaged else 1.0
 
 
 def chosen(rate: PerSite | None) -> PerSite:
@@ -58,14 +44,46 @@ def slowest(rate: PerSite | None) -> float:
     return min(numbers(chosen(rate)))
 
 
-def estimated_rate(stiffness: Operator, linearised: Linearised, penalty: PerSite) -> float:
-    """1/λ_max of the curvature of the prediction energy in the states, at the forward pass.
+class Descent(PerPrediction):
+    """Descends an energy by a step that may be left out: it is then 1/λ_max of the curvature at the forward pass."""
 
-    Raises:
-        InputError: a layer whose derivative is not finite.
-    """
-    steepest = largest_eigenvalue(stiffness, linearised.states)
-    return 1 / (steepest or max(numbers(penalty)))  # without hidden sites nothing is curved, and nothing moves
+    @property
+    @abstractmethod
+    def rate(self) -> PerSite | None:
+        """η, None where it is to be estimated."""
+
+    @abstractmethod
+    def _curvature(self, linearised: Linearised) -> Operator:
+        """Of the energy per prediction, at the forward pass."""
+
+    @property
+    @override
+    def automatic(self) -> bool:
+        """Whether η is to be estimated."""
+        return self.rate is None
+
+    @override
+    def calibrated(self, linearised: Linearised) -> Dynamics:
+        """With η = 1/λ_max of the energy's curvature at the forward pass."""
+        stiffness = self.stiffness(linearised)
+        if stiffness is None:
+            return self
+        steepest = largest_eigenvalue(stiffness, linearised.states)
+        return self.with_step(1 / (steepest or 1.0))  # without hidden sites nothing is curved, and nothing moves
+
+    @override
+    def stiffness(self, linearised: Linearised) -> Operator | None:
+        """The energy's curvature at the forward pass."""
+        if not self.automatic:
+            return None
+        self.fit(linearised.topology.size)
+        return self._curvature(linearised)
+
+    @override
+    def with_step(self, rate: float) -> Dynamics:
+        """With this η."""
+        made: Dynamics = replace(cast(Any, self), rate=rate) if self.automatic else self
+        return made
 
 
 def curvature(linearised: Linearised, penalty: PerSite, count: float, nudge: float | None = None) -> Operator:
@@ -113,18 +131,3 @@ def _curved(linearised: Linearised, tangents: Sites, penalty: PerSite, strength:
     ):
         image[index] = image[index] + strength * pull
     return tuple(image)
-
-
-def refuse_not_positive(name: str, **values: PerSite | None) -> None:
-    """Refuse constants that are given and not positive.
-
-    Raises:
-        InputError: the first of them.
-    """
-    for argument, value in ((argument, value) for argument, given in values.items() for value in numbers(given)):
-        if not (isfinite(value) and value > 0):
-            raise InputError(
-                f"{name}: {argument} must be a positive finite number, got {value}",
-                "a number above 0",
-                f"leave {argument} out",
-            )

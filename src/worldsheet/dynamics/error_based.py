@@ -1,7 +1,7 @@
 """Predictive coding in its errors: the credit that they follow has come through the whole network."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil, sqrt
 from typing import final
 
@@ -9,24 +9,26 @@ import torch
 
 from worldsheet.core.fields import Fields
 from worldsheet.core.types import AnyState, Costate, Field, State
-from worldsheet.dynamics.base import Character, Dynamics, zeros_like
-from worldsheet.dynamics.descent import (
-    CURE,
-    LONGEST_GROWTH,
-    estimated_rate,
-    mean_over,
-    refuse_no_positions,
+from worldsheet.dynamics.base import Character, zeros_like
+from worldsheet.dynamics.descent import CURE, LONGEST_GROWTH, Descent, chosen, slowest
+from worldsheet.dynamics.per_prediction import refuse_no_positions
+from worldsheet.dynamics.per_site import (
+    PerSite,
+    at,
+    kept,
+    moved,
+    own,
     refuse_not_positive,
-    slowest,
+    refuse_other_depth,
+    refuse_unequal,
 )
-from worldsheet.dynamics.per_site import PerSite, at, kept, moved, own, refuse_other_depth
 from worldsheet.dynamics.spectrum import Operator
 from worldsheet.problem import Linearised, Sites, View
 
 
 @final
 @dataclass(frozen=True)
-class ErrorBasedCoding(Dynamics):
+class ErrorBasedCoding(Descent):
     """Error-based predictive coding, ePC: descent of C + ρ/2 Σ‖r_l‖² in the errors of the layers instead of the states.
 
         λ_l ← λ_l + η (G_l − λ_l),     G_l = J_{l+1}ᵀ G_{l+1},  G_L = ∇C,     x_l ← f_l(x_{l−1}) − λ_l/ρ          (9c)
@@ -44,7 +46,7 @@ class ErrorBasedCoding(Dynamics):
     `Leapfrog(Field.COSTATE)`, the default, or `Synchronous`, where states follow the errors of the tick before.
 
     Args:
-        rate: η; None for 1/λ_max, estimated by power iteration at the forward pass.
+        rate: η, one number or one per site; None for 1/λ_max, estimated by power iteration at the forward pass.
         precision: ρ, the weight of an error, one number or one per site.
         averaged: whether the loss is a mean over the first dimension (else a sum).
         positions: over how many predictions of a sample the loss averages too; None to count the targets of a
@@ -58,15 +60,17 @@ class ErrorBasedCoding(Dynamics):
         Predictive Coding Networks, arXiv 2505.20137.
     """
 
-    rate: float | None = None
+    rate: PerSite | None = None
     precision: PerSite = 1.0
     averaged: bool = True
     positions: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot descend."""
+        object.__setattr__(self, "rate", None if self.rate is None else kept(self.rate))
         object.__setattr__(self, "precision", kept(self.precision))
         refuse_not_positive("ErrorBasedCoding", rate=self.rate, precision=self.precision)
+        refuse_unequal("ErrorBasedCoding", rate=self.rate, precision=self.precision)
         refuse_no_positions("ErrorBasedCoding", self.positions, self.averaged)
 
     @property
@@ -94,47 +98,21 @@ class ErrorBasedCoding(Dynamics):
 
     def costate(self, view: View) -> Costate:
         """One step of descent; ∇C at the output."""
-        return view.pulled if view.at_output else view.costate.lerp(view.pulled, slowest(self.rate))
+        return view.pulled if view.at_output else view.costate.lerp(view.pulled, own(chosen(self.rate), view))
 
     def credit(self, view: View) -> Costate:
         """λ_l, which parameters answer to; ∇C at the output."""
         return view.pulled if view.at_output else view.costate
 
-    @property
-    def counts_positions(self) -> bool:
-        """Where the loss is a mean, unless the user has said them."""
-        return self.averaged and self.positions is None
+    def fit(self, depth: int) -> None:
+        """Refuse rates or precisions of another number of sites."""
+        refuse_other_depth("ErrorBasedCoding", depth, rate=self.rate, precision=self.precision)
 
-    def averaging_over(self, positions: float) -> Dynamics:
-        """With so many."""
-        return replace(self, positions=positions)
-
-    @property
-    def automatic(self) -> bool:
-        """Whether η is to be estimated."""
-        return self.rate is None
-
-    def calibrated(self, linearised: Linearised) -> Dynamics:
-        """With η = 1/λ_max of the energy's curvature in the errors, at the forward pass."""
-        stiffness = self.stiffness(linearised)
-        return self if stiffness is None else self.with_step(estimated_rate(stiffness, linearised, 1.0))
-
-    def stiffness(self, linearised: Linearised) -> Operator | None:
-        """The energy's curvature in the errors at the forward pass, over ρ."""
-        if not self.automatic:
-            return None
-        self.fit(linearised.topology.size)
+    def _curvature(self, linearised: Linearised) -> Operator:
+        """In the errors, over ρ."""
         count = self._count(linearised.samples)
         weights = [sqrt(count / at(self.precision, site)) for site in linearised.topology.sites]
         return lambda tangents: _curved(linearised, tangents, weights)
-
-    def fit(self, depth: int) -> None:
-        """Refuse precisions of another number of sites."""
-        refuse_other_depth("ErrorBasedCoding", depth, precision=self.precision)
-
-    def with_step(self, rate: float) -> Dynamics:
-        """With this η."""
-        return replace(self, rate=rate) if self.automatic else self
 
     def tolerance(self, precision: float) -> float:
         """Rounding, amplified by small steps."""
@@ -149,9 +127,6 @@ class ErrorBasedCoding(Dynamics):
         """Until an error that nothing bends is within 5 % of rest, at most 20 ticks."""
         del depth
         return min(20, ceil(3 / slowest(self.rate)))
-
-    def _count(self, samples: int) -> float:
-        return mean_over(samples, self.averaged, self.positions)
 
 
 def _curved(linearised: Linearised, tangents: Sites, weights: Sequence[float]) -> Sites:

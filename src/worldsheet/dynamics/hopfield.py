@@ -1,21 +1,22 @@
 """A Hopfield-like energy, whose layers act on each other both ways: the network of equilibrium propagation."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil, isfinite
 from typing import final
 
 from worldsheet.core.errors import InputError
 from worldsheet.core.fields import Fields
 from worldsheet.core.types import AnyState, Costate, Field, State
-from worldsheet.dynamics.base import Character, Dynamics, zeros_like
-from worldsheet.dynamics.descent import mean_over, refuse_no_positions, refuse_not_positive
+from worldsheet.dynamics.base import Character, zeros_like
+from worldsheet.dynamics.per_prediction import PerPrediction, refuse_no_positions
+from worldsheet.dynamics.per_site import PerSite, kept, moved, numbers, own, refuse_not_positive, refuse_other_depth
 from worldsheet.problem import View
 
 
 @final
 @dataclass(frozen=True)
-class Hopfield(Dynamics):
+class Hopfield(PerPrediction):
     """Descent of a Hopfield-like energy E and of a weak pull of the cost, for equilibrium propagation.
 
         E = Σ_l ½‖x_l‖² − x_lᵀ f_l(x_{l−1}),    F = E + β C                                               (9e)
@@ -34,7 +35,7 @@ class Hopfield(Dynamics):
 
     Args:
         nudge: β, positive or negative; small, of the size at which rounding does not show.
-        rate: η.
+        rate: η, one number or one per site.
         averaged: whether the loss is a mean over the first dimension (else a sum).
         positions: over how many predictions of a sample the loss averages too; None to count the targets of a
             cross-entropy of shape (batch, ...), and 1 for any other loss.
@@ -48,12 +49,13 @@ class Hopfield(Dynamics):
     """
 
     nudge: float = 0.1
-    rate: float = 0.3
+    rate: PerSite = 0.3
     averaged: bool = True
     positions: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot descend, and no nudge."""
+        object.__setattr__(self, "rate", kept(self.rate))
         refuse_not_positive("Hopfield", rate=self.rate)
         refuse_no_positions("Hopfield", self.positions, self.averaged)
         if not (isfinite(self.nudge) and self.nudge != 0):
@@ -79,7 +81,7 @@ class Hopfield(Dynamics):
 
     def state(self, view: View) -> State:
         """One step of (9e)."""
-        return view.state.add(view.state_residual.sub(view.pulled, alpha=self._scale(view)), alpha=self.rate)
+        return moved(view.state, view.state_residual.sub(view.pulled, alpha=self._scale(view)), own(self.rate, view))
 
     def costate(self, view: View) -> Costate:
         """r_l/β."""
@@ -89,22 +91,17 @@ class Hopfield(Dynamics):
         """−x_l/β."""
         return view.state / -self._scale(view)
 
-    @property
-    def counts_positions(self) -> bool:
-        """Where the loss is a mean, unless the user has said them."""
-        return self.averaged and self.positions is None
-
-    def averaging_over(self, positions: float) -> Dynamics:
-        """With so many."""
-        return replace(self, positions=positions)
+    def fit(self, depth: int) -> None:
+        """Refuse rates of another number of sites."""
+        refuse_other_depth("Hopfield", depth, rate=self.rate)
 
     def tolerance(self, precision: float) -> float:
         """Rounding, amplified by small steps and by a small nudge."""
-        return min(0.02, 256 * precision / (self.rate * min(1.0, abs(self.nudge))))
+        return min(0.02, 256 * precision / (min(numbers(self.rate)) * min(1.0, abs(self.nudge))))
 
     def budget(self, depth: int) -> int:
         """Some tens of round trips through the layers."""
-        return ceil(40 * (depth + 10) / self.rate)
+        return ceil(40 * (depth + 10) / min(numbers(self.rate)))
 
     def _scale(self, view: View) -> float:
-        return self.nudge * mean_over(view.samples, self.averaged, self.positions)
+        return self.nudge * self._count(view.samples)

@@ -1,7 +1,7 @@
 """Predictive coding with multipliers: descent in the states and ascent in the costates of an augmented Lagrangian."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import pi, sin
 from operator import truediv
 from typing import final
@@ -9,18 +9,21 @@ from typing import final
 from worldsheet.core.errors import InputError
 from worldsheet.core.fields import Fields
 from worldsheet.core.types import AnyState, Costate, Field, State
-from worldsheet.dynamics.base import Character, Dynamics, zeros_like
+from worldsheet.dynamics.base import Character, zeros_like
 from worldsheet.dynamics.coefficients import Coefficients, Mix
-from worldsheet.dynamics.descent import (
-    CURE,
-    chosen,
-    curvature,
-    estimated_rate,
-    mean_over,
-    refuse_no_positions,
+from worldsheet.dynamics.descent import CURE, Descent, chosen, curvature
+from worldsheet.dynamics.per_prediction import refuse_no_positions
+from worldsheet.dynamics.per_site import (
+    PerSite,
+    at,
+    kept,
+    moved,
+    own,
+    paired,
     refuse_not_positive,
+    refuse_other_depth,
+    refuse_unequal,
 )
-from worldsheet.dynamics.per_site import PerSite, at, kept, moved, own, paired, refuse_other_depth, refuse_unequal
 from worldsheet.dynamics.spectrum import Operator
 from worldsheet.problem import Linearised, View
 
@@ -29,7 +32,7 @@ _GROWTH = 1.3  # measured over three ticks: a wave of credit that spreads makes 
 
 @final
 @dataclass(frozen=True)
-class AugmentedLagrangian(Dynamics):
+class AugmentedLagrangian(Descent):
     """Predictive coding with local multipliers, PC-ALM: descent in x and ascent in λ of 𝓛 + ρ/2 Σ‖r_l‖².
 
         e_l = λ_l + ρ r_l,     x_l ← x_l + η (e_l − J_{l+1}ᵀ e_{l+1}),     λ_l ← λ_l + α r_l                       (10)
@@ -126,36 +129,6 @@ class AugmentedLagrangian(Dynamics):
         return Coefficients(Mix(credit=step, pulled=-step), Mix(residual=self.dual_rate / count), credit)
 
     @property
-    def counts_positions(self) -> bool:
-        """Where the loss is a mean, unless the user has said them."""
-        return self.averaged and self.positions is None
-
-    def averaging_over(self, positions: float) -> Dynamics:
-        """With so many."""
-        return replace(self, positions=positions)
-
-    @property
-    def automatic(self) -> bool:
-        """Whether η is to be estimated."""
-        return self.rate is None
-
-    def calibrated(self, linearised: Linearised) -> Dynamics:
-        """With η = 1/λ_max of the augmented Lagrangian's curvature at the forward pass."""
-        stiffness = self.stiffness(linearised)
-        return self if stiffness is None else self.with_step(estimated_rate(stiffness, linearised, self.penalty))
-
-    def stiffness(self, linearised: Linearised) -> Operator | None:
-        """The augmented Lagrangian's curvature at the forward pass."""
-        if not self.automatic:
-            return None
-        self.fit(linearised.topology.size)
-        return curvature(linearised, self.penalty, self._count(linearised.samples))
-
-    def with_step(self, rate: float) -> Dynamics:
-        """With this η."""
-        return replace(self, rate=rate) if self.automatic else self
-
-    @property
     def settles_at_once(self) -> bool:
         """False: fields ring down to the solution."""
         return False
@@ -167,8 +140,9 @@ class AugmentedLagrangian(Dynamics):
         """2L ticks, in which credit crosses the network."""
         return 2 * depth
 
-    def _count(self, samples: int) -> float:
-        return mean_over(samples, self.averaged, self.positions)
+    def _curvature(self, linearised: Linearised) -> Operator:
+        """Of the augmented Lagrangian in the states."""
+        return curvature(linearised, self.penalty, self._count(linearised.samples))
 
     def _moved(self, view: View, step: PerSite) -> Costate:
         if view.at_output:

@@ -1,6 +1,7 @@
 """Constants of a dynamics: one number for all sites, or one for each."""
 
 from collections.abc import Callable, Iterable
+from math import isfinite
 from typing import TypeAlias
 
 import torch
@@ -77,3 +78,18 @@ def refuse_unequal(name: str, **constants: PerSite | None) -> None:
             "for each constant one number, or as many as there are sites",
             "make them equally long",
         )
+
+
+def refuse_not_positive(name: str, **values: PerSite | None) -> None:
+    """Refuse constants that are given and not positive.
+
+    Raises:
+        InputError: the first of them.
+    """
+    for argument, value in ((argument, value) for argument, given in values.items() for value in numbers(given)):
+        if not (isfinite(value) and value > 0):
+            raise InputError(
+                f"{name}: {argument} must be a positive finite number, got {value}",
+                "a number above 0",
+                f"leave {argument} out",
+            )

@@ -1,7 +1,7 @@
 """Predictive coding: descent of an energy of prediction errors."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from math import ceil, inf, isfinite
 from typing import final
@@ -9,20 +9,20 @@ from typing import final
 from worldsheet.core.errors import InputError
 from worldsheet.core.fields import Fields
 from worldsheet.core.types import AnyState, Costate, Field, State
-from worldsheet.dynamics.base import Character, Dynamics, zeros_like
+from worldsheet.dynamics.base import Character, zeros_like
 from worldsheet.dynamics.coefficients import Coefficients, Mix
-from worldsheet.dynamics.descent import (
-    CURE,
-    LONGEST_GROWTH,
-    chosen,
-    curvature,
-    estimated_rate,
-    mean_over,
-    refuse_no_positions,
+from worldsheet.dynamics.descent import CURE, LONGEST_GROWTH, Descent, chosen, curvature, slowest
+from worldsheet.dynamics.per_prediction import refuse_no_positions
+from worldsheet.dynamics.per_site import (
+    PerSite,
+    kept,
+    moved,
+    numbers,
+    own,
     refuse_not_positive,
-    slowest,
+    refuse_other_depth,
+    refuse_unequal,
 )
-from worldsheet.dynamics.per_site import PerSite, kept, moved, numbers, own, refuse_other_depth, refuse_unequal
 from worldsheet.dynamics.spectrum import Operator
 from worldsheet.problem import Linearised, View
 
@@ -37,7 +37,7 @@ class Prediction(Enum):
 
 @final
 @dataclass(frozen=True)
-class PredictiveCoding(Dynamics):
+class PredictiveCoding(Descent):
     """Descent of the prediction energy C + ρ/2 Σ‖r_l‖² in the states; the costates follow as λ ≡ ρ r.
 
         x_l ← x_l + η (ρ r_l − J_{l+1}ᵀ ρ r_{l+1})                                                  (9)
@@ -158,34 +158,9 @@ class PredictiveCoding(Dynamics):
         return own(self.precision, view) / (self._strength * self._count(view.samples)) * view.state_residual
 
     @property
-    def counts_positions(self) -> bool:
-        """Where the loss is a mean, unless the user has said them."""
-        return self.averaged and self.positions is None
-
-    def averaging_over(self, positions: float) -> Dynamics:
-        """With so many."""
-        return replace(self, positions=positions)
-
-    @property
     def automatic(self) -> bool:
         """Whether η is to be estimated."""
         return self.rate is None and not self._fixed
-
-    def calibrated(self, linearised: Linearised) -> Dynamics:
-        """With η = 1/λ_max of the energy's curvature at the forward pass."""
-        stiffness = self.stiffness(linearised)
-        return self if stiffness is None else self.with_step(estimated_rate(stiffness, linearised, self.precision))
-
-    def stiffness(self, linearised: Linearised) -> Operator | None:
-        """The energy's curvature at the forward pass."""
-        if not self.automatic:
-            return None
-        self.fit(linearised.topology.size)
-        return curvature(linearised, self.precision, self._count(linearised.samples), self.nudge)
-
-    def with_step(self, rate: float) -> Dynamics:
-        """With this η."""
-        return replace(self, rate=rate) if self.automatic else self
 
     def fit(self, depth: int) -> None:
         """Refuse rates or precisions of another number of sites."""
@@ -220,8 +195,9 @@ class PredictiveCoding(Dynamics):
         """2L ticks or 20, if that is more: what training can afford. L ticks with fixed prediction."""
         return self.budget(depth) if self._fixed else max(20, 2 * depth)
 
-    def _count(self, samples: int) -> float:
-        return mean_over(samples, self.averaged, self.positions)
+    def _curvature(self, linearised: Linearised) -> Operator:
+        """Of the prediction energy in the states."""
+        return curvature(linearised, self.precision, self._count(linearised.samples), self.nudge)
 
     @property
     def _convex(self) -> bool:

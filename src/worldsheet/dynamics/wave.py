@@ -12,9 +12,10 @@ from torch import Tensor
 from worldsheet.core.errors import InputError
 from worldsheet.core.fields import Fields
 from worldsheet.core.types import AnyState, Costate, Field, State
-from worldsheet.dynamics.base import Character, Dynamics, zeros_like
-from worldsheet.dynamics.descent import mean_over, refuse_no_positions, refuse_not_positive
+from worldsheet.dynamics.base import Character, zeros_like
 from worldsheet.dynamics.impedance import Impedance, Matched
+from worldsheet.dynamics.per_prediction import PerPrediction, refuse_no_positions
+from worldsheet.dynamics.per_site import refuse_not_positive
 from worldsheet.dynamics.spectrum import SAFETY, largest_eigenvalue, residual_gain
 from worldsheet.problem import Linearised, View
 
@@ -66,7 +67,7 @@ class Output(Enum):
 
 @final
 @dataclass(frozen=True)
-class Wave(Dynamics):
+class Wave(PerPrediction):
     """Cross-coupled relaxation: the costate residual drives the state and the state residual the costate.
 
         x_l ← x_l + γ r_l − [ν z g_l],     λ_l ← λ_l + γ g_l + (ν/z) r_l                              (11)
@@ -192,15 +193,6 @@ class Wave(Dynamics):
         return view.costate
 
     @property
-    def counts_positions(self) -> bool:
-        """Where the loss is a mean, unless the user has said them."""
-        return self.averaged and self.positions is None
-
-    def averaging_over(self, positions: float) -> Dynamics:
-        """With so many."""
-        return replace(self, positions=positions)
-
-    @property
     def automatic(self) -> bool:
         """True while the impedance or the Courant limit is to be estimated."""
         if self.matching == 1:
@@ -279,9 +271,6 @@ class Wave(Dynamics):
     def _scaled(self, view: View) -> float | Tensor:
         z = view.own(self._numbers) if isinstance(self.impedance, tuple) else self._numbers[0]
         return z * self._count(view.samples)
-
-    def _count(self, samples: int) -> float:
-        return mean_over(samples, self.averaged, self.positions)
 
 
 def _wrong_depth(given: int, depth: int) -> InputError:

@@ -40,8 +40,8 @@ def engine_for(  # noqa: PLR0913  what a verb was given
         if compiled:
             raise nothing_to_compile()
         return ForwardEngine(chain, x, target, dynamics, schedule)
-    through = dynamics.settles_at_once or dynamics.character.whole_credit
-    if stack and schedule.uniform and not through:
+    one_by_one = dynamics.settles_at_once or dynamics.character.whole_credit
+    if stack and schedule.uniform and not one_by_one:
         return StackedBlock(chain, x, target, dynamics, compiled=compiled)
     if compiled:
         raise nothing_to_compile()

@@ -170,7 +170,9 @@ class ForwardEngine(Engine):
 
     def pulled(self, site: int, delays: Delays) -> Costate:
         """The message from above: what all readers of a state pull back, summed; ∇C where the cost alone reads it."""
-        if site in self.outputs or self._whole:
+        if self._whole:
+            found = self._through(delays.point)[site - 1]
+        elif site in self.outputs:
             found = self._slope(delays.point)[site - 1]
         else:
             found = self.pulled_at(delays.point, delays.above)[site - 1]
@@ -225,10 +227,16 @@ class ForwardEngine(Engine):
     def _slope(self, age: int) -> list[Tensor | None]:
         known = self._pulled.get((age, -1))
         if known is None:
-            moment = self._at(age)
-            self._pulls_made += self._whole
-            known = moment.through() if self._whole else moment.pull([None] * self.topology.size)[0]
+            known, _ = self._at(age).pull([None] * self.topology.size)
             self._pulled[age, -1] = known
+        return known
+
+    def _through(self, age: int) -> list[Tensor | None]:
+        """J_{l+1}ᵀ … J_Lᵀ ∇C of all sites, at the states of `age` ticks ago."""
+        known = self._pulled.get((age, -1))
+        if known is None:
+            self._pulls_made += 1
+            known = self._pulled[age, -1] = self._at(age).through()
         return known
 
     def _at(self, age: int) -> ReplayedRun:

@@ -96,18 +96,17 @@ def centred(
     followed = dynamics if isinstance(dynamics, Calibration) else None
     nudged = dynamics if followed is None else followed.dynamics
     check_options(nudged, schedule, stop)
-    nudge: float | None = getattr(nudged, "nudge", None)  # which any other dynamics has not
-    if nudge is None:
+    if not isinstance(nudged, PredictiveCoding | Hopfield) or nudged.nudge is None:
         raise InputError(
             f"centred needs a dynamics with a nudge, got {dynamics}",
             "a dynamics with a nudge, which has an opposite: PredictiveCoding(nudge=...) or Hopfield()",
             "use PredictiveCoding(nudge=0.1)",
         )
+    nudge = abs(nudged.nudge)
     nudged = calibrate(chain, x, target, dynamics)
     assert isinstance(nudged, PredictiveCoding | Hopfield)
     pulled, pushed = (
-        relax(chain, x, target, replace(nudged, nudge=sign * abs(nudge)), schedule=schedule, stop=stop)
-        for sign in (1, -1)
+        relax(chain, x, target, replace(nudged, nudge=sign * nudge), schedule=schedule, stop=stop) for sign in (1, -1)
     )
     if nudged.character.contrasted:
         _warn_of_unrest(pulled.outcome, pushed.outcome)
